@@ -1,0 +1,1 @@
+//! The live swarm as state machines. Pure.

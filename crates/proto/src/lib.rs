@@ -1,0 +1,1 @@
+//! Domain types and wire formats. Pure.

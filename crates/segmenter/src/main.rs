@@ -1,0 +1,2 @@
+//! The segmenter.
+fn main() {}
