@@ -1,0 +1,122 @@
+//! The tracker's channel API: paths, and the shapes of its bodies. Statements in them are signed, so a tracker is
+//! never believed: [`Join::records`] and [`Join::state`] are checked by who reads them.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ChannelId, Error, SegmentSeq,
+    bencode::{Dict, DictWriter},
+    metainfo::MAX_METAINFO_LENGTH,
+    signed::MAX_SIGNED_LENGTH,
+};
+
+/// The most records in one [`Join`].
+pub const MAX_JOIN_RECORDS: usize = 512;
+/// The most peers in one [`Join`].
+pub const MAX_JOIN_PEERS: usize = 100;
+/// The longest [`Join`] as JSON, in bytes, that a reader accepts.
+pub const MAX_JOIN_LENGTH: usize = 2 << 20;
+/// The longest [`Publication`], encoded, in bytes.
+pub const MAX_PUBLICATION_LENGTH: usize = MAX_SIGNED_LENGTH + MAX_METAINFO_LENGTH + 64;
+
+/// Name of the server-sent event that carries a record: `id` is its number, `data` its base64.
+pub const EVENT_RECORD: &str = "record";
+/// Name of the server-sent event that carries the channel's state: no `id`, `data` its base64.
+pub const EVENT_STATE: &str = "state";
+
+/// `GET`: a [`Join`] as JSON. Query: `from=<number>` or `from=oldest` for records from there on, at most
+/// [`MAX_JOIN_RECORDS`]; without it, the newest few.
+pub fn join_path(channel: &ChannelId) -> String {
+    format!("c/{channel}")
+}
+
+/// `GET`: server-sent events; `Last-Event-ID` resumes after that record.
+pub fn events_path(channel: &ChannelId) -> String {
+    format!("c/{channel}/events")
+}
+
+/// `POST`: a [`Publication`].
+pub fn records_path(channel: &ChannelId) -> String {
+    format!("c/{channel}/records")
+}
+
+/// `POST`: a signed channel state, encoded.
+pub fn state_path(channel: &ChannelId) -> String {
+    format!("c/{channel}/state")
+}
+
+/// `GET`: the `.torrent` of a segment.
+pub fn torrent_path(channel: &ChannelId, seq: SegmentSeq) -> String {
+    format!("c/{channel}/{seq}.torrent")
+}
+
+/// All that a viewer needs to join, in one answer. Unknown keys are passed over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Join {
+    /// The channel's key, 64 hexadecimal digits.
+    pub channel: String,
+    /// The newest statement about the channel, base64 of [`crate::SignedState`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// Records in ascending order, base64 of [`crate::SignedRecord`].
+    pub records: Vec<String>,
+    /// The oldest segment that the tracker has a record of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<SegmentSeq>,
+    /// The newest segment that the tracker has a record of: the live edge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<SegmentSeq>,
+    /// Peers of the running swarms.
+    pub peers: Vec<Peer>,
+}
+
+/// A BitTorrent peer of a running swarm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Whether it says that it has a whole minute.
+    #[serde(default)]
+    pub seed: bool,
+}
+
+/// A new record with its torrent, as the source publishes it. Bencode dictionary with the keys `record` and
+/// `torrent`, both byte strings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    /// [`crate::SignedRecord`], encoded.
+    pub record: Bytes,
+    /// The `.torrent`.
+    pub torrent: Bytes,
+}
+
+impl Publication {
+    /// The encoded form.
+    pub fn encode(&self) -> Bytes {
+        DictWriter::new().bytes("record", &self.record).bytes("torrent", &self.torrent).finish()
+    }
+
+    /// Parses the encoded form. Neither part is looked into.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        const WHAT: &str = "a publication";
+        Error::check_length(WHAT, bytes.len(), MAX_PUBLICATION_LENGTH)?;
+        let dict = Dict::parse(WHAT, bytes)?;
+        let part = |key| dict.bytes(key).map(Bytes::copy_from_slice);
+        Ok(Self { record: part("record")?, torrent: part("torrent")? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn publications_round_trip() {
+        let publication = Publication { record: Bytes::from_static(b"r"), torrent: Bytes::from_static(b"") };
+        assert_eq!(Publication::decode(&publication.encode()), Ok(publication));
+        assert!(Publication::decode(b"d6:record1:re").is_err());
+    }
+}

@@ -1,0 +1,149 @@
+//! The channel's state as its source states it: live, silent or ended, under which title, and where the stream is.
+//!
+//! The newest statement (by `at_ms`) holds; an older one is never taken in its place.
+
+use bytes::Bytes;
+
+use crate::{
+    ChannelId, Error, SegmentSeq,
+    bencode::{Dict, DictWriter},
+    record::MAX_SEGMENT_MS,
+    signed::{Signed, Statement},
+};
+
+/// The longest title in bytes (UTF-8).
+pub const MAX_TITLE_LENGTH: usize = 200;
+
+/// What the channel is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Media is coming in.
+    Live,
+    /// The source is there, but gets no media.
+    Silent,
+    /// The broadcast is over.
+    Ended,
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Live => "live",
+            Self::Silent => "silent",
+            Self::Ended => "ended",
+        })
+    }
+}
+
+/// A statement about the channel. Bencode dictionary; keys in brackets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelState {
+    /// The channel \[`channel`, 32 bytes].
+    pub channel: ChannelId,
+    /// When this was stated, in Unix milliseconds \[`at_ms`].
+    pub at_ms: u64,
+    /// What it is doing \[`phase`: `live`, `silent` or `ended`].
+    pub phase: Phase,
+    /// The segment that is open, or would come next \[`next`].
+    pub next: SegmentSeq,
+    /// The length aimed at for a segment, in milliseconds \[`segment_ms`].
+    pub segment_ms: u64,
+    /// The title, at most [`MAX_TITLE_LENGTH`] bytes without control characters \[`title`; may be empty].
+    pub title: String,
+    /// Whether trackers may list the channel in public \[`listed`, 0 or 1].
+    pub listed: bool,
+}
+
+/// A state whose signature is good.
+pub type SignedState = Signed<ChannelState>;
+
+impl Statement for ChannelState {
+    const WHAT: &'static str = "a channel state";
+    const DOMAIN: &'static [u8] = b"minuet state 1\n";
+
+    fn channel(&self) -> ChannelId {
+        self.channel
+    }
+
+    fn encode(&self) -> Bytes {
+        DictWriter::new()
+            .number("at_ms", self.at_ms)
+            .bytes("channel", self.channel.as_bytes())
+            .number("listed", u8::from(self.listed))
+            .number("next", self.next.0)
+            .bytes("phase", self.phase.to_string())
+            .number("segment_ms", self.segment_ms)
+            .bytes("title", &self.title)
+            .finish()
+    }
+
+    fn decode(payload: &[u8]) -> Result<Self, Error> {
+        let dict = Dict::parse(Self::WHAT, payload)?;
+        let state = Self {
+            channel: dict.bytes("channel")?.try_into()?,
+            at_ms: dict.number("at_ms")?,
+            phase: match dict.text("phase")? {
+                "live" => Phase::Live,
+                "silent" => Phase::Silent,
+                "ended" => Phase::Ended,
+                _ => return Err(Error::malformed(Self::WHAT, "its phase is not known")),
+            },
+            next: SegmentSeq(dict.number("next")?),
+            segment_ms: dict.number("segment_ms")?,
+            title: dict.text("title")?.to_owned(),
+            listed: dict.flag("listed")?,
+        };
+        if !(1..=MAX_SEGMENT_MS).contains(&state.segment_ms) {
+            return Err(Error::malformed(Self::WHAT, "its segment_ms is out of bounds"));
+        }
+        check_title(&state.title)?;
+        Ok(state)
+    }
+}
+
+/// Whether a title may be signed, and shown on a terminal: short and without control characters.
+pub fn check_title(title: &str) -> Result<(), Error> {
+    Error::check_length("a title", title.len(), MAX_TITLE_LENGTH)?;
+    if title.chars().any(char::is_control) {
+        return Err(Error::malformed("a title", "it has a control character"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ChannelKey, SignedRecord};
+
+    fn state(key: &ChannelKey) -> ChannelState {
+        ChannelState {
+            channel: key.channel(),
+            at_ms: 1,
+            phase: Phase::Ended,
+            next: SegmentSeq(3),
+            segment_ms: 60_000,
+            title: "Radio Tower".into(),
+            listed: true,
+        }
+    }
+
+    #[test]
+    fn round_trips() {
+        let key = ChannelKey::from_seed(&[3; 32]);
+        let signed = SignedState::sign(&key, state(&key));
+        assert_eq!(SignedState::decode(&signed.encode(), key.channel()), Ok(signed));
+    }
+
+    #[test]
+    fn a_state_is_no_record() {
+        let key = ChannelKey::from_seed(&[3; 32]);
+        assert!(SignedRecord::decode(&SignedState::sign(&key, state(&key)).encode(), key.channel()).is_err());
+    }
+
+    #[test]
+    fn a_title_that_would_drive_the_terminal_is_refused() {
+        let key = ChannelKey::from_seed(&[3; 32]);
+        let bad = ChannelState { title: "\u{1b}[2J".into(), ..state(&key) };
+        assert!(SignedState::decode(&SignedState::sign(&key, bad).encode(), key.channel()).is_err());
+    }
+}
