@@ -12,6 +12,7 @@ pub mod channel_api;
 pub mod ids;
 pub mod key;
 pub mod link;
+pub mod mesh;
 pub mod metainfo;
 pub mod record;
 pub mod signed;

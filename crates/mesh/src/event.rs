@@ -1,0 +1,241 @@
+//! What goes into a node and what comes out.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use minuet_proto::mesh::{Head, Message, NodeId, PeerInfo, Serial};
+use minuet_proto::{PieceHash, PieceId};
+
+use crate::Timestamp;
+
+/// Handle of a link, chosen by the driver; never reused for another link of the same node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// Who opened a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// This node, after [`Output::Dial`].
+    Dialled,
+    /// The far end.
+    Accepted,
+}
+
+/// A piece with everything that is known of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PieceRef {
+    /// Place in the channel.
+    pub serial: Serial,
+    /// Place in its segment.
+    pub id: PieceId,
+    /// Length in bytes.
+    pub len: u32,
+    /// Expected SHA-1.
+    pub hash: PieceHash,
+    /// Ingest time at the source, Unix milliseconds by the source's clock.
+    pub ingest_ms: u64,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A link is open; its far end has proved to be `peer`.
+    LinkUp {
+        /// The driver's handle.
+        link: LinkId,
+        /// The far end's key.
+        peer: NodeId,
+        /// Who opened it.
+        direction: Direction,
+        /// Round trip as measured while connecting.
+        rtt: Duration,
+    },
+    /// The transport has a new estimate of a link's round trip.
+    LinkRtt {
+        /// Which link.
+        link: LinkId,
+        /// Smoothed round trip.
+        rtt: Duration,
+    },
+    /// A link is gone, for whatever reason, [`Output::HangUp`] included.
+    LinkDown {
+        /// Which link.
+        link: LinkId,
+    },
+    /// An [`Output::Dial`] did not lead to a link.
+    DialFailed {
+        /// Who was dialled.
+        peer: NodeId,
+    },
+    /// A message came in. `payload` is a block's payload and empty for all other messages.
+    Message {
+        /// On which link.
+        link: LinkId,
+        /// The message.
+        message: Message,
+        /// A block's payload.
+        payload: Bytes,
+    },
+    /// A frame came in that does not decode. (Frames of unknown type decode; the driver skips them.)
+    Malformed {
+        /// On which link.
+        link: LinkId,
+    },
+    /// The transport has put that many bytes of what was sent on a link on the wire, counted as in
+    /// [`Output::Send`]: frames with payload, without the transport's own overhead.
+    Drained {
+        /// Which link.
+        link: LinkId,
+        /// How many bytes since the last report.
+        bytes: u64,
+    },
+    /// The tracker named nodes of this channel.
+    PeersLearned {
+        /// The nodes; only the first 256 are looked at.
+        peers: Vec<PeerInfo>,
+    },
+    /// Source: a piece is complete; its data is in the driver's store.
+    PieceClosed {
+        /// Segment and index.
+        id: PieceId,
+        /// Length in bytes.
+        len: u32,
+        /// SHA-1.
+        hash: PieceHash,
+        /// When its last byte came in, Unix milliseconds.
+        ingest_ms: u64,
+        /// Whether a random access point starts in it.
+        random_access: bool,
+    },
+    /// A signed record: at the source when a segment is sealed, elsewhere when the tracker brought one. The
+    /// driver has verified it. It is passed on to all neighbours.
+    Record {
+        /// The record, at most 4096 bytes.
+        record: Bytes,
+    },
+    /// The tracker brought a signed head. Verified here.
+    Head {
+        /// The head.
+        head: minuet_proto::mesh::SignedHead,
+    },
+    /// Answer to [`Output::Verify`]. With `ok` the piece is in the driver's store from now on.
+    Verified {
+        /// Which piece.
+        serial: Serial,
+        /// Whether its SHA-1 is the expected one.
+        ok: bool,
+    },
+    /// The driver has a verified piece from elsewhere (HTTP origin, minute torrent, disk) in its store.
+    Stored {
+        /// Which piece.
+        serial: Serial,
+    },
+    /// An [`Output::FetchHttp`] failed.
+    HttpFailed {
+        /// Which piece.
+        serial: Serial,
+    },
+    /// The player will need piece `next` at `due`, and those after it by their ingest times. Given when playback
+    /// starts, after each stall or skip, and otherwise about once a second.
+    Playhead {
+        /// First piece that is not yet played.
+        next: Serial,
+        /// When it is due.
+        due: Timestamp,
+    },
+    /// The time of [`Node::poll_timeout`](crate::Node::poll_timeout) has come.
+    Timeout,
+    /// The node is leaving: it takes leave of all neighbours; the driver drains outputs and drops it.
+    Leave,
+}
+
+/// Why the core closes a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HangUpReason {
+    /// There are neighbours enough.
+    Full,
+    /// A better neighbour was found.
+    Replaced,
+    /// Another link to the same node exists.
+    Duplicate,
+    /// The far end said that it leaves, or this node does.
+    Leaving,
+    /// Nothing was heard, or nothing useful for long.
+    Idle,
+    /// It sent bytes that do not verify.
+    Corrupt,
+    /// It sent a head that the channel's key did not sign, or one that contradicts another.
+    BadHead,
+    /// It broke the protocol.
+    Protocol,
+    /// It asked or talked more than any honest node does.
+    Flood,
+    /// It promised pieces again and again that it did not send.
+    Liar,
+}
+
+/// Something that the driver is to do.
+#[derive(Debug, Clone)]
+pub enum Output {
+    /// Send a message. A [`Message::Block`] is followed by `len` bytes of piece `serial` from `offset`, from the
+    /// driver's store. Messages of one link keep their order.
+    Send {
+        /// On which link.
+        link: LinkId,
+        /// What.
+        message: Message,
+    },
+    /// Open a link. Answered by [`Input::LinkUp`] or [`Input::DialFailed`].
+    Dial {
+        /// To whom.
+        peer: PeerInfo,
+    },
+    /// Close a link, after what was sent on it. Answered by [`Input::LinkDown`].
+    HangUp {
+        /// Which link.
+        link: LinkId,
+        /// Why.
+        reason: HangUpReason,
+        /// Whether its far end is banned: the core will refuse it; the driver should refuse its address.
+        ban: bool,
+    },
+    /// Check a piece's SHA-1 and, if it matches, store the piece; then tell by [`Input::Verified`].
+    Verify {
+        /// The piece and its expected hash.
+        piece: PieceRef,
+        /// Its blocks, in order, `piece.len` bytes in all.
+        blocks: Vec<Bytes>,
+    },
+    /// A head was verified: these pieces exist. A node gets each piece in at most one of these, in order of
+    /// arrival, which is not always serial order.
+    Head(Head),
+    /// A viewer knows enough to start: play from this piece. Pieces before it are not fetched.
+    Start {
+        /// First piece to play.
+        serial: Serial,
+    },
+    /// No neighbour will deliver this piece in time: get it from the HTTP origin.
+    FetchHttp {
+        /// Which piece.
+        piece: PieceRef,
+        /// When it is due.
+        due: Timestamp,
+    },
+    /// A record that was not seen before came in from a neighbour, not verified. If it verifies, the driver
+    /// gives it back as [`Input::Record`].
+    Record {
+        /// The record.
+        record: Bytes,
+    },
+    /// The window has moved: nothing before this piece is served or accounted for any more.
+    Release {
+        /// First piece that is kept.
+        before: Serial,
+    },
+    /// The source has signed two different statements about one piece. The first one stands.
+    Equivocation {
+        /// Which piece.
+        serial: Serial,
+    },
+}

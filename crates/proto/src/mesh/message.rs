@@ -1,0 +1,575 @@
+//! The messages themselves.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use smallvec::SmallVec;
+
+use super::codec::{self, DecodeError};
+use super::head::{SIGNATURE_LEN, SignedHead};
+use crate::PieceLength;
+
+/// Longest frame, without its own length: a block with its header, or the longest control message.
+pub const MAX_FRAME_LEN: usize = 64 * 1024;
+/// Longest piece in bytes.
+pub const MAX_PIECE_LEN: u32 = PieceLength::MAX.get();
+/// Most payload bytes in one [`Block`].
+pub const MAX_BLOCK_LEN: u32 = 32 * 1024;
+/// Longest signed record in bytes.
+pub const MAX_RECORD_LEN: usize = 4096;
+/// Longest encoded [`SignedHead::body`].
+const MAX_HEAD_LEN: usize = 2048 + 64 * 12;
+/// Most serials in one [`SerialList`] on the wire.
+const MAX_SERIALS: usize = 4096;
+/// Longest bitmap in a [`Window`] in bytes: 65,536 pieces, more than an hour at 15 pieces a second.
+const MAX_BITMAP_LEN: usize = 8192;
+/// Most peers in one [`Message::Peers`].
+const MAX_PEERS: usize = 64;
+/// Longest [`PeerInfo::address`].
+const MAX_ADDRESS_LEN: usize = 256;
+/// Most extensions in one [`Hello`], and longest extension in bytes.
+const MAX_EXTENSIONS: usize = 16;
+const MAX_EXTENSION_LEN: usize = 1024;
+
+/// A piece's place in the channel's endless row of pieces. Consecutive pieces have consecutive serials, across
+/// segments; a source that lost count may leave a gap but never uses a serial twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Serial(pub u64);
+
+/// A node's key, as its links prove it (an ed25519 public key in production).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub [u8; 32]);
+
+impl std::fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for byte in &self.0[..5] {
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A few serials, in ascending order on the wire.
+pub type SerialList = SmallVec<[Serial; 4]>;
+
+/// One message. [`Block`]'s payload travels beside it, so that media bytes need not be copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// First message in both directions.
+    Hello(Hello),
+    /// Which pieces the sender holds (BEP 3 bitfield). Follows Hello; replaces what was known.
+    Bitfield(Window),
+    /// The sender holds these pieces, or has begun to receive them from somebody and will hold them soon.
+    Have(SerialList),
+    /// The sender does not hold these pieces, whatever it said before (BEP 54).
+    DontHave(SerialList),
+    /// Please send this piece.
+    Request(Request),
+    /// The piece is no longer wanted.
+    Cancel(Serial),
+    /// The request for this piece will not be served (BEP 6).
+    Reject(Serial),
+    /// Part of a piece; the payload goes with the frame.
+    Block(Block),
+    /// Newly closed pieces, signed by the source.
+    Head(SignedHead),
+    /// Please send the heads of `count` pieces from `first`.
+    GetHeads {
+        /// First piece.
+        first: Serial,
+        /// Number of pieces.
+        count: u32,
+    },
+    /// The signed record of a sealed segment, opaque to the mesh.
+    Record(Bytes),
+    /// Nodes of this channel that the sender knows of (BEP 11).
+    Peers(Vec<PeerInfo>),
+    /// The sender is about to close the link.
+    Bye(ByeReason),
+}
+
+/// Who the sender is and what it can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Highest protocol version that the sender speaks; the lower of both is used. This is version 1.
+    pub version: u32,
+    /// What the sender is.
+    pub flags: HelloFlags,
+    /// Upload that the sender promises to this channel, in kbit/s; a hint, 0 if it does not say.
+    pub upload_kbps: u32,
+    /// What newer nodes add. Unknown ones are skipped.
+    pub extensions: Vec<Extension>,
+}
+
+/// What a node is, in [`Hello`] and [`PeerInfo`]. Unknown bits are ignored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HelloFlags {
+    /// It accepts links that others dial.
+    pub dialable: bool,
+    /// It never sends pieces.
+    pub no_upload: bool,
+    /// It has no player, or it is catching up: it is not worth pushing new pieces to first.
+    pub relay: bool,
+    /// It holds the channel's key.
+    pub source: bool,
+}
+
+/// A [`Hello`] extension.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extension {
+    /// Its number.
+    pub id: u64,
+    /// Its content.
+    pub data: Bytes,
+}
+
+/// A set of pieces as a bitmap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// The piece of the first bit.
+    pub first: Serial,
+    /// One bit a piece, most significant bit first (BEP 3).
+    pub bits: Bytes,
+}
+
+/// Asks for a whole piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// The piece.
+    pub serial: Serial,
+    /// Milliseconds until the sender's player needs it; 0 if it does not say.
+    pub due_in_ms: u32,
+}
+
+/// Part of a piece. Its payload is the rest of the frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    /// The piece.
+    pub serial: Serial,
+    /// Where the payload starts in the piece, in bytes.
+    pub offset: u32,
+    /// Length of the payload in bytes, 1 to [`MAX_BLOCK_LEN`].
+    pub len: u32,
+    /// Length of the whole piece in bytes.
+    pub piece_len: u32,
+}
+
+/// A node to link with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// Its key.
+    pub node: NodeId,
+    /// What it is.
+    pub flags: HelloFlags,
+    /// Its promised upload in kbit/s, 0 if unknown.
+    pub upload_kbps: u32,
+    /// How to reach it, in the words of the transport; may be empty. At most 256 bytes.
+    pub address: Bytes,
+}
+
+/// Why a link is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ByeReason {
+    /// The node is leaving the channel.
+    Leaving,
+    /// The node has neighbours enough.
+    Full,
+    /// A better neighbour was found.
+    Replaced,
+    /// The receiver broke the protocol or sent corrupt pieces.
+    Misbehaved,
+    /// Any other number on the wire.
+    Other(u8),
+}
+
+/// A decoded frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// The message; `None` if its type is not known to this version, which is no error.
+    pub message: Option<Message>,
+    /// A [`Block`]'s payload, empty for all others.
+    pub payload: Bytes,
+}
+
+mod kind {
+    pub const HELLO: u64 = 0;
+    pub const BITFIELD: u64 = 1;
+    pub const HAVE: u64 = 2;
+    pub const DONT_HAVE: u64 = 3;
+    pub const REQUEST: u64 = 4;
+    pub const CANCEL: u64 = 5;
+    pub const REJECT: u64 = 6;
+    pub const BLOCK: u64 = 7;
+    pub const HEAD: u64 = 8;
+    pub const GET_HEADS: u64 = 9;
+    pub const RECORD: u64 = 10;
+    pub const PEERS: u64 = 11;
+    pub const BYE: u64 = 12;
+}
+
+impl Message {
+    /// Bytes of the whole frame on the wire: length, header and payload.
+    pub fn encoded_len(&self) -> usize {
+        let body = self.body_len();
+        codec::varint_len(body as u64) + body
+    }
+
+    /// Bytes of payload that follow the header: a [`Block`]'s length, 0 for all others.
+    pub fn payload_len(&self) -> usize {
+        match self {
+            Self::Block(block) => block.len as usize,
+            _ => 0,
+        }
+    }
+
+    /// Appends the frame, without a [`Block`]'s payload: the caller puts those `block.len` bytes after it.
+    pub fn encode(&self, out: &mut BytesMut) {
+        codec::put_varint(out, self.body_len() as u64);
+        let put_kind = |out: &mut BytesMut, kind| codec::put_varint(out, kind);
+        match self {
+            Self::Hello(hello) => {
+                put_kind(out, kind::HELLO);
+                codec::put_varint(out, u64::from(hello.version));
+                out.put_u8(hello.flags.to_byte());
+                codec::put_varint(out, u64::from(hello.upload_kbps));
+                for extension in &hello.extensions {
+                    codec::put_varint(out, extension.id);
+                    codec::put_varint(out, extension.data.len() as u64);
+                    out.put_slice(&extension.data);
+                }
+            }
+            Self::Bitfield(window) => {
+                put_kind(out, kind::BITFIELD);
+                codec::put_varint(out, window.first.0);
+                out.put_slice(&window.bits);
+            }
+            Self::Have(serials) => {
+                put_kind(out, kind::HAVE);
+                put_serials(out, serials);
+            }
+            Self::DontHave(serials) => {
+                put_kind(out, kind::DONT_HAVE);
+                put_serials(out, serials);
+            }
+            Self::Request(request) => {
+                put_kind(out, kind::REQUEST);
+                codec::put_varint(out, request.serial.0);
+                codec::put_varint(out, u64::from(request.due_in_ms));
+            }
+            Self::Cancel(serial) => {
+                put_kind(out, kind::CANCEL);
+                codec::put_varint(out, serial.0);
+            }
+            Self::Reject(serial) => {
+                put_kind(out, kind::REJECT);
+                codec::put_varint(out, serial.0);
+            }
+            Self::Block(block) => {
+                put_kind(out, kind::BLOCK);
+                codec::put_varint(out, block.serial.0);
+                codec::put_varint(out, u64::from(block.offset));
+                codec::put_varint(out, u64::from(block.piece_len));
+            }
+            Self::Head(head) => {
+                put_kind(out, kind::HEAD);
+                out.put_slice(&head.signature);
+                out.put_slice(&head.body);
+            }
+            Self::GetHeads { first, count } => {
+                put_kind(out, kind::GET_HEADS);
+                codec::put_varint(out, first.0);
+                codec::put_varint(out, u64::from(*count));
+            }
+            Self::Record(record) => {
+                put_kind(out, kind::RECORD);
+                out.put_slice(record);
+            }
+            Self::Peers(peers) => {
+                put_kind(out, kind::PEERS);
+                for peer in peers {
+                    out.put_slice(&peer.node.0);
+                    out.put_u8(peer.flags.to_byte());
+                    codec::put_varint(out, u64::from(peer.upload_kbps));
+                    codec::put_varint(out, peer.address.len() as u64);
+                    out.put_slice(&peer.address);
+                }
+            }
+            Self::Bye(reason) => {
+                put_kind(out, kind::BYE);
+                out.put_u8(reason.to_byte());
+            }
+        }
+    }
+
+    /// Length of type, fields and payload.
+    fn body_len(&self) -> usize {
+        // Every type number fits one byte.
+        1 + match self {
+            Self::Hello(hello) => {
+                codec::varint_len(u64::from(hello.version))
+                    + 1
+                    + codec::varint_len(u64::from(hello.upload_kbps))
+                    + hello
+                        .extensions
+                        .iter()
+                        .map(|e| {
+                            codec::varint_len(e.id) + codec::varint_len(e.data.len() as u64) + e.data.len()
+                        })
+                        .sum::<usize>()
+            }
+            Self::Bitfield(window) => codec::varint_len(window.first.0) + window.bits.len(),
+            Self::Have(serials) | Self::DontHave(serials) => serials_len(serials),
+            Self::Request(request) => {
+                codec::varint_len(request.serial.0) + codec::varint_len(u64::from(request.due_in_ms))
+            }
+            Self::Cancel(serial) | Self::Reject(serial) => codec::varint_len(serial.0),
+            Self::Block(block) => {
+                codec::varint_len(block.serial.0)
+                    + codec::varint_len(u64::from(block.offset))
+                    + codec::varint_len(u64::from(block.piece_len))
+                    + block.len as usize
+            }
+            Self::Head(head) => SIGNATURE_LEN + head.body.len(),
+            Self::GetHeads { first, count } => {
+                codec::varint_len(first.0) + codec::varint_len(u64::from(*count))
+            }
+            Self::Record(record) => record.len(),
+            Self::Peers(peers) => peers
+                .iter()
+                .map(|p| {
+                    32 + 1
+                        + codec::varint_len(u64::from(p.upload_kbps))
+                        + codec::varint_len(p.address.len() as u64)
+                        + p.address.len()
+                })
+                .sum(),
+            Self::Bye(_) => 1,
+        }
+    }
+
+    /// Parses what follows a frame's length: type, fields and payload.
+    fn decode_body(mut buf: Bytes) -> Result<Frame, DecodeError> {
+        let kind = codec::get_varint(&mut buf, "message type")?;
+        let mut payload = Bytes::new();
+        let message = match kind {
+            kind::HELLO => Self::Hello(get_hello(&mut buf)?),
+            kind::BITFIELD => {
+                let first = get_serial(&mut buf)?;
+                let bits = take_rest(&mut buf, MAX_BITMAP_LEN, "bitmap")?;
+                if first.0.checked_add(8 * bits.len() as u64).is_none() {
+                    return Err(DecodeError::OutOfRange("serial"));
+                }
+                Self::Bitfield(Window { first, bits })
+            }
+            kind::HAVE => Self::Have(get_serials(&mut buf)?),
+            kind::DONT_HAVE => Self::DontHave(get_serials(&mut buf)?),
+            kind::REQUEST => Self::Request(Request {
+                serial: get_serial(&mut buf)?,
+                due_in_ms: codec::get_varint_u32(&mut buf, "time until due")?,
+            }),
+            kind::CANCEL => Self::Cancel(get_serial(&mut buf)?),
+            kind::REJECT => Self::Reject(get_serial(&mut buf)?),
+            kind::BLOCK => {
+                let serial = get_serial(&mut buf)?;
+                let offset = codec::get_varint_u32(&mut buf, "block offset")?;
+                let piece_len = codec::get_varint_u32(&mut buf, "piece length")?;
+                payload = take_rest(&mut buf, MAX_BLOCK_LEN as usize, "block")?;
+                // `take_rest` bounds it far below 2^32.
+                let len = payload.len() as u32;
+                if len == 0
+                    || piece_len > MAX_PIECE_LEN
+                    || u64::from(offset) + u64::from(len) > piece_len.into()
+                {
+                    return Err(DecodeError::OutOfRange("block"));
+                }
+                Self::Block(Block { serial, offset, len, piece_len })
+            }
+            kind::HEAD => {
+                let signature = codec::get_array(&mut buf, "signature")?;
+                Self::Head(SignedHead { signature, body: take_rest(&mut buf, MAX_HEAD_LEN, "head")? })
+            }
+            kind::GET_HEADS => Self::GetHeads {
+                first: get_serial(&mut buf)?,
+                count: codec::get_varint_u32(&mut buf, "head count")?,
+            },
+            kind::RECORD => Self::Record(take_rest(&mut buf, MAX_RECORD_LEN, "record")?),
+            kind::PEERS => Self::Peers(get_peers(&mut buf)?),
+            kind::BYE => Self::Bye(ByeReason::from_byte(codec::get_u8(&mut buf, "reason")?)),
+            _ => return Ok(Frame { message: None, payload }),
+        };
+        if buf.has_remaining() {
+            return Err(DecodeError::Trailing);
+        }
+        Ok(Frame { message: Some(message), payload })
+    }
+}
+
+impl Frame {
+    /// Takes one whole frame from the front of `buf`; `Ok(None)` if it is not all there yet. After an error the
+    /// stream is of no more use.
+    pub fn decode(buf: &mut BytesMut) -> Result<Option<Self>, DecodeError> {
+        let mut peek = &buf[..];
+        let Some(len) = codec::try_varint(&mut peek)? else { return Ok(None) };
+        if len > MAX_FRAME_LEN as u64 {
+            return Err(DecodeError::FrameTooLong);
+        }
+        let (prefix, len) = (buf.len() - peek.len(), len as usize);
+        if peek.len() < len {
+            return Ok(None);
+        }
+        buf.advance(prefix);
+        Message::decode_body(buf.split_to(len).freeze()).map(Some)
+    }
+
+    /// Decodes a frame whose payload is kept apart: `header` is what [`Message::encode`] wrote. For transports,
+    /// such as a simulator's, that pass payload by reference.
+    pub fn decode_split(header: &Bytes, payload: Bytes) -> Result<Self, DecodeError> {
+        let mut header = header.clone();
+        let len = codec::get_varint(&mut header, "frame length")?;
+        if len > MAX_FRAME_LEN as u64 {
+            return Err(DecodeError::FrameTooLong);
+        }
+        if len != (header.len() + payload.len()) as u64 {
+            return Err(DecodeError::Truncated("frame"));
+        }
+        if payload.is_empty() {
+            return Message::decode_body(header);
+        }
+        if codec::get_varint(&mut header, "message type")? != kind::BLOCK {
+            return Err(DecodeError::Trailing);
+        }
+        let block = Block {
+            serial: get_serial(&mut header)?,
+            offset: codec::get_varint_u32(&mut header, "block offset")?,
+            piece_len: codec::get_varint_u32(&mut header, "piece length")?,
+            len: u32::try_from(payload.len()).map_err(|_| DecodeError::OutOfRange("block"))?,
+        };
+        if header.has_remaining() {
+            return Err(DecodeError::Trailing);
+        }
+        if block.len > MAX_BLOCK_LEN
+            || block.piece_len > MAX_PIECE_LEN
+            || u64::from(block.offset) + u64::from(block.len) > block.piece_len.into()
+        {
+            return Err(DecodeError::OutOfRange("block"));
+        }
+        Ok(Self { message: Some(Message::Block(block)), payload })
+    }
+}
+
+impl HelloFlags {
+    fn to_byte(self) -> u8 {
+        u8::from(self.dialable)
+            | u8::from(self.no_upload) << 1
+            | u8::from(self.relay) << 2
+            | u8::from(self.source) << 3
+    }
+
+    fn from_byte(byte: u8) -> Self {
+        Self {
+            dialable: byte & 1 != 0,
+            no_upload: byte & 2 != 0,
+            relay: byte & 4 != 0,
+            source: byte & 8 != 0,
+        }
+    }
+}
+
+impl ByeReason {
+    fn to_byte(self) -> u8 {
+        match self {
+            Self::Leaving => 0,
+            Self::Full => 1,
+            Self::Replaced => 2,
+            Self::Misbehaved => 3,
+            Self::Other(byte) => byte,
+        }
+    }
+
+    fn from_byte(byte: u8) -> Self {
+        match byte {
+            0 => Self::Leaving,
+            1 => Self::Full,
+            2 => Self::Replaced,
+            3 => Self::Misbehaved,
+            other => Self::Other(other),
+        }
+    }
+}
+
+fn get_serial(buf: &mut Bytes) -> Result<Serial, DecodeError> {
+    codec::get_varint(buf, "serial").map(Serial)
+}
+
+fn take_rest(buf: &mut Bytes, max: usize, what: &'static str) -> Result<Bytes, DecodeError> {
+    if buf.len() > max { Err(DecodeError::OutOfRange(what)) } else { Ok(buf.split_to(buf.len())) }
+}
+
+/// Serials as the first and then the distances, less one, to the end of the frame.
+fn put_serials(out: &mut BytesMut, serials: &[Serial]) {
+    let mut next = 0;
+    for serial in serials {
+        codec::put_varint(out, serial.0.wrapping_sub(next));
+        next = serial.0.wrapping_add(1);
+    }
+}
+
+fn serials_len(serials: &[Serial]) -> usize {
+    let mut next = 0u64;
+    let mut len = 0;
+    for serial in serials {
+        len += codec::varint_len(serial.0.wrapping_sub(next));
+        next = serial.0.wrapping_add(1);
+    }
+    len
+}
+
+fn get_serials(buf: &mut Bytes) -> Result<SerialList, DecodeError> {
+    let mut serials = SerialList::new();
+    let mut next = 0u64;
+    while buf.has_remaining() {
+        if serials.len() == MAX_SERIALS {
+            return Err(DecodeError::OutOfRange("number of serials"));
+        }
+        let serial = next
+            .checked_add(codec::get_varint(buf, "serial")?)
+            .filter(|serial| *serial < u64::MAX)
+            .ok_or(DecodeError::OutOfRange("serial"))?;
+        serials.push(Serial(serial));
+        next = serial + 1;
+    }
+    Ok(serials)
+}
+
+fn get_hello(buf: &mut Bytes) -> Result<Hello, DecodeError> {
+    let version = codec::get_varint_u32(buf, "version")?;
+    if version == 0 {
+        return Err(DecodeError::OutOfRange("version"));
+    }
+    let flags = HelloFlags::from_byte(codec::get_u8(buf, "flags")?);
+    let upload_kbps = codec::get_varint_u32(buf, "upload rate")?;
+    let mut extensions = Vec::new();
+    while buf.has_remaining() {
+        if extensions.len() == MAX_EXTENSIONS {
+            return Err(DecodeError::OutOfRange("number of extensions"));
+        }
+        let id = codec::get_varint(buf, "extension")?;
+        extensions.push(Extension { id, data: codec::get_bytes(buf, MAX_EXTENSION_LEN, "extension")? });
+    }
+    Ok(Hello { version, flags, upload_kbps, extensions })
+}
+
+fn get_peers(buf: &mut Bytes) -> Result<Vec<PeerInfo>, DecodeError> {
+    let mut peers = Vec::new();
+    while buf.has_remaining() {
+        if peers.len() == MAX_PEERS {
+            return Err(DecodeError::OutOfRange("number of peers"));
+        }
+        peers.push(PeerInfo {
+            node: NodeId(codec::get_array(buf, "node")?),
+            flags: HelloFlags::from_byte(codec::get_u8(buf, "flags")?),
+            upload_kbps: codec::get_varint_u32(buf, "upload rate")?,
+            address: codec::get_bytes(buf, MAX_ADDRESS_LEN, "address")?,
+        });
+    }
+    Ok(peers)
+}
