@@ -1,0 +1,242 @@
+//! One node's minutes: those it seeds, those it fetches.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use minuet_proto::{InfoHash, Metainfo};
+use tokio::task::JoinHandle;
+
+use crate::{
+    Download, Error, Finished, SwarmOptions, Wanted,
+    engine::{Engine, State, Stream, Torrent},
+    ledger::{Ledger, Transfer},
+};
+
+/// How often the kinds of connected peers are noted while minutes are being fetched.
+const LEDGER_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A BitTorrent node for finished minutes. Needs a multi-threaded tokio runtime: the engine blocks in place.
+///
+/// Dropping it ends its tasks some time later; [`Swarm::stop`] waits for them.
+pub struct Swarm {
+    engine: Engine,
+    shared: Arc<Shared>,
+    minutes_dir: PathBuf,
+    bookkeeper: JoinHandle<()>,
+}
+
+/// What downloads share with their swarm.
+pub(crate) struct Shared {
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    minutes: HashMap<InfoHash, Minute>,
+    ledger: Ledger,
+}
+
+struct Minute {
+    torrent: Torrent,
+    /// Set while pieces are missing.
+    fetching: Option<Fetching>,
+}
+
+struct Fetching {
+    length: u64,
+    /// Held open so that pieces from a random place on are asked for too.
+    _spread: Option<Stream>,
+}
+
+/// Figures of a swarm, all minutes together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SwarmStats {
+    /// Payload bytes since the start, also of minutes that were dropped.
+    pub transfer: Transfer,
+    /// Minutes in the engine.
+    pub minutes: usize,
+    /// Different addresses connected now. A peer that dialled us for several minutes counts once for each.
+    pub peers: usize,
+}
+
+/// What becomes of a minute's file when the minute is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// The file stays where it is.
+    Keep,
+    /// The file goes too.
+    Delete,
+}
+
+impl Swarm {
+    /// Starts the node: empties its folder and listens for peers.
+    pub async fn start(options: SwarmOptions) -> Result<Self, Error> {
+        let state_dir = options.data_dir.join("state");
+        let minutes_dir = options.data_dir.join("minutes");
+        for dir in [&state_dir, &minutes_dir] {
+            make_empty(dir).await?;
+        }
+        let engine = Engine::start(&state_dir, options.listen, options.upload, options.role).await?;
+        let shared = Arc::new(Shared { table: Mutex::default() });
+        let bookkeeper = tokio::spawn(keep_books(Arc::clone(&shared)));
+        Ok(Self { engine, shared, minutes_dir, bookkeeper })
+    }
+
+    /// Where peers connect to: the address of [`SwarmOptions::listen`] with the port that was taken.
+    pub fn listen_addr(&self) -> SocketAddr {
+        self.engine.listen_addr()
+    }
+
+    /// Seeds a minute that is complete on disk. Its pieces are taken for good: whoever wrote the file hashed them as
+    /// the bytes passed, and peers check what they get. Only some six pieces are read here to see that the file is
+    /// there.
+    pub async fn seed(&self, finished: Finished) -> Result<InfoHash, Error> {
+        let unknown = InfoHash::new([0; 20]);
+        let metainfo = Metainfo::parse(&finished.torrent)
+            .map_err(|error| Error::NotAMinute { info_hash: unknown, reason: error.to_string() })?;
+        let (info_hash, info) = (metainfo.info_hash(), metainfo.info());
+        let file = finished.folder.join(&info.name);
+        let found = tokio::fs::metadata(&file).await.map_err(Error::folder(&file))?;
+        if !found.is_file() || found.len() != info.length {
+            let reason = format!("{} has not the length of {} bytes", file.display(), info.length);
+            return Err(Error::NotAMinute { info_hash, reason });
+        }
+        // The count fits: a length of at most 60 GB in pieces of at least 16 KiB.
+        let pieces = u32::try_from(info.pieces.len()).unwrap_or(u32::MAX);
+        let torrent = self.engine.add_finished(info_hash, finished.torrent, &finished.folder, pieces).await?;
+        self.shared.lock().minutes.insert(info_hash, Minute { torrent, fetching: None });
+        Ok(info_hash)
+    }
+
+    /// Joins the swarm of a minute. Returns once the engine has the minute, with or without peers; without a
+    /// .torrent, once a peer sent the metadata.
+    pub async fn fetch(&self, wanted: Wanted) -> Result<Download, Error> {
+        let Wanted { info_hash, torrent, mut peers, trackers, spread } = wanted;
+        let metadata = match torrent {
+            Some(torrent) => torrent,
+            None => {
+                let (metadata, met) = self.engine.metadata(info_hash, peers.clone(), &trackers).await?;
+                peers.extend(met);
+                metadata
+            }
+        };
+        let metainfo = Metainfo::parse(&metadata)
+            .map_err(|error| Error::NotAMinute { info_hash, reason: error.to_string() })?;
+        if metainfo.info_hash() != info_hash {
+            return Err(Error::InfoHashMismatch { expected: info_hash, actual: metainfo.info_hash() });
+        }
+        let folder = self.minutes_dir.join(info_hash.to_string());
+        let torrent = self.engine.add(bare_torrent(&metainfo), &folder, peers, trackers).await?;
+        let length = metainfo.info().length;
+        let _spread = match spread {
+            true => Some(torrent.stream(rand::random_range(0..length)).await?),
+            false => None,
+        };
+        let minute = Minute { torrent: torrent.clone(), fetching: Some(Fetching { length, _spread }) };
+        self.shared.lock().minutes.insert(info_hash, minute);
+        Ok(Download::new(Arc::clone(&self.shared), torrent, metainfo, folder))
+    }
+
+    /// Drops a minute: it is neither fetched nor seeded any more. False when it was not here.
+    pub async fn forget(&self, minute: InfoHash, files: Files) -> Result<bool, Error> {
+        self.shared.enter(minute);
+        let removed = self.engine.remove(minute, files == Files::Delete).await?;
+        let mut table = self.shared.lock();
+        table.minutes.remove(&minute);
+        table.ledger.settle(minute);
+        Ok(removed)
+    }
+
+    /// Figures of all minutes together.
+    pub fn stats(&self) -> SwarmStats {
+        let minutes: Vec<(InfoHash, Torrent)> = {
+            let table = self.shared.lock();
+            table.minutes.iter().map(|(minute, state)| (*minute, state.torrent.clone())).collect()
+        };
+        let mut connected = std::collections::HashSet::new();
+        for (minute, torrent) in &minutes {
+            let peers = torrent.peers();
+            connected.extend(peers.iter().filter(|peer| peer.connected).map(|peer| peer.addr));
+            self.shared.lock().ledger.enter(*minute, &peers);
+        }
+        let mut transfer = self.shared.lock().ledger.total();
+        // The engine's own count of what was sent misses nothing between two looks.
+        transfer.sent = transfer.sent.max(self.engine.uploaded());
+        SwarmStats { transfer, minutes: minutes.len(), peers: connected.len() }
+    }
+
+    /// Ends the node and waits until its tasks are done. Files stay.
+    pub async fn stop(self) {
+        self.bookkeeper.abort();
+        let _ = self.bookkeeper.await;
+        self.shared.lock().minutes.clear();
+        self.engine.stop().await;
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // The table holds only figures and handles, each valid by itself, so a panic elsewhere does not spoil it.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the minute's peers into the ledger.
+    pub fn enter(&self, minute: InfoHash) {
+        let torrent = self.lock().minutes.get(&minute).map(|state| state.torrent.clone());
+        if let Some(torrent) = torrent {
+            let peers = torrent.peers();
+            self.lock().ledger.enter(minute, &peers);
+        }
+    }
+
+    /// What was exchanged about a minute so far.
+    pub fn transfer(&self, minute: InfoHash) -> Transfer {
+        self.enter(minute);
+        self.lock().ledger.of(minute)
+    }
+
+    /// One look at the minutes that are being fetched.
+    fn look(&self) {
+        let fetching: Vec<(InfoHash, Torrent)> = {
+            let table = self.lock();
+            let fetching = table.minutes.iter().filter(|(_, state)| state.fetching.is_some());
+            fetching.map(|(minute, state)| (*minute, state.torrent.clone())).collect()
+        };
+        for (minute, torrent) in fetching {
+            self.enter(minute);
+            let State::Active { have } = torrent.state() else { continue };
+            if let Some(state) = self.lock().minutes.get_mut(&minute) {
+                state.fetching.take_if(|fetching| have >= fetching.length);
+            }
+        }
+    }
+}
+
+async fn keep_books(shared: Arc<Shared>) {
+    let mut interval = tokio::time::interval(LEDGER_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        shared.look();
+    }
+}
+
+/// The info dictionary alone: a stranger's .torrent must not choose whom we announce to.
+fn bare_torrent(metainfo: &Metainfo) -> Bytes {
+    [b"d4:info".as_slice(), metainfo.info_bytes(), b"e"].concat().into()
+}
+
+async fn make_empty(dir: &Path) -> Result<(), Error> {
+    match tokio::fs::remove_dir_all(dir).await {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::folder(dir)(error)),
+    }
+    tokio::fs::create_dir_all(dir).await.map_err(Error::folder(dir))
+}
