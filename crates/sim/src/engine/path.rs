@@ -1,0 +1,238 @@
+//! One direction of a link as a reliable transport sees it: propagation, jitter, loss, slow start.
+//!
+//! Rule: nothing is lost for good. A lost packet costs its bytes again and the round trip after
+//! which QUIC's loss detection resends it (RFC 9002, 6.1: nine eighths of a round trip; a control
+//! message, with nothing behind it, also the acknowledgement delay). A link has two ordered streams,
+//! one for control and one for media, so that what waits for a resent packet holds up only its own kind.
+//!
+//! Losses follow Gilbert (1960) and Elliott (1963): independent in the good state, dense in the bad one.
+
+use rand::{RngExt, rngs::Xoshiro256PlusPlus};
+
+use super::{
+    MILLISECOND, Micros,
+    access::{PACKET_BYTES, Rate, packets},
+};
+
+/// Largest deviation of a packet's delay from the path's own.
+pub const JITTER: Micros = 2 * MILLISECOND;
+/// What a sender may have in flight on a new connection (quinn's default).
+pub const INITIAL_WINDOW_BYTES: u64 = 14_720;
+/// Delay of an acknowledgement that nothing follows (RFC 9000, `max_ack_delay`).
+const ACK_DELAY: Micros = 25 * MILLISECOND;
+/// A packet lost so often in a row is delivered: a bound on the work that one message can cost.
+const RESENDS_MAX: u32 = 8;
+
+/// Loss on every path of a network.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LossModel {
+    /// Chance of losing a packet in the good state.
+    pub good: f64,
+    /// Chance of losing a packet in the bad state.
+    pub bad: f64,
+    /// Mean time in the good state; 0 means that there is no bad one.
+    pub good_for: Micros,
+    /// Mean time in the bad state.
+    pub bad_for: Micros,
+}
+
+impl LossModel {
+    /// 2 % on average, half of it at random and half in bursts: 1 % always, and 22 % for 200 ms
+    /// every 5 s.
+    pub const BURSTY_2_PERCENT: Self =
+        Self { good: 0.01, bad: 0.22, good_for: 4_800 * MILLISECOND, bad_for: 200 * MILLISECOND };
+
+    /// Whether any packet can be lost.
+    pub fn any(&self) -> bool {
+        self.good > 0.0 || (self.good_for > 0 && self.bad > 0.0)
+    }
+}
+
+/// What loss costs one message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resent {
+    /// Packets sent again.
+    pub packets: u64,
+    /// How often the last of them to arrive was sent again.
+    pub rounds: u32,
+}
+
+/// State of one direction of a link.
+#[derive(Clone, Debug)]
+pub struct Path {
+    /// When the last control message arrives: the stream is ordered.
+    control_arrives: Micros,
+    /// When the last media message arrives.
+    media_arrives: Micros,
+    /// Congestion window, which only grows here: congestion of the core network is not modelled.
+    window: u64,
+    /// Whether the loss process is in its bad state, and until when it stays.
+    bad: bool,
+    state_until: Micros,
+    /// When the last control message was handed over, and the room left in its packet.
+    packet_at: Micros,
+    packet_room: u64,
+}
+
+impl Default for Path {
+    fn default() -> Self {
+        Self {
+            control_arrives: 0,
+            media_arrives: 0,
+            window: INITIAL_WINDOW_BYTES,
+            bad: false,
+            state_until: 0,
+            packet_at: Micros::MAX,
+            packet_room: 0,
+        }
+    }
+}
+
+impl Path {
+    /// Whether `bytes` of control handed over now still fit into the packet of the message before;
+    /// if so they are put there, else a new packet is opened.
+    pub fn join_packet(&mut self, now: Micros, bytes: u64, wire: u64) -> bool {
+        if self.packet_at == now && bytes <= self.packet_room {
+            self.packet_room -= bytes;
+            return true;
+        }
+        self.packet_at = now;
+        self.packet_room = (packets(bytes) * PACKET_BYTES).saturating_sub(wire);
+        false
+    }
+
+    /// When a control message arrives that has left at `left`.
+    pub fn control_arrival(
+        &mut self,
+        left: Micros,
+        rtt: Micros,
+        resent: Resent,
+        rng: &mut Xoshiro256PlusPlus,
+    ) -> Micros {
+        let resending = u64::from(resent.rounds) * (rtt * 9 / 8 + ACK_DELAY);
+        let arrives = left + rtt / 2 + rng.random_range(0..=JITTER) + resending;
+        self.control_arrives = self.control_arrives.max(arrives);
+        self.control_arrives
+    }
+
+    /// When a media transfer of `wire` bytes arrives whose last byte has left at `left`. On a young
+    /// connection the sender waits a round trip whenever its window is in flight (slow start).
+    pub fn media_arrival(
+        &mut self,
+        left: Micros,
+        wire: u64,
+        rate: Rate,
+        rtt: Micros,
+        resent: Resent,
+        rng: &mut Xoshiro256PlusPlus,
+    ) -> Micros {
+        let mut waiting = 0;
+        let mut window = self.window;
+        let mut sent = window;
+        while sent < wire {
+            waiting += rtt.saturating_sub(rate.time(window));
+            window *= 2;
+            sent += window;
+        }
+        self.window = (self.window + wire).min(1 << 30);
+        let resending = u64::from(resent.rounds) * (rtt * 9 / 8);
+        let arrives = left + rtt / 2 + rng.random_range(0..=JITTER) + waiting + resending;
+        self.media_arrives = self.media_arrives.max(arrives);
+        self.media_arrives
+    }
+
+    /// When the last control message arrives that was sent so far.
+    pub fn last_control_arrival(&self) -> Micros {
+        self.control_arrives
+    }
+
+    /// Draws what loss does to a message of `count` packets sent now.
+    pub fn lose(
+        &mut self,
+        model: &LossModel,
+        now: Micros,
+        count: u64,
+        rng: &mut Xoshiro256PlusPlus,
+    ) -> Resent {
+        let mut resent = Resent::default();
+        if !model.any() {
+            return resent;
+        }
+        let chance = self.loss_at(model, now, rng);
+        let mut outstanding = count;
+        while outstanding > 0 && resent.rounds < RESENDS_MAX {
+            outstanding = (0..outstanding).filter(|_| rng.random_bool(chance)).count() as u64;
+            resent.packets += outstanding;
+            resent.rounds += u32::from(outstanding > 0);
+        }
+        resent
+    }
+
+    fn loss_at(&mut self, model: &LossModel, now: Micros, rng: &mut Xoshiro256PlusPlus) -> f64 {
+        if model.good_for == 0 {
+            return model.good;
+        }
+        while self.state_until <= now {
+            // A new path begins in its good state at a random point of it; later states alternate.
+            self.bad = self.state_until > 0 && !self.bad;
+            let mean = if self.bad { model.bad_for } else { model.good_for };
+            let uniform: f64 = rng.random();
+            let stay = (-(1.0 - uniform).ln() * mean as f64) as Micros;
+            let from = if self.state_until == 0 { now } else { self.state_until };
+            self.state_until = from + stay.max(1);
+        }
+        if self.bad { model.bad } else { model.good }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn losses_average_two_percent_and_come_in_bursts() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+        let (mut lost, mut in_bursts, mut total) = (0, 0, 0);
+        for _ in 0..200 {
+            let mut path = Path::default();
+            for tick in 0..3_000u64 {
+                let resent = path.lose(&LossModel::BURSTY_2_PERCENT, 1 + tick * 10_000, 10, &mut rng);
+                lost += resent.packets;
+                in_bursts += u64::from(path.bad) * resent.packets;
+                total += 10 + resent.packets;
+            }
+        }
+        let share = lost as f64 / total as f64;
+        assert!((0.019..0.022).contains(&share), "{share}");
+        let burst_share = in_bursts as f64 / lost as f64;
+        assert!((0.45..0.6).contains(&burst_share), "{burst_share}");
+    }
+
+    #[test]
+    fn a_young_connection_waits_for_its_window_and_an_old_one_does_not() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+        let mut path = Path::default();
+        let rate = Rate(1_500_000);
+        let rtt = 80 * MILLISECOND;
+        // 14,720 + 29,440 + 58,880 bytes: two waits, each a round trip less what sending took of it.
+        let waits = 2 * rtt - rate.time(14_720) - rate.time(29_440);
+        let first = path.media_arrival(0, 68_000, rate, rtt, Resent::default(), &mut rng);
+        assert!((rtt / 2 + waits..=rtt / 2 + waits + JITTER).contains(&first), "{first}");
+        let second = path.media_arrival(0, 68_000, rate, rtt, Resent::default(), &mut rng);
+        assert!((rtt / 2..=rtt / 2 + JITTER).contains(&second), "{second}");
+    }
+
+    #[test]
+    fn control_stays_in_order_across_a_resent_packet() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+        let mut path = Path::default();
+        let rtt = 100 * MILLISECOND;
+        let lost = Resent { packets: 1, rounds: 1 };
+        let first = path.control_arrival(0, rtt, lost, &mut rng);
+        assert!(first >= rtt / 2 + rtt * 9 / 8 + ACK_DELAY);
+        let second = path.control_arrival(1_000, rtt, Resent::default(), &mut rng);
+        assert_eq!(second, first);
+    }
+}
