@@ -1,1 +1,15 @@
-//! Drives the cores over real sockets.
+//! What the segmenter and the client share at the rim: talking to trackers, and following a channel.
+//!
+//! Everything that comes in is bounded in size and time, and nothing is believed that the channel's key has not
+//! signed.
+
+pub mod backoff;
+pub mod chain;
+mod error;
+pub mod follow;
+mod sse;
+pub mod tracker;
+
+pub use backoff::Backoff;
+pub use error::Error;
+pub use tracker::TrackerClient;

@@ -33,7 +33,9 @@ pub fn join_path(channel: &ChannelId) -> String {
     format!("c/{channel}")
 }
 
-/// `GET`: server-sent events; `Last-Event-ID` resumes after that record.
+/// `GET`: server-sent events. Query `from=<number>`: the records from there on come first; the header
+/// `Last-Event-ID` does the same from the number after it and goes before the query. Without either: only what is new.
+/// The state that holds comes first of all.
 pub fn events_path(channel: &ChannelId) -> String {
     format!("c/{channel}/events")
 }

@@ -1,0 +1,275 @@
+//! Following a channel: every new record, once, in order, from whichever tracker has it first.
+//!
+//! One task a tracker asks for a snapshot, then holds the event stream open, and comes back after a jittered wait
+//! when it breaks. What they bring goes through one [`Chain`]; a tracker that lies, repeats itself, or dies costs
+//! a log line. As long as one tracker answers, nothing is missed.
+
+use std::{sync::Arc, time::Duration};
+
+use minuet_proto::{ChannelId, SegmentSeq, SignedRecord, SignedState, channel_api::Peer};
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Backoff, Error, TrackerClient,
+    chain::{Chain, Verdict},
+    tracker::{Begin, News, Snapshot},
+};
+
+/// The first wait after a tracker failed, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+/// How many events may wait for who follows.
+const QUEUE: usize = 64;
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// At the newest sealed segment that was sealed this long ago, so that its successor is there in time.
+    Live {
+        /// Time since sealing.
+        settled: Duration,
+    },
+    /// At the segment that was on air this long ago.
+    Ago(Duration),
+    /// At the oldest that the tracker has.
+    Oldest,
+}
+
+/// What following yields.
+#[derive(Debug, Clone)]
+pub enum Followed {
+    /// The channel is found: who is in its swarms, so that the first of them is formed at once.
+    Joined(Vec<Peer>),
+    /// The next segment.
+    Record(SignedRecord),
+    /// The source's newest statement about the channel.
+    State(SignedState),
+    /// A tracker failed just now, after it had worked or at the first try.
+    Failed(Arc<(String, Error)>),
+}
+
+enum Brought {
+    Snapshot(Snapshot),
+    News(News),
+    Failed(Error),
+}
+
+/// Follows `channel` on all `trackers` until `cancel`; the receiver ends when all tasks have ended.
+///
+/// `now_ms` gives Unix time in milliseconds; tasks are spawned on `tasks`, whose owner waits for them.
+pub fn follow(
+    channel: ChannelId,
+    trackers: Vec<TrackerClient>,
+    start: Start,
+    now_ms: fn() -> u64,
+    tasks: &TaskTracker,
+    cancel: CancellationToken,
+) -> mpsc::Receiver<Followed> {
+    let (out, followed) = mpsc::channel(QUEUE);
+    let (bring, brought) = mpsc::channel(QUEUE);
+    let (position, _) = watch::channel(None);
+    for (at, tracker) in trackers.iter().cloned().enumerate() {
+        let work = watch_tracker(at, tracker, channel, position.subscribe(), bring.clone());
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(work));
+    }
+    let merger =
+        Merger { channel, trackers, start, now_ms, position, chain: Chain::default(), state_at_ms: 0, out };
+    tasks.spawn(cancel.run_until_cancelled_owned(merger.run(brought)));
+    followed
+}
+
+/// Asks one tracker, for ever.
+async fn watch_tracker(
+    at: usize,
+    tracker: TrackerClient,
+    channel: ChannelId,
+    mut position: watch::Receiver<Option<SegmentSeq>>,
+    bring: mpsc::Sender<(usize, Brought)>,
+) {
+    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    loop {
+        let failure = visit(at, &tracker, channel, &mut position, &bring, &mut backoff).await.err();
+        // A stream that merely ended is opened again after the same wait: a tracker that is told to come back
+        // by many at once has just been restarted.
+        let wait = backoff.failed(rand::random());
+        if let Some(error) = failure
+            && bring.send((at, Brought::Failed(error))).await.is_err()
+        {
+            return;
+        }
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// A snapshot, then the event stream until it ends.
+async fn visit(
+    at: usize,
+    tracker: &TrackerClient,
+    channel: ChannelId,
+    position: &mut watch::Receiver<Option<SegmentSeq>>,
+    bring: &mpsc::Sender<(usize, Brought)>,
+    backoff: &mut Backoff,
+) -> Result<(), Error> {
+    let snapshot = tracker.join(channel, Begin::Newest).await?;
+    let has_records = !snapshot.records.is_empty();
+    if bring.send((at, Brought::Snapshot(snapshot))).await.is_err() {
+        return Ok(());
+    }
+    if has_records && position.wait_for(Option::is_some).await.is_err() {
+        return Ok(());
+    }
+    let from = *position.borrow_and_update();
+    let mut events = tracker.events(channel, from).await?;
+    loop {
+        let Some(news) = events.next().await? else { return Ok(()) };
+        backoff.succeeded();
+        if bring.send((at, Brought::News(news))).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+struct Merger {
+    channel: ChannelId,
+    trackers: Vec<TrackerClient>,
+    start: Start,
+    now_ms: fn() -> u64,
+    /// The segment wanted next: where event streams resume.
+    position: watch::Sender<Option<SegmentSeq>>,
+    chain: Chain,
+    state_at_ms: u64,
+    out: mpsc::Sender<Followed>,
+}
+
+/// Who follows is gone.
+struct Gone;
+
+impl Merger {
+    async fn run(mut self, mut brought: mpsc::Receiver<(usize, Brought)>) {
+        let mut failing = vec![false; self.trackers.len()];
+        while let Some((at, item)) = brought.recv().await {
+            let name = self.trackers[at].base().to_string();
+            let failed = matches!(item, Brought::Failed(_));
+            let given = match item {
+                Brought::Snapshot(snapshot) => self.snapshot(snapshot).await,
+                Brought::News(News::Record(record)) => self.record(record).await,
+                Brought::News(News::State(state)) => self.state(state).await,
+                Brought::Failed(error) if failing[at] => {
+                    tracing::debug!("{name} {error}");
+                    Ok(())
+                }
+                Brought::Failed(error) => self.give(Followed::Failed(Arc::new((name.clone(), error)))).await,
+            };
+            if failing[at] && !failed {
+                tracing::info!("{name} answers again");
+            }
+            failing[at] = failed;
+            if given.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn snapshot(&mut self, snapshot: Snapshot) -> Result<(), Gone> {
+        self.give(Followed::Joined(snapshot.peers)).await?;
+        if let Some(newest) = snapshot.records.last()
+            && self.position.borrow().is_none()
+        {
+            let first = self.first_wanted(&snapshot.records, newest, &snapshot.state, snapshot.oldest);
+            self.chain.start_at(first);
+            if snapshot.records[0].seq <= first {
+                snapshot.records.into_iter().for_each(|record| self.insert(record));
+                self.drain().await?;
+            }
+            // Older ones than this answer has come by the event streams, in order.
+            self.position.send_replace(self.chain.wanted());
+        }
+        match snapshot.state {
+            Some(state) => self.state(state).await,
+            None => Ok(()),
+        }
+    }
+
+    fn first_wanted(
+        &self,
+        records: &[SignedRecord],
+        newest: &SignedRecord,
+        state: &Option<SignedState>,
+        oldest: Option<SegmentSeq>,
+    ) -> SegmentSeq {
+        let oldest = oldest.unwrap_or(records[0].seq).min(newest.seq);
+        match self.start {
+            Start::Live { settled } => {
+                let ended = state.as_ref().is_some_and(|s| s.phase == minuet_proto::Phase::Ended);
+                let before = (self.now_ms)().saturating_sub(millis(settled));
+                records.iter().rev().find(|r| ended || r.sealed_ms <= before).unwrap_or(&records[0]).seq
+            }
+            Start::Ago(ago) => {
+                let segment_ms = state.as_ref().map_or(newest.duration_ms, |s| s.segment_ms).max(1);
+                SegmentSeq(newest.seq.0.saturating_sub(millis(ago) / segment_ms)).max(oldest)
+            }
+            Start::Oldest => oldest,
+        }
+    }
+
+    async fn state(&mut self, state: SignedState) -> Result<(), Gone> {
+        if state.at_ms <= self.state_at_ms {
+            return Ok(());
+        }
+        self.state_at_ms = state.at_ms;
+        self.give(Followed::State(state)).await
+    }
+
+    async fn record(&mut self, record: SignedRecord) -> Result<(), Gone> {
+        self.insert(record);
+        self.drain().await?;
+        if let Some(missing) = self.chain.gap() {
+            self.fill(missing).await?;
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, record: SignedRecord) {
+        if let Verdict::Refused(why) = self.chain.insert(record) {
+            tracing::warn!("thrown away: {why}");
+        }
+    }
+
+    /// Asks every tracker for what is missing; what none has is left out.
+    async fn fill(&mut self, missing: SegmentSeq) -> Result<(), Gone> {
+        for at in 0..self.trackers.len() {
+            if let Ok(snapshot) = self.trackers[at].join(self.channel, Begin::Seq(missing)).await {
+                snapshot.records.into_iter().for_each(|record| self.insert(record));
+            }
+            self.drain().await?;
+            if self.chain.gap().is_none() {
+                return Ok(());
+            }
+        }
+        if let Some(record) = self.chain.next_past_gap() {
+            tracing::warn!("no tracker has the records from segment {missing} to before {}", record.seq);
+            self.give_record(record).await?;
+        }
+        self.drain().await
+    }
+
+    async fn drain(&mut self) -> Result<(), Gone> {
+        while let Some(record) = self.chain.take_next() {
+            self.give_record(record).await?;
+        }
+        Ok(())
+    }
+
+    async fn give_record(&mut self, record: SignedRecord) -> Result<(), Gone> {
+        self.position.send_replace(Some(record.seq.next()));
+        self.give(Followed::Record(record)).await
+    }
+
+    async fn give(&self, item: Followed) -> Result<(), Gone> {
+        self.out.send(item).await.map_err(|_| Gone)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,265 @@
+//! A tracker's channel API over HTTP, from the asking side. See `docs/protocol.md`.
+//!
+//! Every answer is read up to a limit and within a time, and every statement in it is checked before it is given
+//! on.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use minuet_proto::{
+    ChannelId, Metainfo, SegmentSeq, SignedRecord, SignedState,
+    channel_api::{self, Join, Publication},
+    metainfo::MAX_METAINFO_LENGTH,
+};
+use reqwest::{Client, Response, StatusCode, Url};
+
+use crate::{
+    Error,
+    sse::{Event, Parser},
+};
+
+/// How long a connection to a tracker may take to come about.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one question and its whole answer may take.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an event stream may be silent; trackers send a comment every 15 s.
+pub const EVENTS_SILENCE: Duration = Duration::from_secs(45);
+/// How much of a refusal's text is kept, in bytes.
+const MAX_REFUSAL_LENGTH: usize = 300;
+
+/// One tracker. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct TrackerClient {
+    http: Client,
+    base: Url,
+}
+
+/// A channel as one tracker knows it, with every signature checked.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The newest statement of the source about the channel.
+    pub state: Option<SignedState>,
+    /// Records in ascending order.
+    pub records: Vec<SignedRecord>,
+    /// The oldest segment that the tracker has.
+    pub oldest: Option<SegmentSeq>,
+    /// Peers of the running swarms.
+    pub peers: Vec<channel_api::Peer>,
+    /// How many statements were thrown away because they did not hold.
+    pub rejected: usize,
+}
+
+/// Which records a [`Snapshot`] should begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// The newest few.
+    Newest,
+    /// From a number on.
+    Seq(SegmentSeq),
+}
+
+/// A checked statement from an event stream.
+#[derive(Debug, Clone)]
+pub enum News {
+    /// A segment was sealed.
+    Record(SignedRecord),
+    /// The source says something new about the channel.
+    State(SignedState),
+}
+
+impl TrackerClient {
+    /// A client for the tracker at `base`, a URL as [`minuet_proto::link::parse_tracker`] gives it.
+    pub fn new(base: Url) -> Result<Self, Error> {
+        let http = Client::builder()
+            .user_agent(concat!("minuet/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::limited(3))
+            .build()?;
+        Ok(Self { http, base })
+    }
+
+    /// Its base URL.
+    pub fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// Where BitTorrent clients announce to it (BEP 3).
+    pub fn announce_url(&self) -> String {
+        self.url("announce").into()
+    }
+
+    /// Everything needed to join a channel, in one answer.
+    pub async fn join(&self, channel: ChannelId, begin: Begin) -> Result<Snapshot, Error> {
+        let mut url = self.url(&channel_api::join_path(&channel));
+        match begin {
+            Begin::Newest => {}
+            Begin::Seq(seq) => drop(url.query_pairs_mut().append_pair("from", &seq.to_string())),
+        }
+        let body = self.get(url, channel_api::MAX_JOIN_LENGTH).await?;
+        let join: Join = serde_json::from_slice(&body).map_err(|e| Error::Garbage(e.to_string()))?;
+        Ok(Snapshot::check(&join, channel))
+    }
+
+    /// A segment's `.torrent`. Its info hash is for the caller to check against the record.
+    pub async fn torrent(&self, channel: ChannelId, seq: SegmentSeq) -> Result<Metainfo, Error> {
+        let url = self.url(&channel_api::torrent_path(&channel, seq));
+        Ok(Metainfo::parse(&self.get(url, MAX_METAINFO_LENGTH).await?)?)
+    }
+
+    /// Publishes a record with its torrent. A record that the tracker has already is no error.
+    pub async fn publish(&self, channel: ChannelId, publication: &Publication) -> Result<(), Error> {
+        self.post(&channel_api::records_path(&channel), publication.encode()).await
+    }
+
+    /// Publishes a statement about the channel.
+    pub async fn publish_state(&self, state: &SignedState) -> Result<(), Error> {
+        self.post(&channel_api::state_path(&state.channel), state.encode()).await
+    }
+
+    /// Opens the channel's event stream: the records from segment `from` on, then whatever comes; without it, only
+    /// what comes.
+    pub async fn events(&self, channel: ChannelId, from: Option<SegmentSeq>) -> Result<Events, Error> {
+        let mut url = self.url(&channel_api::events_path(&channel));
+        if let Some(from) = from {
+            url.query_pairs_mut().append_pair("from", &from.to_string());
+        }
+        let request =
+            self.http.get(url).header("Accept", "text/event-stream").header("Cache-Control", "no-cache");
+        let response = tokio::time::timeout(ANSWER_TIMEOUT, request.send())
+            .await
+            .map_err(|_| Error::Silent(ANSWER_TIMEOUT))??;
+        let response = refuse_errors(response).await?;
+        let is_events = response
+            .headers()
+            .get(reqwest::header::CONTENT_TYPE)
+            .is_some_and(|t| t.as_bytes().starts_with(b"text/event-stream"));
+        if !is_events {
+            return Err(Error::Garbage("no event stream where one was asked for".into()));
+        }
+        Ok(Events { channel, response, parser: Parser::default(), pending: Vec::new() })
+    }
+
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        // The base ends in a slash (see `parse_tracker`), and the path is one of ours.
+        url.set_path(&format!("{}{path}", self.base.path()));
+        url
+    }
+
+    async fn get(&self, url: Url, limit: usize) -> Result<Vec<u8>, Error> {
+        within(async {
+            let response = refuse_errors(self.http.get(url).send().await?).await?;
+            read(response, limit).await
+        })
+        .await
+    }
+
+    async fn post(&self, path: &str, body: Bytes) -> Result<(), Error> {
+        within(async {
+            refuse_errors(self.http.post(self.url(path)).body(body).send().await?).await?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+async fn within<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(ANSWER_TIMEOUT, work).await.unwrap_or(Err(Error::Silent(ANSWER_TIMEOUT)))
+}
+
+/// Reads a body of at most `limit` bytes.
+async fn read(mut response: Response, limit: usize) -> Result<Vec<u8>, Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > limit {
+            return Err(Error::Endless(limit));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+async fn refuse_errors(mut response: Response) -> Result<Response, Error> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let mut said = Vec::new();
+    if status != StatusCode::NOT_FOUND {
+        while said.len() < MAX_REFUSAL_LENGTH
+            && let Ok(Some(chunk)) = response.chunk().await
+        {
+            said.extend_from_slice(&chunk[..chunk.len().min(MAX_REFUSAL_LENGTH - said.len())]);
+        }
+    }
+    let said = String::from_utf8_lossy(&said);
+    let said = said.lines().next().unwrap_or_default().replace(char::is_control, "");
+    let reason = status.canonical_reason().unwrap_or("no reason");
+    Err(Error::Refused { status: status.as_u16(), said: if said.is_empty() { reason.into() } else { said } })
+}
+
+impl Snapshot {
+    fn check(join: &Join, channel: ChannelId) -> Self {
+        let mut rejected = 0;
+        let mut checked = |held: Result<SignedRecord, minuet_proto::Error>| {
+            held.inspect_err(|error| {
+                tracing::warn!("thrown away: {error}");
+                rejected += 1;
+            })
+            .ok()
+        };
+        let mut records: Vec<SignedRecord> = join
+            .records
+            .iter()
+            .take(channel_api::MAX_JOIN_RECORDS)
+            .filter_map(|text| checked(SignedRecord::from_base64(text, channel)))
+            .collect();
+        records.sort_by_key(|record| record.seq);
+        let state = join.state.as_deref().and_then(|text| {
+            SignedState::from_base64(text, channel)
+                .inspect_err(|error| {
+                    tracing::warn!("thrown away: {error}");
+                    rejected += 1;
+                })
+                .ok()
+        });
+        let peers = join.peers.iter().take(channel_api::MAX_JOIN_PEERS).copied().collect();
+        Self { state, records, oldest: join.oldest, peers, rejected }
+    }
+}
+
+/// An open event stream.
+#[derive(Debug)]
+pub struct Events {
+    channel: ChannelId,
+    response: Response,
+    parser: Parser,
+    /// Parsed, in reverse order.
+    pending: Vec<Event>,
+}
+
+impl Events {
+    /// The next statement. `None` when the tracker ends the stream; an error when it is broken, silent for
+    /// [`EVENTS_SILENCE`], or says what does not hold. Safe to cancel.
+    pub async fn next(&mut self) -> Result<Option<News>, Error> {
+        loop {
+            while let Some(event) = self.pending.pop() {
+                match event.name.as_str() {
+                    channel_api::EVENT_RECORD => {
+                        return Ok(Some(News::Record(SignedRecord::from_base64(&event.data, self.channel)?)));
+                    }
+                    channel_api::EVENT_STATE => {
+                        return Ok(Some(News::State(SignedState::from_base64(&event.data, self.channel)?)));
+                    }
+                    _ => {}
+                }
+            }
+            let chunk = tokio::time::timeout(EVENTS_SILENCE, self.response.chunk())
+                .await
+                .map_err(|_| Error::Silent(EVENTS_SILENCE))??;
+            let Some(chunk) = chunk else { return Ok(None) };
+            self.parser.push(&chunk, &mut self.pending)?;
+            self.pending.reverse();
+        }
+    }
+}
