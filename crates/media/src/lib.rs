@@ -1,1 +1,58 @@
-//! MPEG-TS and the cutter. Pure.
+//! MPEG-TS for live segments: finding packets, tables and random access points, and cutting a feed into
+//! segments that each play alone and joined are the feed.
+//!
+//! The crate is pure: bytes come in as slices and leave as slices; it knows no clock, file or socket.
+//! Everything is parsed with limits, and nothing in a feed can make it panic or grow without bound.
+//!
+//! - [`Cutter`] does the cutting; [`Event`] is what it says.
+//! - [`PacketSync`] turns bytes into whole packets.
+//!
+//! Terms are those of ISO/IEC 13818-1.
+
+mod access;
+mod cutter;
+mod event;
+pub mod packet;
+mod pes;
+mod program;
+mod psi;
+mod section;
+mod sync;
+mod time;
+
+pub use cutter::{Cutter, CutterConfig};
+pub use event::{Counters, Event, Notice, RandomAccess, SegmentEnd, SegmentStart};
+pub use psi::Codec;
+pub use sync::{CONFIRMATIONS, Found, PacketSync, SYNC_LIMIT, looks_like_mpeg_ts};
+pub use time::{Pcr, TICKS_PER_SECOND, Ticks, Timestamp};
+
+/// Why a feed cannot be cut.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No sync in the first bytes.
+    #[error(
+        "the input is not MPEG-TS: no packets in its first {searched} bytes; let ffmpeg make it with `-f mpegts`"
+    )]
+    NotMpegTs {
+        /// Bytes looked at.
+        searched: u64,
+    },
+    /// The program that is wanted is not in the feed.
+    #[error("the feed has no program {wanted}; choose one of {available:?}")]
+    NoSuchProgram {
+        /// What is wanted.
+        wanted: u16,
+        /// What the PAT lists.
+        available: Vec<u16>,
+    },
+    /// There are packets but no usable program.
+    #[error(
+        "the first {searched} bytes of the feed name no video or audio (no PAT and PMT with a stream that is known); \
+         let ffmpeg make it with `-f mpegts`"
+    )]
+    NoProgram {
+        /// Bytes looked at.
+        searched: u64,
+    },
+}

@@ -1,0 +1,427 @@
+//! The cutter's view of each packet: counts it, follows the tables and the clock, judges access units and
+//! marks where segments start and end.
+//!
+//! Offsets here count the bytes held back from before and the run after them as one row of bytes.
+
+use std::collections::VecDeque;
+
+use super::{
+    CutterConfig,
+    schedule::{Schedule, Verdict},
+    timeline::Timeline,
+};
+use crate::{
+    Error,
+    access::{Access, Scanner},
+    event::{Counters, Notice, RandomAccess},
+    packet::{Adaptation, NULL_PID, PACKET_LEN, PAT_PID, PID_COUNT, Packet},
+    pes::{NoHeader, PesHeader},
+    program::{Programs, Selection},
+    psi::Codec,
+    sync::Found,
+    time::{Pcr, TICKS_PER_SECOND, Ticks, Timestamp},
+};
+
+/// An access unit that is not judged after so many bytes of feed is not a random access point.
+pub const HOLD_LIMIT: usize = 1 << 20;
+/// A feed without a usable program in its first so many bytes has none.
+const PROGRAM_LIMIT: u64 = 32 << 20;
+/// A PCR no further than this ahead of the one before goes on from it, whatever its flag says.
+const PCR_STEP: i64 = TICKS_PER_SECOND as i64;
+
+/// What happens at an offset.
+#[derive(Debug)]
+pub enum Mark {
+    Start { discontinuity: bool, position: Ticks, timestamp: Option<Timestamp>, tables: Vec<u8> },
+    RandomAccess(RandomAccess),
+    End { duration: Ticks },
+}
+
+#[derive(Debug)]
+pub struct Scan {
+    config: CutterConfig,
+    pub counters: Counters,
+    /// Not tied to an offset; at most a few a run.
+    pub notices: VecDeque<Notice>,
+    marks: VecDeque<(usize, Mark)>,
+    /// Handed out only when the access unit at its beginning has been judged.
+    held: Vec<u8>,
+    run_len: usize,
+    /// Bytes of the feed before the held ones.
+    before: u64,
+    pids: Box<[PidState; PID_COUNT]>,
+    programs: Programs,
+    selection: Option<Selection>,
+    timeline: Timeline,
+    schedule: Schedule,
+    scanner: Scanner,
+    unit: Option<AccessUnit>,
+    /// Where the segment under way started, and the feed's byte at which it is too large.
+    segment: Option<Ticks>,
+    full_at: u64,
+    /// The next segment does not go on from the one before.
+    discontinuity: bool,
+    last_pcr: Option<Pcr>,
+    flag_seen: bool,
+    scrambled_noticed: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct PidState {
+    /// The last continuity counter, plus 1; 0 before the first packet.
+    counter: u8,
+    repeated: bool,
+    roles: u8,
+}
+
+const TABLE: u8 = 1;
+const LEADING: u8 = 2;
+const CLOCK: u8 = 4;
+
+/// An access unit of the leading stream that is not judged yet.
+#[derive(Debug)]
+struct AccessUnit {
+    /// Offset of the packet in which it starts.
+    at: usize,
+    /// `random_access_indicator` of that packet.
+    flag: bool,
+    timestamp: Option<Timestamp>,
+    /// The PES header so far; `None` when it is complete.
+    header: Option<Vec<u8>>,
+}
+
+impl Scan {
+    pub fn new(config: CutterConfig) -> Self {
+        let mut pids = Box::new([PidState::default(); PID_COUNT]);
+        pids[usize::from(PAT_PID)].roles = TABLE;
+        Self {
+            counters: Counters::default(),
+            notices: VecDeque::new(),
+            marks: VecDeque::new(),
+            held: Vec::new(),
+            run_len: 0,
+            before: 0,
+            pids,
+            programs: Programs::new(config.program),
+            selection: None,
+            timeline: Timeline::default(),
+            schedule: Schedule::new(config.segment.into(), config.grace.into(), config.limit.into()),
+            scanner: Scanner::new(Codec::Private),
+            unit: None,
+            segment: None,
+            full_at: u64::MAX,
+            discontinuity: false,
+            last_pcr: None,
+            flag_seen: false,
+            scrambled_noticed: false,
+            config,
+        }
+    }
+
+    /// The bytes held back from before the run.
+    pub fn held(&self) -> &[u8] {
+        &self.held
+    }
+
+    /// Sync was found.
+    pub fn found(&mut self, found: Found) {
+        self.counters.garbage_bytes += found.garbage;
+        if !found.first {
+            self.notices.push_back(Notice::Resynchronised { garbage: found.garbage });
+        } else {
+            self.notices.push_back(Notice::Synchronised { stride: found.stride });
+        }
+    }
+
+    /// Scans the next run.
+    pub fn packets(&mut self, run: &[u8]) -> Result<(), Error> {
+        self.run_len = run.len();
+        if self.selection.is_none() && self.before >= PROGRAM_LIMIT {
+            return Err(Error::NoProgram { searched: self.before });
+        }
+        let mut at = self.held.len();
+        for packet in run.as_chunks().0 {
+            self.packet(Packet::new(packet), at)?;
+            at += PACKET_LEN;
+        }
+        Ok(())
+    }
+
+    /// There are no more packets: what is open is closed.
+    pub fn finish(&mut self) {
+        self.run_len = 0;
+        self.judge(Access::None);
+        if let Some(start) = self.segment.take() {
+            let duration = Ticks(self.timeline.end().0.saturating_sub(start.0));
+            self.marks.push_back((self.held.len(), Mark::End { duration }));
+        }
+    }
+
+    /// How far bytes may be handed out from `at` on, and what happens when they have been.
+    pub fn next_mark(&mut self, at: usize) -> (usize, Option<Mark>) {
+        match self.marks.front() {
+            Some(&(target, _)) if at < target => (target, None),
+            Some(_) => (at, self.marks.pop_front().map(|(_, mark)| mark)),
+            None => {
+                let end = self.held.len() + self.run_len;
+                (self.unit.as_ref().map_or(end, |unit| unit.at.min(end)), None)
+            }
+        }
+    }
+
+    /// The run is over: what was not handed out of it is held back.
+    pub fn hold_back(&mut self, run: &[u8]) {
+        let end = self.held.len() + self.run_len;
+        let keep = self.unit.as_ref().map_or(end, |unit| unit.at.min(end));
+        if keep >= self.held.len() {
+            let rest = run.get(keep - self.held.len()..self.run_len).unwrap_or_default();
+            self.held.clear();
+            self.held.extend_from_slice(rest);
+        } else {
+            self.held.drain(..keep);
+            self.held.extend_from_slice(&run[..self.run_len.min(run.len())]);
+        }
+        if let Some(unit) = &mut self.unit {
+            unit.at = 0;
+        }
+        self.before += keep as u64;
+        self.run_len = 0;
+    }
+
+    fn packet(&mut self, packet: Packet<'_>, at: usize) -> Result<(), Error> {
+        self.counters.packets += 1;
+        if self.before + at as u64 >= self.full_at {
+            self.too_large(at);
+        }
+        if let Some(unit) = &self.unit
+            && at - unit.at >= HOLD_LIMIT
+        {
+            self.judge(Access::None);
+        }
+        let pid = packet.pid();
+        if packet.transport_error() {
+            self.counters.transport_errors += 1;
+            return Ok(());
+        }
+        if pid == NULL_PID {
+            self.counters.null_packets += 1;
+            return Ok(());
+        }
+        let state = &mut self.pids[usize::from(pid)];
+        let last = std::mem::replace(&mut state.counter, packet.counter() + 1);
+        if packet.has_payload() && last != 0 && packet.counter() != last & 0x0f {
+            let repeats = packet.counter() + 1 == last && !state.repeated;
+            if repeats {
+                state.repeated = true;
+                return Ok(());
+            }
+            if !packet.adaptation().is_some_and(|field| field.discontinuity) {
+                self.counters.continuity_errors += 1;
+            }
+        }
+        state.repeated = false;
+        let roles = state.roles;
+        if roles == 0 {
+            return Ok(());
+        }
+        if roles & TABLE != 0 && self.programs.push(packet)? {
+            self.tables_changed();
+        }
+        if roles & (CLOCK | LEADING) != 0 {
+            let field = packet.adaptation().unwrap_or_default();
+            if roles & CLOCK != 0 {
+                self.clock(field);
+            }
+            if roles & LEADING != 0 {
+                self.leading(packet, field, at);
+            }
+        }
+        Ok(())
+    }
+
+    fn clock(&mut self, field: Adaptation) {
+        let Some(pcr) = field.pcr else { return };
+        let last = self.last_pcr.replace(pcr);
+        let goes_on = last.is_some_and(|last| (0..=PCR_STEP).contains(&pcr.base.since(last.base)));
+        // Some encoders set the flag where nothing breaks.
+        if field.discontinuity && last.is_some() && !goes_on {
+            self.timeline.break_here();
+        }
+    }
+
+    fn leading(&mut self, packet: Packet<'_>, field: Adaptation, at: usize) {
+        if packet.scrambled() {
+            self.scrambled(packet, field, at);
+            return;
+        }
+        if packet.unit_start() {
+            self.flag_seen |= field.random_access;
+            // Parameter sets in a PES packet of their own are where the access unit starts.
+            match &mut self.unit {
+                Some(unit) if unit.header.is_none() && self.scanner.parameters_only() => {
+                    unit.flag |= field.random_access;
+                    unit.header = Some(Vec::new());
+                }
+                _ => self.start_unit(field.random_access, at),
+            }
+        }
+        let Some(unit) = &mut self.unit else { return };
+        let payload = packet.payload();
+        let access = match &mut unit.header {
+            None => self.scanner.push(payload),
+            Some(bytes) => {
+                bytes.extend_from_slice(payload);
+                match PesHeader::parse(bytes) {
+                    Ok(header) => {
+                        unit.timestamp = unit.timestamp.or(header.decode_time());
+                        let access = self.scanner.push(&bytes[header.len..]);
+                        unit.header = None;
+                        access
+                    }
+                    Err(NoHeader::Short) => None,
+                    Err(NoHeader::Other) => Some(Access::None),
+                }
+            }
+        };
+        if let Some(access) = access {
+            self.judge(access);
+        }
+    }
+
+    /// Of a scrambled stream only the adaptation field can be read.
+    fn scrambled(&mut self, packet: Packet<'_>, field: Adaptation, at: usize) {
+        self.counters.scrambled_packets += 1;
+        if !std::mem::replace(&mut self.scrambled_noticed, true) {
+            self.notices.push_back(Notice::Scrambled);
+        }
+        if packet.unit_start() {
+            self.flag_seen |= field.random_access;
+            self.start_unit(field.random_access, at);
+            if let Some(unit) = &mut self.unit {
+                unit.timestamp = self.last_pcr.map(|pcr| pcr.base);
+            }
+            self.judge_by_flag();
+        }
+    }
+
+    fn start_unit(&mut self, flag: bool, at: usize) {
+        self.judge(Access::None);
+        self.scanner.restart();
+        self.unit = Some(AccessUnit { at, flag, timestamp: None, header: Some(Vec::new()) });
+    }
+
+    /// Judges an access unit that cannot be looked into. Where the flag is never set, none is better than
+    /// another.
+    fn judge_by_flag(&mut self) {
+        let flag = self.unit.as_ref().is_some_and(|unit| unit.flag);
+        self.settle(match (flag, self.flag_seen) {
+            (true, _) => Access::Clean,
+            (false, false) => Access::Degraded,
+            (false, true) => Access::None,
+        });
+    }
+
+    fn judge(&mut self, access: Access) {
+        let opaque = matches!(
+            self.selection.map(|selection| selection.codec),
+            Some(Codec::OtherVideo | Codec::Private)
+        );
+        if opaque { self.judge_by_flag() } else { self.settle(access) }
+    }
+
+    /// The open access unit is this good a place to start: cuts before it, or lets it pass.
+    fn settle(&mut self, access: Access) {
+        let Some(unit) = self.unit.take() else { return };
+        let jumped = unit.timestamp.is_some_and(|timestamp| self.timeline.observe(timestamp));
+        let position = self.timeline.position();
+        if jumped && self.segment.is_some() {
+            self.notices.push_back(Notice::Discontinuity);
+            self.discontinuity = true;
+            self.schedule.force(position);
+        }
+        match self.schedule.judge(position, access) {
+            Verdict::Cut => self.cut(unit.at, unit.timestamp),
+            Verdict::Late { overdue } => {
+                let degraded = access == Access::Degraded;
+                self.notices.push_back(Notice::NoRandomAccess { overdue, degraded });
+                self.cut(unit.at, unit.timestamp);
+            }
+            Verdict::Pass => {}
+        }
+        if access == Access::Clean && self.segment.is_some() {
+            let position = self.timeline.position();
+            self.marks.push_back((unit.at, Mark::RandomAccess(RandomAccess { position })));
+        }
+    }
+
+    /// Ends the segment under way at offset `at` and starts the next.
+    fn cut(&mut self, at: usize, timestamp: Option<Timestamp>) {
+        if self.segment.is_none() {
+            self.timeline.start_here();
+            let bytes = self.before + at as u64;
+            if bytes > 0 {
+                self.notices.push_back(Notice::Skipped { bytes });
+            }
+        }
+        let position = self.timeline.position();
+        if let Some(start) = self.segment.replace(position) {
+            let duration = Ticks(position.0.saturating_sub(start.0));
+            self.marks.push_back((at, Mark::End { duration }));
+        }
+        self.schedule.cut(position);
+        self.full_at = (self.before + at as u64).saturating_add(self.config.max_bytes.max(PACKET_LEN as u64));
+        let mut tables = Vec::new();
+        let counter = |pid: u16| self.pids[usize::from(pid)].counter.wrapping_sub(1);
+        self.programs.write_tables(counter, &mut tables);
+        let discontinuity = std::mem::take(&mut self.discontinuity);
+        self.marks.push_back((at, Mark::Start { discontinuity, position, timestamp, tables }));
+    }
+
+    fn too_large(&mut self, at: usize) {
+        self.judge(Access::None);
+        if self.before + at as u64 >= self.full_at {
+            self.notices.push_back(Notice::TooLarge { limit: self.config.max_bytes });
+            self.cut(at, None);
+        }
+    }
+
+    fn tables_changed(&mut self) {
+        let old = self.selection;
+        self.selection = self.programs.selection();
+        for state in self.pids.iter_mut() {
+            state.roles = 0;
+        }
+        let pids = self.pids.as_mut_slice();
+        let mut give = |pid: u16, role: u8| {
+            if pid != NULL_PID {
+                pids[usize::from(pid)].roles |= role;
+            }
+        };
+        give(PAT_PID, TABLE);
+        self.programs.pmt_pids().for_each(|pid| give(pid, TABLE));
+        let Some(new) = self.selection else { return };
+        give(new.leading.pid, LEADING);
+        give(new.pcr_pid, CLOCK);
+        let follows = |old: Selection| (old.program, old.leading.pid, old.codec);
+        if old.map(follows) == Some(follows(new)) {
+            return;
+        }
+        // The open access unit belongs to the stream that was followed so far.
+        self.settle(Access::None);
+        self.scanner = Scanner::new(new.codec);
+        self.flag_seen = false;
+        self.notices.push_back(Notice::Leading {
+            program: new.program,
+            pid: new.leading.pid,
+            stream_type: new.leading.stream_type,
+            codec: new.codec,
+        });
+        if self.segment.is_some() {
+            self.schedule.force(self.timeline.position());
+        }
+        if old.is_some_and(|old| old.program != new.program) {
+            self.last_pcr = None;
+            self.timeline.break_here();
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Real streams, made by ffmpeg: each segment plays alone from its first frame, and joined they are the
+//! input.
+
+mod common;
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use common::{Outcome, cut, seconds};
+use minuet_media::Notice;
+
+const CLIP_SECONDS: u64 = 12;
+const FRAMES_A_SECOND: u64 = 25;
+
+/// Runs ffmpeg and returns what it writes to standard output.
+fn ffmpeg(arguments: &[&str], input: Option<&Path>) -> Vec<u8> {
+    let mut command = Command::new("ffmpeg");
+    command.args(["-nostdin", "-hide_banner", "-loglevel", "error"]);
+    if let Some(path) = input {
+        command.arg("-i").arg(path);
+    }
+    let output = command.args(arguments).stderr(Stdio::inherit()).output().expect("ffmpeg is installed");
+    assert!(output.status.success(), "ffmpeg {arguments:?}");
+    output.stdout
+}
+
+/// A clip of moving picture and tone, coded as `codec` says.
+fn clip(codec: &[&str]) -> Vec<u8> {
+    let picture = format!("testsrc2=size=160x96:rate={FRAMES_A_SECOND}:duration={CLIP_SECONDS}");
+    let tone = format!("sine=frequency=440:sample_rate=48000:duration={CLIP_SECONDS}");
+    let mut arguments = vec!["-f", "lavfi", "-i", &picture, "-f", "lavfi", "-i", &tone];
+    arguments.extend(codec);
+    arguments.extend(["-f", "mpegts", "-"]);
+    ffmpeg(&arguments, None)
+}
+
+const AAC: &[&str] = &["-c:a", "aac", "-b:a", "64k"];
+
+fn x264(parameters: &str) -> Vec<u8> {
+    let codec = ["-c:v", "libx264", "-preset", "veryfast", "-bf", "2", "-x264-params", parameters];
+    clip(&[&codec, AAC].concat())
+}
+
+/// What a decoder that gets only `segment` complains of, and the number of frames it shows.
+fn decode(segment: &[u8], stream: &str) -> (String, u64) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("segment.ts");
+    std::fs::write(&path, segment).expect("room for a clip");
+    let output = Command::new("ffprobe")
+        .args(["-loglevel", "warning", "-count_frames", "-select_streams", stream])
+        .args(["-show_entries", "stream=nb_read_frames", "-of", "csv=p=0"])
+        .arg(&path)
+        .output()
+        .expect("ffprobe is installed");
+    let frames = String::from_utf8_lossy(&output.stdout);
+    let frames = frames.trim().lines().next().unwrap_or_default().trim_end_matches(',').parse();
+    (String::from_utf8_lossy(&output.stderr).into_owned(), frames.unwrap_or(0))
+}
+
+/// Cuts in 2 s segments and checks what must hold for every feed.
+fn check(input: &[u8]) -> Outcome {
+    let outcome = cut(seconds(2), input.chunks(10_007));
+    assert_eq!(outcome.error, None);
+    let skipped = outcome.counters.skipped_bytes as usize;
+    assert!(outcome.joined() == input[skipped..], "the segments joined are the input");
+    for segment in &outcome.segments {
+        // Only tables that the input holds are repeated.
+        for table in segment.tables.chunks(188) {
+            assert!(input.chunks(188).any(|packet| packet == table));
+        }
+    }
+    assert_eq!(outcome.counters.continuity_errors, 0);
+    outcome
+}
+
+/// Each segment decodes alone without complaint, and together they show `frames` frames. Frames that
+/// lead an open GOP may be missing: `lost` a segment.
+fn check_decoding(outcome: &Outcome, frames: u64, lost: u64) {
+    let mut shown = 0;
+    for (index, segment) in outcome.segments.iter().enumerate() {
+        let (complaints, frames) = decode(&segment.file(), "v:0");
+        // An open GOP may tell the decoder to drop pictures of the GOP before, which it never had.
+        let complaint = complaints.lines().find(|line| !line.ends_with("mmco: unref short failure"));
+        assert_eq!(complaint, None, "segment {index}");
+        assert_eq!(segment.random_access.first(), Some(&0), "segment {index} starts at random access point");
+        shown += frames;
+    }
+    let missing = frames - shown;
+    let most = lost * (outcome.segments.len() as u64 - 1);
+    assert!(missing <= most, "{missing} frames missing of {frames}");
+}
+
+const FRAMES: u64 = CLIP_SECONDS * FRAMES_A_SECOND;
+
+#[test]
+fn closed_gop() {
+    let outcome = check(&x264("keyint=25:scenecut=0:open-gop=0"));
+    assert_eq!(outcome.durations_ms(), [2000; 6]);
+    assert_eq!(outcome.segments.iter().map(|s| s.random_access.len()).sum::<usize>(), 12);
+    check_decoding(&outcome, FRAMES, 0);
+}
+
+#[test]
+fn key_frames_off_the_grid() {
+    // Key frames each 1.4 s: at 0, 2.8, 4.2, 7, 8.4, 11.2.
+    let outcome = check(&x264("keyint=35:scenecut=0:open-gop=0"));
+    assert_eq!(outcome.durations_ms(), [2800, 1400, 2800, 1400, 2800, 800]);
+    check_decoding(&outcome, FRAMES, 0);
+}
+
+#[test]
+fn open_gop() {
+    let outcome = check(&x264("keyint=25:scenecut=0:open-gop=1:bframes=2:b-adapt=0"));
+    assert!((5..=6).contains(&outcome.segments.len()), "{:?}", outcome.durations_ms());
+    check_decoding(&outcome, FRAMES, 2);
+}
+
+#[test]
+fn hevc_with_cra() {
+    let codec = ["-c:v", "libx265", "-preset", "ultrafast", "-x265-params"];
+    let parameters = ["log-level=error:keyint=25:bframes=2:repeat-headers=1:open-gop=1"];
+    let outcome = check(&clip(&[&codec[..], &parameters, AAC].concat()));
+    assert!((5..=6).contains(&outcome.segments.len()), "{:?}", outcome.durations_ms());
+    check_decoding(&outcome, FRAMES, 3);
+}
+
+#[test]
+fn mpeg2() {
+    let codec = ["-c:v", "mpeg2video", "-g", "25", "-bf", "2", "-b:v", "500k", "-c:a", "mp2"];
+    let outcome = check(&clip(&codec));
+    assert!((5..=6).contains(&outcome.segments.len()), "{:?}", outcome.durations_ms());
+    check_decoding(&outcome, FRAMES, 2);
+}
+
+#[test]
+fn audio_only() {
+    for codec in ["aac", "mp2", "ac3"] {
+        let outcome = check(&clip(&["-map", "1", "-c:a", codec]));
+        assert_eq!(outcome.segments.len(), 6, "{codec}: {:?}", outcome.durations_ms());
+        for (index, segment) in outcome.segments.iter().enumerate() {
+            let (complaints, frames) = decode(&segment.file(), "a:0");
+            assert_eq!(complaints, "", "{codec}, segment {index}");
+            assert!(frames > 0);
+        }
+    }
+}
+
+#[test]
+fn packets_of_192_and_204_bytes() {
+    let plain = x264("keyint=25:scenecut=0");
+    let expected = cut(seconds(2), [plain.as_slice()]);
+    for (before, after) in [(4, 0), (0, 16)] {
+        let wrap = |packet: &[u8]| [&[0x12; 16][..before], packet, &[0x34; 16][..after]].concat();
+        let wrapped: Vec<u8> = plain.chunks(188).flat_map(wrap).collect();
+        let outcome = cut(seconds(2), wrapped.chunks(4999));
+        assert_eq!(outcome.segments, expected.segments);
+        assert_eq!(outcome.counters, expected.counters);
+        assert!(outcome.notices.contains(&Notice::Synchronised { stride: 188 + before + after }));
+    }
+}
