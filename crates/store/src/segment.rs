@@ -1,0 +1,120 @@
+//! A segment's way to disk: written while it is recorded, sealed at the cut, made durable after.
+
+use std::{
+    fs::{self, File},
+    io::{Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use minuet_proto::{SegmentSeq, SignedRecord};
+
+use crate::{Error, Kind, Store, part};
+
+/// The file of the segment that is being recorded. Dropped without [`OpenSegment::seal`], it is removed.
+#[derive(Debug)]
+pub struct OpenSegment {
+    file: Option<File>,
+    media: PathBuf,
+    torrent: PathBuf,
+    record: PathBuf,
+    dir: PathBuf,
+    length: u64,
+    /// A write failed, so the file may go on beyond `length`.
+    overhang: bool,
+}
+
+/// A segment whose three files have their final names, but may not have reached the disk.
+#[derive(Debug)]
+#[must_use = "a record may be published only after `sync`"]
+pub struct Sealed {
+    files: [(PathBuf, File); 3],
+    dir: PathBuf,
+}
+
+impl OpenSegment {
+    pub(crate) fn create(store: &Store, seq: SegmentSeq) -> Result<Self, Error> {
+        let media = store.media_path(seq);
+        let path = part(&media);
+        let file = File::create(&path).map_err(Error::of(&path))?;
+        Ok(Self {
+            file: Some(file),
+            media,
+            torrent: store.path(seq, Kind::Torrent),
+            record: store.path(seq, Kind::Record),
+            dir: store.segments_dir.clone(),
+            length: 0,
+            overhang: false,
+        })
+    }
+
+    /// Appends bytes. After an error nothing of `bytes` counts as written: the next write takes their place.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        if self.overhang {
+            file.seek(SeekFrom::Start(self.length)).map_err(Error::of(&part(&self.media)))?;
+        }
+        if let Err(error) = file.write_all(bytes) {
+            self.overhang = true;
+            return Err(Error::of(&part(&self.media))(error));
+        }
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Bytes written.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Gives the segment its final names: media, then torrent, then record. Does not wait for the disk.
+    pub fn seal(mut self, torrent: &[u8], record: &SignedRecord) -> Result<Sealed, Error> {
+        if let Some(file) = self.file.as_ref().filter(|_| self.overhang) {
+            file.set_len(self.length).map_err(Error::of(&part(&self.media)))?;
+        }
+        let torrent_file = write_part(&self.torrent, torrent)?;
+        let record_file = write_part(&self.record, &record.encode())?;
+        for path in [&self.media, &self.torrent, &self.record] {
+            fs::rename(part(path), path).map_err(Error::of(path))?;
+        }
+        // Set from `create` until here.
+        let media_file = self.file.take().ok_or_else(|| Error::Io {
+            path: self.media.clone(),
+            source: std::io::Error::other("sealed twice"),
+        })?;
+        let files = [
+            (self.media.clone(), media_file),
+            (self.torrent.clone(), torrent_file),
+            (self.record.clone(), record_file),
+        ];
+        Ok(Sealed { files, dir: self.dir.clone() })
+    }
+}
+
+impl Drop for OpenSegment {
+    fn drop(&mut self) {
+        if self.file.take().is_some() {
+            // Whatever names were reached: without all of them it is no segment.
+            for path in [&self.record, &self.torrent, &self.media] {
+                let _ = fs::remove_file(part(path));
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}
+
+impl Sealed {
+    /// Waits until the segment would survive a power cut.
+    pub fn sync(self) -> Result<(), Error> {
+        for (path, file) in &self.files {
+            file.sync_data().map_err(Error::of(path))?;
+        }
+        // The names: a rename is durable once its folder is.
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(Error::of(&self.dir))
+    }
+}
+
+fn write_part(path: &Path, bytes: &[u8]) -> Result<File, Error> {
+    let path = part(path);
+    let written = File::create(&path).and_then(|mut file| file.write_all(bytes).map(|()| file));
+    written.map_err(Error::of(&path))
+}

@@ -1,0 +1,231 @@
+//! A folder of segments through its life: sealed, found again, cut off at any point, shared, pruned.
+// Helpers of tests are tests: a panic is how they fail.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use minuet_proto::{
+    ChannelKey, Metainfo, PieceHash, PieceLength, Record, SegmentSeq, SignedRecord, metainfo::Info,
+};
+use minuet_store::{Error, Store};
+
+fn key() -> ChannelKey {
+    ChannelKey::from_seed(&[5; 32])
+}
+
+/// Records one segment; its media are a few bytes that tell it from others.
+fn record(store: &Store, key: &ChannelKey, seq: u64, prev: Option<&SignedRecord>) -> SignedRecord {
+    let media = format!("media of {seq}");
+    let mut open = store.create(SegmentSeq(seq)).unwrap();
+    open.write(media.as_bytes()).unwrap();
+    let info = Info {
+        name: minuet_proto::record::segment_file_name(&key.channel(), SegmentSeq(seq)),
+        length: open.length(),
+        piece_length: PieceLength::MIN,
+        pieces: vec![PieceHash::of(media.as_bytes())],
+    };
+    let torrent = Metainfo::new(info, Vec::new(), Vec::new()).unwrap();
+    let record = SignedRecord::sign(
+        key,
+        Record {
+            channel: key.channel(),
+            seq: SegmentSeq(seq),
+            prev: prev.map(|prev| prev.hash()),
+            info_hash: torrent.info_hash(),
+            length: open.length(),
+            piece_length: PieceLength::MIN,
+            duration_ms: 1000,
+            ingest_ms: 1,
+            sealed_ms: 2,
+            discontinuity: false,
+        },
+    );
+    open.seal(&torrent.encode(), &record).unwrap().sync().unwrap();
+    record
+}
+
+fn three(dir: &Path) -> Vec<SignedRecord> {
+    let (store, recovered) = Store::open(dir, key().channel()).unwrap();
+    assert!(recovered.segments.is_empty() && recovered.newest.is_none());
+    let mut records: Vec<SignedRecord> = Vec::new();
+    for seq in 0..3 {
+        records.push(record(&store, &key(), seq, records.last()));
+    }
+    records
+}
+
+fn names(dir: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(dir.join("segments")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn file(dir: &Path, seq: u64, ending: &str) -> PathBuf {
+    let name = minuet_proto::record::segment_file_name(&key().channel(), SegmentSeq(seq));
+    dir.join("segments").join(name).with_extension(ending)
+}
+
+#[test]
+fn segments_are_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = three(dir.path());
+    assert_eq!(names(dir.path()).len(), 9);
+    let (store, recovered) = Store::open(dir.path(), key().channel()).unwrap();
+    assert_eq!(recovered.segments, records);
+    assert_eq!(recovered.newest.as_ref(), records.last());
+    assert_eq!(recovered.removed, 0);
+    assert_eq!(fs::read(store.media_path(SegmentSeq(1))).unwrap(), b"media of 1");
+    assert_eq!(
+        Metainfo::parse(&store.torrent(SegmentSeq(1)).unwrap()).unwrap().info_hash(),
+        records[1].info_hash
+    );
+}
+
+#[test]
+fn a_folder_has_one_holder() {
+    let dir = tempfile::tempdir().unwrap();
+    let (held, _) = Store::open(dir.path(), key().channel()).unwrap();
+    assert!(matches!(Store::open(dir.path(), key().channel()), Err(Error::InUse { .. })));
+    drop(held);
+    Store::open(dir.path(), key().channel()).unwrap();
+}
+
+#[test]
+fn an_unfinished_segment_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = three(dir.path());
+    let before = names(dir.path());
+    let (store, _) = Store::open(dir.path(), key().channel()).unwrap();
+    let mut open = store.create(SegmentSeq(3)).unwrap();
+    open.write(b"half").unwrap();
+    assert_ne!(names(dir.path()), before);
+    drop(open);
+    assert_eq!(names(dir.path()), before, "abandoned");
+
+    // Killed: nobody tidies up until the next start.
+    std::mem::forget(store.create(SegmentSeq(3)).unwrap());
+    assert_ne!(names(dir.path()), before);
+    drop(store);
+    let (_store, recovered) = Store::open(dir.path(), key().channel()).unwrap();
+    assert_eq!(names(dir.path()), before, "killed");
+    assert_eq!(recovered.newest, records.last().cloned());
+}
+
+/// `/dev/full` fails every write as a full disk does.
+#[test]
+fn a_write_that_failed_leaves_no_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), key().channel()).unwrap();
+    let mut part = file(dir.path(), 0, "ts").into_os_string();
+    part.push(".part");
+    std::os::unix::fs::symlink("/dev/full", part).unwrap();
+    let mut open = store.create(SegmentSeq(0)).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(open.write(b"media").unwrap_err(), Error::DiskFull { .. }));
+        assert_eq!(open.length(), 0);
+    }
+}
+
+#[test]
+fn a_process_killed_between_the_renames_leaves_no_half_segment() {
+    for missing in [&["record"][..], &["record", "torrent"], &["ts"], &["torrent"]] {
+        let dir = tempfile::tempdir().unwrap();
+        let records = three(dir.path());
+        for ending in missing {
+            fs::remove_file(file(dir.path(), 2, ending)).unwrap();
+        }
+        let (_store, recovered) = Store::open(dir.path(), key().channel()).unwrap();
+        assert_eq!(recovered.segments, records[..2], "without {missing:?}");
+        assert_eq!(recovered.removed, usize::from(*missing != ["ts"]));
+        // A number that was signed is not given again.
+        let signed = !missing.contains(&"record");
+        assert_eq!(recovered.newest.as_ref(), if signed { records.last() } else { Some(&records[1]) });
+        assert_eq!(names(dir.path()).len(), if signed { 7 } else { 6 });
+    }
+}
+
+#[test]
+fn damaged_and_foreign_records_are_not_believed() {
+    type Damage = fn(&Path);
+    let damages: [Damage; 5] = [
+        |dir| fs::write(file(dir, 1, "record"), b"").unwrap(),
+        |dir| fs::copy(file(dir, 0, "record"), file(dir, 1, "record")).map(drop).unwrap(),
+        |dir| {
+            let mut bytes = fs::read(file(dir, 1, "record")).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            fs::write(file(dir, 1, "record"), bytes).unwrap();
+        },
+        |dir| fs::write(file(dir, 1, "ts"), b"other length").unwrap(),
+        |dir| fs::copy(file(dir, 0, "torrent"), file(dir, 1, "torrent")).map(drop).unwrap(),
+    ];
+    for (n, damage) in damages.iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = three(dir.path());
+        damage(dir.path());
+        let (_store, recovered) = Store::open(dir.path(), key().channel()).unwrap();
+        assert_eq!(recovered.segments, [records[0].clone(), records[2].clone()], "damage {n}");
+        assert_eq!(recovered.newest.as_ref(), records.last());
+        assert_eq!(names(dir.path()).len(), 6);
+    }
+}
+
+#[test]
+fn of_two_histories_the_newer_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = three(dir.path());
+    let (store, _) = Store::open(dir.path(), key().channel()).unwrap();
+    // Signed, but by its `prev` not what segment 2 follows.
+    let other = record(&store, &key(), 1, None);
+    drop(store);
+    assert_ne!(other, records[1]);
+    let (_store, recovered) = Store::open(dir.path(), key().channel()).unwrap();
+    assert_eq!(recovered.segments, [records[0].clone(), records[2].clone()]);
+}
+
+#[test]
+fn other_files_and_other_channels_are_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = three(dir.path());
+    let stranger = ChannelKey::from_seed(&[6; 32]);
+    {
+        let (store, recovered) = Store::open(dir.path(), stranger.channel()).unwrap();
+        assert!(recovered.newest.is_none());
+        record(&store, &stranger, 0, None);
+    }
+    for name in ["notes.ts", "notes.ts.part", "-1.ts", "00000000-00000001.record"] {
+        fs::write(dir.path().join("segments").join(name), b"mine").unwrap();
+    }
+    let before = names(dir.path());
+    let (_store, recovered) = Store::open(dir.path(), key().channel()).unwrap();
+    assert_eq!(recovered.segments, records);
+    assert_eq!(names(dir.path()), before);
+}
+
+#[test]
+fn the_newest_number_outlives_its_media() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = three(dir.path());
+    let (store, _) = Store::open(dir.path(), key().channel()).unwrap();
+    for seq in 0..3 {
+        store.remove(SegmentSeq(seq), SegmentSeq(2)).unwrap();
+    }
+    store.remove(SegmentSeq(0), SegmentSeq(2)).unwrap();
+    drop(store);
+    let (_store, recovered) = Store::open(dir.path(), key().channel()).unwrap();
+    assert!(recovered.segments.is_empty());
+    assert_eq!(recovered.newest.as_ref(), records.last());
+    assert_eq!(recovered.removed, 0);
+    assert_eq!(names(dir.path()).len(), 1);
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocked = dir.path().join("file");
+    fs::write(&blocked, b"").unwrap();
+    let error = Store::open(&blocked, key().channel()).unwrap_err();
+    assert!(error.to_string().contains(blocked.to_str().unwrap()), "{error}");
+}
