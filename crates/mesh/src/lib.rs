@@ -15,10 +15,22 @@
 //! The core paces what it sends by a hard limit, and by what the transport says it has really put on the wire
 //! ([`Input::Drained`]): queues live here, where they can be reordered, not in sockets.
 
+mod bans;
+mod bits;
 mod config;
+mod contribution;
 mod event;
+mod flood;
+mod heads;
+mod neighbour;
+mod neighbourhood;
 mod node;
+mod picker;
+mod playback;
+mod push;
 mod time;
+mod uplink;
+mod window;
 
 pub use config::{Config, HeadKey, Role, Start};
 pub use event::{Direction, HangUpReason, Input, LinkId, Output, PieceRef};

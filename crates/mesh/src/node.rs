@@ -1,6 +1,34 @@
 //! The node: one mesh member, made of the parts in the other modules.
 
-use crate::{Config, Input, Output, Role, Timestamp};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use minuet_proto::mesh::{Hello, HelloFlags, Message, NodeId, Serial, Window};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use crate::bans::Bans;
+use crate::flood::{self, price};
+use crate::neighbour::{Neighbours, Slab};
+use crate::neighbourhood::Candidates;
+use crate::playback::Playback;
+use crate::push::Push;
+use crate::uplink::Uplink;
+use crate::window::{AHEAD, PieceWindow};
+use crate::{Config, HangUpReason, Input, LinkId, Output, Role, Timestamp};
+
+/// Protocol version that this crate speaks.
+const VERSION: u32 = 1;
+/// How often requests, deadlines and offers are looked at without an event.
+const TICK: Duration = Duration::from_millis(100);
+/// Ticks between looks at the neighbours.
+const UPKEEP_TICKS: u32 = 10;
+/// Heads that a newcomer asks for behind the edge, for the default delay and a group of pictures at 30 pieces
+/// a second.
+const HEADS_BEHIND: u64 = 256;
+/// Records remembered so that each is passed on once.
+const MAX_RECORDS: usize = 8;
 
 /// Counters since the node was made. Bytes are frame bytes; payload is media bytes in blocks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -21,34 +49,135 @@ pub struct Stats {
     pub pieces_verified: u64,
     /// Pieces that did not.
     pub pieces_corrupt: u64,
-    /// Nodes banned.
+    /// Links that were closed with a ban.
     pub bans: u64,
 }
 
 /// A node of the mesh. See the crate's documentation for its loop.
 #[derive(Debug)]
 pub struct Node {
-    role: Role,
-    stats: Stats,
+    pub(crate) config: Config,
+    pub(crate) role: Role,
+    pub(crate) rng: SmallRng,
+    pub(crate) out: VecDeque<Output>,
+    pub(crate) window: PieceWindow,
+    pub(crate) neighbours: Neighbours,
+    pub(crate) uplink: Uplink,
+    pub(crate) playback: Playback,
+    pub(crate) bans: Bans,
+    pub(crate) candidates: Candidates,
+    pub(crate) push: Push,
+    pub(crate) stats: Stats,
+    /// Pieces that the driver is hashing, and who sent them.
+    pub(crate) verifying: Vec<(u64, NodeId)>,
+    /// Pieces below are marked as wanted where they are.
+    pub(crate) wanted_to: u64,
+    /// Source: serial of the next piece.
+    pub(crate) next_serial: Serial,
+    pub(crate) first_head_at: Option<Timestamp>,
+    pub(crate) heads_asked_at: Option<Timestamp>,
+    pub(crate) leaving: bool,
+    /// Records passed on, newest last.
+    records: VecDeque<Bytes>,
+    next_tick: Timestamp,
+    ticks: u32,
 }
 
 impl Node {
     /// A node without links. `seed` drives all its random choices.
-    pub fn new(_config: Config, role: Role, _seed: u64, _now: Timestamp) -> Self {
-        Self { role, stats: Stats::default() }
+    pub fn new(config: Config, role: Role, seed: u64, now: Timestamp) -> Self {
+        let mut window = PieceWindow::new(config.window);
+        if role == Role::Source {
+            window.place(config.first_serial.0);
+        }
+        // Ticks are spread out by seed, so that nodes started together do not tick together.
+        let next_tick = now + TICK.mul_f64((seed % 64) as f64 / 64.0);
+        Self {
+            uplink: Uplink::new(config.upload_limit),
+            next_serial: config.first_serial,
+            wanted_to: window.base(),
+            config,
+            role,
+            rng: SmallRng::seed_from_u64(seed),
+            out: VecDeque::new(),
+            window,
+            neighbours: Neighbours::default(),
+            playback: Playback::default(),
+            bans: Bans::default(),
+            candidates: Candidates::default(),
+            push: Push::default(),
+            stats: Stats::default(),
+            verifying: Vec::new(),
+            first_head_at: None,
+            heads_asked_at: None,
+            leaving: false,
+            records: VecDeque::new(),
+            next_tick,
+            ticks: 0,
+        }
     }
 
     /// Takes in what happened at `now`, which must not be earlier than at the last call.
-    pub fn handle(&mut self, _input: Input, _now: Timestamp) {}
+    pub fn handle(&mut self, input: Input, now: Timestamp) {
+        match input {
+            Input::Message { link, message, payload } => self.on_message(link, message, payload, now),
+            Input::Drained { link, bytes } => {
+                self.uplink.drained(bytes);
+                if let Some(slab) = self.neighbours.find(link)
+                    && let Some(neighbour) = self.neighbours.get_mut(slab)
+                {
+                    neighbour.undrained = neighbour.undrained.saturating_sub(bytes);
+                }
+                self.pump(now);
+            }
+            Input::Timeout => {}
+            Input::LinkUp { link, peer, direction, rtt } => {
+                self.on_link_up(link, peer, direction, rtt, now);
+            }
+            Input::LinkRtt { link, rtt } => {
+                if let Some(slab) = self.neighbours.find(link)
+                    && let Some(neighbour) = self.neighbours.get_mut(slab)
+                {
+                    neighbour.rtt = rtt;
+                }
+            }
+            Input::LinkDown { link } => self.on_link_down(link, now),
+            Input::DialFailed { peer } => self.on_dial_failed(peer, now),
+            Input::Malformed { link } => {
+                if let Some(slab) = self.neighbours.find(link) {
+                    self.hang_up(slab, HangUpReason::Protocol, true, now);
+                }
+            }
+            Input::PeersLearned { peers } => self.on_peers(peers, None, now),
+            closed @ Input::PieceClosed { .. } => self.on_piece_closed(closed, now),
+            Input::Record { record } => self.pass_record_on(record, now),
+            Input::Head { head } => self.on_head(None, head, now),
+            Input::Verified { serial, ok } => self.on_verified(serial, ok, now),
+            Input::Stored { serial } => self.on_held(serial, now),
+            Input::HttpFailed { serial } => {
+                if self.window.contains(serial.0) {
+                    self.window.slot_mut(serial.0).http = false;
+                }
+            }
+            Input::Playhead { next, due } => self.on_playhead(next, due, now),
+            Input::Leave => self.leave(now),
+        }
+        if now >= self.next_tick {
+            self.tick(now);
+        }
+        if self.uplink.timer.is_some_and(|at| at <= now) {
+            self.pump(now);
+        }
+    }
 
     /// Next thing that the driver is to do; `None` until the next [`handle`](Self::handle).
     pub fn poll_output(&mut self) -> Option<Output> {
-        None
+        self.out.pop_front()
     }
 
     /// When [`Input::Timeout`] is due at the latest; changes with every [`handle`](Self::handle).
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        None
+        Some(self.uplink.timer.map_or(self.next_tick, |at| at.min(self.next_tick)))
     }
 
     /// Counters.
@@ -63,6 +192,279 @@ impl Node {
 
     /// Number of links that are up.
     pub fn link_count(&self) -> usize {
-        0
+        self.neighbours.len()
+    }
+
+    /// One above the newest piece that a verified head has named; `None` before the first head.
+    pub fn edge(&self) -> Option<Serial> {
+        self.window.anchored().then(|| Serial(self.window.edge()))
+    }
+
+    /// Whether the piece is in the window and verified.
+    pub fn holds(&self, serial: Serial) -> bool {
+        self.window.holds(serial.0)
+    }
+
+    fn tick(&mut self, now: Timestamp) {
+        while self.next_tick <= now {
+            self.next_tick = self.next_tick + TICK;
+        }
+        self.ticks = self.ticks.wrapping_add(1);
+        self.try_start(now);
+        self.picker_tick(now);
+        self.offer_hidden(now);
+        if self.ticks.is_multiple_of(UPKEEP_TICKS) {
+            self.neighbourhood_tick(now);
+        }
+        self.pump(now);
+    }
+
+    fn on_message(&mut self, link: LinkId, message: Message, payload: Bytes, now: Timestamp) {
+        let Some(from) = self.neighbours.find(link) else { return };
+        let Some(neighbour) = self.neighbours.get_mut(from) else { return };
+        if neighbour.closing {
+            return;
+        }
+        neighbour.heard = now;
+        let is_hello = matches!(message, Message::Hello(_));
+        if is_hello == neighbour.greeted {
+            return self.hang_up(from, HangUpReason::Protocol, true, now);
+        }
+        let bytes = message.encoded_len() as u64;
+        self.stats.control_received += bytes - message.payload_len() as u64;
+        let price = if payload.is_empty() { price::MESSAGE } else { price::GOOD_BLOCK };
+        if self.charge_flood(from, price, now) {
+            return;
+        }
+        match message {
+            Message::Have(serials) => self.on_have(from, &serials, now),
+            Message::Block(block) => self.on_block(from, block, payload, now),
+            Message::Request(request) => self.on_request(from, request, now),
+            Message::Cancel(serial) => self.on_cancel(from, serial),
+            Message::Reject(serial) => self.on_reject(from, serial, now),
+            Message::DontHave(serials) => self.on_dont_have(from, &serials, now),
+            Message::Head(head) => self.on_head(Some(from), head, now),
+            Message::GetHeads { first, count } => self.on_get_heads(from, first, count, now),
+            Message::Hello(hello) => self.on_hello(from, hello),
+            Message::Bitfield(window) => self.on_bitfield(from, window, now),
+            Message::Record(record) => {
+                if !self.records.contains(&record) {
+                    self.out.push_back(Output::Record { record });
+                }
+            }
+            Message::Peers(peers) => self.on_peers(peers, Some(from), now),
+            Message::Bye(_) => self.hang_up(from, HangUpReason::Leaving, false, now),
+        }
+    }
+
+    /// Says who this node is and what it holds.
+    pub(crate) fn greet(&mut self, to: Slab, now: Timestamp) {
+        let flags = HelloFlags {
+            dialable: self.config.dialable,
+            no_upload: !self.config.upload,
+            relay: self.role == Role::Relay,
+            source: self.role == Role::Source,
+        };
+        let kbps = self.config.upload_limit.unwrap_or(0).saturating_mul(8) / 1000;
+        let hello = Hello {
+            version: VERSION,
+            flags,
+            upload_kbps: u32::try_from(kbps).unwrap_or(u32::MAX),
+            extensions: Vec::new(),
+        };
+        self.send(to, Message::Hello(hello), now);
+        let bits = self.promised_bits();
+        self.send(to, Message::Bitfield(bits), now);
+    }
+
+    /// What is promised, as a bitmap from the first such piece to the last.
+    fn promised_bits(&self) -> Window {
+        let (base, end) = (self.window.base(), self.window.horizon());
+        let promised = |serial: &u64| self.window.slot(*serial).promised;
+        let first = (base..end).find(promised).unwrap_or(end);
+        let last = (first..end).rfind(promised);
+        let mut bits = vec![0u8; last.map_or(0, |last| (last - first) as usize / 8 + 1)];
+        for serial in (first..end).filter(promised) {
+            let offset = (serial - first) as usize;
+            bits[offset / 8] |= 0x80 >> (offset % 8);
+        }
+        Window { first: Serial(first), bits: bits.into() }
+    }
+
+    fn on_hello(&mut self, from: Slab, hello: Hello) {
+        let Some(neighbour) = self.neighbours.get_mut(from) else { return };
+        neighbour.greeted = true;
+        neighbour.flags = hello.flags;
+        neighbour.upload_kbps = hello.upload_kbps;
+        self.guess_latency(from);
+    }
+
+    fn on_bitfield(&mut self, from: Slab, window: Window, now: Timestamp) {
+        if self.charge_flood(from, price::LIST, now) {
+            return;
+        }
+        let bits = 8 * window.bits.len() as u64;
+        let set = |offset: &u64| window.bits[(*offset / 8) as usize] & (0x80 >> (offset % 8)) != 0;
+        let Some(last) = (0..bits).rfind(set) else { return };
+        let edge = window.first.0 + last + 1;
+        if !self.window.anchored() && !self.window.contains(edge) {
+            // A guess that the first verified head will confirm or correct.
+            let base = (edge + AHEAD).saturating_sub(self.window.len());
+            self.slide_window(base, now);
+        }
+        for offset in (0..bits).filter(set) {
+            self.add_holder(from, window.first.0 + offset);
+        }
+        if self.role != Role::Source && (!self.window.anchored() || self.window.edge() + AHEAD / 2 < edge) {
+            self.ask_heads(from, edge.saturating_sub(HEADS_BEHIND), edge + AHEAD, now);
+        }
+        self.ask_more(from, now);
+    }
+
+    fn on_playhead(&mut self, next: Serial, due: Timestamp, now: Timestamp) {
+        if self.role != Role::Viewer {
+            return;
+        }
+        let before = self.playback.next.unwrap_or(0).max(self.window.base());
+        self.playback.set(next.0, due, &self.window);
+        for serial in before..next.0.min(self.window.end()) {
+            self.window.wanted.clear(serial);
+        }
+        if next.0 < before {
+            // Playback went back: look again at what lies between.
+            self.wanted_to = self.wanted_to.min(next.0);
+        }
+        self.extend_wanted(now);
+    }
+
+    /// Chooses where to start, once that can be told.
+    pub(crate) fn try_start(&mut self, now: Timestamp) {
+        let Some(since) = self.first_head_at else { return };
+        if self.role != Role::Viewer || self.playback.next.is_some() {
+            return;
+        }
+        let start = Playback::choose_start(
+            self.config.start,
+            self.config.target_delay,
+            now.since(since),
+            &self.window,
+        );
+        if let Some(serial) = start {
+            self.playback.set(serial, now, &self.window);
+            self.wanted_to = serial;
+            self.out.push_back(Output::Start { serial: Serial(serial) });
+            self.extend_wanted(now);
+        }
+    }
+
+    /// Moves the window's base to `base` and forgets all that refers to what leaves.
+    pub(crate) fn slide_window(&mut self, base: u64, now: Timestamp) {
+        let old = self.window.base();
+        if base == old {
+            return;
+        }
+        let len = self.window.len();
+        let all = base < old || base - old >= len;
+        let end = if all { old + len } else { base };
+        for (_, neighbour) in self.neighbours.iter_mut() {
+            if all {
+                neighbour.has.clear_all();
+                neighbour.knows.clear_all();
+            } else {
+                for serial in old..end {
+                    neighbour.has.clear(serial);
+                    neighbour.knows.clear(serial);
+                }
+            }
+            neighbour.asked.retain(|a| !(old..end).contains(&a.serial));
+            neighbour.wants.retain(|w| !(old..end).contains(&w.serial));
+        }
+        self.window.slide(base);
+        self.push.forget_before(base);
+        self.wanted_to = if all { base } else { self.wanted_to.max(base) };
+        if base > old {
+            self.out.push_back(Output::Release { before: Serial(base) });
+        }
+        let _ = now;
+    }
+
+    /// Takes from a neighbour's flood allowance; true if that was too much and the link is being closed.
+    pub(crate) fn charge_flood(&mut self, from: Slab, price: f32, now: Timestamp) -> bool {
+        let Some(neighbour) = self.neighbours.get_mut(from) else { return true };
+        let elapsed = now.since(neighbour.charged).as_secs_f32();
+        neighbour.charged = now;
+        neighbour.allowance =
+            (neighbour.allowance + elapsed * flood::REFILL_PER_SECOND).min(flood::FULL_ALLOWANCE) - price;
+        if neighbour.allowance >= 0.0 || neighbour.closing {
+            return neighbour.closing;
+        }
+        self.hang_up(from, HangUpReason::Flood, true, now);
+        true
+    }
+
+    fn pass_record_on(&mut self, record: Bytes, now: Timestamp) {
+        if self.records.contains(&record) {
+            return;
+        }
+        if self.records.len() == MAX_RECORDS {
+            self.records.pop_front();
+        }
+        self.records.push_back(record.clone());
+        for slab in self.neighbours.slabs() {
+            if self.neighbours.get(slab).is_some_and(|n| n.greeted) {
+                self.send(slab, Message::Record(record.clone()), now);
+            }
+        }
+    }
+
+    /// Closes a link: its requests go elsewhere at once, its state goes with [`Input::LinkDown`].
+    pub(crate) fn hang_up(&mut self, slab: Slab, reason: HangUpReason, ban: bool, now: Timestamp) {
+        let Some(neighbour) = self.neighbours.get_mut(slab) else { return };
+        if neighbour.closing {
+            return;
+        }
+        neighbour.closing = true;
+        let (link, node) = (neighbour.link, neighbour.node);
+        if ban {
+            self.bans.ban(node, now);
+            self.stats.bans += 1;
+        }
+        self.out.push_back(Output::HangUp { link, reason, ban });
+        self.forget_neighbour_state(slab, now);
+    }
+
+    fn on_link_down(&mut self, link: LinkId, now: Timestamp) {
+        let Some(slab) = self.neighbours.find(link) else { return };
+        if let Some(neighbour) = self.neighbours.get_mut(slab) {
+            neighbour.closing = true;
+            let undrained = std::mem::take(&mut neighbour.undrained);
+            self.uplink.drained(undrained);
+        }
+        self.forget_neighbour_state(slab, now);
+        self.neighbours.remove(slab);
+        self.pump(now);
+    }
+
+    /// Takes back everything that counted on a neighbour.
+    fn forget_neighbour_state(&mut self, slab: Slab, now: Timestamp) {
+        let (from, to) = (self.window.base(), self.window.end());
+        let Some(neighbour) = self.neighbours.get_mut(slab) else { return };
+        neighbour.wants.clear();
+        for serial in neighbour.has.iter(from, to) {
+            self.window.slot_mut(serial).copies -= 1;
+        }
+        neighbour.has.clear_all();
+        let asked = std::mem::take(&mut neighbour.asked);
+        for asked in asked {
+            self.asked_less(asked.serial, now);
+        }
+    }
+
+    fn leave(&mut self, now: Timestamp) {
+        self.leaving = true;
+        for slab in self.neighbours.slabs() {
+            self.send(slab, Message::Bye(minuet_proto::mesh::ByeReason::Leaving), now);
+            self.hang_up(slab, HangUpReason::Leaving, false, now);
+        }
     }
 }

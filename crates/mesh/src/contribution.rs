@@ -1,0 +1,19 @@
+//! Contribution: who passes on comes first where uplink is scarce.
+//!
+//! Rule: a neighbour is a *rider* if it says that it uploads nothing, or if this node has given it much and got
+//! next to nothing back although it was asked. Riders are served with what the others leave. After Tit-for-Tat
+//! (BEP 3) and Give-to-Get (Mol et al., MMCN 2008), but without choking: being last in line is penalty enough,
+//! and costs nothing while there is uplink to spare.
+
+use crate::neighbour::Neighbour;
+
+/// What a neighbour may take before its own giving is looked at: about eight seconds of a stream of 8 Mbit/s.
+const GRACE: u64 = 8 << 20;
+/// Part of what it took that it must have given.
+const SHARE: u64 = 64;
+
+/// Whether `neighbour` is served last.
+pub(crate) fn is_rider(neighbour: &Neighbour) -> bool {
+    neighbour.flags.no_upload
+        || (neighbour.given > GRACE && neighbour.taken < neighbour.given / SHARE && neighbour.failures > 0)
+}

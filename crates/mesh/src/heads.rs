@@ -1,0 +1,201 @@
+//! Heads: which pieces exist, under the source's signature.
+//!
+//! Rules:
+//! 1. A head's signature is checked once a node; a head that is already known byte for byte costs a comparison.
+//! 2. A head goes ahead of its piece on the same link, and is told to [`GOSSIP`] more neighbours as soon as it is
+//!    new, so that the edge is known faster than pieces travel. Flooding all links would cost more than all
+//!    other control traffic together.
+//! 3. A forged head bans who sent it. A head that contradicts an earlier one is the source's equivocation: the
+//!    first one stands, the driver is told, nothing is passed on, and who brought it is not to blame.
+//! 4. Heads older than the window are neither checked nor kept.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use minuet_proto::mesh::{Head, HeadPiece, Message, Serial, SignedHead};
+use rand::seq::IteratorRandom;
+
+use crate::flood::price;
+use crate::neighbour::Slab;
+use crate::node::Node;
+use crate::window::Known;
+use crate::{HangUpReason, Input, Output, PieceRef, Role, Timestamp};
+
+/// Neighbours that a new head is told to unasked.
+const GOSSIP: usize = 2;
+/// A head this far behind the edge is history: it is not told to anybody who does not ask.
+const HISTORY: u64 = 32;
+/// Most heads in answer to one [`Message::GetHeads`].
+pub(crate) const MAX_HEADS_ASKED: u32 = 1024;
+
+/// What became of a head.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+enum Verdict {
+    New,
+    Known,
+    Ignored,
+    Forged,
+}
+
+impl Node {
+    pub(crate) fn on_head(&mut self, from: Option<Slab>, signed: SignedHead, now: Timestamp) {
+        let head = Head::decode(&signed.body);
+        let verdict = match &head {
+            Ok(head) => self.judge(head, &signed),
+            Err(_) => Verdict::Forged,
+        };
+        match (verdict, head) {
+            (Verdict::Forged, _) => {
+                if let Some(from) = from {
+                    self.hang_up(from, HangUpReason::BadHead, true, now);
+                }
+                return;
+            }
+            (Verdict::New, Ok(head)) => self.take_head(head, signed.clone(), from, now),
+            (Verdict::Known, _) => {
+                if let Some(from) = from {
+                    self.charge_flood(from, price::KNOWN_HEAD, now);
+                }
+            }
+            _ => {}
+        }
+        if let (Some(from), Ok(head)) = (from, Head::decode(&signed.body))
+            && let Some(neighbour) = self.neighbours.get_mut(from)
+        {
+            for (serial, ..) in head.iter().filter(|(s, ..)| self.window.contains(s.0)) {
+                neighbour.knows.set(serial.0);
+            }
+        }
+    }
+
+    fn judge(&mut self, head: &Head, signed: &SignedHead) -> Verdict {
+        let end = head.first.0 + head.pieces.len() as u64;
+        if self.window.anchored() && end <= self.window.base() {
+            return Verdict::Ignored;
+        }
+        let same = |known: &Known| known.head.body == signed.body;
+        let known: Vec<_> =
+            head.iter().filter_map(|(serial, ..)| Some((serial, self.window.known(serial.0)?))).collect();
+        let inside = head.iter().filter(|(s, ..)| s.0 >= self.window.base()).count();
+        if known.len() == inside && known.iter().all(|(_, k)| same(k)) {
+            return Verdict::Known;
+        }
+        if !self.config.key.verify(&SignedHead::signed_bytes(&signed.body), &signed.signature) {
+            return Verdict::Forged;
+        }
+        let contradicts = head.iter().find(|(serial, id, piece)| {
+            self.window
+                .known(serial.0)
+                .is_some_and(|k| (k.piece.id, k.piece.hash, k.piece.len) != (*id, piece.hash, piece.len))
+        });
+        if let Some((serial, ..)) = contradicts {
+            self.out.push_back(Output::Equivocation { serial });
+            return Verdict::Ignored;
+        }
+        Verdict::New
+    }
+
+    /// Takes in a verified head.
+    fn take_head(&mut self, head: Head, signed: SignedHead, from: Option<Slab>, now: Timestamp) {
+        let end = head.first.0 + head.pieces.len() as u64;
+        self.slide_window(self.window.base_for(end), now);
+        if self.first_head_at.is_none() {
+            self.first_head_at = Some(now);
+        }
+        let signed = Arc::new(signed);
+        for (serial, id, piece) in head.iter() {
+            if !self.window.contains(serial.0) || self.window.known(serial.0).is_some() {
+                continue;
+            }
+            let HeadPiece { hash, len, ingest_ms, random_access } = *piece;
+            self.window.slot_mut(serial.0).known = Some(Box::new(Known {
+                piece: PieceRef { serial, id, len, hash, ingest_ms },
+                random_access,
+                head: signed.clone(),
+            }));
+        }
+        self.window.raise_edge(end);
+        if end + HISTORY > self.window.edge() {
+            self.gossip(&head, &signed, from, now);
+        }
+        self.out.push_back(Output::Head(head));
+        self.try_start(now);
+        self.extend_wanted(now);
+    }
+
+    fn gossip(&mut self, head: &Head, signed: &SignedHead, from: Option<Slab>, now: Timestamp) {
+        let last = head.first.0 + head.pieces.len() as u64 - 1;
+        let mut targets = [0; GOSSIP];
+        let found = self
+            .neighbours
+            .iter()
+            .filter(|(slab, n)| n.greeted && Some(*slab) != from && !n.flags.source && !n.knows_head(last))
+            .map(|(slab, _)| slab)
+            .sample_fill(&mut self.rng, &mut targets);
+        for to in targets.into_iter().take(found) {
+            if let Some(neighbour) = self.neighbours.get_mut(to) {
+                for (serial, ..) in head.iter().filter(|(s, ..)| self.window.contains(s.0)) {
+                    neighbour.knows.set(serial.0);
+                }
+            }
+            self.send(to, Message::Head(signed.clone()), now);
+        }
+    }
+
+    /// Source: signs a head for a piece that has just closed.
+    pub(crate) fn on_piece_closed(&mut self, closed: Input, now: Timestamp) {
+        let Input::PieceClosed { id, len, hash, ingest_ms, random_access } = closed else { return };
+        if self.role != Role::Source {
+            return;
+        }
+        let serial = self.next_serial;
+        self.next_serial.0 += 1;
+        let piece = HeadPiece { hash, len, ingest_ms, random_access };
+        let head = Head { first: serial, segment: id.segment, first_index: id.piece, pieces: vec![piece] };
+        let body = head.encode();
+        let signature = self.config.key.sign(&SignedHead::signed_bytes(&body));
+        self.take_head(head, SignedHead { body, signature }, None, now);
+        self.window.held.set(serial.0);
+        self.push.note_fresh(serial.0, now, self.role);
+        if !self.config.push {
+            self.promise(serial, None, now);
+        }
+        self.pump(now);
+    }
+
+    /// A neighbour wants heads: newest first, so that it finds the edge and its start at once.
+    pub(crate) fn on_get_heads(&mut self, from: Slab, first: Serial, count: u32, now: Timestamp) {
+        let count = count.min(MAX_HEADS_ASKED);
+        let start = first.0.max(self.window.base());
+        let end = first.0.saturating_add(count.into()).min(self.window.edge());
+        let mut last: Option<Arc<SignedHead>> = None;
+        let mut sent = 0.0;
+        for serial in (start..end).rev() {
+            let Some(known) = self.window.known(serial) else { continue };
+            let head = known.head.clone();
+            if last.as_ref().is_some_and(|l| Arc::ptr_eq(l, &head)) {
+                continue;
+            }
+            if let Some(neighbour) = self.neighbours.get_mut(from) {
+                neighbour.knows.set(serial);
+            }
+            self.send(from, Message::Head((*head).clone()), now);
+            sent += price::HEAD_ASKED;
+            last = Some(head);
+        }
+        self.charge_flood(from, sent, now);
+    }
+
+    /// Asks `of` for the heads that a newcomer needs, or those that are missing before the edge.
+    pub(crate) fn ask_heads(&mut self, of: Slab, first: u64, end: u64, now: Timestamp) {
+        /// Not again before this time.
+        const PAUSE: Duration = Duration::from_millis(500);
+        if first >= end || self.heads_asked_at.is_some_and(|at| at + PAUSE > now) {
+            return;
+        }
+        self.heads_asked_at = Some(now);
+        let count = (end - first).min(MAX_HEADS_ASKED.into()) as u32;
+        let first = Serial(end - u64::from(count));
+        self.send(of, Message::GetHeads { first, count }, now);
+    }
+}

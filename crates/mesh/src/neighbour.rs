@@ -1,0 +1,190 @@
+//! One neighbour: everything that is known of the far end of a link.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use minuet_proto::mesh::{HelloFlags, NodeId};
+use smallvec::SmallVec;
+
+use crate::bits::Bits;
+use crate::{Direction, LinkId, Timestamp};
+
+/// Index of a neighbour in its [`Neighbours`] table; free to be reused once the neighbour is gone.
+pub(crate) type Slab = usize;
+
+/// A piece that is asked of a neighbour, or that it pushes unasked.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub serial: u64,
+    pub at: Timestamp,
+    /// When the last block came in; `at` before the first.
+    pub heard: Timestamp,
+    /// False for a push.
+    pub solicited: bool,
+    pub received: u32,
+    pub blocks: SmallVec<[Bytes; 4]>,
+}
+
+/// A piece that a neighbour asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Want {
+    pub serial: u64,
+    pub due: Option<Timestamp>,
+    /// Bytes sent so far.
+    pub sent: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Neighbour {
+    pub link: LinkId,
+    pub node: NodeId,
+    pub direction: Direction,
+    pub since: Timestamp,
+    pub heard: Timestamp,
+    /// Hello came in.
+    pub greeted: bool,
+    pub flags: HelloFlags,
+    pub upload_kbps: u32,
+    /// How others can reach it, if it told or was dialled there.
+    pub address: Bytes,
+    pub rtt: Duration,
+    /// Pieces it holds or promises.
+    pub has: Bits,
+    /// Heads it is known to know: it sent them, or was sent them. (Who has a piece knows its head.)
+    pub knows: Bits,
+    pub asked: SmallVec<[Asked; 2]>,
+    pub wants: SmallVec<[Want; 4]>,
+    /// Bytes given to the transport that it has not put on the wire.
+    pub undrained: u64,
+    /// From request to whole piece, in microseconds, smoothed.
+    pub latency_us: f32,
+    /// Requests in a row that came to nothing.
+    pub failures: u32,
+    /// Media bytes that verified, from it; media bytes sent to it.
+    pub taken: u64,
+    pub given: u64,
+    /// The same, of late: decays by half every few seconds.
+    pub taken_lately: f32,
+    pub given_lately: f32,
+    /// What it may still cause this node to do before it counts as a flood.
+    pub allowance: f32,
+    /// When `allowance` was last reckoned.
+    pub charged: Timestamp,
+    /// Newest serial that it promised.
+    pub newest: u64,
+    /// Source: its turn among those that pieces are pushed to.
+    pub credit: f32,
+    /// Hung up, but not yet down.
+    pub closing: bool,
+}
+
+impl Neighbour {
+    pub fn new(
+        link: LinkId,
+        node: NodeId,
+        direction: Direction,
+        rtt: Duration,
+        window: usize,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            link,
+            node,
+            direction,
+            since: now,
+            heard: now,
+            greeted: false,
+            flags: HelloFlags::default(),
+            upload_kbps: 0,
+            address: Bytes::new(),
+            rtt,
+            has: Bits::new(window),
+            knows: Bits::new(window),
+            asked: SmallVec::new(),
+            wants: SmallVec::new(),
+            undrained: 0,
+            latency_us: 0.0,
+            failures: 0,
+            taken: 0,
+            given: 0,
+            taken_lately: 0.0,
+            given_lately: 0.0,
+            allowance: crate::flood::FULL_ALLOWANCE,
+            charged: now,
+            newest: 0,
+            credit: 0.0,
+            closing: false,
+        }
+    }
+
+    pub fn knows_head(&self, serial: u64) -> bool {
+        self.knows.get(serial) || self.has.get(serial)
+    }
+
+    /// Time that a piece of `len` bytes takes on its promised uplink, in microseconds.
+    pub fn transfer_us(&self, len: u32) -> f32 {
+        // Who promises nothing is taken to have about as much as one stream.
+        let kbps = if self.upload_kbps == 0 { 8000.0 } else { self.upload_kbps as f32 };
+        len as f32 * 8000.0 / kbps
+    }
+}
+
+/// All neighbours. Links are few, so a scan finds one faster than a hash.
+#[derive(Debug, Default)]
+pub(crate) struct Neighbours {
+    links: Vec<Option<LinkId>>,
+    table: Vec<Option<Box<Neighbour>>>,
+    count: usize,
+}
+
+impl Neighbours {
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn find(&self, link: LinkId) -> Option<Slab> {
+        self.links.iter().position(|l| *l == Some(link))
+    }
+
+    pub fn get(&self, slab: Slab) -> Option<&Neighbour> {
+        self.table.get(slab)?.as_deref()
+    }
+
+    pub fn get_mut(&mut self, slab: Slab) -> Option<&mut Neighbour> {
+        self.table.get_mut(slab)?.as_deref_mut()
+    }
+
+    pub fn insert(&mut self, neighbour: Neighbour) -> Slab {
+        self.count += 1;
+        let link = Some(neighbour.link);
+        let neighbour = Some(Box::new(neighbour));
+        if let Some(free) = self.table.iter().position(Option::is_none) {
+            self.table[free] = neighbour;
+            self.links[free] = link;
+            return free;
+        }
+        self.table.push(neighbour);
+        self.links.push(link);
+        self.table.len() - 1
+    }
+
+    pub fn remove(&mut self, slab: Slab) -> Option<Box<Neighbour>> {
+        let gone = self.table.get_mut(slab)?.take()?;
+        self.links[slab] = None;
+        self.count -= 1;
+        Some(gone)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (Slab, &Neighbour)> {
+        self.table.iter().enumerate().filter_map(|(i, n)| Some((i, n.as_deref()?)))
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Slab, &mut Neighbour)> {
+        self.table.iter_mut().enumerate().filter_map(|(i, n)| Some((i, n.as_deref_mut()?)))
+    }
+
+    /// Upper bound of slab indices, for loops that change neighbours as they go.
+    pub fn slabs(&self) -> std::ops::Range<Slab> {
+        0..self.table.len()
+    }
+}

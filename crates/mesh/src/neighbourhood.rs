@@ -1,0 +1,247 @@
+//! The neighbour policy: with whom to keep links.
+//!
+//! Rules:
+//! 1. Aim at [`Config::neighbours`](crate::Config) links; dial up to that, accept up to twice that, since nodes
+//!    that cannot be dialled live on the places of those that can.
+//! 2. Whom to dial is random among those known and dialable, so that the mesh has no clumps and no hub.
+//! 3. Every [`REVIEW`] the least useful link that this node dialled makes place for a new one: usefulness is what
+//!    went over it of late, both ways, and a short round trip.
+//! 4. A link over which nothing is heard for [`IDLE`] is given up, before it is missed.
+//! 5. Neighbours tell each other of nodes (BEP 11), a few at a time.
+
+use std::time::Duration;
+
+use minuet_proto::mesh::{ByeReason, Message, NodeId, PeerInfo};
+use rand::RngExt;
+use rand::seq::IteratorRandom;
+
+use crate::flood::price;
+use crate::neighbour::{Neighbour, Slab};
+use crate::node::Node;
+use crate::{Direction, HangUpReason, LinkId, Output, Role, Timestamp};
+
+/// Most nodes known for later. Beyond that a random one is forgotten.
+const MAX_CANDIDATES: usize = 128;
+/// Most nodes looked at in one list.
+const MAX_LEARNED: usize = 256;
+/// Nodes told to a neighbour at a time.
+const TOLD: usize = 12;
+/// How often neighbours are told of nodes.
+const TELL: Duration = Duration::from_secs(20);
+/// Dials under way at once.
+const MAX_DIALING: usize = 16;
+/// A dial without an answer is forgotten after this time.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A node that could not be reached is not dialled again before this time.
+const DIAL_AGAIN: Duration = Duration::from_secs(20);
+/// A link without a word for so long is given up.
+const IDLE: Duration = Duration::from_secs(5);
+/// How often the least useful neighbour is looked for, and how old it must be.
+const REVIEW: Duration = Duration::from_secs(20);
+
+#[derive(Debug)]
+struct Candidate {
+    info: PeerInfo,
+    /// Not dialled before.
+    after: Timestamp,
+}
+
+/// Nodes known but not linked with.
+#[derive(Debug, Default)]
+pub(crate) struct Candidates {
+    list: Vec<Candidate>,
+    dialing: Vec<(NodeId, Timestamp)>,
+    review_at: Timestamp,
+    tell_at: Timestamp,
+}
+
+impl Node {
+    pub(crate) fn on_link_up(
+        &mut self,
+        link: LinkId,
+        peer: NodeId,
+        direction: Direction,
+        rtt: Duration,
+        now: Timestamp,
+    ) {
+        self.candidates.dialing.retain(|(node, _)| *node != peer);
+        let refuse = |node: &mut Self, reason, ban| {
+            node.out.push_back(Output::HangUp { link, reason, ban });
+        };
+        if self.bans.contains(&peer) {
+            return refuse(self, HangUpReason::Protocol, true);
+        }
+        if peer == self.config.node || self.leaving {
+            return refuse(self, HangUpReason::Leaving, false);
+        }
+        let twin = self.neighbours.iter().find(|(_, n)| n.node == peer && !n.closing);
+        if let Some((slab, twin)) = twin.map(|(slab, n)| (slab, n.direction)) {
+            // Both dialled: both ends keep the link that the lower key opened.
+            let keep_new =
+                twin != direction && (direction == Direction::Dialled) == (self.config.node < peer);
+            if !keep_new {
+                return refuse(self, HangUpReason::Duplicate, false);
+            }
+            self.hang_up(slab, HangUpReason::Duplicate, false, now);
+        }
+        let neighbour = Neighbour::new(link, peer, direction, rtt, self.window.len() as usize, now);
+        let full = self.neighbours.len() >= 2 * self.config.neighbours;
+        let slab = self.neighbours.insert(neighbour);
+        self.guess_latency(slab);
+        if full {
+            self.tell_peers(slab, now);
+            self.send(slab, Message::Bye(ByeReason::Full), now);
+            self.hang_up(slab, HangUpReason::Full, false, now);
+            return;
+        }
+        self.greet(slab, now);
+        self.tell_peers(slab, now);
+    }
+
+    /// The tracker or a neighbour named nodes.
+    pub(crate) fn on_peers(&mut self, peers: Vec<PeerInfo>, from: Option<Slab>, now: Timestamp) {
+        if let Some(from) = from {
+            self.charge_flood(from, price::LIST, now);
+        }
+        for info in peers.into_iter().take(MAX_LEARNED) {
+            let linked = self.neighbours.iter().any(|(_, n)| n.node == info.node);
+            if info.node == self.config.node
+                || linked
+                || self.bans.contains(&info.node)
+                || !info.flags.dialable
+            {
+                continue;
+            }
+            if let Some(known) = self.candidates.list.iter_mut().find(|c| c.info.node == info.node) {
+                known.info = info;
+                continue;
+            }
+            if self.candidates.list.len() == MAX_CANDIDATES {
+                let any = self.rng.random_range(0..MAX_CANDIDATES);
+                self.candidates.list.swap_remove(any);
+            }
+            self.candidates.list.push(Candidate { info, after: now });
+        }
+        self.dial(now);
+    }
+
+    pub(crate) fn on_dial_failed(&mut self, peer: NodeId, now: Timestamp) {
+        self.candidates.dialing.retain(|(node, _)| *node != peer);
+        self.dial(now);
+    }
+
+    /// Dials as many as are missing.
+    fn dial(&mut self, now: Timestamp) {
+        if self.leaving || self.role == Role::Source && self.neighbours.len() >= self.config.neighbours {
+            return;
+        }
+        let have = self.neighbours.iter().filter(|(_, n)| !n.closing).count();
+        let under_way = self.candidates.dialing.len();
+        let missing = self.config.neighbours.saturating_sub(have + under_way);
+        for _ in 0..missing.min(MAX_DIALING.saturating_sub(under_way)) {
+            if !self.dial_one(now) {
+                break;
+            }
+        }
+    }
+
+    fn dial_one(&mut self, now: Timestamp) -> bool {
+        let Candidates { list, dialing, .. } = &mut self.candidates;
+        let neighbours = &self.neighbours;
+        let chosen = list
+            .iter_mut()
+            .filter(|c| {
+                c.after <= now
+                    && !dialing.iter().any(|(node, _)| *node == c.info.node)
+                    && !neighbours.iter().any(|(_, n)| n.node == c.info.node)
+            })
+            .choose(&mut self.rng);
+        let Some(candidate) = chosen else { return false };
+        candidate.after = now + DIAL_AGAIN;
+        dialing.push((candidate.info.node, now));
+        self.out.push_back(Output::Dial { peer: candidate.info.clone() });
+        true
+    }
+
+    /// Tells a neighbour of a few others.
+    fn tell_peers(&mut self, to: Slab, now: Timestamp) {
+        let neighbours = self
+            .neighbours
+            .iter()
+            .filter(|(slab, n)| *slab != to && n.greeted && n.flags.dialable && !n.closing)
+            .map(|(_, n)| PeerInfo {
+                node: n.node,
+                flags: n.flags,
+                upload_kbps: n.upload_kbps,
+                address: n.address.clone(),
+            });
+        let candidates = self.candidates.list.iter().map(|c| c.info.clone());
+        let list = neighbours.chain(candidates).sample(&mut self.rng, TOLD);
+        if !list.is_empty() {
+            self.send(to, Message::Peers(list), now);
+        }
+    }
+
+    /// The policy's share of the tick.
+    pub(crate) fn neighbourhood_tick(&mut self, now: Timestamp) {
+        self.bans.expire(now);
+        self.candidates.dialing.retain(|(_, at)| *at + DIAL_TIMEOUT > now);
+        for slab in self.neighbours.slabs() {
+            let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
+            neighbour.taken_lately *= 0.9;
+            neighbour.given_lately *= 0.9;
+            if neighbour.heard + IDLE < now && self.expects_words(slab) {
+                self.hang_up(slab, HangUpReason::Idle, false, now);
+            }
+        }
+        self.dial(now);
+        if self.candidates.tell_at <= now {
+            self.candidates.tell_at = now + TELL;
+            for slab in self.neighbours.slabs() {
+                self.tell_peers(slab, now);
+            }
+        }
+        if self.candidates.review_at <= now {
+            let first = self.candidates.review_at == Timestamp::ZERO;
+            // Not all at once.
+            let jitter = self.rng.random_range(0.5..1.5);
+            self.candidates.review_at = now + REVIEW.mul_f32(jitter);
+            if !first {
+                self.replace_worst(now);
+            }
+        }
+    }
+
+    /// While the stream runs every live neighbour has something to say every few seconds. When it does not run
+    /// nobody can be blamed for silence.
+    fn expects_words(&self, slab: Slab) -> bool {
+        let Some(neighbour) = self.neighbours.get(slab) else { return false };
+        !neighbour.greeted || self.neighbours.iter().any(|(_, n)| n.heard > neighbour.heard + IDLE / 2)
+    }
+
+    fn replace_worst(&mut self, now: Timestamp) {
+        let full = self.neighbours.len() >= self.config.neighbours;
+        if !full || self.role == Role::Source {
+            return;
+        }
+        let worst = self
+            .neighbours
+            .iter()
+            .filter(|(_, n)| n.direction == Direction::Dialled && !n.flags.source && n.since + REVIEW < now)
+            .min_by(|(_, a), (_, b)| usefulness(a).total_cmp(&usefulness(b)))
+            .map(|(slab, _)| slab);
+        if let Some(worst) = worst {
+            // The new one is dialled first: a neighbour is replaced before it is missed.
+            if self.dial_one(now) {
+                self.send(worst, Message::Bye(ByeReason::Replaced), now);
+                self.hang_up(worst, HangUpReason::Replaced, false, now);
+            }
+        }
+    }
+}
+
+/// What a neighbour is worth: bytes of late, both ways, against the time they take.
+fn usefulness(neighbour: &Neighbour) -> f32 {
+    let rtt = neighbour.rtt.as_secs_f32().max(0.001);
+    (65536.0 + neighbour.taken_lately + neighbour.given_lately / 2.0) / (0.1 + rtt)
+}

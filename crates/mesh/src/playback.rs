@@ -1,0 +1,68 @@
+//! The deadline clock: when each piece is due at the player.
+//!
+//! Rule: one piece and its time are the anchor; all others are due as much later or earlier as the source got
+//! them later or earlier. Only differences of ingest times count, so no clock needs to be right, only steady.
+
+use std::time::Duration;
+
+use crate::window::PieceWindow;
+use crate::{Start, Timestamp};
+
+#[derive(Debug, Default)]
+pub(crate) struct Playback {
+    /// First piece that is still to be played; `None` until a start is chosen.
+    pub next: Option<u64>,
+    anchor: Option<Anchor>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Anchor {
+    serial: u64,
+    due: Timestamp,
+    /// Ingest time of `serial`, once its head is known.
+    ingest_ms: Option<u64>,
+}
+
+impl Playback {
+    pub fn set(&mut self, next: u64, due: Timestamp, window: &PieceWindow) {
+        self.next = Some(next);
+        self.anchor =
+            Some(Anchor { serial: next, due, ingest_ms: window.known(next).map(|k| k.piece.ingest_ms) });
+    }
+
+    /// When piece `serial` is due, as far as heads tell.
+    pub fn due(&mut self, serial: u64, window: &PieceWindow) -> Option<Timestamp> {
+        let anchor = self.anchor.as_mut()?;
+        if anchor.ingest_ms.is_none() {
+            anchor.ingest_ms = window.known(anchor.serial).map(|k| k.piece.ingest_ms);
+        }
+        let from = anchor.ingest_ms?;
+        let ingest = window.known(serial)?.piece.ingest_ms;
+        Some(if ingest >= from {
+            anchor.due + Duration::from_millis(ingest - from)
+        } else {
+            anchor.due - Duration::from_millis(from - ingest)
+        })
+    }
+
+    /// Where to start, once that can be told. `waited` is the time since the first head came.
+    pub fn choose_start(
+        start: Start,
+        target_delay: Duration,
+        waited: Duration,
+        window: &PieceWindow,
+    ) -> Option<u64> {
+        /// Heads that are asked for arrive newest first and within this time; what is known then is all there is.
+        const PATIENCE: Duration = Duration::from_millis(500);
+        let newest_ms = window.known(window.edge().checked_sub(1)?)?.piece.ingest_ms;
+        let behind = match start {
+            Start::Live => target_delay,
+            Start::Ago(ago) => ago,
+            Start::Oldest => Duration::MAX,
+        };
+        let behind_ms = u64::try_from(behind.as_millis()).unwrap_or(u64::MAX);
+        let found = newest_ms.checked_sub(behind_ms).and_then(|before| window.random_access_before(before));
+        let found = if found.is_none() && waited >= PATIENCE { window.oldest_random_access() } else { found };
+        found.map(|serial| serial.0)
+    }
+}

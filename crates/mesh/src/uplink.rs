@@ -1,0 +1,295 @@
+//! The uplink scheduler: what is sent next, and when.
+//!
+//! Rules:
+//! 1. *Hard ceiling.* The bytes of all messages sent in any second never exceed the limit. A log of the last
+//!    second proves it; blocks are also spaced evenly, so that a burst never has to be paid for with silence.
+//! 2. *One piece at a time, at full rate.* Store and forward spreads fastest when the first receiver is served
+//!    whole before the second (Liu, "snowball", ACM MM 2007). A receiver whose link is congested is passed over.
+//! 3. *Most good first.* Of all pieces that wait here: what is about to be due, then the piece with the fewest
+//!    copies among the neighbours, then the newest; riders last.
+//! 4. *Queues live here.* No more than [`LINK_UNDRAINED`] bytes of a link wait in the transport.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use minuet_proto::mesh::{Block, Message, Request, Serial};
+
+use crate::neighbour::{Slab, Want};
+use crate::node::Node;
+use crate::{LinkId, Output, Role, Timestamp, contribution, flood};
+
+/// Longest block: BEP 3's 16 KiB.
+const MAX_BLOCK: u64 = 16 * 1024;
+/// A block is at most this part of a second's upload, so that a slow uplink, too, stays responsive.
+const BLOCKS_PER_SECOND: u64 = 64;
+/// Bytes of one link that may wait in the transport before no more blocks are given to it.
+const LINK_UNDRAINED: u64 = 2 * MAX_BLOCK;
+/// The same over all links, which matters when the real uplink is below the limit or there is no limit.
+const TOTAL_UNDRAINED: u64 = 4 * MAX_BLOCK;
+/// Part of the limit that blocks leave to control messages.
+const CONTROL_SHARE: u64 = 64;
+/// Most control messages that wait for room under the limit; beyond it they are dropped, which every one of them
+/// survives: requests time out, promises are repeated by others.
+const MAX_BACKLOG: usize = 4096;
+/// A request that is due within this time goes before all others.
+const URGENT: Duration = Duration::from_millis(900);
+
+#[derive(Debug)]
+pub(crate) struct Uplink {
+    limit: Option<u64>,
+    /// When the next block may start.
+    free_at: Timestamp,
+    /// Messages of the last second, merged by millisecond: time and bytes.
+    log: VecDeque<(Timestamp, u64)>,
+    logged: u64,
+    undrained: u64,
+    /// Control messages that wait for room under the limit.
+    backlog: VecDeque<(LinkId, Message)>,
+    pub timer: Option<Timestamp>,
+}
+
+impl Uplink {
+    pub fn new(limit: Option<u64>) -> Self {
+        Self {
+            limit,
+            free_at: Timestamp::ZERO,
+            log: VecDeque::new(),
+            logged: 0,
+            undrained: 0,
+            backlog: VecDeque::new(),
+            timer: None,
+        }
+    }
+
+    fn block_len(&self) -> u32 {
+        // At most MAX_BLOCK, so it fits.
+        self.limit.map_or(MAX_BLOCK, |limit| (limit / BLOCKS_PER_SECOND).clamp(512, MAX_BLOCK)) as u32
+    }
+
+    fn forget_old(&mut self, now: Timestamp) {
+        while let Some((at, bytes)) = self.log.front() {
+            if *at + Duration::from_secs(1) > now {
+                break;
+            }
+            self.logged -= bytes;
+            self.log.pop_front();
+        }
+    }
+
+    fn charge(&mut self, bytes: u64, now: Timestamp) {
+        self.undrained += bytes;
+        let Some(limit) = self.limit else { return };
+        self.logged += bytes;
+        match self.log.back_mut() {
+            // Merged entries count as sent at the later time, so that they are never forgotten early.
+            Some((at, sum)) if at.0 / 1000 == now.0 / 1000 => {
+                *at = now;
+                *sum += bytes;
+            }
+            _ => self.log.push_back((now, bytes)),
+        }
+        let gap = Duration::from_micros(bytes * 1_000_000 / limit.max(1));
+        self.free_at = self.free_at.max(now) + gap;
+    }
+
+    /// When `bytes` fit under `share` of the limit; now or earlier if they do already.
+    fn room_at(&self, bytes: u64, limit: u64) -> Timestamp {
+        let mut over = (self.logged + bytes).saturating_sub(limit);
+        let mut at = Timestamp::ZERO;
+        for (sent, bytes) in &self.log {
+            if over == 0 {
+                break;
+            }
+            over = over.saturating_sub(*bytes);
+            at = *sent + Duration::from_secs(1);
+        }
+        at
+    }
+
+    /// When the next block may be sent.
+    fn block_at(&self) -> Timestamp {
+        let Some(limit) = self.limit else { return Timestamp::ZERO };
+        let bytes = u64::from(self.block_len()) + 16;
+        self.free_at.max(self.room_at(bytes, limit - limit / CONTROL_SHARE))
+    }
+
+    pub fn drained(&mut self, bytes: u64) {
+        self.undrained = self.undrained.saturating_sub(bytes);
+    }
+}
+
+/// How much good it does to send a piece: the least first.
+type Rank = (u8, u16, u64, u32);
+
+impl Node {
+    /// Sends a control message, at once if the limit allows.
+    pub(crate) fn send(&mut self, to: Slab, message: Message, now: Timestamp) {
+        let Some(neighbour) = self.neighbours.get(to) else { return };
+        if neighbour.closing {
+            return;
+        }
+        let link = neighbour.link;
+        self.uplink.forget_old(now);
+        let bytes = message.encoded_len() as u64;
+        let full = self.uplink.limit.is_some_and(|limit| self.uplink.logged + bytes > limit);
+        if full || !self.uplink.backlog.is_empty() {
+            if self.uplink.backlog.len() < MAX_BACKLOG {
+                self.uplink.backlog.push_back((link, message));
+            }
+        } else {
+            self.put_on_link(to, message, now);
+        }
+    }
+
+    fn put_on_link(&mut self, to: Slab, message: Message, now: Timestamp) {
+        let Some(neighbour) = self.neighbours.get_mut(to) else { return };
+        let bytes = message.encoded_len() as u64;
+        let payload = message.payload_len() as u64;
+        neighbour.undrained += bytes;
+        self.stats.payload_sent += payload;
+        self.stats.control_sent += bytes - payload;
+        let link = neighbour.link;
+        self.uplink.charge(bytes, now);
+        self.out.push_back(Output::Send { link, message });
+    }
+
+    /// A neighbour asks for a piece.
+    pub(crate) fn on_request(&mut self, from: Slab, request: Request, now: Timestamp) {
+        let serial = request.serial.0;
+        let coming = self.window.contains(serial) && {
+            let slot = self.window.slot(serial);
+            slot.verifying || slot.promised
+        };
+        let serve = self.config.upload && (coming || self.window.holds(serial));
+        let Some(neighbour) = self.neighbours.get_mut(from) else { return };
+        if !serve {
+            self.send(from, Message::Reject(request.serial), now);
+            return;
+        }
+        let due = (request.due_in_ms > 0).then(|| now + Duration::from_millis(request.due_in_ms.into()));
+        if let Some(want) = neighbour.wants.iter_mut().find(|w| w.serial == serial) {
+            want.due = due;
+            return;
+        }
+        if neighbour.wants.len() >= flood::MAX_WANTS {
+            self.send(from, Message::Reject(request.serial), now);
+            return;
+        }
+        neighbour.wants.push(Want { serial, due, sent: 0 });
+        self.pump(now);
+    }
+
+    pub(crate) fn on_cancel(&mut self, from: Slab, serial: Serial) {
+        let Some(neighbour) = self.neighbours.get_mut(from) else { return };
+        neighbour.wants.retain(|w| w.serial != serial.0);
+    }
+
+    /// Sends all that may be sent now.
+    pub(crate) fn pump(&mut self, now: Timestamp) {
+        if self.uplink.timer.is_some_and(|at| at > now) {
+            return;
+        }
+        self.uplink.timer = None;
+        self.uplink.forget_old(now);
+        while let Some((link, message)) = self.uplink.backlog.pop_front() {
+            let Some(to) = self.neighbours.find(link) else { continue };
+            let bytes = message.encoded_len() as u64;
+            let limit = self.uplink.limit.unwrap_or(u64::MAX);
+            let at = self.uplink.room_at(bytes, limit);
+            // A message longer than the limit waits for an empty log.
+            if at > now && !self.uplink.log.is_empty() {
+                self.uplink.backlog.push_front((link, message));
+                self.uplink.timer = Some(at);
+                return;
+            }
+            self.put_on_link(to, message, now);
+        }
+        if !self.config.upload {
+            return;
+        }
+        loop {
+            if self.uplink.undrained >= TOTAL_UNDRAINED {
+                return; // `Drained` goes on from here.
+            }
+            let at = self.uplink.block_at();
+            if at > now {
+                self.uplink.timer = Some(at);
+                return;
+            }
+            let Some((to, serial)) = self.choose_send(now) else { return };
+            self.send_block(to, serial, now);
+        }
+    }
+
+    fn send_block(&mut self, to: Slab, serial: u64, now: Timestamp) {
+        let Some(known) = self.window.known(serial) else { return };
+        let piece_len = known.piece.len;
+        let head = known.head.clone();
+        let Some(neighbour) = self.neighbours.get_mut(to) else { return };
+        let Some(index) = neighbour.wants.iter().position(|w| w.serial == serial) else { return };
+        let offset = neighbour.wants[index].sent;
+        if offset == 0 {
+            // The head goes ahead of its piece, so the receiver can always verify what it gets.
+            let tell_head = !neighbour.knows_head(serial);
+            neighbour.knows.set(serial);
+            if !neighbour.has.get(serial) {
+                neighbour.has.set(serial);
+                self.window.slot_mut(serial).copies += 1;
+            }
+            if tell_head {
+                self.put_on_link(to, Message::Head((*head).clone()), now);
+            }
+        }
+        let Some(neighbour) = self.neighbours.get_mut(to) else { return };
+        let len = self.uplink.block_len().min(piece_len - offset);
+        neighbour.wants[index].sent += len;
+        if neighbour.wants[index].sent == piece_len {
+            neighbour.wants.swap_remove(index);
+            neighbour.given += u64::from(piece_len);
+            neighbour.given_lately += piece_len as f32;
+        }
+        self.put_on_link(to, Message::Block(Block { serial: Serial(serial), offset, len, piece_len }), now);
+    }
+
+    /// To whom to send a block of which piece.
+    fn choose_send(&mut self, now: Timestamp) -> Option<(Slab, u64)> {
+        let mut best: Option<(Rank, Slab, u64)> = None;
+        for (slab, neighbour) in self.neighbours.iter() {
+            if neighbour.wants.is_empty() || neighbour.closing || neighbour.undrained >= LINK_UNDRAINED {
+                continue;
+            }
+            let rider = contribution::is_rider(neighbour);
+            for want in &neighbour.wants {
+                if want.sent > 0 {
+                    return Some((slab, want.serial));
+                }
+                if !self.window.holds(want.serial) {
+                    continue;
+                }
+                let class = match (want.due.is_some_and(|due| due < now + URGENT), rider) {
+                    (true, false) => 1,
+                    (false, false) => 2,
+                    (true, true) => 3,
+                    (false, true) => 4,
+                };
+                let slot = self.window.slot(want.serial);
+                let hop = neighbour.rtt.as_micros() as u32 / 2 + neighbour.transfer_us(65536) as u32;
+                let rank = (class, slot.copies, u64::MAX - want.serial, hop);
+                if best.as_ref().is_none_or(|(b, ..)| rank < *b) {
+                    best = Some((rank, slab, want.serial));
+                }
+            }
+        }
+        if let Some((class, serial, to)) = self.choose_push(now) {
+            let copies = self.window.slot(serial).copies;
+            let first = self.role == Role::Source;
+            if first || best.as_ref().is_none_or(|(b, ..)| (class, copies) < (b.0, b.1)) {
+                let neighbour = self.neighbours.get_mut(to)?;
+                neighbour.wants.push(Want { serial, due: None, sent: 0 });
+                self.on_pushed(to, serial, now);
+                return Some((to, serial));
+            }
+        }
+        best.map(|(_, slab, serial)| (slab, serial))
+    }
+}

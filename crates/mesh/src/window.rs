@@ -1,0 +1,166 @@
+//! The piece window: what is known of each piece near the live edge.
+//!
+//! Rule: the window is as long as [`Config::window`](crate::Config) and ends [`AHEAD`] pieces after the newest
+//! verified head; whatever it slides over is forgotten everywhere. Nothing outside of it is ever kept, asked for
+//! or served, so a neighbour can make this node remember at most one window, whatever it says. Pieces that no
+//! head has confirmed yet may be promised and asked for up to [`AHEAD`] beyond the newest head, since promises
+//! outrun heads; they cannot be stored before their head is here.
+
+use std::sync::Arc;
+
+use minuet_proto::mesh::{Serial, SignedHead};
+
+use crate::PieceRef;
+use crate::bits::Bits;
+
+/// How far beyond the newest verified head a promise is believed.
+pub(crate) const AHEAD: u64 = 64;
+
+/// What a verified head says of one piece.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub piece: PieceRef,
+    pub random_access: bool,
+    /// The head it came in, to pass on and to compare with.
+    pub head: Arc<SignedHead>,
+}
+
+/// One piece of the window.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    pub known: Option<Box<Known>>,
+    /// Neighbours that hold or promise it.
+    pub copies: u16,
+    /// Neighbours that are asked for it or are sending it.
+    pub asked: u8,
+    /// All bytes are in, the driver is hashing them.
+    pub verifying: bool,
+    /// The HTTP origin was asked.
+    pub http: bool,
+    /// Neighbours were told that it is here or coming.
+    pub promised: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct PieceWindow {
+    slots: Box<[Slot]>,
+    base: u64,
+    /// One above the newest verified head; `None` while none is known.
+    newest: Option<u64>,
+    /// Verified pieces, in the driver's store.
+    pub held: Bits,
+    /// Pieces to get that nobody is asked for right now.
+    pub wanted: Bits,
+}
+
+impl PieceWindow {
+    pub fn new(len: usize) -> Self {
+        let len = len.next_power_of_two().max(4 * AHEAD as usize);
+        Self {
+            slots: std::iter::repeat_with(Slot::default).take(len).collect(),
+            base: 0,
+            newest: None,
+            held: Bits::new(len),
+            wanted: Bits::new(len),
+        }
+    }
+
+    pub fn len(&self) -> u64 {
+        self.slots.len() as u64
+    }
+
+    /// First serial of the window.
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// One above the last serial of the window.
+    pub fn end(&self) -> u64 {
+        self.base + self.len()
+    }
+
+    /// One above the newest verified head, or the base while none is known.
+    pub fn edge(&self) -> u64 {
+        self.newest.unwrap_or(self.base)
+    }
+
+    /// Whether any head was verified.
+    pub fn anchored(&self) -> bool {
+        self.newest.is_some()
+    }
+
+    /// One above the last serial that may be promised.
+    pub fn horizon(&self) -> u64 {
+        if self.anchored() { (self.edge() + AHEAD).min(self.end()) } else { self.end() }
+    }
+
+    pub fn contains(&self, serial: u64) -> bool {
+        (self.base..self.end()).contains(&serial)
+    }
+
+    pub fn slot(&self, serial: u64) -> &Slot {
+        &self.slots[serial as usize & (self.slots.len() - 1)]
+    }
+
+    pub fn slot_mut(&mut self, serial: u64) -> &mut Slot {
+        &mut self.slots[serial as usize & (self.slots.len() - 1)]
+    }
+
+    pub fn known(&self, serial: u64) -> Option<&Known> {
+        if self.contains(serial) { self.slot(serial).known.as_deref() } else { None }
+    }
+
+    pub fn holds(&self, serial: u64) -> bool {
+        self.contains(serial) && self.held.get(serial)
+    }
+
+    /// Moves an empty, unanchored window to end at `edge`: a first guess from a neighbour's word.
+    pub fn place(&mut self, edge: u64) {
+        if !self.anchored() {
+            self.base = (edge + AHEAD).saturating_sub(self.len());
+        }
+    }
+
+    /// The base that a head up to `edge` (exclusive) asks for.
+    pub fn base_for(&self, edge: u64) -> u64 {
+        let base = (edge + AHEAD).saturating_sub(self.len());
+        // Before the first verified head the place is a guess, which a head may also correct downwards.
+        if self.anchored() || self.contains(edge) { base.max(self.base) } else { base }
+    }
+
+    /// Slides to `base`. The caller has cleared everything that refers to the serials that leave.
+    pub fn slide(&mut self, base: u64) {
+        if base < self.base || base - self.base >= self.len() {
+            for slot in &mut self.slots {
+                *slot = Slot::default();
+            }
+            self.held.clear_all();
+            self.wanted.clear_all();
+        } else {
+            for serial in self.base..base {
+                *self.slot_mut(serial) = Slot::default();
+                self.held.clear(serial);
+                self.wanted.clear(serial);
+            }
+        }
+        self.base = base;
+    }
+
+    /// Notes that heads up to `edge` (exclusive) are verified. The window has been slid before.
+    pub fn raise_edge(&mut self, edge: u64) {
+        self.newest = Some(self.newest.map_or(edge, |newest| newest.max(edge)));
+    }
+
+    /// The newest random access point with `ingest_ms` at most `before_ms`.
+    pub fn random_access_before(&self, before_ms: u64) -> Option<Serial> {
+        (self.base..self.edge())
+            .rev()
+            .map(Serial)
+            .find(|s| self.known(s.0).is_some_and(|k| k.random_access && k.piece.ingest_ms <= before_ms))
+    }
+
+    /// The oldest random access point.
+    pub fn oldest_random_access(&self) -> Option<Serial> {
+        (self.base..self.edge()).map(Serial).find(|s| self.known(s.0).is_some_and(|k| k.random_access))
+    }
+}
