@@ -1,2 +1,11 @@
 //! A seeded discrete-event network that runs thousands of mesh nodes in one process.
+pub mod audience;
 pub mod engine;
+pub mod figures;
+pub mod mesh;
+pub mod plan;
+pub mod run;
+pub mod scenario;
+pub mod stream;
+pub mod table;
+pub mod tracker;

@@ -1,2 +1,173 @@
-//! Simulator.
-fn main() {}
+//! `minuet-sim`: runs scenarios and prints what they show.
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use minuet_sim::{
+    engine::{NodeId, SECOND},
+    mesh::member::Tuning,
+    run::{Engine, Job, Report, run_all},
+    scenario::{self, Scenario},
+    table,
+};
+
+/// Runs the live mesh, thousands of nodes in one process, on a simulated network.
+///
+/// The same seed gives the same figures, byte for byte. Figures of several seeds are shown as the worst of them.
+#[derive(Parser)]
+#[command(version, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    /// A scenario's name, `all`, or `list` to see them
+    scenario: String,
+    /// Seed of the first run
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Number of runs, with seeds counted up from the first
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// What spreads the stream; may be repeated, to compare
+    #[arg(long, value_enum, default_values_t = [Engine::Mesh])]
+    engine: Vec<Engine>,
+    /// Viewers at the start, in place of the scenario's
+    #[arg(long)]
+    nodes: Option<usize>,
+    /// Seconds of stream, in place of the scenario's
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Bytes of a piece, a power of two: 16384
+    #[arg(long)]
+    piece_length: Option<u32>,
+    /// Neighbours that each node aims at: 8
+    #[arg(long)]
+    neighbours: Option<usize>,
+    /// What the source does with a new piece
+    #[arg(long, value_enum, default_value_t = SourcePolicy::Push)]
+    source_policy: SourcePolicy,
+    /// Set no upload limit: nodes find out by themselves what their uplink takes
+    #[arg(long)]
+    no_limit: bool,
+    /// Print what this node is told and does to standard error (the source is 0)
+    #[arg(long, value_name = "NODE")]
+    trace: Option<u32>,
+    /// Print one JSON line a run in place of the table
+    #[arg(long)]
+    json: bool,
+    /// Runs side by side
+    #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
+    jobs: usize,
+}
+
+/// What the source does with a new piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum SourcePolicy {
+    /// Pushes it to one neighbour
+    Push,
+    /// Waits to be asked
+    Request,
+}
+
+const EXAMPLES: &str = "Examples:
+  minuet-sim steady
+  minuet-sim all --seeds 5
+  minuet-sim scale10k --json
+  minuet-sim steady --piece-length 16384 --neighbours 8
+  minuet-sim churn --seed 3 --trace 17 2> node17.log";
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    if cli.scenario == "list" {
+        list();
+        return Ok(());
+    }
+    let scenarios = scenarios(&cli)?;
+    let jobs: Vec<Job> = scenarios.iter().flat_map(|scenario| jobs(&cli, scenario)).collect();
+    let passed = if cli.json { print_json(&jobs, cli.jobs)? } else { print_table(&cli, &scenarios, &jobs) };
+    if !passed {
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+#[allow(clippy::print_stdout)]
+fn list() {
+    for scenario in scenario::all() {
+        println!("{:<11} {}", scenario.name, scenario.about);
+    }
+}
+
+fn scenarios(cli: &Cli) -> Result<Vec<Scenario>> {
+    let mut scenarios = match cli.scenario.as_str() {
+        "all" => scenario::all(),
+        name => vec![scenario::find(name).with_context(|| {
+            format!("there is no scenario called {name}: `minuet-sim list` shows them all")
+        })?],
+    };
+    if cli
+        .piece_length
+        .is_some_and(|length| !length.is_power_of_two() || !(1 << 12..=1 << 20).contains(&length))
+    {
+        bail!("--piece-length must be a power of two from 4096 to 1048576");
+    }
+    for scenario in &mut scenarios {
+        scenario.viewers = cli.nodes.unwrap_or(scenario.viewers).max(1);
+        scenario.stream.piece_length = cli.piece_length.unwrap_or(scenario.stream.piece_length);
+        scenario.stream.duration = cli.seconds.map_or(scenario.stream.duration, |seconds| seconds * SECOND);
+    }
+    Ok(scenarios)
+}
+
+fn jobs(cli: &Cli, scenario: &Scenario) -> Vec<Job> {
+    let tuning = Tuning {
+        neighbours: cli.neighbours,
+        no_push: cli.source_policy == SourcePolicy::Request,
+        no_limit: cli.no_limit,
+    };
+    let engines = cli.engine.iter();
+    engines
+        .flat_map(|engine| {
+            (cli.seed..cli.seed + cli.seeds.max(1)).map(|seed| Job {
+                scenario: scenario.clone(),
+                engine: *engine,
+                tuning,
+                seed,
+                trace: cli.trace.map(NodeId),
+            })
+        })
+        .collect()
+}
+
+#[allow(clippy::print_stdout)]
+fn print_json(jobs: &[Job], threads: usize) -> Result<bool> {
+    let (mut passed, mut failure) = (true, None);
+    run_all(jobs, threads, |_, report| {
+        passed &= report.pass;
+        match serde_json::to_string(&report) {
+            Ok(line) => println!("{line}"),
+            Err(error) => failure = Some(error),
+        }
+    });
+    failure.map_or(Ok(passed), |error| Err(error).context("cannot write a report as JSON"))
+}
+
+/// One line for the runs of each scenario and engine; the bounds as well if there is only one.
+#[allow(clippy::print_stdout)]
+fn print_table(cli: &Cli, scenarios: &[Scenario], jobs: &[Job]) -> bool {
+    println!("seeds {} to {}", cli.seed, cli.seed + cli.seeds.max(1) - 1);
+    println!("{}", table::header());
+    let mut passed = true;
+    let mut group: Vec<Report> = Vec::new();
+    run_all(jobs, cli.jobs, |index, report| {
+        passed &= report.pass;
+        let same = |job: &Job| job.scenario.name == report.scenario && job.engine == report.engine;
+        let last = !jobs.get(index + 1).is_some_and(same);
+        group.push(report);
+        if last {
+            let scenario = &jobs[index].scenario;
+            println!("{}", table::line(scenario, &group));
+            if scenarios.len() == 1 {
+                print!("{}", table::bounds(scenario, &group));
+            }
+            group.clear();
+        }
+    });
+    passed
+}

@@ -59,6 +59,8 @@ pub enum Happening<M> {
     LinkDown {
         /// Who is told.
         node: NodeId,
+        /// The link that was.
+        link: LinkId,
         /// The other end.
         peer: NodeId,
     },
@@ -77,8 +79,8 @@ pub enum Happening<M> {
     Drained {
         /// The sender.
         node: NodeId,
-        /// The receiver.
-        peer: NodeId,
+        /// The link that it goes by.
+        link: LinkId,
         /// Its bytes as encoded.
         bytes: u64,
     },
@@ -92,7 +94,7 @@ pub enum Happening<M> {
 }
 
 /// What a node's access line is like.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Access {
     /// Rate of the uplink.
     pub up: Rate,
@@ -259,6 +261,12 @@ impl<M> Network<M> {
         nodes.links.iter().copied().find(|link| self.links[link.index as usize].ends.contains(&b))
     }
 
+    /// The other end of a link.
+    pub fn peer(&self, node: NodeId, link: LinkId) -> NodeId {
+        let ends = self.links[link.index as usize].ends;
+        if ends[0] == node { ends[1] } else { ends[0] }
+    }
+
     /// Sets up a link: up at both ends after one and a half round trips, or a failed dial after
     /// [`DIAL_TIMEOUT`]. A second dial between the same nodes joins the first.
     pub fn dial(&mut self, node: NodeId, peer: NodeId) {
@@ -281,10 +289,9 @@ impl<M> Network<M> {
 
     /// Closes a link. The other end is told after half a round trip, and after the control messages
     /// that were sent to it before.
-    pub fn hang_up(&mut self, node: NodeId, peer: NodeId) {
-        let Some(id) = self.link_between(node, peer) else { return };
+    pub fn hang_up(&mut self, node: NodeId, id: LinkId) {
+        let Some(side) = self.side_up(node, id) else { return };
         let link = &mut self.links[id.index as usize];
-        let side = usize::from(link.ends[1] == node);
         link.up[side] = false;
         let told = (self.now + link.rtt / 2).max(link.paths[side].last_control_arrival());
         self.nodes[node.index()].links.retain(|held| *held != id);
@@ -452,11 +459,10 @@ impl<M> Network<M> {
         }
         let id = done?;
         let flight = &self.flights[id as usize];
-        let (bytes, wire) = (u64::from(flight.bytes), u64::from(flight.wire));
+        let (link_id, bytes, wire) = (flight.link, u64::from(flight.bytes), u64::from(flight.wire));
         let side = usize::from(flight.side);
-        let link = &mut self.links[flight.link.index as usize];
-        let stale = link.generation != flight.link.generation;
-        let peer = link.ends[1 - side];
+        let link = &mut self.links[link_id.index as usize];
+        let stale = link.generation != link_id.generation;
         state.uplink.sent.media += bytes;
         state.uplink.sent.transport += wire - bytes;
         if stale {
@@ -470,7 +476,7 @@ impl<M> Network<M> {
             state.uplink.charge(self.now, resent.packets * PACKET_BYTES);
         }
         self.queue.push(arrives, Event::Arrive(id));
-        Some(Happening::Drained { node, peer, bytes })
+        Some(Happening::Drained { node, link: link_id, bytes })
     }
 
     fn connected(&mut self, id: LinkId) -> Option<Happening<M>> {
@@ -501,7 +507,7 @@ impl<M> Network<M> {
         let (node, peer) = (link.ends[side], link.ends[1 - side]);
         let was_up = std::mem::take(&mut link.up[side]);
         self.free_link(id);
-        (was_up && self.nodes[node.index()].alive).then_some(Happening::LinkDown { node, peer })
+        (was_up && self.nodes[node.index()].alive).then_some(Happening::LinkDown { node, link: id, peer })
     }
 
     fn side_up(&self, node: NodeId, id: LinkId) -> Option<usize> {
@@ -674,14 +680,14 @@ mod tests {
         let start = net.now();
         net.kill(b);
         net.send_control(a, link, 10, 1);
-        let Some(Happening::LinkDown { node, peer }) = net.next(Micros::MAX) else { panic!() };
+        let Some(Happening::LinkDown { node, peer, .. }) = net.next(Micros::MAX) else { panic!() };
         assert_eq!((node, peer, net.now()), (a, b, start + IDLE_TIMEOUT));
         assert!(!net.send_control(a, link, 10, 1), "the link is gone");
 
-        let (mut net, a, b, _) = pair(LossModel::default());
+        let (mut net, a, b, link) = pair(LossModel::default());
         let start = net.now();
-        net.hang_up(a, b);
-        let Some(Happening::LinkDown { node, peer }) = net.next(Micros::MAX) else { panic!() };
+        net.hang_up(a, link);
+        let Some(Happening::LinkDown { node, peer, .. }) = net.next(Micros::MAX) else { panic!() };
         assert_eq!((node, peer, net.now()), (b, a, start + net.rtt(a, b) / 2));
     }
 

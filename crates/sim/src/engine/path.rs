@@ -190,6 +190,7 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
+    use crate::engine::SECOND;
 
     #[test]
     fn losses_average_two_percent_and_come_in_bursts() {
@@ -220,7 +221,7 @@ mod tests {
         let waits = 2 * rtt - rate.time(14_720) - rate.time(29_440);
         let first = path.media_arrival(0, 68_000, rate, rtt, Resent::default(), &mut rng);
         assert!((rtt / 2 + waits..=rtt / 2 + waits + JITTER).contains(&first), "{first}");
-        let second = path.media_arrival(0, 68_000, rate, rtt, Resent::default(), &mut rng);
+        let second = path.media_arrival(SECOND, 68_000, rate, rtt, Resent::default(), &mut rng) - SECOND;
         assert!((rtt / 2..=rtt / 2 + JITTER).contains(&second), "{second}");
     }
 

@@ -1,0 +1,203 @@
+//! What a run is judged by: the figures, their names and units, and the bounds on them.
+
+use serde::Serialize;
+
+/// Median round trip between two random nodes, in milliseconds (see [`crate::engine::topology`]).
+pub const MEDIAN_RTT_MS: f64 = 89.0;
+
+/// A run's figures. They follow from scenario and seed alone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Figures {
+    /// Media bytes that the source sent ÷ bytes of the stream.
+    pub source_copies: f64,
+    /// Closing at the source to verified at a viewer: median, 99th percentile, largest.
+    pub spread_p50_s: f64,
+    #[allow(missing_docs)]
+    pub spread_p99_s: f64,
+    #[allow(missing_docs)]
+    pub spread_max_s: f64,
+    /// The same for the first and last pieces of segments only.
+    pub boundary_spread_p99_s: f64,
+    /// Pieces in time ÷ pieces due, over all honest viewers.
+    pub continuity: f64,
+    /// Runs of late pieces at the viewers whom the scenario guards.
+    pub stalls: u64,
+    /// Runs of late pieces at all other honest viewers.
+    pub stalls_others: u64,
+    /// Start of a viewer to its first verified piece that it plays.
+    pub join_p50_s: f64,
+    #[allow(missing_docs)]
+    pub join_p95_s: f64,
+    /// Time between the last piece of a segment and the first of the next, in order of playing,
+    /// beyond what it was at the source: 99th percentile over viewers and boundaries.
+    pub handover_excess_ms: f64,
+    /// The same between any two pieces within a segment.
+    pub inner_excess_ms: f64,
+    /// Control messages ÷ media messages, in bytes as encoded.
+    pub control_share: f64,
+    /// All that is not media (control, packet headers, acknowledgements, resent packets) ÷ media.
+    pub wire_overhead: f64,
+    /// Time until the last viewer has everything ÷ the fluid limit; only where all is there at once.
+    pub fluid_ratio: Option<f64>,
+    /// Jain's index of media sent ÷ uplink, over viewers who pass on and stay.
+    pub upload_fairness: f64,
+    /// Media bytes received more than once or unasked ÷ media bytes received.
+    pub wasted_share: f64,
+    /// Pieces that did not verify.
+    pub corrupt_pieces: u64,
+    /// Pieces handed to a player that differ from the source's.
+    pub corrupt_delivered: u64,
+    /// Hostile nodes that somebody banned ÷ hostile nodes.
+    pub hostile_banned: Option<f64>,
+    /// Links to hostile nodes at the end ÷ links to hostile nodes there would be among as many honest ones.
+    pub hostile_links: Option<f64>,
+    /// Bans of nodes that did no harm.
+    pub false_bans: u64,
+    /// Viewers that got pieces of the source that returned ÷ viewers, and the longest time it took.
+    pub resumed: Option<f64>,
+    #[allow(missing_docs)]
+    pub resume_max_s: Option<f64>,
+    /// Viewers that came while there was no source and could play ÷ those who came.
+    pub late_served: Option<f64>,
+    /// Mean number of links of a viewer at the end.
+    pub links_mean: f64,
+    /// Viewers there at the end, and nodes that ever were.
+    pub viewers: u64,
+    #[allow(missing_docs)]
+    pub nodes: u64,
+    /// Events that the network handled.
+    pub events: u64,
+}
+
+/// A figure that a bound can be set on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Figure {
+    SourceCopies,
+    SpreadP50,
+    SpreadP99,
+    BoundarySpreadP99,
+    Continuity,
+    Stalls,
+    JoinP50,
+    JoinP95,
+    HandoverExcess,
+    ControlShare,
+    FluidRatio,
+    CorruptDelivered,
+    HostileBanned,
+    FalseBans,
+    Resumed,
+    ResumeMax,
+    LateServed,
+}
+
+impl Figure {
+    /// Its name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SourceCopies => "source_copies",
+            Self::SpreadP50 => "spread_p50_s",
+            Self::SpreadP99 => "spread_p99_s",
+            Self::BoundarySpreadP99 => "boundary_spread_p99_s",
+            Self::Continuity => "continuity",
+            Self::Stalls => "stalls",
+            Self::JoinP50 => "join_p50_s",
+            Self::JoinP95 => "join_p95_s",
+            Self::HandoverExcess => "handover_excess_ms",
+            Self::ControlShare => "control_share",
+            Self::FluidRatio => "fluid_ratio",
+            Self::CorruptDelivered => "corrupt_delivered",
+            Self::HostileBanned => "hostile_banned",
+            Self::FalseBans => "false_bans",
+            Self::Resumed => "resumed",
+            Self::ResumeMax => "resume_max_s",
+            Self::LateServed => "late_served",
+        }
+    }
+
+    /// Its value in `figures`; not a number where the run has none.
+    pub fn of(self, figures: &Figures) -> f64 {
+        match self {
+            Self::SourceCopies => figures.source_copies,
+            Self::SpreadP50 => figures.spread_p50_s,
+            Self::SpreadP99 => figures.spread_p99_s,
+            Self::BoundarySpreadP99 => figures.boundary_spread_p99_s,
+            Self::Continuity => figures.continuity,
+            Self::Stalls => figures.stalls as f64,
+            Self::JoinP50 => figures.join_p50_s,
+            Self::JoinP95 => figures.join_p95_s,
+            Self::HandoverExcess => figures.handover_excess_ms,
+            Self::ControlShare => figures.control_share,
+            Self::FluidRatio => figures.fluid_ratio.unwrap_or(f64::NAN),
+            Self::CorruptDelivered => figures.corrupt_delivered as f64,
+            Self::HostileBanned => figures.hostile_banned.unwrap_or(f64::NAN),
+            Self::FalseBans => figures.false_bans as f64,
+            Self::Resumed => figures.resumed.unwrap_or(f64::NAN),
+            Self::ResumeMax => figures.resume_max_s.unwrap_or(f64::NAN),
+            Self::LateServed => figures.late_served.unwrap_or(f64::NAN),
+        }
+    }
+}
+
+/// What must hold of a figure.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bound {
+    /// Of which.
+    pub figure: Figure,
+    /// Whether `limit` is its least value, not its greatest.
+    pub at_least: bool,
+    /// The limit itself.
+    pub limit: f64,
+}
+
+impl Bound {
+    /// `figure` ≤ `limit`.
+    pub const fn at_most(figure: Figure, limit: f64) -> Self {
+        Self { figure, at_least: false, limit }
+    }
+
+    /// `figure` ≥ `limit`.
+    pub const fn at_least(figure: Figure, limit: f64) -> Self {
+        Self { figure, at_least: true, limit }
+    }
+
+    /// Whether `figures` keep it. A figure that is not a number keeps nothing.
+    pub fn holds(&self, figures: &Figures) -> bool {
+        let value = self.figure.of(figures);
+        if self.at_least { value >= self.limit } else { value <= self.limit }
+    }
+}
+
+/// Jain's fairness index (Jain, Chiu, Hawe 1984): 1 when all shares are equal, 1/n when one has all.
+pub fn jain(shares: impl Iterator<Item = f64>) -> f64 {
+    let (mut count, mut sum, mut squares) = (0.0, 0.0, 0.0);
+    for share in shares {
+        count += 1.0;
+        sum += share;
+        squares += share * share;
+    }
+    if squares == 0.0 { 1.0 } else { sum * sum / (count * squares) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_hold_at_their_limit_and_never_without_a_figure() {
+        let figures = Figures { source_copies: 1.02, continuity: 0.999, ..Figures::default() };
+        assert!(Bound::at_most(Figure::SourceCopies, 1.02).holds(&figures));
+        assert!(!Bound::at_most(Figure::SourceCopies, 1.01).holds(&figures));
+        assert!(Bound::at_least(Figure::Continuity, 0.999).holds(&figures));
+        assert!(!Bound::at_least(Figure::Continuity, 0.9991).holds(&figures));
+        assert!(!Bound::at_most(Figure::FluidRatio, 9.0).holds(&figures));
+        assert!(!Bound::at_least(Figure::FluidRatio, 0.0).holds(&figures));
+    }
+
+    #[test]
+    fn fairness_is_one_for_equals_and_the_nth_for_one() {
+        assert_eq!(jain([2.0, 2.0, 2.0].into_iter()), 1.0);
+        assert_eq!(jain([4.0, 0.0, 0.0, 0.0].into_iter()), 0.25);
+    }
+}

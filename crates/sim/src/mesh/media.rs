@@ -1,0 +1,181 @@
+//! Media bytes, piece hashes and the channel's key, for real or modelled.
+//!
+//! With real media each piece has its own random bytes and its SHA-1, and messages are encoded and
+//! decoded: that is how hostile runs are made. Else all honest media is one shared run of zeros, a
+//! "hash" is made from the piece's serial, and a piece verifies if its bytes are zeros: a thousand
+//! times cheaper, with the same course of events as long as nobody lies.
+
+use bytes::Bytes;
+use minuet_mesh::{HeadKey, PieceRef};
+use minuet_proto::{
+    PieceHash,
+    mesh::{MAX_BLOCK_LEN, SIGNATURE_LEN, Serial},
+};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// What honest and dishonest modelled blocks are slices of.
+static ZEROS: [u8; MAX_BLOCK_LEN as usize] = [0; MAX_BLOCK_LEN as usize];
+static ONES: [u8; MAX_BLOCK_LEN as usize] = [1; MAX_BLOCK_LEN as usize];
+/// Pieces whose real bytes are kept ready.
+const CACHED: usize = 256;
+
+/// The channel's media, as every node that has verified a piece holds it.
+pub enum Media {
+    /// Modelled.
+    Modelled,
+    /// Real bytes, with a cache of what was made last.
+    Real(Vec<Option<(Serial, Bytes, PieceHash)>>),
+}
+
+impl Media {
+    /// Real or modelled media.
+    pub fn new(real: bool) -> Self {
+        if real { Self::Real(vec![None; CACHED]) } else { Self::Modelled }
+    }
+
+    /// Whether bytes, hashes and encodings are real.
+    pub fn is_real(&self) -> bool {
+        matches!(self, Self::Real(_))
+    }
+
+    /// The hash of a piece of `len` bytes.
+    pub fn hash(&mut self, serial: Serial, len: u32) -> PieceHash {
+        match self {
+            Self::Modelled => {
+                let mut hash = [0; 20];
+                hash[..8].copy_from_slice(&serial.0.to_le_bytes());
+                hash[8..12].copy_from_slice(&len.to_le_bytes());
+                PieceHash::new(hash)
+            }
+            Self::Real(cache) => made(cache, serial, len).1,
+        }
+    }
+
+    /// Bytes of a piece.
+    pub fn block(&mut self, serial: Serial, offset: u32, len: u32, piece_len: u32) -> Bytes {
+        match self {
+            Self::Modelled => Bytes::from_static(&ZEROS[..len as usize]),
+            Self::Real(cache) => {
+                made(cache, serial, piece_len).0.slice(offset as usize..(offset + len) as usize)
+            }
+        }
+    }
+
+    /// What a corrupting node sends in place of `honest`.
+    pub fn corrupted(&self, honest: &Bytes) -> Bytes {
+        match self {
+            Self::Modelled => Bytes::from_static(&ONES[..honest.len()]),
+            Self::Real(_) => {
+                let mut bytes = honest.to_vec();
+                if let Some(last) = bytes.last_mut() {
+                    *last ^= 1;
+                }
+                bytes.into()
+            }
+        }
+    }
+
+    /// Whether the blocks of a piece have the hash that is expected of it.
+    pub fn verify(&mut self, piece: &PieceRef, blocks: &[Bytes]) -> bool {
+        match self {
+            Self::Modelled => {
+                blocks.iter().map(Bytes::len).sum::<usize>() == piece.len as usize
+                    && blocks.iter().all(|block| block.first() == Some(&0))
+            }
+            Self::Real(_) => PieceHash::of(&blocks.concat()) == piece.hash,
+        }
+    }
+}
+
+fn made(cache: &mut [Option<(Serial, Bytes, PieceHash)>], serial: Serial, len: u32) -> (Bytes, PieceHash) {
+    let slot = &mut cache[serial.0 as usize % CACHED];
+    if let Some((cached, bytes, hash)) = slot
+        && *cached == serial
+    {
+        return (bytes.clone(), *hash);
+    }
+    let mut state = serial.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let words = (0..len.div_ceil(8)).flat_map(|_| {
+        // xorshift64 (Marsaglia, 2003): any bytes that differ from piece to piece will do.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    let bytes: Bytes = words.take(len as usize).collect();
+    let hash = PieceHash::of(&bytes);
+    *slot = Some((serial, bytes.clone(), hash));
+    (bytes, hash)
+}
+
+/// The channel's key as a keyed hash: without `secret` nobody signs, and checking costs nanoseconds.
+pub struct ModelKey {
+    secret: u64,
+    /// Whether this node can sign.
+    pub private: bool,
+}
+
+impl ModelKey {
+    /// The key of the channel with this secret.
+    pub fn new(secret: u64, private: bool) -> Self {
+        Self { secret, private }
+    }
+
+    fn mac(&self, signed: &[u8]) -> [u8; SIGNATURE_LEN] {
+        let mut hasher = DefaultHasher::new();
+        (self.secret, signed).hash(&mut hasher);
+        let mut signature = [0; SIGNATURE_LEN];
+        signature[..8].copy_from_slice(&hasher.finish().to_le_bytes());
+        signature
+    }
+}
+
+impl HeadKey for ModelKey {
+    fn verify(&self, signed: &[u8], signature: &[u8; SIGNATURE_LEN]) -> bool {
+        self.mac(signed) == *signature
+    }
+
+    fn sign(&self, signed: &[u8]) -> [u8; SIGNATURE_LEN] {
+        if self.private { self.mac(signed) } else { [0; SIGNATURE_LEN] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use minuet_proto::{PieceId, PieceIndex, SegmentSeq};
+
+    use super::*;
+
+    #[test]
+    fn only_honest_blocks_verify() {
+        for real in [false, true] {
+            let mut media = Media::new(real);
+            let len = 65_536;
+            let hash = media.hash(Serial(7), len);
+            let piece = PieceRef {
+                serial: Serial(7),
+                id: PieceId { segment: SegmentSeq(0), piece: PieceIndex(7) },
+                len,
+                hash,
+                ingest_ms: 0,
+            };
+            let blocks: Vec<Bytes> =
+                (0..2).map(|part| media.block(Serial(7), part * 32_768, 32_768, len)).collect();
+            assert!(media.verify(&piece, &blocks));
+            let corrupted = [blocks[0].clone(), media.corrupted(&blocks[1])];
+            assert!(!media.verify(&piece, &corrupted));
+            assert!(!media.verify(&piece, &blocks[..1]));
+            assert_ne!(hash, media.hash(Serial(8), len));
+        }
+    }
+
+    #[test]
+    fn who_has_not_the_secret_cannot_sign() {
+        let key = ModelKey::new(5, true);
+        let signature = key.sign(b"head");
+        assert!(ModelKey::new(5, false).verify(b"head", &signature));
+        assert!(!key.verify(b"dead", &signature));
+        assert!(!key.verify(b"head", &ModelKey::new(5, false).sign(b"head")));
+        assert!(!key.verify(b"head", &ModelKey::new(6, true).sign(b"head")));
+    }
+}

@@ -1,0 +1,161 @@
+//! One node: the core, and what its driver must remember.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use minuet_mesh::{Config, Node, Role, Start, Timestamp};
+use minuet_proto::mesh::{self, HelloFlags, PeerInfo, Serial};
+
+use super::media::ModelKey;
+use crate::{
+    audience::TARGET_DELAY,
+    engine::{Micros, NodeId, SECOND, topology::Reach},
+    plan::{Life, Part},
+};
+
+/// What is tried in place of the core's defaults.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Tuning {
+    /// Neighbours aimed at.
+    pub neighbours: Option<usize>,
+    /// The source serves on request only.
+    pub no_push: bool,
+    /// Nodes do not know their uplink: no limit is set, and the transport's pace must do.
+    pub no_limit: bool,
+}
+
+/// How often the player tells the core where it is.
+pub const PLAYHEAD_EVERY: Micros = SECOND;
+/// How often a hostile node does its worst.
+pub const HARM_EVERY: Micros = SECOND / 5;
+/// A node that lacks neighbours asks the tracker again after this long, then twice as long, …
+pub const TRACKER_RETRY: Micros = SECOND;
+/// … up to this, which is also how often a node announces itself.
+pub const TRACKER_INTERVAL: Micros = 30 * SECOND;
+
+/// A node and its driver's state.
+pub struct Member {
+    /// The real thing.
+    pub core: Node,
+    /// Its life.
+    pub life: Life,
+    /// When the core next hears from the player.
+    pub playhead_at: Option<Micros>,
+    /// When it next does harm.
+    pub harm_at: Option<Micros>,
+    /// When it next asks the tracker, and how long it waits then.
+    pub tracker_at: Micros,
+    /// See `tracker_at`.
+    pub tracker_wait: Micros,
+    /// Links that are up, for those who use them without the core.
+    pub links: Vec<crate::engine::network::LinkId>,
+}
+
+impl Member {
+    /// A node that begins its life now.
+    pub fn new(
+        id: NodeId,
+        life: Life,
+        tuning: Tuning,
+        keys: &Keys,
+        at_once: bool,
+        first_serial: Serial,
+        seed: u64,
+        now: Micros,
+    ) -> Self {
+        let source = life.part == Part::Source;
+        let key = if source { &keys.private } else { &keys.public };
+        let mut config = Config::new(core_id(id), key.clone());
+        config.upload = life.upload;
+        config.dialable = life.access.reach == Reach::Open;
+        config.target_delay = std::time::Duration::from_micros(TARGET_DELAY);
+        config.first_serial = first_serial;
+        config.push = !tuning.no_push;
+        if !tuning.no_limit {
+            config.upload_limit = Some(life.access.up.0);
+        }
+        if let Some(neighbours) = tuning.neighbours {
+            config.neighbours = neighbours;
+        }
+        if let Part::LateViewer(behind) = life.part {
+            config.start = Start::Ago(std::time::Duration::from_micros(behind));
+        }
+        let role = match life.part {
+            Part::Source => Role::Source,
+            Part::Relay => Role::Relay,
+            // A file that is there at once has no live edge to play at: everyone just fetches it.
+            _ if at_once => Role::Relay,
+            Part::Viewer | Part::LateViewer(_) | Part::Hostile(_) => Role::Viewer,
+        };
+        Self {
+            core: Node::new(config, role, seed, Timestamp(now)),
+            life,
+            playhead_at: None,
+            harm_at: matches!(life.part, Part::Hostile(_)).then_some(now + HARM_EVERY),
+            tracker_at: now,
+            tracker_wait: TRACKER_RETRY,
+            links: Vec::new(),
+        }
+    }
+
+    /// Whether it is to be served and measured as an honest viewer.
+    pub fn is_audience(&self) -> bool {
+        matches!(self.life.part, Part::Viewer | Part::LateViewer(_))
+    }
+
+    /// When the driver must look at this node again.
+    pub fn wakes_at(&self) -> Option<Micros> {
+        let core = self.core.poll_timeout().map(|at| at.0);
+        [core, self.playhead_at, self.harm_at, Some(self.tracker_at)].into_iter().flatten().min()
+    }
+
+    /// What the tracker and peer exchange say of it.
+    pub fn peer_info(&self, id: NodeId) -> PeerInfo {
+        PeerInfo {
+            node: core_id(id),
+            flags: HelloFlags {
+                dialable: self.life.access.reach == Reach::Open,
+                no_upload: !self.life.upload,
+                relay: self.life.part == Part::Relay,
+                source: self.life.part == Part::Source,
+            },
+            upload_kbps: (self.life.access.up.0 * 8 / 1_000) as u32,
+            address: Bytes::from_static(&[0; ADDRESS_BYTES]),
+        }
+    }
+}
+
+/// Bytes of a typical address in peer exchange: an IPv4 and an IPv6 socket address.
+const ADDRESS_BYTES: usize = 24;
+
+/// The channel's key, as its source and as others have it.
+pub struct Keys {
+    private: Arc<ModelKey>,
+    public: Arc<ModelKey>,
+}
+
+impl Keys {
+    /// Both halves of the key with this secret.
+    pub fn new(secret: u64) -> Self {
+        Self {
+            private: Arc::new(ModelKey::new(secret, true)),
+            public: Arc::new(ModelKey::new(secret, false)),
+        }
+    }
+}
+
+/// A node's key: scattered, so that order of keys says nothing, with its number at the end.
+pub fn core_id(id: NodeId) -> mesh::NodeId {
+    let mut key = [0; 32];
+    let scattered = u64::from(id.0 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    key[..8].copy_from_slice(&scattered.to_le_bytes());
+    key[28..].copy_from_slice(&id.0.to_be_bytes());
+    mesh::NodeId(key)
+}
+
+/// The number in a node's key.
+pub fn engine_id(id: mesh::NodeId) -> NodeId {
+    let mut number = [0; 4];
+    number.copy_from_slice(&id.0[28..]);
+    NodeId(u32::from_be_bytes(number))
+}

@@ -1,0 +1,9 @@
+//! Mesh nodes on the network: each runs the real core; only sockets, store and hashing are modelled.
+//!
+//! [`world`] drives the nodes, [`media`] stands for their stores, [`hostile`] makes some of them harm.
+
+pub mod hostile;
+pub mod media;
+pub mod member;
+pub mod trace;
+pub mod world;

@@ -1,0 +1,618 @@
+//! A run of the mesh: feeds what happens in the network to the cores, and does what they say.
+
+use bytes::{Bytes, BytesMut};
+use minuet_mesh::{Direction, Input, LinkId as CoreLink, Output, PieceRef, Timestamp};
+use minuet_proto::mesh::{Frame, Message, PeerInfo, Serial, SignedHead};
+use std::{collections::VecDeque, time::Duration};
+
+use super::{
+    hostile,
+    media::Media,
+    member::{
+        HARM_EVERY, Keys, Member, PLAYHEAD_EVERY, TRACKER_INTERVAL, TRACKER_RETRY, Tuning, core_id, engine_id,
+    },
+    trace,
+};
+use crate::{
+    audience::Audience,
+    engine::{
+        MILLISECOND, Micros, NodeId, SECOND,
+        network::{Happening, LinkId, Network},
+    },
+    figures::{Figures, jain},
+    plan::{self, Life, Part},
+    scenario::Scenario,
+    stream::StreamPiece,
+    tracker::{EXPIRY, Tracker},
+};
+
+/// Ingest time of the stream's first byte, Unix milliseconds: any time that is not the epoch.
+const INGEST_BASE_MS: u64 = 1_700_000_000_000;
+/// When a file that is there at once appears: when the mesh has formed.
+const AT_ONCE: Micros = 3 * SECOND;
+/// How long after the stream's end a run goes on: until the last player is through.
+const TAIL: Micros = 8 * SECOND;
+/// Serials that a source skips when it returns and does not know where it was.
+const SERIAL_GAP: u64 = 1_000;
+/// Heads that the tracker keeps for joiners.
+const TRACKER_HEADS: usize = 256;
+/// Bytes of a signed record.
+const RECORD_BYTES: usize = 420;
+
+/// A message on the wire.
+enum Packet {
+    /// As the sender's core made it: in large runs nothing is encoded but its length is charged.
+    Plain(Message, Bytes),
+    /// Encoded, with a block's payload beside it.
+    Encoded(Bytes, Bytes),
+}
+
+/// What was scheduled, packed into the network's token.
+#[derive(Clone, Copy)]
+enum Token {
+    Join(u32),
+    Leave(u32),
+    Close,
+    Forget(u32),
+    TrackerAnswer(u32),
+}
+
+impl Token {
+    fn pack(self) -> u64 {
+        let (kind, number) = match self {
+            Self::Join(life) => (0, life),
+            Self::Leave(node) => (1, node),
+            Self::Close => (2, 0),
+            Self::Forget(node) => (3, node),
+            Self::TrackerAnswer(node) => (4, node),
+        };
+        kind << 32 | u64::from(number)
+    }
+
+    fn unpack(token: u64) -> Self {
+        let number = token as u32;
+        match token >> 32 {
+            0 => Self::Join(number),
+            1 => Self::Leave(number),
+            2 => Self::Close,
+            3 => Self::Forget(number),
+            _ => Self::TrackerAnswer(number),
+        }
+    }
+}
+
+/// The whole run.
+pub struct World<'a> {
+    scenario: &'a Scenario,
+    tuning: Tuning,
+    seed: u64,
+    net: Network<Packet>,
+    lives: Vec<Life>,
+    members: Vec<Member>,
+    keys: Keys,
+    media: Media,
+    tracker: Tracker,
+    audience: Audience,
+    /// Pieces that are still to close.
+    coming: std::iter::Peekable<Box<dyn Iterator<Item = StreamPiece>>>,
+    /// The source that is there, and its next serial.
+    source: Option<NodeId>,
+    next_serial: Serial,
+    /// First serial of each source, with the position of its first piece in the audience's row.
+    epochs: Vec<(Serial, usize)>,
+    heads: VecDeque<SignedHead>,
+    record: Option<Bytes>,
+    traced: Option<NodeId>,
+    /// Control bytes that the cores sent and have not been told of as drained.
+    drained: Vec<(CoreLink, u64)>,
+    scratch: BytesMut,
+    corrupt_delivered: u64,
+    banned: Vec<bool>,
+    false_bans: u64,
+}
+
+impl<'a> World<'a> {
+    /// A run that has not begun.
+    pub fn new(scenario: &'a Scenario, tuning: Tuning, seed: u64, traced: Option<NodeId>) -> Self {
+        let mut net = Network::new(seed, scenario.loss);
+        let lives = plan::lives(scenario, seed);
+        for (index, life) in lives.iter().enumerate() {
+            net.schedule(life.joins, Token::Join(index as u32).pack());
+        }
+        Self {
+            scenario,
+            tuning,
+            seed,
+            net,
+            lives,
+            members: Vec::new(),
+            keys: Keys::new(seed),
+            media: Media::new(scenario.hostile > 0.0),
+            tracker: Tracker::new(seed),
+            audience: Audience::default(),
+            coming: (Box::new(std::iter::empty()) as Box<dyn Iterator<Item = _>>).peekable(),
+            source: None,
+            next_serial: Serial(0),
+            epochs: Vec::new(),
+            heads: VecDeque::new(),
+            record: None,
+            traced,
+            drained: Vec::new(),
+            scratch: BytesMut::new(),
+            corrupt_delivered: 0,
+            banned: Vec::new(),
+            false_bans: 0,
+        }
+    }
+
+    /// Runs to the end; `measure` is called while all state is still there.
+    pub fn run<T>(mut self, measure: impl FnOnce() -> T) -> (Figures, T) {
+        let end = self.scenario.stream.duration + TAIL;
+        while let Some(happening) = self.net.next(end) {
+            self.handle(happening);
+        }
+        let measured = measure();
+        (self.finish(end), measured)
+    }
+
+    fn handle(&mut self, happening: Happening<Packet>) {
+        match happening {
+            Happening::LinkUp { node, link, peer, dialled } => {
+                self.members[node.index()].links.push(link);
+                let direction = if dialled { Direction::Dialled } else { Direction::Accepted };
+                let rtt = Duration::from_micros(self.net.rtt(node, peer));
+                self.feed(node, Input::LinkUp { link: core_link(link), peer: core_id(peer), direction, rtt });
+            }
+            Happening::LinkDown { node, link, .. } => {
+                self.members[node.index()].links.retain(|up| *up != link);
+                self.feed(node, Input::LinkDown { link: core_link(link) });
+            }
+            Happening::DialFailed { node, peer } => {
+                self.feed(node, Input::DialFailed { peer: core_id(peer) });
+            }
+            Happening::Message { node, link, message, .. } => {
+                let link = core_link(link);
+                if let Some(input) = received(link, message) {
+                    self.feed(node, input);
+                }
+            }
+            Happening::Drained { node, link, bytes } => {
+                self.feed(node, Input::Drained { link: core_link(link), bytes });
+            }
+            Happening::Timer { node } => self.wake(node),
+            Happening::Scheduled(token) => match Token::unpack(token) {
+                Token::Join(life) => self.join(self.lives[life as usize]),
+                Token::Leave(node) => self.leave(NodeId(node)),
+                Token::Close => self.close_due(),
+                Token::Forget(node) => self.tracker.forget(NodeId(node)),
+                Token::TrackerAnswer(node) => self.tracker_answers(NodeId(node)),
+            },
+        }
+    }
+
+    fn join(&mut self, life: Life) {
+        let now = self.net.now();
+        let id = self.net.add_node(life.access);
+        let seed = self.seed ^ u64::from(id.0 + 1) << 32;
+        if life.part == Part::Source {
+            self.source_begins(id);
+        }
+        let at_once = self.scenario.stream.at_once;
+        let member = Member::new(id, life, self.tuning, &self.keys, at_once, self.next_serial, seed, now);
+        if member.is_audience() {
+            // Those whom a scenario does not guard: who came with the crowd, leave, or do not contribute.
+            let crowd = self.scenario.crowd.is_some_and(|crowd| life.joins >= crowd.at);
+            let guarded = life.leaves.is_none() && life.upload && !crowd && life.part == Part::Viewer;
+            self.audience.join(id, guarded, now);
+        }
+        self.members.push(member);
+        self.banned.push(false);
+        if let Some(leaves) = life.leaves {
+            self.net.schedule(leaves, Token::Leave(id.0).pack());
+        }
+        self.wake(id);
+    }
+
+    fn leave(&mut self, id: NodeId) {
+        let now = self.net.now();
+        let life = self.members[id.index()].life;
+        if life.silent {
+            self.net.schedule(now + EXPIRY, Token::Forget(id.0).pack());
+        } else {
+            self.feed(id, Input::Leave);
+            self.tracker.forget(id);
+        }
+        if self.source == Some(id) {
+            self.source = None;
+        }
+        self.audience.leave(id, now);
+        self.net.kill(id);
+    }
+
+    fn source_begins(&mut self, id: NodeId) {
+        let (now, spec) = (self.net.now(), self.scenario.stream);
+        self.source = Some(id);
+        let returns = !self.epochs.is_empty();
+        if returns {
+            self.audience.source_returned(now);
+            self.next_serial.0 += SERIAL_GAP;
+        }
+        self.epochs.push((self.next_serial, self.audience.closed_count()));
+        let segment = if returns { now / spec.segment + 1 } else { 0 };
+        let start = if spec.at_once { 0 } else { now };
+        let pieces = spec.pieces(segment, start, spec.duration);
+        self.coming = (Box::new(pieces) as Box<dyn Iterator<Item = _>>).peekable();
+        self.schedule_close();
+    }
+
+    fn schedule_close(&mut self) {
+        if let Some(piece) = self.coming.peek() {
+            let at = if self.scenario.stream.at_once { AT_ONCE } else { piece.closes_at };
+            self.net.schedule(at, Token::Close.pack());
+        }
+    }
+
+    fn close_due(&mut self) {
+        let Some(source) = self.source else { return };
+        while let Some(mut piece) = self.coming.next() {
+            let serial = self.next_serial;
+            self.next_serial.0 += 1;
+            let ingest_ms = INGEST_BASE_MS + piece.closes_at / MILLISECOND;
+            if self.scenario.stream.at_once {
+                piece.closes_at = AT_ONCE;
+            }
+            self.audience.closed(piece);
+            let hash = self.media.hash(serial, piece.len);
+            let StreamPiece { id, len, random_access, .. } = piece;
+            self.feed(source, Input::PieceClosed { id, len, hash, ingest_ms, random_access });
+            if piece.seals {
+                let mut record = vec![0; RECORD_BYTES];
+                record[..8].copy_from_slice(&id.segment.0.to_le_bytes());
+                let record = Bytes::from(record);
+                self.record = Some(record.clone());
+                self.feed(source, Input::Record { record });
+            }
+            if !self.scenario.stream.at_once {
+                break;
+            }
+        }
+        self.schedule_close();
+    }
+
+    /// Does what is due at a node, whatever it is.
+    fn wake(&mut self, id: NodeId) {
+        let now = self.net.now();
+        if self.members[id.index()].tracker_at <= now {
+            self.ask_tracker(id);
+        }
+        if self.members[id.index()].playhead_at.is_some_and(|at| at <= now) {
+            self.tell_playhead(id);
+        }
+        if self.members[id.index()].harm_at.is_some_and(|at| at <= now) {
+            self.do_harm(id);
+        }
+        if self.members[id.index()].core.poll_timeout().is_some_and(|at| at.0 <= now) {
+            self.feed(id, Input::Timeout);
+        }
+        self.set_timer(id);
+    }
+
+    fn set_timer(&mut self, id: NodeId) {
+        let at = self.members[id.index()].wakes_at();
+        self.net.set_timer(id, at);
+    }
+
+    /// A first question takes a connection as well; later ones find it open.
+    fn ask_tracker(&mut self, id: NodeId) {
+        let now = self.net.now();
+        let rtt = self.net.rtt_to_centre(id);
+        let member = &mut self.members[id.index()];
+        let first = member.life.joins == now;
+        let lacking = member.core.link_count() < self.tuning.neighbours.unwrap_or(16) / 2;
+        member.tracker_wait =
+            if lacking { (member.tracker_wait * 2).min(TRACKER_INTERVAL) } else { TRACKER_INTERVAL };
+        if first {
+            member.tracker_wait = TRACKER_RETRY;
+        }
+        member.tracker_at = now + member.tracker_wait;
+        if first || lacking {
+            let answer = now + if first { 2 * rtt } else { rtt };
+            self.net.schedule(answer, Token::TrackerAnswer(id.0).pack());
+        }
+    }
+
+    fn tracker_answers(&mut self, id: NodeId) {
+        if !self.net.is_alive(id) {
+            return;
+        }
+        let reach = self.net.reach(id);
+        let sample = self.tracker.sample(id, reach);
+        self.tracker.announce(id, reach);
+        let peers: Vec<PeerInfo> =
+            sample.into_iter().map(|peer| self.members[peer.index()].peer_info(peer)).collect();
+        let viewer = self.members[id.index()].life.part != Part::Source;
+        if viewer {
+            for head in self.heads.clone() {
+                self.feed(id, Input::Head { head });
+            }
+            if let Some(record) = self.record.clone() {
+                self.feed(id, Input::Record { record });
+            }
+        }
+        if !peers.is_empty() {
+            self.feed(id, Input::PeersLearned { peers });
+        }
+    }
+
+    fn tell_playhead(&mut self, id: NodeId) {
+        let now = self.net.now();
+        self.members[id.index()].playhead_at = Some(now + PLAYHEAD_EVERY);
+        if let Some((position, due)) = self.audience.playhead(id, now) {
+            let next = self.serial(position);
+            self.feed(id, Input::Playhead { next, due: Timestamp(due) });
+        }
+    }
+
+    fn do_harm(&mut self, id: NodeId) {
+        self.members[id.index()].harm_at = Some(self.net.now() + HARM_EVERY);
+        let Part::Hostile(vice) = self.members[id.index()].life.part else { return };
+        let newest = Serial(self.next_serial.0.saturating_sub(1));
+        for message in hostile::harm(vice, newest) {
+            for link in self.members[id.index()].links.clone() {
+                let packet = Packet::Encoded(message.clone(), Bytes::new());
+                self.net.send_control(id, link, message.len(), packet);
+            }
+        }
+    }
+
+    /// Gives one input to a core and does all that it says.
+    fn feed(&mut self, id: NodeId, input: Input) {
+        if !self.net.is_alive(id) {
+            return;
+        }
+        let now = self.net.now();
+        if self.traced == Some(id) {
+            trace::input(id, now, &input);
+        }
+        self.members[id.index()].core.handle(input, Timestamp(now));
+        loop {
+            while let Some(output) = self.members[id.index()].core.poll_output() {
+                if self.traced == Some(id) {
+                    trace::output(id, now, &output);
+                }
+                self.act(id, output);
+            }
+            // Control overtakes media and leaves at once.
+            let Some((link, bytes)) = self.drained.pop() else { break };
+            self.members[id.index()].core.handle(Input::Drained { link, bytes }, Timestamp(now));
+        }
+        self.set_timer(id);
+    }
+
+    fn act(&mut self, id: NodeId, output: Output) {
+        let now = Timestamp(self.net.now());
+        match output {
+            Output::Send { link, message } => self.send(id, link, message),
+            Output::Dial { peer } => self.net.dial(id, engine_id(peer.node)),
+            Output::HangUp { link, ban, .. } => {
+                let peer = self.net.peer(id, engine_link(link));
+                if ban {
+                    self.note_ban(id, peer);
+                }
+                self.net.hang_up(id, engine_link(link));
+                self.members[id.index()].links.retain(|up| *up != engine_link(link));
+                self.members[id.index()].core.handle(Input::LinkDown { link }, now);
+            }
+            Output::Verify { piece, blocks } => {
+                let ok = self.media.verify(&piece, &blocks);
+                if ok {
+                    self.stored(id, &piece);
+                }
+                let input = Input::Verified { serial: piece.serial, ok };
+                self.members[id.index()].core.handle(input, now);
+            }
+            Output::Start { serial } => {
+                if let Some(position) = self.position(serial) {
+                    self.audience.start(id, position, now.0);
+                    self.begin_if_playing(id);
+                }
+            }
+            Output::Record { record } => {
+                self.members[id.index()].core.handle(Input::Record { record }, now);
+            }
+            Output::FetchHttp { piece, .. } => {
+                let input = Input::HttpFailed { serial: piece.serial };
+                self.members[id.index()].core.handle(input, now);
+            }
+            Output::Head(_) | Output::Release { .. } | Output::Equivocation { .. } => {}
+        }
+    }
+
+    fn stored(&mut self, id: NodeId, piece: &PieceRef) {
+        let honest = self.members[id.index()].is_audience();
+        let genuine = self.media.hash(piece.serial, piece.len) == piece.hash;
+        self.corrupt_delivered += u64::from(honest && !genuine);
+        if let Some(position) = self.position(piece.serial)
+            && self.audience.verified(id, position, self.net.now())
+        {
+            self.begin_if_playing(id);
+        }
+    }
+
+    fn begin_if_playing(&mut self, id: NodeId) {
+        if self.audience.plays(id) {
+            self.members[id.index()].playhead_at = Some(self.net.now());
+        }
+    }
+
+    fn send(&mut self, id: NodeId, core: CoreLink, message: Message) {
+        let (link, bytes) = (engine_link(core), message.encoded_len());
+        let part = self.members[id.index()].life.part;
+        if let Message::Block(block) = &message {
+            let honest = self.media.block(block.serial, block.offset, block.len, block.piece_len);
+            let payload = match part {
+                Part::Hostile(vice) => hostile::block(vice, &self.media, honest),
+                _ => Some(honest),
+            };
+            match payload {
+                Some(payload) => {
+                    let packet = self.packet(message, payload);
+                    self.net.send_media(id, link, bytes, packet);
+                }
+                None => self.drained.push((core, bytes as u64)),
+            }
+            return;
+        }
+        if let (Part::Source, Message::Head(head)) = (part, &message)
+            && self.heads.back() != Some(head)
+        {
+            self.heads.push_back(head.clone());
+            if self.heads.len() > TRACKER_HEADS {
+                self.heads.pop_front();
+            }
+        }
+        let packet = self.packet(message, Bytes::new());
+        self.net.send_control(id, link, bytes, packet);
+        self.drained.push((core, bytes as u64));
+    }
+
+    fn packet(&mut self, message: Message, payload: Bytes) -> Packet {
+        if !self.media.is_real() {
+            return Packet::Plain(message, payload);
+        }
+        message.encode(&mut self.scratch);
+        Packet::Encoded(self.scratch.split().freeze(), payload)
+    }
+
+    fn note_ban(&mut self, by: NodeId, banned: NodeId) {
+        let hostile = |id: NodeId| matches!(self.members[id.index()].life.part, Part::Hostile(_));
+        if hostile(by) {
+            return;
+        }
+        if hostile(banned) {
+            self.banned[banned.index()] = true;
+        } else {
+            self.false_bans += 1;
+        }
+    }
+
+    /// Position of a serial in the row of all pieces.
+    fn position(&self, serial: Serial) -> Option<usize> {
+        let (first, position) = self.epochs.iter().rev().find(|(first, _)| *first <= serial)?;
+        let position = position + (serial.0 - first.0) as usize;
+        (position < self.audience.closed_count()).then_some(position)
+    }
+
+    fn serial(&self, position: usize) -> Serial {
+        let epoch = self.epochs.iter().rev().find(|(_, first)| *first <= position);
+        epoch.map_or(Serial(position as u64), |(serial, first)| Serial(serial.0 + (position - first) as u64))
+    }
+
+    fn finish(mut self, end: Micros) -> Figures {
+        let mut figures = Figures { events: self.net.events(), ..Figures::default() };
+        self.audience.finish(end, &mut figures);
+        let (mut media, mut control, mut overhead) = (0, 0, 0);
+        let mut from_source = 0;
+        let (mut received, mut wasted) = (0, 0);
+        for (index, member) in self.members.iter().enumerate() {
+            let sent = self.net.sent(NodeId(index as u32));
+            let stats = member.core.stats();
+            media += sent.media;
+            control += sent.control;
+            overhead += sent.control + sent.control_overhead + sent.transport;
+            from_source += if member.life.part == Part::Source { stats.payload_sent } else { 0 };
+            received += stats.payload_received;
+            wasted += stats.wasted;
+            figures.corrupt_pieces += stats.pieces_corrupt;
+        }
+        let ratio = |a: u64, b: u64| if b == 0 { 0.0 } else { a as f64 / b as f64 };
+        figures.source_copies = ratio(from_source, self.audience.closed_bytes());
+        figures.control_share = ratio(control, media);
+        figures.wire_overhead = ratio(overhead, media);
+        figures.wasted_share = ratio(wasted, received);
+        figures.corrupt_delivered = self.corrupt_delivered;
+        figures.false_bans = self.false_bans;
+        figures.nodes = self.members.len() as u64;
+        self.finish_audience(end, &mut figures);
+        self.finish_hostile(&mut figures);
+        if self.scenario.stream.at_once {
+            figures.fluid_ratio = Some(self.fluid_ratio());
+        }
+        figures
+    }
+
+    fn finish_audience(&self, end: Micros, figures: &mut Figures) {
+        let (mut links, mut shares) = (0, Vec::new());
+        let (mut late, mut late_served) = (0, 0);
+        for (index, member) in self.members.iter().enumerate() {
+            let id = NodeId(index as u32);
+            if !member.is_audience() || !self.net.is_alive(id) {
+                continue;
+            }
+            figures.viewers += 1;
+            links += member.core.link_count();
+            if member.life.upload {
+                let could = member.life.access.up.bytes(end - member.life.joins);
+                shares.push(self.net.sent(id).media as f64 / could as f64);
+            }
+            if matches!(member.life.part, Part::LateViewer(_)) {
+                late += 1;
+                late_served += u64::from(self.audience.plays(id));
+            }
+        }
+        figures.links_mean = links as f64 / figures.viewers.max(1) as f64;
+        figures.upload_fairness = jain(shares.into_iter());
+        figures.late_served = (late > 0).then(|| late_served as f64 / late as f64);
+    }
+
+    fn finish_hostile(&self, figures: &mut Figures) {
+        let hostile = |index: &usize| matches!(self.members[*index].life.part, Part::Hostile(_));
+        let all: Vec<usize> = (0..self.members.len()).filter(hostile).collect();
+        if all.is_empty() {
+            return;
+        }
+        let banned = all.iter().filter(|index| self.banned[**index]).count();
+        figures.hostile_banned = Some(banned as f64 / all.len() as f64);
+        let links: usize = all.iter().map(|index| self.members[*index].links.len()).sum();
+        figures.hostile_links = Some(links as f64 / all.len() as f64 / figures.links_mean.max(1.0));
+    }
+
+    /// Time until the last viewer had everything ÷ the least there could be (Kumar, Ross 2006).
+    fn fluid_ratio(&self) -> f64 {
+        let (mut source, mut all, mut viewers, mut complete) = (0.0, 0.0, 0.0, true);
+        for (index, member) in self.members.iter().enumerate() {
+            let up = member.life.access.up.0 as f64;
+            all += up;
+            if member.life.part == Part::Source {
+                source += up;
+            } else {
+                viewers += 1.0;
+                complete &= self.audience.complete(NodeId(index as u32));
+            }
+        }
+        let bytes = self.audience.closed_bytes() as f64;
+        let least = (bytes / source).max(viewers * bytes / all);
+        let took = (self.audience.last_verified() - AT_ONCE) as f64 / SECOND as f64;
+        if complete { took / least } else { f64::INFINITY }
+    }
+}
+
+fn received(link: CoreLink, packet: Packet) -> Option<Input> {
+    match packet {
+        Packet::Plain(message, payload) => Some(Input::Message { link, message, payload }),
+        Packet::Encoded(header, payload) => match Frame::decode_split(&header, payload) {
+            Ok(Frame { message, payload }) => {
+                message.map(|message| Input::Message { link, message, payload })
+            }
+            Err(_) => Some(Input::Malformed { link }),
+        },
+    }
+}
+
+fn core_link(link: LinkId) -> CoreLink {
+    CoreLink(link.to_bits())
+}
+
+fn engine_link(link: CoreLink) -> LinkId {
+    LinkId::from_bits(link.0)
+}

@@ -1,0 +1,186 @@
+//! Who takes part in a run, and when: every node's whole life is drawn before the run starts, so
+//! that the mesh and its rivals face the same audience.
+
+use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
+
+use crate::{
+    engine::{Micros, SECOND, access::Rate, network::Access, topology::Reach},
+    scenario::{Profile, Scenario},
+    stream::StreamSpec,
+};
+
+/// How a hostile node behaves; in all else it follows the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vice {
+    /// Sends pieces with wrong bytes.
+    Corrupts,
+    /// Sends heads that the channel's key has not signed.
+    Forges,
+    /// Claims to hold pieces that it does not hold or that do not exist, and never sends any.
+    Lies,
+    /// Takes requests and never serves them.
+    Stalls,
+    /// Sends requests, HAVEs and unreadable frames without end.
+    Floods,
+}
+
+/// All vices, in the order in which hostile nodes are given them.
+pub const VICES: [Vice; 5] = [Vice::Corrupts, Vice::Forges, Vice::Lies, Vice::Stalls, Vice::Floods];
+
+/// What a node does in the channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Holds the channel's key.
+    Source,
+    /// Plays from the live edge.
+    Viewer,
+    /// Plays from this far behind the live edge.
+    LateViewer(Micros),
+    /// Has no player.
+    Relay,
+    /// Plays, and harms others.
+    Hostile(Vice),
+}
+
+/// One node's life.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Life {
+    /// What it does.
+    pub part: Part,
+    /// Its line.
+    pub access: Access,
+    /// Whether it passes pieces on.
+    pub upload: bool,
+    /// When it starts.
+    pub joins: Micros,
+    /// When it leaves, if it does.
+    pub leaves: Option<Micros>,
+    /// Whether it goes without a word.
+    pub silent: bool,
+}
+
+/// Downlinks are this many times the stream: wide enough for what comes, narrow enough to queue.
+const DOWNLINK_FACTOR: f64 = 5.0;
+/// The first audience arrives over this long; nobody's line answers everyone at one instant.
+const ARRIVAL: Micros = SECOND;
+
+/// The lives of all nodes of a scenario, sources first.
+pub fn lives(scenario: &Scenario, seed: u64) -> Vec<Life> {
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed ^ 0x6c69_7665_7300);
+    let mut lives = sources(scenario);
+    let mut profiles = crowd_of(scenario, scenario.viewers);
+    profiles.shuffle(&mut rng);
+    let first = lives.len();
+    for (profile, reach) in profiles {
+        let joins = if scenario.stream.at_once { 0 } else { rng.random_range(0..ARRIVAL) };
+        lives.push(viewer(&scenario.stream, profile, reach, joins));
+    }
+    let hostile = (scenario.viewers as f64 * scenario.hostile).round() as usize;
+    for (life, vice) in lives[first..].iter_mut().take(hostile).zip(VICES.iter().cycle()) {
+        life.part = Part::Hostile(*vice);
+    }
+    if let Some(crowd) = scenario.crowd {
+        for (profile, reach) in crowd_of(scenario, crowd.viewers) {
+            let joins = crowd.at + rng.random_range(0..crowd.within);
+            lives.push(viewer(&scenario.stream, profile, reach, joins));
+        }
+    }
+    if let Some(churn) = scenario.churn {
+        come_and_go(scenario, churn, first, &mut lives, &mut rng);
+    }
+    if let Some(cut) = scenario.source_cut {
+        let mut relay = viewer(&scenario.stream, scenario.profiles[0], Reach::Open, 0);
+        relay.part = Part::Relay;
+        lives.push(relay);
+        // Someone who comes while there is no source can still watch what exists.
+        let mut late =
+            viewer(&scenario.stream, scenario.profiles[0], Reach::Open, cut.0 + (cut.1 - cut.0) / 2);
+        late.part = Part::LateViewer(cut.1 - cut.0);
+        lives.push(late);
+    }
+    lives
+}
+
+fn sources(scenario: &Scenario) -> Vec<Life> {
+    let access = Access {
+        up: rate(&scenario.stream, scenario.source_up),
+        down: rate(&scenario.stream, DOWNLINK_FACTOR),
+        reach: Reach::Open,
+    };
+    let source = Life { part: Part::Source, access, upload: true, joins: 0, leaves: None, silent: true };
+    match scenario.source_cut {
+        None => vec![source],
+        Some((gone, back)) => {
+            vec![Life { leaves: Some(gone), ..source }, Life { joins: back, ..source }]
+        }
+    }
+}
+
+/// `count` viewers' profiles in the scenario's proportions, and who of them can be dialled.
+fn crowd_of(scenario: &Scenario, count: usize) -> Vec<(Profile, Reach)> {
+    let hidden = (count as f64 * scenario.dial_only).round() as usize;
+    let profiles = scenario.profiles.iter().cycle().take(count);
+    // Interleaved, so that each profile has its share of hidden nodes.
+    profiles
+        .enumerate()
+        .map(|(number, profile)| {
+            let dial_only = (number + 1) * hidden / count > number * hidden / count;
+            (*profile, if dial_only { Reach::DialOnly } else { Reach::Open })
+        })
+        .collect()
+}
+
+fn viewer(stream: &StreamSpec, profile: Profile, reach: Reach, joins: Micros) -> Life {
+    let down = DOWNLINK_FACTOR.max(2.0 * profile.up);
+    let access = Access { up: rate(stream, profile.up), down: rate(stream, down), reach };
+    Life { part: Part::Viewer, access, upload: profile.upload, joins, leaves: None, silent: false }
+}
+
+fn rate(stream: &StreamSpec, factor: f64) -> Rate {
+    Rate((stream.rate as f64 * factor) as u64)
+}
+
+/// Turnover of an audience.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Churn {
+    /// When a part of the audience vanishes at once, without a word.
+    pub exodus_at: Micros,
+    /// Which part.
+    pub exodus: f64,
+    /// The part of the audience that leaves, and that comes, each minute from then on.
+    pub per_minute: f64,
+}
+
+/// The first of those there at the start vanish; then viewers come and go one by one, half of those
+/// who go without a word.
+fn come_and_go(
+    scenario: &Scenario,
+    churn: Churn,
+    first: usize,
+    lives: &mut Vec<Life>,
+    rng: &mut Xoshiro256PlusPlus,
+) {
+    let leaving = (scenario.viewers as f64 * churn.exodus) as usize;
+    for life in &mut lives[first..first + leaving] {
+        (life.leaves, life.silent) = (Some(churn.exodus_at), true);
+    }
+    let left = scenario.viewers - leaving;
+    let step = (60.0 * SECOND as f64 / (left as f64 * churn.per_minute)) as Micros;
+    let mut at = churn.exodus_at + step;
+    let mut silent = false;
+    while at < scenario.stream.duration {
+        let staying: Vec<usize> = (first..lives.len())
+            .filter(|index| lives[*index].leaves.is_none() && lives[*index].joins < at)
+            .collect();
+        if staying.is_empty() {
+            return;
+        }
+        let goes = staying[rng.random_range(0..staying.len())];
+        (lives[goes].leaves, lives[goes].silent) = (Some(at), silent);
+        silent = !silent;
+        let (profile, reach) =
+            crowd_of(scenario, scenario.profiles.len())[rng.random_range(0..scenario.profiles.len())];
+        lives.push(viewer(&scenario.stream, profile, reach, at + rng.random_range(0..step)));
+        at += step;
+    }
+}

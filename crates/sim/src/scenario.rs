@@ -1,0 +1,249 @@
+//! The scenarios, as data: who takes part, what the network is like, what happens, and what must hold.
+
+use crate::{
+    engine::{Micros, SECOND, path::LossModel},
+    figures::{Bound, Figure::*},
+    plan::Churn,
+    stream::StreamSpec,
+};
+
+/// A kind of viewer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Profile {
+    /// Its uplink, as a multiple of the stream's rate.
+    pub up: f64,
+    /// Whether it passes pieces on.
+    pub upload: bool,
+}
+
+/// Viewers who come together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Crowd {
+    /// How many.
+    pub viewers: usize,
+    /// When the first comes.
+    pub at: Micros,
+    /// How long until all have come.
+    pub within: Micros,
+}
+
+/// A run's description.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What happens, in one line.
+    pub about: &'static str,
+    /// What is broadcast.
+    pub stream: StreamSpec,
+    /// Viewers there from the start.
+    pub viewers: usize,
+    /// Their kinds, in equal parts.
+    pub profiles: Vec<Profile>,
+    /// The source's uplink, as a multiple of the stream's rate.
+    pub source_up: f64,
+    /// The part of all viewers that can only dial.
+    pub dial_only: f64,
+    /// The part of the first viewers that harms.
+    pub hostile: f64,
+    /// Loss on every path.
+    pub loss: LossModel,
+    /// Viewers who come later, together.
+    pub crowd: Option<Crowd>,
+    /// Viewers who come and go.
+    pub churn: Option<Churn>,
+    /// From when until when there is no source.
+    pub source_cut: Option<(Micros, Micros)>,
+    /// What must hold.
+    pub bounds: Vec<Bound>,
+}
+
+const EVEN: Profile = Profile { up: 1.5, upload: true };
+
+fn steady() -> Scenario {
+    Scenario {
+        name: "steady",
+        about: "50 viewers, every uplink 1.5 times the stream",
+        stream: StreamSpec::standard(),
+        viewers: 50,
+        profiles: vec![EVEN],
+        source_up: 1.5,
+        dial_only: 0.0,
+        hostile: 0.0,
+        loss: LossModel::default(),
+        crowd: None,
+        churn: None,
+        source_cut: None,
+        bounds: vec![
+            Bound::at_most(SourceCopies, 1.02),
+            Bound::at_most(SpreadP50, 0.6),
+            Bound::at_most(SpreadP99, 1.0),
+            Bound::at_most(Stalls, 0.0),
+            Bound::at_most(ControlShare, 0.02),
+        ],
+    }
+}
+
+fn scale(name: &'static str, about: &'static str, viewers: usize, seconds: u64, p99: f64) -> Scenario {
+    Scenario {
+        name,
+        about,
+        viewers,
+        stream: StreamSpec { duration: seconds * SECOND, ..StreamSpec::standard() },
+        bounds: vec![
+            Bound::at_most(SourceCopies, 1.05),
+            Bound::at_most(SpreadP99, p99),
+            Bound::at_most(ControlShare, 0.02),
+        ],
+        ..steady()
+    }
+}
+
+/// All scenarios, in the order in which they are shown.
+pub fn all() -> Vec<Scenario> {
+    let stream = StreamSpec::standard();
+    vec![
+        steady(),
+        Scenario {
+            name: "scarce",
+            about: "50 viewers, the source's uplink 1.2 times the stream, the viewers' 1.15",
+            profiles: vec![Profile { up: 1.15, upload: true }],
+            source_up: 1.2,
+            bounds: vec![
+                Bound::at_most(Stalls, 0.0),
+                Bound::at_most(SpreadP99, 1.6),
+                Bound::at_most(SourceCopies, 1.05),
+            ],
+            ..steady()
+        },
+        Scenario {
+            name: "mixed",
+            about: "50 viewers, uplinks 0.2, 0.8, 1.5 and 4 times the stream in equal parts, the source's 3",
+            profiles: [0.2, 0.8, 1.5, 4.0].map(|up| Profile { up, upload: true }).to_vec(),
+            source_up: 3.0,
+            bounds: vec![
+                Bound::at_most(Stalls, 0.0),
+                Bound::at_most(SpreadP99, 1.5),
+                Bound::at_most(SourceCopies, 1.15),
+            ],
+            ..steady()
+        },
+        Scenario {
+            name: "minute",
+            about: "as steady, but the whole minute is there at once",
+            stream: StreamSpec { duration: 60 * SECOND, at_once: true, ..stream },
+            bounds: vec![Bound::at_most(FluidRatio, 1.15)],
+            ..steady()
+        },
+        Scenario {
+            name: "boundary",
+            about: "as steady, with segments of 10 s",
+            stream: StreamSpec { segment: 10 * SECOND, ..stream },
+            bounds: vec![
+                Bound::at_most(HandoverExcess, crate::figures::MEDIAN_RTT_MS),
+                Bound::at_most(SpreadP50, 0.6),
+                Bound::at_most(SpreadP99, 1.0),
+                Bound::at_most(BoundarySpreadP99, 1.0),
+                Bound::at_most(Stalls, 0.0),
+            ],
+            ..steady()
+        },
+        Scenario {
+            name: "crowd",
+            about: "500 viewers join 20 within 5 s",
+            stream: StreamSpec { duration: 120 * SECOND, ..stream },
+            viewers: 20,
+            crowd: Some(Crowd { viewers: 500, at: 60 * SECOND, within: 5 * SECOND }),
+            bounds: vec![
+                Bound::at_most(JoinP50, 0.8),
+                Bound::at_most(JoinP95, 2.0),
+                Bound::at_most(Stalls, 0.0),
+            ],
+            ..steady()
+        },
+        Scenario {
+            name: "churn",
+            about: "200 viewers, a quarter vanishes at once, then 10 % a minute come and go",
+            viewers: 200,
+            churn: Some(Churn { exodus_at: 60 * SECOND, exodus: 0.25, per_minute: 0.1 }),
+            bounds: vec![Bound::at_most(Stalls, 0.0)],
+            ..steady()
+        },
+        Scenario {
+            name: "riders",
+            about: "half of 100 viewers upload nothing, the rest have 3 times the stream",
+            viewers: 100,
+            profiles: vec![Profile { up: 3.0, upload: false }, Profile { up: 3.0, upload: true }],
+            bounds: vec![Bound::at_most(Stalls, 0.0), Bound::at_least(Continuity, 0.999)],
+            ..steady()
+        },
+        Scenario {
+            name: "hostile",
+            about: "a tenth of 100 viewers corrupts, forges, lies, stalls or floods",
+            viewers: 100,
+            hostile: 0.1,
+            bounds: vec![
+                Bound::at_most(CorruptDelivered, 0.0),
+                Bound::at_most(Stalls, 0.0),
+                Bound::at_least(HostileBanned, 1.0),
+                Bound::at_most(FalseBans, 0.0),
+            ],
+            ..steady()
+        },
+        Scenario {
+            name: "lossy",
+            about: "as steady, with 2 % loss, half of it in bursts",
+            loss: LossModel::BURSTY_2_PERCENT,
+            bounds: vec![Bound::at_most(Stalls, 0.0)],
+            ..steady()
+        },
+        Scenario {
+            name: "nat",
+            about: "60 % of 100 viewers can only dial",
+            viewers: 100,
+            dial_only: 0.6,
+            bounds: vec![
+                Bound::at_most(SourceCopies, 1.02),
+                Bound::at_most(SpreadP50, 0.6),
+                Bound::at_most(SpreadP99, 1.5),
+                Bound::at_most(Stalls, 0.0),
+                Bound::at_most(ControlShare, 0.02),
+            ],
+            ..steady()
+        },
+        Scenario {
+            name: "source_cut",
+            about: "50 viewers and a relay; the source vanishes for 20 s and returns under the same key",
+            stream: StreamSpec { duration: 180 * SECOND, ..stream },
+            source_cut: Some((80 * SECOND, 100 * SECOND)),
+            bounds: vec![
+                Bound::at_least(Resumed, 1.0),
+                Bound::at_most(ResumeMax, 5.0),
+                Bound::at_least(LateServed, 1.0),
+                Bound::at_most(SpreadP99, 1.0),
+            ],
+            ..steady()
+        },
+        scale("scale", "1,000 viewers, as steady, for 2 minutes", 1_000, 120, 1.4),
+        scale("scale10k", "10,000 viewers, as steady, for 1 minute", 10_000, 60, 1.9),
+    ]
+}
+
+/// The scenario called `name`.
+pub fn find(name: &str) -> Option<Scenario> {
+    all().into_iter().find(|scenario| scenario.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_every_scenario_has_bounds() {
+        let all = all();
+        for (index, scenario) in all.iter().enumerate() {
+            assert!(!scenario.bounds.is_empty());
+            assert!(all[index + 1..].iter().all(|other| other.name != scenario.name));
+        }
+    }
+}
