@@ -6,23 +6,29 @@
 //!
 //! - [`Cutter`] does the cutting; [`Event`] is what it says.
 //! - [`PacketSync`] turns bytes into whole packets.
+//! - [`StreamClock`] says when each of them is due.
+//! - [`Restamper`] makes an endless feed of a file.
 //!
 //! Terms are those of ISO/IEC 13818-1.
 
 mod access;
+mod clock;
 mod cutter;
 mod event;
 pub mod packet;
 mod pes;
 mod program;
 mod psi;
+mod restamp;
 mod section;
 mod sync;
 mod time;
 
+pub use clock::StreamClock;
 pub use cutter::{Cutter, CutterConfig};
 pub use event::{Counters, Event, Notice, RandomAccess, SegmentEnd, SegmentStart};
 pub use psi::Codec;
+pub use restamp::Restamper;
 pub use sync::{CONFIRMATIONS, Found, PacketSync, SYNC_LIMIT, looks_like_mpeg_ts};
 pub use time::{Pcr, TICKS_PER_SECOND, Ticks, Timestamp};
 

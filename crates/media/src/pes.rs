@@ -13,6 +13,10 @@ pub struct PesHeader {
     pub pts: Option<Timestamp>,
     /// Decoding time, when it is not the presentation time.
     pub dts: Option<Timestamp>,
+    /// Whether `stream_id` is one of video.
+    pub video: bool,
+    /// `PES_packet_length`: the bytes after that field, 0 when the packet's length is not said.
+    pub packet_bytes: u32,
     /// Header length in bytes: the elementary stream's bytes follow.
     pub len: usize,
 }
@@ -48,7 +52,8 @@ impl PesHeader {
             3 => (fields.first_chunk().map(read), fields.get(5..).and_then(<[u8]>::first_chunk).map(read)),
             _ => (None, None),
         };
-        Ok(Self { pts, dts, len })
+        let packet_bytes = u32::from(u16::from_be_bytes([head[4], head[5]]));
+        Ok(Self { pts, dts, video: head[3] & 0xf0 == 0xe0, packet_bytes, len })
     }
 
     /// When the access unit is decoded: the DTS, or else the PTS.
@@ -64,7 +69,6 @@ pub fn read(field: &[u8; 5]) -> Timestamp {
 }
 
 /// Replaces the timestamp in `field` and leaves the four bits before it alone.
-#[cfg(test)]
 pub fn write(field: &mut [u8; 5], timestamp: Timestamp) {
     let ticks = timestamp.ticks();
     field[0] = field[0] & 0xf0 | (ticks >> 29) as u8 & 0x0e | 1;

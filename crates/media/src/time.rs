@@ -28,8 +28,13 @@ impl Timestamp {
 
     /// Ticks from `earlier` to `self` over the shorter way round the circle: in (-2^32, 2^32].
     pub const fn since(self, earlier: Self) -> i64 {
-        let forward = (self.0 + Self::MODULUS - earlier.0) % Self::MODULUS;
+        let forward = self.forward_from(earlier);
         if forward > Self::MODULUS / 2 { forward as i64 - Self::MODULUS as i64 } else { forward as i64 }
+    }
+
+    /// Ticks from `earlier` forward to `self`: in [0, 2^33).
+    pub const fn forward_from(self, earlier: Self) -> u64 {
+        (self.0 + Self::MODULUS - earlier.0) % Self::MODULUS
     }
 
     /// This timestamp moved by `ticks`, modulo 2^33.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use common::{Outcome, cut, seconds};
-use minuet_media::Notice;
+use minuet_media::{Notice, Restamper, StreamClock};
 
 const CLIP_SECONDS: u64 = 12;
 const FRAMES_A_SECOND: u64 = 25;
@@ -90,6 +90,68 @@ fn check_decoding(outcome: &Outcome, frames: u64, lost: u64) {
     let missing = frames - shown;
     let most = lost * (outcome.segments.len() as u64 - 1);
     assert!(missing <= most, "{missing} frames missing of {frames}");
+}
+
+/// `times` rounds of `file`, as a looping input makes them.
+fn looped(file: &[u8], times: usize) -> Vec<u8> {
+    let mut restamper = Restamper::default();
+    let mut feed = Vec::new();
+    for round in 0..times {
+        if round > 0 {
+            restamper.rewind();
+        }
+        let mut packets = file.to_vec();
+        restamper.packets(&mut packets);
+        feed.extend(packets);
+    }
+    feed
+}
+
+#[test]
+fn a_looped_file_is_one_feed() {
+    let file = x264("keyint=25:scenecut=0");
+    let feed = looped(&file, 3);
+    assert!(feed[..file.len()] == file);
+    let outcome = check(&feed);
+    assert!(!outcome.notices.contains(&Notice::Discontinuity));
+    // The sound is a little longer than the picture, so a round is a little longer than 12 s.
+    let total: u64 = outcome.durations_ms().iter().sum();
+    assert!((36_000..36_200).contains(&total), "{total}");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("feed.ts");
+    std::fs::write(&path, &feed).expect("room for a clip");
+    for (stream, frames) in [("v:0", 3 * FRAMES), ("a:0", 3 * (CLIP_SECONDS * 48_000).div_ceil(1024))] {
+        let (complaints, shown) = decode(&feed, stream);
+        assert_eq!(complaints, "");
+        assert!(shown.abs_diff(frames) <= 3, "{shown} of {frames}");
+        let output = Command::new("ffprobe")
+            .args(["-loglevel", "warning", "-select_streams", stream, "-show_entries", "packet=dts,flags"])
+            .args(["-of", "csv=p=0"])
+            .arg(&path)
+            .output()
+            .expect("ffprobe is installed");
+        let packets = String::from_utf8_lossy(&output.stdout);
+        assert!(!packets.contains('C'), "no packet is marked corrupt: {packets}");
+        let dts: Vec<i64> = packets.lines().filter_map(|line| line.split(',').next()?.parse().ok()).collect();
+        assert_eq!(dts.len() as u64, shown);
+        let steps: Vec<i64> = dts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(steps.iter().all(|step| (1..=9000).contains(step)), "{stream}: {steps:?}");
+    }
+}
+
+#[test]
+fn the_clock_goes_as_the_feed_does() {
+    let feed = looped(&x264("keyint=25:scenecut=0"), 2);
+    let mut clock = StreamClock::default();
+    let mut last = (0, 0);
+    let mut rest = feed.as_slice();
+    while let Some((at, due)) = clock.next(rest) {
+        rest = &rest[at + 188..];
+        let step = due.as_millis() - last.1;
+        assert!(step <= 150, "{step} ms from time to time");
+        last = (feed.len() - rest.len(), due.as_millis());
+    }
+    assert!((23_700..24_200).contains(&last.1), "{last:?}");
 }
 
 const FRAMES: u64 = CLIP_SECONDS * FRAMES_A_SECOND;
