@@ -1,2 +1,5 @@
 //! The segmenter.
+
+mod input;
+
 fn main() {}

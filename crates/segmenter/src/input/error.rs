@@ -1,0 +1,75 @@
+//! Why there are no bytes: each a sentence that says what to do.
+
+use std::{io, net::SocketAddr, path::PathBuf};
+
+/// Why an input cannot be opened or has failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InputError {
+    /// A `udp://` input without address and port.
+    #[error(
+        "{0} names no address and port; write it as udp://127.0.0.1:1234, or udp://:1234 for any address"
+    )]
+    BadAddress(String),
+    /// Only a file can begin again.
+    #[error("{0} cannot be played in a loop; --loop is for files")]
+    NotRepeatable(String),
+    /// Nobody is writing to standard input.
+    #[error(
+        "standard input is a terminal; pipe MPEG-TS into it, as in `ffmpeg … -f mpegts - | minuet-segmenter -`"
+    )]
+    Terminal,
+    /// The file is not there.
+    #[error("there is no file {0}; check the path")]
+    Missing(PathBuf),
+    /// The path names something that cannot be read as a file.
+    #[error("{0} is a directory; name a file in it")]
+    Directory(PathBuf),
+    /// Nothing in it.
+    #[error("{0} is empty")]
+    Empty(PathBuf),
+    /// It is there but cannot be read.
+    #[error("{path} cannot be read: {source}; check its permissions")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The UDP port is taken.
+    #[error("UDP port {0} is in use by another program; stop that or choose another port")]
+    PortInUse(SocketAddr),
+    /// The UDP socket cannot be had.
+    #[error("cannot receive on udp://{address}: {source}; check that the address belongs to this machine")]
+    Udp {
+        /// Where to receive.
+        address: SocketAddr,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The file is looped or paced and is not MPEG-TS after all.
+    #[error(transparent)]
+    Media(#[from] minuet_media::Error),
+    /// There is no ffmpeg.
+    #[error(
+        "{input} is not MPEG-TS and ffmpeg, which would convert it, is not installed; \
+         install it (`apt install ffmpeg`) or give MPEG-TS"
+    )]
+    NoFfmpeg {
+        /// What ffmpeg was to open.
+        input: String,
+    },
+    /// ffmpeg gave up.
+    #[error("ffmpeg could not read {input} ({status}): {last_words}")]
+    Ffmpeg {
+        /// What it was to open.
+        input: String,
+        /// How it ended.
+        status: String,
+        /// The end of what it wrote to standard error.
+        last_words: String,
+    },
+    /// Reading failed midway.
+    #[error("reading the input failed: {0}")]
+    Io(#[from] io::Error),
+}

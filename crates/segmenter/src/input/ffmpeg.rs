@@ -1,0 +1,143 @@
+//! What ffmpeg opens for us: everything that is not MPEG-TS at hand.
+
+use std::{
+    collections::VecDeque,
+    io::{BufRead as _, BufReader, ErrorKind, Read as _},
+    os::fd::OwnedFd,
+    process::{Child, ChildStderr, Command, Stdio},
+    thread::JoinHandle,
+};
+
+use super::{InputError, Read, pipe::Pipe};
+
+/// Lines of standard error that are kept for when ffmpeg dies.
+const LAST_LINES: usize = 4;
+/// A line is cut off here.
+const MAX_LINE: u64 = 500;
+
+/// A running ffmpeg; killed and waited for when dropped.
+#[derive(Debug)]
+pub struct Ffmpeg {
+    input: String,
+    child: Child,
+    output: Pipe,
+    /// Collects the last words.
+    listener: Option<JoinHandle<VecDeque<String>>>,
+}
+
+impl Ffmpeg {
+    /// Starts ffmpeg on `input`, over and over if `repeat`.
+    pub fn start(input: &str, repeat: bool) -> Result<Self, InputError> {
+        let mut command = Command::new("ffmpeg");
+        command.args(["-nostdin", "-hide_banner", "-loglevel", "warning"]);
+        if repeat {
+            command.args(["-stream_loop", "-1"]);
+        }
+        command.args(["-i", input, "-map", "0:v:0?", "-map", "0:a?", "-c", "copy", "-f", "mpegts", "pipe:1"]);
+        Self::spawn(command, input)
+    }
+
+    fn spawn(mut command: Command, input: &str) -> Result<Self, InputError> {
+        let (reader, writer) = std::io::pipe()?;
+        command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| match error.kind() {
+            ErrorKind::NotFound => InputError::NoFfmpeg { input: input.to_owned() },
+            _ => InputError::Io(error),
+        })?;
+        // Our copy of the writing end would keep the pipe open after ffmpeg's death.
+        drop(command);
+        let listener = child.stderr.take().map(|stderr| std::thread::spawn(move || last_words(stderr)));
+        let output = Pipe::new(OwnedFd::from(reader));
+        Ok(Self { input: input.to_owned(), child, output, listener })
+    }
+
+    pub(super) fn read(&mut self, buf: &mut [u8]) -> Result<Read, InputError> {
+        let read = self.output.read(buf)?;
+        if read != Read::End {
+            return Ok(read);
+        }
+        let status = self.child.wait()?;
+        if status.success() {
+            return Ok(Read::End);
+        }
+        let words = self.listener.take().and_then(|listener| listener.join().ok()).unwrap_or_default();
+        Err(InputError::Ffmpeg {
+            input: self.input.clone(),
+            status: status.to_string(),
+            last_words: Vec::from(words).join("; "),
+        })
+    }
+}
+
+impl Drop for Ffmpeg {
+    fn drop(&mut self) {
+        // Errors mean that it is gone already, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(listener) = self.listener.take() {
+            let _ = listener.join();
+        }
+    }
+}
+
+/// Reads to the end, so that ffmpeg never waits for us, and keeps the last lines.
+fn last_words(stderr: ChildStderr) -> VecDeque<String> {
+    let mut lines = VecDeque::new();
+    let mut reader = BufReader::new(stderr);
+    loop {
+        let mut line = Vec::new();
+        match (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return lines,
+            Ok(_) => {}
+        }
+        let line = String::from_utf8_lossy(&line).trim().to_owned();
+        if !line.is_empty() {
+            if lines.len() == LAST_LINES {
+                lines.pop_front();
+            }
+            lines.push_back(line);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Ffmpeg {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Ffmpeg::spawn(command, "the feed").unwrap()
+    }
+
+    #[test]
+    fn output_then_the_end() {
+        let mut child = shell("printf abc");
+        let mut buf = [0; 16];
+        assert_eq!(child.read(&mut buf).unwrap(), Read::Data(3));
+        assert_eq!(child.read(&mut buf).unwrap(), Read::End);
+    }
+
+    #[test]
+    fn last_words_are_told() {
+        let mut child = shell("for n in 1 2 3 4 5 6; do echo line $n >&2; done; exit 3");
+        let error = child.read(&mut [0; 16]).unwrap_err().to_string();
+        assert_eq!(error, "ffmpeg could not read the feed (exit status: 3): line 3; line 4; line 5; line 6");
+    }
+
+    #[test]
+    fn dropping_it_ends_it() {
+        let mut child = shell("printf x; exec sleep 3600");
+        let mut buf = [0; 1];
+        assert_eq!(child.read(&mut buf).unwrap(), Read::Data(1));
+        let pid = child.child.id();
+        drop(child);
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    #[test]
+    fn a_missing_program_is_a_sentence() {
+        let error = Ffmpeg::spawn(Command::new("/nowhere/ffmpeg"), "clip.mp4").unwrap_err();
+        assert!(error.to_string().contains("install it"), "{error}");
+    }
+}

@@ -1,0 +1,186 @@
+//! How bytes get in: standard input, a file, UDP, or anything that ffmpeg opens.
+//!
+//! A [`Source`] is read by blocking calls from a thread of its own, the one that also cuts, hashes and
+//! writes. That costs least where cost matters, with a file at full speed: the bytes go from the page cache
+//! into the caller's buffer and nowhere else, no other thread is woken, and no channel lies in between. A
+//! read waits at most [`MAX_WAIT`], for a pipe, a socket or the next due byte, so the thread can be stopped
+//! between reads.
+//!
+//! When bytes came in is for the caller to note when `read` returns: this module knows no wall clock.
+
+#![allow(dead_code, unused_imports, reason = "the pipeline that reads it is being written")]
+
+mod error;
+mod ffmpeg;
+mod file;
+mod pace;
+mod pipe;
+mod udp;
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+pub use error::InputError;
+
+use ffmpeg::Ffmpeg;
+use file::{FileInput, Kind};
+use pace::Paced;
+use pipe::Pipe;
+use udp::Udp;
+
+/// A good length for the buffer given to [`Source::read`]: large enough that system calls cost nothing,
+/// small enough to stay in the cache until the bytes are hashed.
+pub const READ_LEN: usize = 256 << 10;
+
+/// The longest that a read waits for bytes.
+pub const MAX_WAIT: Duration = Duration::from_millis(250);
+
+/// Where the feed comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// `-`: MPEG-TS on standard input.
+    Stdin,
+    /// A file: MPEG-TS as it is, anything else through ffmpeg.
+    File(PathBuf),
+    /// `udp://address:port`: datagrams sent to this port; a multicast address is joined.
+    Udp(SocketAddr),
+    /// Anything else is for ffmpeg to open.
+    Ffmpeg(String),
+}
+
+/// How to read it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InputOptions {
+    /// Whether to hand bytes out at the pace of their own timestamps; by default files are.
+    pub realtime: Option<bool>,
+    /// Whether to begin again at the end: files only.
+    pub repeat: bool,
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// So many bytes at the beginning of the buffer.
+    Data(usize),
+    /// Nothing came for [`MAX_WAIT`]; the input is still open.
+    Idle,
+    /// There will be no more.
+    End,
+}
+
+impl Input {
+    /// Reads INPUT as the command line gives it.
+    ///
+    /// # Errors
+    /// [`InputError::BadAddress`] for a `udp://` that names no port.
+    pub fn parse(text: &str) -> Result<Self, InputError> {
+        if text == "-" {
+            return Ok(Self::Stdin);
+        }
+        if let Some(address) = text.strip_prefix("udp://") {
+            return udp::parse_address(address)
+                .map(Self::Udp)
+                .ok_or_else(|| InputError::BadAddress(text.to_owned()));
+        }
+        let scheme = text.split_once("://").is_some_and(|(scheme, _)| {
+            !scheme.is_empty()
+                && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+        });
+        Ok(match text.strip_prefix("file://") {
+            Some(path) => Self::File(path.into()),
+            None if scheme => Self::Ffmpeg(text.to_owned()),
+            None => Self::File(text.into()),
+        })
+    }
+}
+
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdin => write!(f, "standard input"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Udp(address) => write!(f, "udp://{address}"),
+            Self::Ffmpeg(url) => write!(f, "{url}"),
+        }
+    }
+}
+
+/// An open input.
+#[derive(Debug)]
+pub struct Source {
+    bytes: Bytes,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Pipe(Pipe),
+    File(FileInput),
+    Udp(Udp),
+    Ffmpeg(Ffmpeg),
+    Paced(Box<Paced>),
+}
+
+impl Source {
+    /// Opens `input`.
+    ///
+    /// # Errors
+    /// What keeps it from being opened, as a sentence that names the remedy.
+    pub fn open(input: &Input, options: InputOptions) -> Result<Self, InputError> {
+        let repeatable = matches!(input, Input::File(_));
+        if options.repeat && !repeatable {
+            return Err(InputError::NotRepeatable(input.to_string()));
+        }
+        let bytes = match input {
+            Input::Stdin => Bytes::Pipe(Pipe::stdin()?),
+            Input::Udp(address) => Bytes::Udp(Udp::bind(*address)?),
+            Input::Ffmpeg(url) => Bytes::Ffmpeg(Ffmpeg::start(url, false)?),
+            Input::File(path) => match file::sniff(path)? {
+                Kind::MpegTs => Bytes::File(FileInput::open(path, options.repeat)?),
+                Kind::Stream => Bytes::Pipe(Pipe::open(path)?),
+                Kind::Other => Bytes::Ffmpeg(Ffmpeg::start(&file::as_url(path), options.repeat)?),
+            },
+        };
+        let paced = options.realtime.unwrap_or(repeatable && !matches!(bytes, Bytes::Pipe(_)));
+        let source = Self { bytes };
+        if paced { Ok(Self { bytes: Bytes::Paced(Box::new(Paced::new(source))) }) } else { Ok(source) }
+    }
+
+    /// Waits for bytes and puts them into `buf`, which should hold [`READ_LEN`].
+    ///
+    /// # Errors
+    /// What ended the input before its time, as a sentence that names the remedy.
+    pub fn read(&mut self, buf: &mut [u8]) -> Result<Read, InputError> {
+        match &mut self.bytes {
+            Bytes::Pipe(pipe) => pipe.read(buf),
+            Bytes::File(file) => file.read(buf),
+            Bytes::Udp(udp) => udp.read(buf),
+            Bytes::Ffmpeg(ffmpeg) => ffmpeg.read(buf),
+            Bytes::Paced(paced) => paced.read(buf),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inputs_are_told_apart() {
+        for (text, input) in [
+            ("-", Input::Stdin),
+            ("clip.ts", Input::File("clip.ts".into())),
+            ("/a/b://c.ts", Input::File("/a/b://c.ts".into())),
+            ("file:///tmp/clip.ts", Input::File("/tmp/clip.ts".into())),
+            ("udp://127.0.0.1:1234", Input::Udp(([127, 0, 0, 1], 1234).into())),
+            ("udp://@239.1.1.1:1234", Input::Udp(([239, 1, 1, 1], 1234).into())),
+            ("udp://:1234", Input::Udp(([0, 0, 0, 0], 1234).into())),
+            ("udp://[::1]:1234?pkt_size=1316", Input::Udp(([0, 0, 0, 0, 0, 0, 0, 1], 1234).into())),
+            ("rtmp://host/app", Input::Ffmpeg("rtmp://host/app".into())),
+            ("https://host/clip.mp4", Input::Ffmpeg("https://host/clip.mp4".into())),
+        ] {
+            assert_eq!(Input::parse(text).unwrap(), input, "{text}");
+        }
+        for text in ["udp://", "udp://127.0.0.1", "udp://127.0.0.1:", "udp://host.example:99999"] {
+            assert!(matches!(Input::parse(text), Err(InputError::BadAddress(_))), "{text}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Bytes at the pace of their own timestamps, as if they were broadcast now.
+
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use minuet_media::{PacketSync, StreamClock, Ticks, packet::PACKET_LEN};
+
+use super::{InputError, MAX_WAIT, READ_LEN, Read, Source};
+
+/// Who is later than this (the machine slept) goes on from now instead of catching up in a rush.
+const LATEST: Duration = Duration::from_secs(5);
+
+/// Holds back the bytes of another source until they are due.
+#[derive(Debug)]
+pub struct Paced {
+    source: Source,
+    sync: PacketSync,
+    clock: StreamClock,
+    raw: Vec<u8>,
+    /// The bytes of `raw` that are still to be taken.
+    from: usize,
+    to: usize,
+    /// Whole packets, of which `sent` bytes have been handed out and `ready` more are due.
+    packets: Vec<u8>,
+    sent: usize,
+    ready: usize,
+    /// When the packet after those is due.
+    due: Option<Ticks>,
+    /// When the stream's position 0 was due.
+    epoch: Option<Instant>,
+}
+
+impl Paced {
+    pub(super) fn new(source: Source) -> Self {
+        Self {
+            source,
+            sync: PacketSync::default(),
+            clock: StreamClock::default(),
+            raw: vec![0; READ_LEN],
+            from: 0,
+            to: 0,
+            packets: Vec::new(),
+            sent: 0,
+            ready: 0,
+            due: None,
+            epoch: None,
+        }
+    }
+
+    pub(super) fn read(&mut self, buf: &mut [u8]) -> Result<Read, InputError> {
+        loop {
+            if self.ready > 0 {
+                let len = self.ready.min(buf.len());
+                buf[..len].copy_from_slice(&self.packets[self.sent..self.sent + len]);
+                self.sent += len;
+                self.ready -= len;
+                return Ok(Read::Data(len));
+            }
+            if let Some(position) = self.due {
+                let left = self.left(position, Instant::now());
+                if left > MAX_WAIT {
+                    sleep(MAX_WAIT);
+                    return Ok(Read::Idle);
+                }
+                sleep(left);
+                self.look_ahead(PACKET_LEN);
+                continue;
+            }
+            let mut rest = &self.raw[self.from..self.to];
+            if self.sync.fill(&mut rest)? {
+                self.packets.clear();
+                self.packets.extend_from_slice(self.sync.run(rest));
+                self.sync.release(&mut rest);
+                self.from = self.to - rest.len();
+                self.sent = 0;
+                self.look_ahead(0);
+                continue;
+            }
+            (self.from, self.to) = (0, 0);
+            match self.source.read(&mut self.raw)? {
+                Read::Data(len) => self.to = len,
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// After `known` bytes that are due now, finds the next packet that says when it is due.
+    fn look_ahead(&mut self, known: usize) {
+        let ahead = &self.packets[self.sent + known..];
+        let next = self.clock.next(ahead);
+        self.ready = known + next.map_or(ahead.len(), |(at, _)| at);
+        self.due = next.map(|(_, due)| due);
+    }
+
+    /// How long it is until `position` is due.
+    fn left(&mut self, position: Ticks, now: Instant) -> Duration {
+        let epoch = self.epoch.get_or_insert(now);
+        let due = *epoch + position.as_duration();
+        let late = now.saturating_duration_since(due);
+        if late > LATEST {
+            *epoch += late;
+        }
+        due.saturating_duration_since(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A paced source that has nothing to pace.
+    fn paced() -> Paced {
+        let (reader, _) = std::io::pipe().unwrap();
+        Paced::new(Source { bytes: super::super::Bytes::Pipe(super::super::Pipe::new(reader.into())) })
+    }
+
+    #[test]
+    fn each_packet_waits_for_its_time() {
+        let mut paced = paced();
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let ticks = |ms: u64| Ticks(ms * 90);
+        assert_eq!(paced.left(ticks(0), start), Duration::ZERO);
+        assert_eq!(paced.left(ticks(1000), at(400)), Duration::from_millis(600));
+        // A little late: what follows makes up for it.
+        assert_eq!(paced.left(ticks(1000), at(1500)), Duration::ZERO);
+        assert_eq!(paced.left(ticks(2000), at(1500)), Duration::from_millis(500));
+        // The machine slept: it goes on from now.
+        assert_eq!(paced.left(ticks(3000), at(60_000)), Duration::ZERO);
+        assert_eq!(paced.left(ticks(4000), at(60_000)), Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,93 @@
+//! Bytes from a pipe: standard input, a named pipe, what ffmpeg writes.
+
+use std::{
+    fs::File,
+    io::{self, IsTerminal, Read as _},
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{InputError, MAX_WAIT, READ_LEN, Read};
+
+/// A pipe, or anything else that can be waited for.
+#[derive(Debug)]
+pub struct Pipe {
+    file: File,
+}
+
+impl Pipe {
+    /// Standard input.
+    pub fn stdin() -> Result<Self, InputError> {
+        let stdin = io::stdin();
+        if stdin.is_terminal() {
+            return Err(InputError::Terminal);
+        }
+        Ok(Self::new(stdin.as_fd().try_clone_to_owned()?))
+    }
+
+    /// A named pipe or a device. Waits until somebody opens it for writing.
+    pub fn open(path: &Path) -> Result<Self, InputError> {
+        let file =
+            File::open(path).map_err(|source| InputError::Unreadable { path: path.to_owned(), source })?;
+        Ok(Self::new(file.into()))
+    }
+
+    pub(super) fn new(fd: OwnedFd) -> Self {
+        // Room for as much as one read takes: fewer switches between the writer and us. Whatever the
+        // system refuses (not a pipe, no more than a quota) is as good.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::pipe::fcntl_setpipe_size(&fd, READ_LEN);
+        Self { file: fd.into() }
+    }
+
+    pub(super) fn read(&mut self, buf: &mut [u8]) -> Result<Read, InputError> {
+        loop {
+            if !self.wait()? {
+                return Ok(Read::Idle);
+            }
+            match self.file.read(buf) {
+                Ok(0) => return Ok(Read::End),
+                Ok(len) => return Ok(Read::Data(len)),
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Whether something is there to be read, the end included.
+    fn wait(&self) -> io::Result<bool> {
+        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(MAX_WAIT.subsec_nanos()) };
+        match poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&timeout)) {
+            Ok(ready) => Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    #[test]
+    fn bytes_then_the_end() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let mut pipe = Pipe::new(reader.into());
+        writer.write_all(b"abc").unwrap();
+        let mut buf = [0; 16];
+        assert_eq!(pipe.read(&mut buf).unwrap(), Read::Data(3));
+        drop(writer);
+        assert_eq!(pipe.read(&mut buf).unwrap(), Read::End);
+    }
+
+    #[test]
+    fn a_silent_pipe_is_idle() {
+        let (reader, _writer) = io::pipe().unwrap();
+        let mut pipe = Pipe::new(reader.into());
+        assert_eq!(pipe.read(&mut [0; 16]).unwrap(), Read::Idle);
+    }
+}
