@@ -1,2 +1,25 @@
-//! The viewer.
-fn main() {}
+//! `minuet`: watch a channel, and look at what links, records and torrents say.
+
+mod inspect;
+mod options;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use options::{Command, Options};
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let done = match options.command {
+        Command::Watch(watch) => watch::main(watch, options.verbose),
+        Command::Inspect(inspect) => inspect::main(&inspect),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("minuet: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -18,17 +18,17 @@ use crate::{
 
 /// The first wait after a tracker failed, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+/// Bounds of the time for which a segment must have been sealed, see [`Start::Live`].
+pub const SETTLED: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(30));
 /// How many events may wait for who follows.
 const QUEUE: usize = 64;
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// At the newest sealed segment that was sealed this long ago, so that its successor is there in time.
-    Live {
-        /// Time since sealing.
-        settled: Duration,
-    },
+    /// At the newest segment that has settled: sealed for half a segment's time, within [`SETTLED`], so that viewers
+    /// have had time to spread it, and its successors come in time too.
+    Live,
     /// At the segment that was on air this long ago.
     Ago(Duration),
     /// At the oldest that the tracker has.
@@ -198,15 +198,17 @@ impl Merger {
         oldest: Option<SegmentSeq>,
     ) -> SegmentSeq {
         let oldest = oldest.unwrap_or(records[0].seq).min(newest.seq);
+        let segment =
+            Duration::from_millis(state.as_ref().map_or(newest.duration_ms, |s| s.segment_ms).max(1));
         match self.start {
-            Start::Live { settled } => {
+            Start::Live => {
+                let settled = (segment / 2).clamp(SETTLED.0, SETTLED.1);
                 let ended = state.as_ref().is_some_and(|s| s.phase == minuet_proto::Phase::Ended);
                 let before = (self.now_ms)().saturating_sub(millis(settled));
                 records.iter().rev().find(|r| ended || r.sealed_ms <= before).unwrap_or(&records[0]).seq
             }
             Start::Ago(ago) => {
-                let segment_ms = state.as_ref().map_or(newest.duration_ms, |s| s.segment_ms).max(1);
-                SegmentSeq(newest.seq.0.saturating_sub(millis(ago) / segment_ms)).max(oldest)
+                SegmentSeq(newest.seq.0.saturating_sub(millis(ago) / millis(segment))).max(oldest)
             }
             Start::Oldest => oldest,
         }

@@ -1,0 +1,140 @@
+//! Joining each minute's swarm the moment its record is known, long before the player needs it.
+//!
+//! Rule: minutes are joined as their records come, at most [`AHEAD`] before playback, with the peers of the minutes
+//! before handed over, and given to playback in order. A join that fails is tried again until playback has no more
+//! use for the minute.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use minuet_node::{Backoff, TrackerClient};
+use minuet_proto::{SignedRecord, channel_api::Peer};
+use minuet_swarm::{Download, Swarm, Wanted};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How many minutes are joined before playback comes to them.
+pub const AHEAD: usize = 3;
+/// How many peers are handed over at most.
+const MAX_HANDED_OVER: usize = 64;
+/// The first wait after a failed join, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+
+/// A minute whose swarm is being joined.
+pub struct Minute {
+    /// What the source says about it.
+    pub record: SignedRecord,
+    /// The download, once the swarm is joined.
+    pub download: oneshot::Receiver<Download>,
+    /// Ends the tries to join when playback drops the minute.
+    _giving_up: tokio_util::sync::DropGuard,
+}
+
+/// Joins minutes.
+pub struct Joiner {
+    swarm: Arc<Swarm>,
+    trackers: Arc<[TrackerClient]>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+    out: mpsc::Sender<Minute>,
+    /// Peers that a tracker told of, newest answer.
+    told: Vec<SocketAddr>,
+    /// The minute joined last, if that is done.
+    before: Arc<std::sync::Mutex<Option<Download>>>,
+}
+
+impl Joiner {
+    /// A joiner and the minutes that it gives.
+    pub fn new(
+        swarm: Arc<Swarm>,
+        trackers: Arc<[TrackerClient]>,
+        tasks: TaskTracker,
+        cancel: CancellationToken,
+    ) -> (Self, mpsc::Receiver<Minute>) {
+        let (out, minutes) = mpsc::channel(AHEAD);
+        (Self { swarm, trackers, tasks, cancel, out, told: Vec::new(), before: Arc::default() }, minutes)
+    }
+
+    /// Takes note of peers of the running swarms.
+    pub fn learn(&mut self, peers: &[Peer]) {
+        self.told = peers.iter().map(|peer| peer.addr).collect();
+    }
+
+    /// Starts to join a minute; waits while playback is [`AHEAD`] behind. False when playback has gone.
+    pub async fn join(&self, record: SignedRecord) -> bool {
+        let Ok(place) = self.out.reserve().await else { return false };
+        let (joined, download) = oneshot::channel();
+        let giving_up = self.cancel.child_token();
+        let work = join(
+            record.clone(),
+            Arc::clone(&self.swarm),
+            Arc::clone(&self.trackers),
+            self.handed_over(),
+            Arc::clone(&self.before),
+            joined,
+        );
+        self.tasks.spawn(giving_up.clone().run_until_cancelled_owned(work));
+        place.send(Minute { record, download, _giving_up: giving_up.drop_guard() });
+        true
+    }
+
+    fn handed_over(&self) -> Vec<SocketAddr> {
+        let mut peers = self.told.clone();
+        let before = self.before.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        peers.extend(before.iter().flat_map(Download::peers));
+        peers.sort();
+        peers.dedup();
+        peers.truncate(MAX_HANDED_OVER);
+        peers
+    }
+}
+
+async fn join(
+    record: SignedRecord,
+    swarm: Arc<Swarm>,
+    trackers: Arc<[TrackerClient]>,
+    peers: Vec<SocketAddr>,
+    before: Arc<std::sync::Mutex<Option<Download>>>,
+    joined: oneshot::Sender<Download>,
+) {
+    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    loop {
+        let wanted = Wanted {
+            info_hash: record.info_hash,
+            torrent: torrent(&record, &trackers).await,
+            peers: peers.clone(),
+            trackers: trackers.iter().map(TrackerClient::announce_url).collect(),
+            spread: true,
+        };
+        match swarm.fetch(wanted).await {
+            Ok(download) => {
+                tracing::debug!("joined the swarm of segment {}", record.seq);
+                *before.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(download.clone());
+                // When playback has dropped the minute meanwhile, it forgets it too.
+                let _ = joined.send(download);
+                return;
+            }
+            Err(error) => {
+                tracing::warn!("segment {} cannot be joined yet: {error}", record.seq);
+                tokio::time::sleep(backoff.failed(rand::random())).await;
+            }
+        }
+    }
+}
+
+/// The minute's `.torrent` from the first tracker that has the right one. Without it, peers give the metadata.
+async fn torrent(record: &SignedRecord, trackers: &[TrackerClient]) -> Option<bytes::Bytes> {
+    for tracker in trackers {
+        match tracker.torrent(record.channel, record.seq).await {
+            Ok(torrent) if torrent.info_hash() == record.info_hash => return Some(torrent.encode()),
+            Ok(torrent) => tracing::warn!(
+                "{} gives a torrent for segment {} with info hash {}, but the source signed {}: thrown away",
+                tracker.base(),
+                record.seq,
+                torrent.info_hash(),
+                record.info_hash
+            ),
+            Err(error) => tracing::debug!("{} {error}", tracker.base()),
+        }
+    }
+    None
+}

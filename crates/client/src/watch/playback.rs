@@ -1,0 +1,265 @@
+//! Playing minutes in order.
+//!
+//! Rules: a minute is given to the player as its verified bytes come. When the picture has stood still for
+//! [`patience`] and a later minute is known, what is missing is skipped, and playback goes on with the newest minute
+//! but one; this is said, and counted. When nothing can be played for the time of `--give-up`, watching fails.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use anyhow::bail;
+use minuet_node::units;
+use minuet_proto::{InfoHash, Phase, SegmentSeq, SignedState};
+use minuet_swarm::{Files, Reader, Swarm};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+
+use super::{
+    figures::Figures,
+    minutes::Minute,
+    sink::{Sink, Written},
+};
+
+/// How often a waiting playback looks at the clock.
+const LOOK: Duration = Duration::from_millis(200);
+/// Bytes given to the player at once.
+const CHUNK: usize = 64 << 10;
+/// A minute that was played is passed on for twice its own time, and at least so long.
+const PASS_ON: Duration = Duration::from_secs(90);
+/// How long the last minutes of a broadcast that has ended may take to come.
+const END_GRACE: Duration = Duration::from_secs(30);
+
+/// How long the picture may stand still before what is missing is skipped.
+pub fn patience(segment_ms: u64) -> Duration {
+    Duration::from_millis(segment_ms / 2).clamp(Duration::from_secs(5), Duration::from_secs(15))
+}
+
+/// Why playback ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// The broadcast is over and all of it was given to the player.
+    Ended,
+    /// The player or the reader of standard output has gone.
+    Closed,
+}
+
+/// Playback of one channel.
+pub struct Playback {
+    /// Minutes in order.
+    pub minutes: mpsc::Receiver<Minute>,
+    /// The source's newest statement.
+    pub state: watch::Receiver<Option<SignedState>>,
+    /// Where the media goes.
+    pub sink: Sink,
+    /// The swarm that holds the minutes.
+    pub swarm: Arc<Swarm>,
+    /// The counts.
+    pub figures: Arc<Figures>,
+    /// Whether what was played is kept for others.
+    pub passes_on: bool,
+    /// Whether playback may leap to the live edge when it fell behind.
+    pub live: bool,
+    /// `--give-up`.
+    pub give_up: Duration,
+    /// Minutes that were played, and when they go.
+    pub played: VecDeque<(InfoHash, Instant)>,
+}
+
+/// What became of a minute.
+enum Outcome {
+    Played,
+    Late,
+    Failed(String),
+    Closed,
+}
+
+impl Playback {
+    /// Plays until the broadcast ends or the player is closed. Dropping it is safe at any time.
+    pub async fn run(&mut self) -> anyhow::Result<End> {
+        let mut wanted: Option<SegmentSeq> = None;
+        let mut catch_up_to = SegmentSeq(0);
+        let mut last_good = Instant::now();
+        loop {
+            let Some(minute) = self.next_minute(wanted, last_good).await? else { return Ok(End::Ended) };
+            let record = minute.record.clone();
+            if let Some(wanted) = wanted.filter(|wanted| *wanted < record.seq) {
+                self.figures.lock().0.skipped(record.seq.0 - wanted.0);
+                tracing::warn!("segments {wanted} to before {} are not to be had: skipped", record.seq);
+            }
+            wanted = Some(record.seq.next());
+            let outcome =
+                if record.seq < catch_up_to { Outcome::Late } else { self.play(minute, last_good).await? };
+            match outcome {
+                Outcome::Played => {
+                    self.figures.lock().0.played();
+                    last_good = Instant::now();
+                }
+                Outcome::Closed => return Ok(End::Closed),
+                Outcome::Late | Outcome::Failed(_) => {
+                    let newest = self.figures.lock().0.newest.unwrap_or(record.seq);
+                    if self.live {
+                        catch_up_to = SegmentSeq(newest.0.saturating_sub(1)).max(catch_up_to);
+                    }
+                    self.figures.lock().0.skipped(1);
+                    match outcome {
+                        Outcome::Failed(why) => tracing::warn!("segment {} is skipped: {why}", record.seq),
+                        _ => tracing::warn!("segment {} did not come in time: skipped", record.seq),
+                    }
+                }
+            }
+            self.retire(record.info_hash, Duration::from_millis(record.duration_ms)).await;
+        }
+    }
+
+    /// Waits for the next minute; `None` when the broadcast ended before `wanted`.
+    async fn next_minute(
+        &mut self,
+        wanted: Option<SegmentSeq>,
+        last_good: Instant,
+    ) -> anyhow::Result<Option<Minute>> {
+        let mut ended_since: Option<Instant> = None;
+        let mut last_said = Instant::now();
+        loop {
+            let ended = self
+                .state
+                .borrow()
+                .as_ref()
+                .filter(|state| state.phase == Phase::Ended)
+                .map(|state| (state.next, state.segment_ms));
+            let all_played = |next| wanted.is_some_and(|wanted| wanted >= next);
+            match ended {
+                Some((next, _)) if all_played(next) => return Ok(None),
+                Some((next, _)) if ended_since.get_or_insert_with(Instant::now).elapsed() > END_GRACE => {
+                    if wanted.is_none() {
+                        bail!("the broadcast has ended and nobody has its minutes any more");
+                    }
+                    tracing::warn!("the broadcast has ended; its minutes up to {next} are not to be had");
+                    return Ok(None);
+                }
+                Some(_) => {}
+                None => ended_since = None,
+            }
+            tokio::select! {
+                biased;
+                minute = self.minutes.recv() => match minute {
+                    Some(minute) => return Ok(Some(minute)),
+                    None => bail!("following the channel has ended"),
+                },
+                _ = self.state.changed() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            self.check_give_up(last_good)?;
+            if last_said.elapsed() > Duration::from_secs(30) {
+                last_said = Instant::now();
+                match wanted {
+                    Some(seq) => {
+                        tracing::info!("waiting for segment {seq}: the source has not published it yet")
+                    }
+                    None => tracing::info!("waiting for the first minute to be finished"),
+                }
+            }
+        }
+    }
+
+    fn check_give_up(&self, last_good: Instant) -> anyhow::Result<()> {
+        if last_good.elapsed() > self.give_up {
+            bail!(
+                "nothing could be played for {}: the source or its tracker is down; try again later, or wait longer \
+                 with --give-up",
+                units::show(self.give_up)
+            );
+        }
+        Ok(())
+    }
+
+    async fn play(&mut self, mut minute: Minute, last_good: Instant) -> anyhow::Result<Outcome> {
+        let record = minute.record.clone();
+        let began = Instant::now();
+        let patience = patience(record.duration_ms);
+        let mut reader: Option<Reader> = None;
+        let mut buffer = vec![0; CHUNK];
+        let mut offset = 0u64;
+        loop {
+            let done = {
+                let step = step(&mut minute, &mut reader, &mut buffer);
+                tokio::pin!(step);
+                loop {
+                    tokio::select! {
+                        biased;
+                        done = &mut step => break done,
+                        () = tokio::time::sleep(LOOK) => {}
+                    }
+                    self.check_give_up(last_good)?;
+                    let look = self.figures.look(0);
+                    let standing = if look.has_started { look.lack } else { began.elapsed() };
+                    let newest = self.figures.lock().0.newest;
+                    if standing > patience && newest.is_some_and(|newest| newest > record.seq) {
+                        return Ok(Outcome::Late);
+                    }
+                }
+            };
+            let length = match done {
+                Ok(Step::Opened(opened)) => {
+                    reader = Some(opened);
+                    continue;
+                }
+                Ok(Step::Lost) => return Ok(Outcome::Failed("its swarm could not be joined".into())),
+                Ok(Step::Read(0)) if offset == record.length => return Ok(Outcome::Played),
+                Ok(Step::Read(0)) => {
+                    let why = format!("it has {offset} bytes where the source signed {}", record.length);
+                    return Ok(Outcome::Failed(why));
+                }
+                Ok(Step::Read(length)) => length,
+                Err(error) => return Ok(Outcome::Failed(error.to_string())),
+            };
+            {
+                let (mut figures, now) = self.figures.lock();
+                if offset == 0 {
+                    figures.begin(&record, now);
+                }
+                figures.write_begins(now);
+            }
+            if self.sink.write(&buffer[..length]).await? == Written::Closed {
+                return Ok(Outcome::Closed);
+            }
+            let (mut figures, now) = self.figures.lock();
+            figures.write_ends(length, now);
+            offset += length as u64;
+        }
+    }
+
+    /// Lets a minute go that has been played: at once, or when it was passed on for a while.
+    async fn retire(&mut self, minute: InfoHash, duration: Duration) {
+        let keep = if self.passes_on { PASS_ON.max(duration * 2) } else { Duration::ZERO };
+        self.played.push_back((minute, Instant::now() + keep));
+        while self.played.front().is_some_and(|(_, until)| *until <= Instant::now())
+            && let Some((minute, _)) = self.played.pop_front()
+        {
+            if let Err(error) = self.swarm.forget(minute, Files::Delete).await {
+                tracing::warn!("a played minute cannot be removed: {error}");
+            }
+        }
+    }
+}
+
+enum Step {
+    Opened(Reader),
+    Read(usize),
+    Lost,
+}
+
+/// One step: the download, then a reader, then bytes.
+async fn step(
+    minute: &mut Minute,
+    reader: &mut Option<Reader>,
+    buffer: &mut [u8],
+) -> Result<Step, minuet_swarm::Error> {
+    match reader {
+        Some(reader) => reader.read(buffer).await.map(Step::Read),
+        None => match (&mut minute.download).await {
+            Ok(download) => download.reader(0).await.map(Step::Opened),
+            Err(_) => Ok(Step::Lost),
+        },
+    }
+}

@@ -1,0 +1,99 @@
+//! Tells what goes on: the status line, and the lines of `--stats`.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write as _},
+    sync::Arc,
+    time::Duration,
+};
+
+use minuet_node::units::Rate;
+use minuet_proto::Phase;
+use minuet_swarm::{Swarm, SwarmStats};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    console::Console,
+    figures::{Figures, Look},
+    now_ms,
+};
+
+/// Writes what is counted.
+pub struct Reporter {
+    /// The counts.
+    pub figures: Arc<Figures>,
+    /// The bytes.
+    pub swarm: Arc<Swarm>,
+    /// Where the status goes.
+    pub console: Console,
+    /// `--stats`.
+    pub stats: Option<BufWriter<File>>,
+}
+
+impl Reporter {
+    /// Reports until `cancel`, then writes the summary.
+    pub async fn run(mut self, cancel: CancellationToken) {
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        let mut status = tokio::time::interval(self.console.interval());
+        let (mut before, mut before_at) = (SwarmStats::default(), tokio::time::Instant::now());
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                _ = seconds.tick() => self.line(false),
+                _ = status.tick() => {
+                    let (stats, elapsed) = (self.swarm.stats(), before_at.elapsed());
+                    let look = self.figures.look(now_ms());
+                    self.console.status(sentence(&look, &before, &stats, elapsed));
+                    (before, before_at) = (stats, before_at + elapsed);
+                }
+            }
+        }
+        self.line(true);
+        self.console.finish();
+    }
+
+    fn line(&mut self, summary: bool) {
+        let now_ms = now_ms();
+        let look = self.figures.look(now_ms);
+        let Some(out) = &mut self.stats else { return };
+        let mut line = look.to_json(now_ms, &self.swarm.stats());
+        if summary {
+            line["summary"] = true.into();
+            line["handover_gap_ms"] = self.figures.gaps_ms().into();
+        }
+        if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
+            tracing::warn!("--stats cannot be written any more: {error}");
+            self.stats = None;
+        }
+    }
+}
+
+fn sentence(look: &Look, before: &SwarmStats, now: &SwarmStats, elapsed: Duration) -> String {
+    let received = |s: &SwarmStats| s.transfer.from_source + s.transfer.from_peers;
+    let rate = |from: u64, to: u64| {
+        let per_s = to.saturating_sub(from) as f64 / elapsed.as_secs_f64().max(0.001);
+        Rate::from_bytes_per_s(per_s as u64)
+    };
+    let what = match (look.segment, look.phase) {
+        (None, _) => "joining".to_owned(),
+        (Some(_), Some(Phase::Ended)) => "ended".to_owned(),
+        (Some(_), Some(Phase::Silent)) => "source silent".to_owned(),
+        (Some(_), _) if look.lack > Duration::ZERO => "waiting for media".to_owned(),
+        (Some(seq), _) => format!("minute {seq}"),
+    };
+    // The picture is behind what was written by what the player holds.
+    let behind = look.live_delay_ms.map_or("–".to_owned(), |delay| {
+        format!("{:.0} s", (Duration::from_millis(delay) + look.buffer).as_secs_f64())
+    });
+    let mut text = format!(
+        "{what} · {behind} behind live · buffer {:.0} s · {} peers · down {} · up {}",
+        look.buffer.as_secs_f64(),
+        now.peers,
+        rate(received(before), received(now)),
+        rate(before.transfer.sent, now.transfer.sent),
+    );
+    if look.stalls.0 > 0 || look.skipped > 0 {
+        text += &format!(" · {} stalls, {} skipped", look.stalls.0, look.skipped);
+    }
+    text
+}
