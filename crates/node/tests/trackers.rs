@@ -1,0 +1,315 @@
+//! Following a channel through trackers that lie, babble, hang or forget: real sockets, scripted answers.
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use minuet_node::{
+    Error, TrackerClient,
+    follow::{Followed, Start, follow},
+    tracker::Begin,
+};
+use minuet_proto::{
+    ChannelKey, InfoHash, PieceLength, Record, SegmentSeq, SignedRecord,
+    channel_api::{Join, MAX_JOIN_LENGTH},
+    link::parse_tracker,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// A tracker that answers each request by `script`, which gets the request's path and writes the raw answer.
+async fn tracker<F>(script: impl Fn(String, TcpStream) -> F + Send + Sync + 'static) -> TrackerClient
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr: SocketAddr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                match stream.read_u8().await {
+                    Ok(byte) => head.push(byte),
+                    Err(_) => break,
+                }
+            }
+            let path = String::from_utf8_lossy(&head).split(' ').nth(1).unwrap_or_default().to_owned();
+            tokio::spawn(script(path, stream));
+        }
+    });
+    TrackerClient::new(parse_tracker(&format!("http://{addr}")).unwrap()).unwrap()
+}
+
+async fn answer(stream: &mut TcpStream, kind: &str, body: &str) {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n");
+    let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+}
+
+fn key() -> ChannelKey {
+    ChannelKey::from_seed(&[4; 32])
+}
+
+/// The history of a channel: `length` records.
+fn history(key: &ChannelKey, length: u64) -> Vec<SignedRecord> {
+    let mut records: Vec<SignedRecord> = Vec::new();
+    for seq in 0..length {
+        let record = Record {
+            channel: key.channel(),
+            seq: SegmentSeq(seq),
+            prev: records.last().map(|r| r.hash()),
+            info_hash: InfoHash::new([1; 20]),
+            length: 1,
+            piece_length: PieceLength::MIN,
+            duration_ms: 5000,
+            ingest_ms: seq * 5000,
+            sealed_ms: seq * 5000 + 5000,
+            discontinuity: false,
+        };
+        records.push(SignedRecord::sign(key, record));
+    }
+    records
+}
+
+fn join(records: &[SignedRecord]) -> String {
+    let join = Join {
+        channel: key().channel().to_string(),
+        state: None,
+        records: records.iter().map(SignedRecord::to_base64).collect(),
+        oldest: records.first().map(|r| r.seq),
+        newest: records.last().map(|r| r.seq),
+        peers: Vec::new(),
+    };
+    serde_json::to_string(&join).unwrap()
+}
+
+fn event(record: &SignedRecord) -> String {
+    format!("event: record\nid: {}\ndata: {}\n\n", record.seq, record.to_base64())
+}
+
+/// A tracker as it should be: a snapshot of `records[..shown]`, then all from `from` on as events, then silence.
+async fn honest(records: Vec<SignedRecord>, shown: usize) -> TrackerClient {
+    tracker(move |path, mut stream| {
+        let records = records.clone();
+        async move {
+            let from = path.split_once("from=").and_then(|(_, n)| n.parse().ok());
+            if path.contains("/events") {
+                let events: String = records
+                    .iter()
+                    .filter(|r| from.is_some_and(|from: u64| r.seq.0 >= from))
+                    .map(event)
+                    .collect();
+                answer(&mut stream, "text/event-stream", &events).await;
+                std::future::pending::<()>().await;
+            }
+            let from = from.unwrap_or(0);
+            let records: Vec<_> = records[..shown].iter().filter(|r| r.seq.0 >= from).cloned().collect();
+            answer(&mut stream, "application/json", &join(&records)).await;
+        }
+    })
+    .await
+}
+
+struct Following {
+    events: tokio::sync::mpsc::Receiver<Followed>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+impl Following {
+    fn start(trackers: Vec<TrackerClient>, start: Start) -> Self {
+        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        // Long after every record was sealed.
+        let now_ms = || 1_000_000_000;
+        let events = follow(key().channel(), trackers, start, now_ms, &tasks, cancel.clone());
+        Self { events, tasks, cancel }
+    }
+
+    async fn records(&mut self, count: usize) -> Vec<u64> {
+        let mut seen = Vec::new();
+        while seen.len() < count {
+            match self.events.recv().await.unwrap() {
+                Followed::Record(record) => seen.push(record.seq.0),
+                _ => continue,
+            }
+        }
+        seen
+    }
+
+    async fn failure(&mut self) -> String {
+        loop {
+            if let Followed::Failed(failure) = self.events.recv().await.unwrap() {
+                return failure.1.to_string();
+            }
+        }
+    }
+
+    /// All tasks end when told.
+    async fn end(self) {
+        self.cancel.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+#[tokio::test]
+async fn endless_answers_are_cut_off() {
+    let client = tracker(|_, mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await;
+        while stream.write_all(&[b' '; 4096]).await.is_ok() {}
+    })
+    .await;
+    let channel = key().channel();
+    let error = client.join(channel, Begin::Newest).await.unwrap_err();
+    assert!(matches!(error, Error::Endless(limit) if limit == MAX_JOIN_LENGTH), "{error}");
+    let error = client.torrent(channel, SegmentSeq(0)).await.unwrap_err();
+    assert!(matches!(error, Error::Endless(_)), "{error}");
+}
+
+#[tokio::test]
+async fn garbage_is_named() {
+    let client =
+        tracker(|_, mut stream| async move { answer(&mut stream, "text/html", "<html>").await }).await;
+    let channel = key().channel();
+    assert!(matches!(client.join(channel, Begin::Newest).await, Err(Error::Garbage(_))));
+    assert!(matches!(client.events(channel, None).await, Err(Error::Garbage(_))));
+    assert!(matches!(client.torrent(channel, SegmentSeq(0)).await, Err(Error::Statement(_))));
+}
+
+#[tokio::test]
+async fn no_http_at_all_is_an_error() {
+    let client = tracker(|_, mut stream| async move {
+        let _ = stream.write_all(b"\0\0\0\0").await;
+    })
+    .await;
+    assert!(matches!(client.join(key().channel(), Begin::Newest).await, Err(Error::Unreachable(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tracker_that_never_answers_is_left() {
+    let client = tracker(|_, stream| async move {
+        let _held = stream;
+        std::future::pending::<()>().await
+    })
+    .await;
+    assert!(matches!(client.join(key().channel(), Begin::Newest).await, Err(Error::Silent(_))));
+}
+
+#[tokio::test]
+async fn forged_records_are_thrown_away_and_good_ones_kept() {
+    let mut records = history(&key(), 2);
+    // Signed by somebody else, for its own channel.
+    records.push(history(&ChannelKey::from_seed(&[9; 32]), 3).remove(2));
+    let client = honest(records, 3).await;
+    let snapshot = client.join(key().channel(), Begin::Newest).await.unwrap();
+    assert_eq!(snapshot.records.iter().map(|r| r.seq.0).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(snapshot.rejected, 1);
+}
+
+#[tokio::test]
+async fn a_refusal_gives_its_reason_without_control_characters() {
+    let client = tracker(|_, mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 403 F\r\nConnection: close\r\n\r\nnot \x1b[2Jyours\nmore").await;
+    })
+    .await;
+    let error = client.join(key().channel(), Begin::Newest).await.unwrap_err();
+    assert_eq!(error.to_string(), "refuses with 403: not [2Jyours");
+    assert!(!error.is_passing());
+}
+
+#[tokio::test]
+async fn records_come_in_order_from_snapshot_and_events() {
+    let client = honest(history(&key(), 6), 4).await;
+    let mut following = Following::start(vec![client.clone()], Start::Oldest);
+    assert_eq!(following.records(6).await, [0, 1, 2, 3, 4, 5]);
+    following.end().await;
+    let mut following = Following::start(vec![client.clone()], Start::Live);
+    assert_eq!(following.records(3).await, [3, 4, 5]);
+    following.end().await;
+    let mut following = Following::start(vec![client], Start::Ago(Duration::from_secs(10)));
+    assert_eq!(following.records(5).await, [1, 2, 3, 4, 5]);
+    following.end().await;
+}
+
+#[tokio::test]
+async fn one_good_tracker_is_enough() {
+    let liar = {
+        // Its history has the true numbers and the source's signature, and is another one.
+        let mut other = history(&key(), 3);
+        let mut forked = other[1].get().clone();
+        forked.prev = Some(forked_hash());
+        other[1] = SignedRecord::sign(&key(), forked);
+        honest(other, 3).await
+    };
+    let babbler =
+        tracker(|_, mut stream| async move { answer(&mut stream, "text/html", "hello").await }).await;
+    let good = honest(history(&key(), 6), 4).await;
+    let mut following = Following::start(vec![babbler, good], Start::Oldest);
+    assert_eq!(following.records(6).await, [0, 1, 2, 3, 4, 5]);
+    following.end().await;
+    // The liar alone: the record that does not follow is never given out.
+    let mut following = Following::start(vec![liar], Start::Oldest);
+    assert_eq!(following.records(2).await, [0, 2]);
+    following.end().await;
+}
+
+fn forked_hash() -> minuet_proto::RecordHash {
+    minuet_proto::RecordHash::new([9; 32])
+}
+
+#[tokio::test]
+async fn a_gap_in_one_trackers_window_is_filled_by_another() {
+    let all = history(&key(), 6);
+    let holed: Vec<_> = all.iter().filter(|r| !(2..4).contains(&r.seq.0)).cloned().collect();
+    let (holed, whole) = (honest(holed, 4).await, honest(all, 6).await);
+    let mut following = Following::start(vec![holed, whole], Start::Oldest);
+    assert_eq!(following.records(6).await, [0, 1, 2, 3, 4, 5]);
+    following.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_event_stream_is_resumed_where_it_broke() {
+    let records = history(&key(), 4);
+    let visits = Arc::new(AtomicUsize::new(0));
+    let client = tracker({
+        let visits = Arc::clone(&visits);
+        move |path, mut stream| {
+            let (records, visits) = (records.clone(), Arc::clone(&visits));
+            async move {
+                if !path.contains("/events") {
+                    return answer(&mut stream, "application/json", &join(&records[..1])).await;
+                }
+                let from: usize = path.split_once("from=").unwrap().1.parse().unwrap();
+                let visit = visits.fetch_add(1, Ordering::Relaxed);
+                // Each visit gives one record and then breaks off; the second gives nonsense first.
+                let nonsense = if visit == 1 { "event: record\ndata: !\n\n" } else { "" };
+                answer(&mut stream, "text/event-stream", &format!("{nonsense}{}", event(&records[from])))
+                    .await;
+            }
+        }
+    })
+    .await;
+    let mut following = Following::start(vec![client], Start::Oldest);
+    assert_eq!(following.records(4).await, [0, 1, 2, 3]);
+    assert!(visits.load(Ordering::Relaxed) >= 4);
+    following.end().await;
+}
+
+#[tokio::test]
+async fn a_dead_tracker_is_told_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = parse_tracker(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    drop(listener);
+    let mut following = Following::start(vec![TrackerClient::new(url).unwrap()], Start::Live);
+    assert!(following.failure().await.contains("cannot be reached"));
+    following.end().await;
+}
