@@ -190,7 +190,7 @@ impl Scan {
 
     fn packet(&mut self, packet: Packet<'_>, at: usize) -> Result<(), Error> {
         self.counters.packets += 1;
-        if self.before + at as u64 >= self.full_at {
+        if self.is_full(at) {
             self.too_large(at);
         }
         if let Some(unit) = &self.unit
@@ -369,17 +369,24 @@ impl Scan {
             self.marks.push_back((at, Mark::End { duration }));
         }
         self.schedule.cut(position);
-        self.full_at = (self.before + at as u64).saturating_add(self.config.max_bytes.max(PACKET_LEN as u64));
         let mut tables = Vec::new();
         let counter = |pid: u16| self.pids[usize::from(pid)].counter.wrapping_sub(1);
         self.programs.write_tables(counter, &mut tables);
+        // However small the limit, a segment holds at least a packet.
+        let room = self.config.max_bytes.saturating_sub(tables.len() as u64).max(PACKET_LEN as u64);
+        self.full_at = (self.before + at as u64).saturating_add(room);
         let discontinuity = std::mem::take(&mut self.discontinuity);
         self.marks.push_back((at, Mark::Start { discontinuity, position, timestamp, tables }));
     }
 
+    /// Whether the segment cannot take the packet at this offset.
+    fn is_full(&self, at: usize) -> bool {
+        self.before + (at + PACKET_LEN) as u64 > self.full_at
+    }
+
     fn too_large(&mut self, at: usize) {
         self.judge(Access::None);
-        if self.before + at as u64 >= self.full_at {
+        if self.is_full(at) {
             self.notices.push_back(Notice::TooLarge { limit: self.config.max_bytes });
             self.cut(at, None);
         }

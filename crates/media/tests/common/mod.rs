@@ -1,6 +1,8 @@
 //! What the tests of the cutter share.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub mod feed;
+
 use std::time::Duration;
 
 use minuet_media::{Counters, Cutter, CutterConfig, Error, Event, Notice, Ticks};
