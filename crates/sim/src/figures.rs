@@ -1,5 +1,7 @@
 //! What a run is judged by: the figures, their names and units, and the bounds on them.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 /// Median round trip between two random nodes, in milliseconds (see [`crate::engine::topology`]).
@@ -49,10 +51,12 @@ pub struct Figures {
     pub corrupt_delivered: u64,
     /// Hostile nodes that somebody banned ÷ hostile nodes.
     pub hostile_banned: Option<f64>,
-    /// Links to hostile nodes at the end ÷ links to hostile nodes there would be among as many honest ones.
+    /// Links of a hostile node at the end ÷ links of an honest one.
     pub hostile_links: Option<f64>,
     /// Bans of nodes that did no harm.
     pub false_bans: u64,
+    /// Links that were closed, by reason.
+    pub hang_ups: BTreeMap<String, u64>,
     /// Viewers that got pieces of the source that returned ÷ viewers, and the longest time it took.
     pub resumed: Option<f64>,
     #[allow(missing_docs)]

@@ -109,7 +109,9 @@ pub fn run_all(jobs: &[Job], threads: usize, mut done: impl FnMut(usize, Report)
                 }) {
                     let report = job.run();
                     // Whoever reads has gone only if it panicked, and then nobody misses this.
-                    let _ = sender.lock().map(|sender| sender.send((index, report)));
+                    if let Ok(sender) = sender.lock() {
+                        let _ = sender.send((index, report));
+                    }
                 }
             });
         }

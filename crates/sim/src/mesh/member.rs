@@ -53,33 +53,7 @@ pub struct Member {
 
 impl Member {
     /// A node that begins its life now.
-    pub fn new(
-        id: NodeId,
-        life: Life,
-        tuning: Tuning,
-        keys: &Keys,
-        at_once: bool,
-        first_serial: Serial,
-        seed: u64,
-        now: Micros,
-    ) -> Self {
-        let source = life.part == Part::Source;
-        let key = if source { &keys.private } else { &keys.public };
-        let mut config = Config::new(core_id(id), key.clone());
-        config.upload = life.upload;
-        config.dialable = life.access.reach == Reach::Open;
-        config.target_delay = std::time::Duration::from_micros(TARGET_DELAY);
-        config.first_serial = first_serial;
-        config.push = !tuning.no_push;
-        if !tuning.no_limit {
-            config.upload_limit = Some(life.access.up.0);
-        }
-        if let Some(neighbours) = tuning.neighbours {
-            config.neighbours = neighbours;
-        }
-        if let Part::LateViewer(behind) = life.part {
-            config.start = Start::Ago(std::time::Duration::from_micros(behind));
-        }
+    pub fn new(life: Life, config: Config, at_once: bool, seed: u64, now: Micros) -> Self {
         let role = match life.part {
             Part::Source => Role::Source,
             Part::Relay => Role::Relay,
@@ -141,6 +115,25 @@ impl Keys {
             private: Arc::new(ModelKey::new(secret, true)),
             public: Arc::new(ModelKey::new(secret, false)),
         }
+    }
+
+    /// What a node's core is told; `first_serial` is for a source.
+    pub fn config(&self, id: NodeId, life: &Life, tuning: Tuning, first_serial: Serial) -> Config {
+        let key = if life.part == Part::Source { &self.private } else { &self.public };
+        let mut config = Config::new(core_id(id), key.clone());
+        config.upload = life.upload;
+        config.dialable = life.access.reach == Reach::Open;
+        config.target_delay = std::time::Duration::from_micros(TARGET_DELAY);
+        config.first_serial = first_serial;
+        config.push = !tuning.no_push;
+        config.neighbours = tuning.neighbours.unwrap_or(config.neighbours);
+        if !tuning.no_limit {
+            config.upload_limit = Some(life.access.up.0);
+        }
+        if let Part::LateViewer(behind) = life.part {
+            config.start = Start::Ago(std::time::Duration::from_micros(behind));
+        }
+        config
     }
 }
 

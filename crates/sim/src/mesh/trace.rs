@@ -1,13 +1,19 @@
 //! What one node was told and did, a line each on standard error, for replaying a run.
 
 use minuet_mesh::{Input, Output};
+use minuet_proto::mesh::{Head, Message};
 
 use crate::engine::{Micros, NodeId};
 
 /// Prints what a node is told.
 pub fn input(node: NodeId, now: Micros, input: &Input) {
     match input {
-        Input::Message { link, message, .. } => line(node, now, "<", &format_args!("{link:?} {message:?}")),
+        Input::Message { link, message, .. } => {
+            line(node, now, "<", &format_args!("{link:?} {}", short(message)));
+        }
+        Input::Head { head } => {
+            line(node, now, "<", &format_args!("{}", short(&Message::Head(head.clone()))))
+        }
         Input::Drained { .. } | Input::Timeout => {}
         other => line(node, now, "<", &format_args!("{other:?}")),
     }
@@ -17,8 +23,26 @@ pub fn input(node: NodeId, now: Micros, input: &Input) {
 pub fn output(node: NodeId, now: Micros, output: &Output) {
     match output {
         Output::Verify { piece, .. } => line(node, now, ">", &format_args!("Verify {:?}", piece.serial)),
-        Output::Send { link, message } => line(node, now, ">", &format_args!("{link:?} {message:?}")),
+        Output::Send { link, message } => {
+            line(node, now, ">", &format_args!("{link:?} {}", short(message)));
+        }
         other => line(node, now, ">", &format_args!("{other:?}")),
+    }
+}
+
+/// A message without its hashes, signatures and addresses.
+fn short(message: &Message) -> String {
+    match message {
+        Message::Head(signed) => match Head::decode(&signed.body) {
+            Ok(head) => format!("Head {:?} and {} more", head.first, head.pieces.len() - 1),
+            Err(error) => format!("Head that does not decode: {error}"),
+        },
+        Message::Bitfield(window) => {
+            format!("Bitfield of {} bytes from {:?}", window.bits.len(), window.first)
+        }
+        Message::Peers(peers) => format!("Peers, {}", peers.len()),
+        Message::Record(record) => format!("Record, {} bytes", record.len()),
+        other => format!("{other:?}"),
     }
 }
 

@@ -3,7 +3,10 @@
 use bytes::{Bytes, BytesMut};
 use minuet_mesh::{Direction, Input, LinkId as CoreLink, Output, PieceRef, Timestamp};
 use minuet_proto::mesh::{Frame, Message, PeerInfo, Serial, SignedHead};
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use super::{
     hostile,
@@ -30,8 +33,9 @@ use crate::{
 const INGEST_BASE_MS: u64 = 1_700_000_000_000;
 /// When a file that is there at once appears: when the mesh has formed.
 const AT_ONCE: Micros = 3 * SECOND;
-/// How long after the stream's end a run goes on: until the last player is through.
-const TAIL: Micros = 8 * SECOND;
+/// How long after the stream's end a run goes on: until players are through, but before links without a stream
+/// are given up.
+const TAIL: Micros = 4_500 * MILLISECOND;
 /// Serials that a source skips when it returns and does not know where it was.
 const SERIAL_GAP: u64 = 1_000;
 /// Heads that the tracker keeps for joiners.
@@ -109,6 +113,7 @@ pub struct World<'a> {
     corrupt_delivered: u64,
     banned: Vec<bool>,
     false_bans: u64,
+    hang_ups: BTreeMap<String, u64>,
 }
 
 impl<'a> World<'a> {
@@ -142,6 +147,7 @@ impl<'a> World<'a> {
             corrupt_delivered: 0,
             banned: Vec::new(),
             false_bans: 0,
+            hang_ups: BTreeMap::new(),
         }
     }
 
@@ -197,8 +203,8 @@ impl<'a> World<'a> {
         if life.part == Part::Source {
             self.source_begins(id);
         }
-        let at_once = self.scenario.stream.at_once;
-        let member = Member::new(id, life, self.tuning, &self.keys, at_once, self.next_serial, seed, now);
+        let config = self.keys.config(id, &life, self.tuning, self.next_serial);
+        let member = Member::new(life, config, self.scenario.stream.at_once, seed, now);
         if member.is_audience() {
             // Those whom a scenario does not guard: who came with the crowd, leave, or do not contribute.
             let crowd = self.scenario.crowd.is_some_and(|crowd| life.joins >= crowd.at);
@@ -394,11 +400,12 @@ impl<'a> World<'a> {
         match output {
             Output::Send { link, message } => self.send(id, link, message),
             Output::Dial { peer } => self.net.dial(id, engine_id(peer.node)),
-            Output::HangUp { link, ban, .. } => {
+            Output::HangUp { link, reason, ban } => {
                 let peer = self.net.peer(id, engine_link(link));
                 if ban {
                     self.note_ban(id, peer);
                 }
+                *self.hang_ups.entry(format!("{reason:?}")).or_default() += 1;
                 self.net.hang_up(id, engine_link(link));
                 self.members[id.index()].links.retain(|up| *up != engine_link(link));
                 self.members[id.index()].core.handle(Input::LinkDown { link }, now);
@@ -532,6 +539,7 @@ impl<'a> World<'a> {
         figures.wasted_share = ratio(wasted, received);
         figures.corrupt_delivered = self.corrupt_delivered;
         figures.false_bans = self.false_bans;
+        figures.hang_ups = std::mem::take(&mut self.hang_ups);
         figures.nodes = self.members.len() as u64;
         self.finish_audience(end, &mut figures);
         self.finish_hostile(&mut figures);
