@@ -32,6 +32,21 @@ pub fn show(duration: Duration) -> String {
     }
 }
 
+/// Parses an amount of data: a number and `kB`, `MB`, `GB` or `TB` (powers of ten), as in `20GB`.
+pub fn bytes(text: &str) -> Result<u64, UnitError> {
+    const HELP: UnitError = UnitError("write an amount of data as in 500MB, 20GB or 1TB");
+    let (number, unit) = split(text).ok_or(HELP)?;
+    let bytes = match unit {
+        "kB" => number * 1e3,
+        "MB" => number * 1e6,
+        "GB" => number * 1e9,
+        "TB" => number * 1e12,
+        _ => return Err(HELP),
+    };
+    // Below this the cast is exact enough.
+    if (0.0..=1e18).contains(&bytes) { Ok(bytes as u64) } else { Err(HELP) }
+}
+
 /// A data rate. Written in bits a second, as lines and streams are sold: `8Mbit`, `500kbit`, `1.5Gbit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rate {
@@ -113,6 +128,15 @@ mod tests {
     }
 
     #[test]
+    fn amounts() {
+        assert_eq!(bytes("20GB"), Ok(20_000_000_000));
+        assert_eq!(bytes("1.5kB"), Ok(1500));
+        for bad in ["", "20", "GB", "-1GB", "1GiB", "9999999999TB"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn rates() {
         assert_eq!("8Mbit".parse::<Rate>().unwrap().bytes_per_s(), 1_000_000);
         assert_eq!("500kbit".parse::<Rate>().unwrap().bytes_per_s(), 62_500);
@@ -125,7 +149,7 @@ mod tests {
     proptest! {
         #[test]
         fn never_panics(text in ".{0,20}") {
-            let _ = duration(&text);
+            let _ = (duration(&text), bytes(&text));
             let _ = text.parse::<Rate>();
         }
     }

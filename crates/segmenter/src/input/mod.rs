@@ -8,8 +8,6 @@
 //!
 //! When bytes came in is for the caller to note when `read` returns: this module knows no wall clock.
 
-#![allow(dead_code, unused_imports, reason = "the pipeline that reads it is being written")]
-
 mod error;
 mod ffmpeg;
 mod file;

@@ -1,0 +1,311 @@
+//! Puts the parts together, runs them, and ends them in order.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow};
+use minuet_media::CutterConfig;
+use minuet_node::{TrackerClient, tracker::Begin};
+use minuet_proto::{ChannelId, ChannelLink, Phase, SegmentSeq, SignedRecord};
+use minuet_store::{Retention, Store};
+use minuet_swarm::{Role, Swarm, SwarmOptions};
+use tokio::{net::TcpListener, signal::unix::SignalKind, sync::oneshot, task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    budget::Budget,
+    input::Source,
+    keeper::{Keeper, Room},
+    key,
+    log::Screen,
+    meters::Meters,
+    options::Options,
+    publisher::Publisher,
+    recorder::{Failure, Recorded, Recorder, TorrentHead},
+    shelf::Shelf,
+    state::Announcer,
+    status,
+    web::{self, Web},
+};
+
+/// Worker threads: the hot path has a thread of its own.
+const WORKERS: usize = 2;
+/// Sealed segments that may wait to be made durable before the recorder waits too.
+const UNSYNCED: usize = 8;
+/// How long trackers are asked for the channel's history when the folder has none.
+const HISTORY_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long everything may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Runs the segmenter until its feed ends or it is told to stop.
+pub fn run(options: Options, screen: Screen) -> Result<()> {
+    options.check()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(segment(options, screen));
+    // A thread that waits for an input that never comes does not hold up the end.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+async fn segment(options: Options, screen: Screen) -> Result<()> {
+    let mut signals = Signals::new()?;
+    let (key, key_made) = key::load_or_make(&options.key_file())?;
+    let channel = key.channel();
+    let (store, recovered) = Store::open(&options.data, channel)?;
+    let store = Arc::new(store);
+    if !recovered.segments.is_empty() || recovered.removed > 0 {
+        tracing::info!(
+            "found {} finished segments; removed {} that were not finished",
+            recovered.segments.len(),
+            recovered.removed
+        );
+    }
+    let trackers: Vec<TrackerClient> =
+        options.trackers.iter().cloned().map(TrackerClient::new).collect::<Result<_, _>>()?;
+    if trackers.is_empty() {
+        tracing::warn!("no --tracker is given, so viewers cannot find the channel by its link");
+    }
+    let newest = match recovered.newest {
+        None if !key_made => history(&trackers, channel).await,
+        newest => newest,
+    };
+
+    let web_listener = TcpListener::bind(options.listen).await.with_context(|| {
+        format!("cannot serve HTTP on {}; choose another address and port with --listen", options.listen)
+    })?;
+    let swarm = Swarm::start(SwarmOptions {
+        data_dir: options.data.join("swarm"),
+        listen: options.bt_listen(),
+        upload: options.upload(),
+        role: Role::Source,
+    })
+    .await
+    .context("cannot start BitTorrent (see --bt-listen)")?;
+    let web_addr = web_listener.local_addr()?;
+    let base = web::public_base(options.public_url.as_ref(), web_addr, &options.trackers);
+    tracing::info!("BitTorrent peers connect to {}, web seed clients to {base}", swarm.listen_addr());
+
+    let input = options.input.clone();
+    let input_options = options.input_options();
+    let opening = tokio::task::spawn_blocking(move || Source::open(&input, input_options));
+    let source = tokio::select! {
+        opened = opening => opened.context("the input cannot be opened")??,
+        () = signals.next() => return Ok(()),
+    };
+
+    let shelf = Arc::new(Shelf::new(recovered.segments));
+    let meters = Arc::new(Meters::default());
+    let budget = Arc::new(Budget::new(options.upload_limit.map(|limit| limit.bytes_per_s())));
+    let next = newest.as_ref().map_or(SegmentSeq(0), |newest| newest.seq.next());
+    let announcer = Arc::new(Announcer::new(
+        key.clone(),
+        options.channel.clone(),
+        !options.unlisted,
+        options.segment,
+        next,
+    ));
+    let (room, requests) = Room::new();
+
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let retention = Retention { duration: options.keep, bytes: options.keep_bytes.unwrap_or(u64::MAX) };
+    let keeper = Keeper {
+        store: Arc::clone(&store),
+        shelf: Arc::clone(&shelf),
+        swarm,
+        retention,
+        meters: Arc::clone(&meters),
+        budget: Arc::clone(&budget),
+        requests,
+    };
+    tasks.spawn(keeper.run(stop.clone()));
+    for tracker in &trackers {
+        let publisher = Publisher {
+            tracker: tracker.clone(),
+            channel,
+            store: Arc::clone(&store),
+            shelf: Arc::clone(&shelf),
+            state: announcer.subscribe(),
+        };
+        tasks.spawn(publisher.run(stop.clone()));
+    }
+    let web = Web {
+        channel,
+        store: Arc::clone(&store),
+        shelf: Arc::clone(&shelf),
+        budget,
+        meters: Arc::clone(&meters),
+    };
+    tasks.spawn(serve(web_listener, web, stop.clone()));
+    tasks.spawn(status::run(screen, Arc::clone(&meters), stop.clone()));
+
+    let cutting = CutterConfig { program: options.program, ..CutterConfig::new(options.segment) };
+    let head = TorrentHead {
+        announce: trackers.iter().map(TrackerClient::announce_url).collect(),
+        web_seed: format!("{base}{}", web::SEGMENTS),
+    };
+    let stop_recording = Arc::new(AtomicBool::new(false));
+    let (out, sealed) = sync_channel(UNSYNCED);
+    let recorder = Recorder {
+        store,
+        key,
+        head,
+        newest,
+        out,
+        room,
+        meters,
+        announcer: Arc::clone(&announcer),
+        stop: Arc::clone(&stop_recording),
+        cutting,
+    };
+    let mut recording = Recording::start(recorder, source, sealed, shelf, Arc::clone(&announcer))?;
+    print_link(channel, &options)?;
+
+    let mut told = false;
+    let result = tokio::select! {
+        result = &mut recording.ended => result,
+        () = signals.next() => {
+            told = true;
+            stop_recording.store(true, Ordering::Relaxed);
+            tracing::info!("sealing the open segment, then ending");
+            (&mut recording.ended).await
+        }
+    };
+    let result = result.map_err(|_| anyhow!("the recorder failed; this is a defect, please report it"))?;
+    // Everything sealed is durable once the second thread has ended too.
+    let _ = (&mut recording.durable).await;
+    announcer.set_phase(Phase::Ended);
+    if result.is_ok() && !told && !options.exit_at_end {
+        tracing::info!("the feed has ended; its segments stay seeded until Ctrl-C");
+        signals.next().await;
+    }
+    stop.cancel();
+    tokio::select! {
+        ended = timeout(END_TIMEOUT, tasks.join_all()) => {
+            if ended.is_err() {
+                tracing::warn!("not everything ended in time");
+            }
+        }
+        () = signals.next() => tracing::warn!("told to stop again: ending at once"),
+    }
+    result.map_err(anyhow::Error::from)
+}
+
+/// The one line on standard output.
+#[allow(clippy::print_stdout, reason = "the link is what scripts read")]
+fn print_link(channel: ChannelId, options: &Options) -> Result<()> {
+    use std::io::Write as _;
+    let title = Some(options.channel.clone()).filter(|title| !title.is_empty());
+    let link = ChannelLink { channel, title, trackers: options.trackers.clone() };
+    writeln!(std::io::stdout(), "{link}").context("cannot write the channel link to standard output")
+}
+
+async fn serve(listener: TcpListener, web: Web, stop: CancellationToken) {
+    let stopped = stop.clone();
+    let server = axum::serve(listener, web.router()).with_graceful_shutdown(stop.cancelled_owned());
+    let server = async move { server.await };
+    tokio::select! {
+        ended = server => {
+            if let Err(error) = ended {
+                tracing::error!("the HTTP server failed: {error}; web seeds are not served any more");
+            }
+        }
+        // Downloads under way do not hold up the end.
+        () = stopped.cancelled() => {}
+    }
+}
+
+/// The channel's newest record as trackers know it: where a key goes on that has lost its folder.
+async fn history(trackers: &[TrackerClient], channel: ChannelId) -> Option<SignedRecord> {
+    let mut asking: JoinSet<_> = trackers
+        .iter()
+        .cloned()
+        .map(|tracker| async move { timeout(HISTORY_TIMEOUT, tracker.join(channel, Begin::Newest)).await })
+        .collect();
+    let mut newest: Option<SignedRecord> = None;
+    while let Some(answer) = asking.join_next().await {
+        let Ok(Ok(Ok(known))) = answer else { continue };
+        newest = newest.into_iter().chain(known.records).max_by_key(|record| record.seq);
+    }
+    if let Some(newest) = &newest {
+        tracing::info!("the folder has no segments of this channel; going on after segment {}", newest.seq);
+    }
+    newest
+}
+
+/// The two threads of a recording, joined through their results.
+struct Recording {
+    ended: oneshot::Receiver<Result<(), Failure>>,
+    durable: oneshot::Receiver<()>,
+}
+
+impl Recording {
+    fn start(
+        recorder: Recorder,
+        mut source: Source,
+        sealed: Receiver<Recorded>,
+        shelf: Arc<Shelf>,
+        announcer: Arc<Announcer>,
+    ) -> Result<Self> {
+        let (end, ended) = oneshot::channel();
+        let (synced, durable) = oneshot::channel();
+        let named = |name: &str| thread::Builder::new().name(name.to_owned());
+        let no_thread = "the system gives no thread";
+        named("recorder")
+            .spawn(move || {
+                let result = recorder.run(&mut source);
+                let _ = end.send(result);
+            })
+            .context(no_thread)?;
+        named("sync")
+            .spawn(move || {
+                make_durable(&sealed, &shelf, &announcer);
+                let _ = synced.send(());
+            })
+            .context(no_thread)?;
+        Ok(Self { ended, durable })
+    }
+}
+
+/// Waits for the disk, segment by segment, and only then lets others have the segment.
+fn make_durable(sealed: &Receiver<Recorded>, shelf: &Shelf, announcer: &Announcer) {
+    for Recorded { record, sealed } in sealed {
+        if let Err(error) = sealed.sync() {
+            // It is complete in memory; only a power cut now would lose it.
+            tracing::error!("segment {} may not survive a power cut: {error}", record.seq);
+        }
+        announcer.set_next(record.seq.next());
+        shelf.push(record);
+    }
+}
+
+/// Ctrl-C and SIGTERM.
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind| tokio::signal::unix::signal(kind).context("cannot listen for signals");
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What the HTTP server may send when the upload is limited: what BitTorrent peers leave over.
+//!
+//! Both draw on one account that fills at the limit. BitTorrent goes first: its own limiter lets it use all of it, and
+//! what it sent is charged here afterwards, so that the two together stay within the limit over some seconds.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// The account holds, and owes, at most so many seconds' worth.
+const DEPTH_S: f64 = 2.0;
+/// How long to wait when there is nothing to spend.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The account. Without a limit everything may be sent.
+#[derive(Debug)]
+pub struct Budget {
+    account: Option<Mutex<Account>>,
+}
+
+#[derive(Debug)]
+struct Account {
+    bytes_per_s: f64,
+    balance: f64,
+    filled: Instant,
+    /// What BitTorrent had sent when it was charged last.
+    charged: u64,
+}
+
+impl Budget {
+    /// An account that fills at `bytes_per_s`.
+    pub fn new(bytes_per_s: Option<u64>) -> Self {
+        let account = |rate: u64| {
+            let filled = Instant::now();
+            Mutex::new(Account { bytes_per_s: rate as f64, balance: 0.0, filled, charged: 0 })
+        };
+        Self { account: bytes_per_s.map(account) }
+    }
+
+    /// Charges what BitTorrent sent, given its total since the start.
+    pub fn charge_total(&self, sent: u64) {
+        self.charge_total_at(sent, Instant::now());
+    }
+
+    fn charge_total_at(&self, sent: u64, now: Instant) {
+        if let Some(account) = &self.account {
+            let mut account = account.lock().unwrap_or_else(PoisonError::into_inner);
+            account.fill(now);
+            account.balance -= sent.saturating_sub(account.charged) as f64;
+            account.charged = sent;
+        }
+    }
+
+    /// Waits until `bytes` may be sent.
+    pub async fn spend(&self, bytes: usize) {
+        while !self.try_spend(bytes, Instant::now()) {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn try_spend(&self, bytes: usize, now: Instant) -> bool {
+        let Some(account) = &self.account else { return true };
+        let mut account = account.lock().unwrap_or_else(PoisonError::into_inner);
+        account.fill(now);
+        // In debt by at most one chunk.
+        let may = account.balance > 0.0;
+        if may {
+            account.balance -= bytes as f64;
+        }
+        may
+    }
+}
+
+impl Account {
+    fn fill(&mut self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.filled = now;
+        let most = self.bytes_per_s * DEPTH_S;
+        self.balance = (self.balance + elapsed * self.bytes_per_s).clamp(-most, most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn http_gets_what_bittorrent_leaves() {
+        let budget = Budget::new(Some(1000));
+        let start = Instant::now();
+        let at = |s: u64| start + Duration::from_secs(s);
+        let sent = |from: u64, to: u64, peers_per_s: u64| {
+            (from..to)
+                .map(|s| {
+                    budget.charge_total_at(s * peers_per_s, at(s));
+                    (0..1000).filter(|ms| budget.try_spend(10, at(s) + Duration::from_millis(*ms))).count()
+                        * 10
+                })
+                .sum::<usize>()
+        };
+        let alone = sent(0, 10, 0);
+        assert!((8_000..=12_500).contains(&alone), "{alone}");
+        let beside = sent(10, 30, 1000);
+        assert!(beside <= 4_000, "{beside}");
+    }
+
+    #[test]
+    fn no_limit_is_no_limit() {
+        let budget = Budget::new(None);
+        assert!(budget.try_spend(usize::MAX, Instant::now()));
+    }
+}

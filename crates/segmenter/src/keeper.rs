@@ -1,0 +1,139 @@
+//! Seeds finished segments and drops those that have had their day.
+
+use std::{
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use minuet_proto::{SegmentSeq, SignedRecord};
+use minuet_store::{Retention, Store};
+use minuet_swarm::{Files, Finished, Swarm};
+use tokio::sync::mpsc as channel;
+use tokio_util::sync::CancellationToken;
+
+use crate::{budget::Budget, meters::Meters, shelf::Shelf};
+
+/// How often the swarm's figures are read.
+const STATS_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the recorder waits for room on a full disk.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the keeper works with.
+pub struct Keeper {
+    /// The segments' files.
+    pub store: Arc<Store>,
+    /// The segments that are held.
+    pub shelf: Arc<Shelf>,
+    /// The BitTorrent node.
+    pub swarm: Swarm,
+    /// How much to keep.
+    pub retention: Retention,
+    /// What the status line shows.
+    pub meters: Arc<Meters>,
+    /// What may be sent over HTTP.
+    pub budget: Arc<Budget>,
+    /// Asks for room.
+    pub requests: channel::Receiver<mpsc::Sender<bool>>,
+}
+
+/// Asks the keeper for room on the disk.
+#[derive(Debug, Clone)]
+pub struct Room(channel::Sender<mpsc::Sender<bool>>);
+
+impl Room {
+    /// A way to ask, and where the keeper hears it.
+    pub fn new() -> (Self, channel::Receiver<mpsc::Sender<bool>>) {
+        let (sender, receiver) = channel::channel(1);
+        (Self(sender), receiver)
+    }
+
+    /// Drops the oldest segment. False when there is none but the newest, or nobody answers. Blocks; not for async
+    /// code.
+    pub fn make(&self) -> bool {
+        let (answer, made) = mpsc::channel();
+        self.0.try_send(answer).is_ok() && made.recv_timeout(ROOM_TIMEOUT).unwrap_or(false)
+    }
+}
+
+impl Keeper {
+    /// Runs until stopped; then ends the BitTorrent node.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut news = self.shelf.watch();
+        let mut seeded = None;
+        let mut interval = tokio::time::interval(STATS_INTERVAL);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut listening = true;
+        self.seed_after(&mut seeded).await;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changed = news.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    self.seed_after(&mut seeded).await;
+                }
+                request = self.requests.recv(), if listening => match request {
+                    Some(answer) => {
+                        let made = self.make_room().await;
+                        let _ = answer.send(made);
+                    }
+                    None => listening = false,
+                },
+                _ = interval.tick() => self.read_figures(),
+            }
+        }
+        self.read_figures();
+        self.swarm.stop().await;
+    }
+
+    /// Seeds what is on the shelf beyond `seeded`, newest first, since that is what is watched.
+    async fn seed_after(&self, seeded: &mut Option<SegmentSeq>) {
+        self.prune().await;
+        for record in self.shelf.after(*seeded).into_iter().rev() {
+            if let Err(error) = self.seed(&record).await {
+                tracing::warn!("segment {} is not seeded: {error}", record.seq);
+            }
+        }
+        *seeded = self.shelf.newest().max(*seeded);
+    }
+
+    async fn seed(&self, record: &SignedRecord) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let torrent = self.store.torrent(record.seq)?;
+        let folder = self.store.segments_dir().to_owned();
+        self.swarm.seed(Finished { torrent, folder }).await?;
+        Ok(())
+    }
+
+    async fn prune(&self) {
+        for record in self.shelf.prune(self.retention) {
+            self.drop_segment(&record).await;
+        }
+    }
+
+    async fn make_room(&self) -> bool {
+        let Some(oldest) = self.shelf.take_oldest() else { return false };
+        tracing::warn!(
+            "the disk is full: dropped segment {}; make room, or keep less with --keep",
+            oldest.seq
+        );
+        self.drop_segment(&oldest).await;
+        true
+    }
+
+    async fn drop_segment(&self, record: &SignedRecord) {
+        if let Err(error) = self.swarm.forget(record.info_hash, Files::Keep).await {
+            tracing::warn!("segment {} is still seeded: {error}", record.seq);
+        }
+        let newest = self.shelf.newest().unwrap_or(record.seq);
+        if let Err(error) = self.store.remove(record.seq, newest) {
+            tracing::warn!("segment {} is not removed: {error}", record.seq);
+        }
+    }
+
+    fn read_figures(&self) {
+        let stats = self.swarm.stats();
+        self.budget.charge_total(stats.transfer.sent);
+        self.meters.set_swarm(stats.transfer.sent, stats.peers as u64, stats.minutes as u64);
+    }
+}

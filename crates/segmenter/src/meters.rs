@@ -1,0 +1,85 @@
+//! What is being measured while the segmenter runs. Written by whoever knows, read by the status line.
+
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use minuet_media::Counters;
+use minuet_proto::SegmentSeq;
+
+/// Figures since the start, and of now.
+#[derive(Debug, Default)]
+pub struct Meters {
+    received: AtomicU64,
+    recorded: AtomicU64,
+    open: AtomicU64,
+    sent_to_peers: AtomicU64,
+    sent_over_http: AtomicU64,
+    viewers: AtomicU64,
+    seeding: AtomicU64,
+    cutter: Mutex<Counters>,
+}
+
+/// A copy of all figures.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reading {
+    /// Bytes of feed received.
+    pub received: u64,
+    /// Bytes of sealed segments.
+    pub recorded: u64,
+    /// The segment being recorded.
+    pub open: SegmentSeq,
+    /// Payload bytes sent to BitTorrent peers.
+    pub sent_to_peers: u64,
+    /// Payload bytes sent to web seed clients.
+    pub sent_over_http: u64,
+    /// Peers connected to the busiest minute: about as many as watch.
+    pub viewers: u64,
+    /// Minutes being seeded.
+    pub seeding: u64,
+    /// Totals of the cutter.
+    pub cutter: Counters,
+}
+
+impl Meters {
+    pub fn received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub fn recorded(&self, bytes: u64) {
+        self.recorded.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub fn set_open(&self, seq: SegmentSeq) {
+        self.open.store(seq.0, Ordering::Relaxed);
+    }
+
+    pub fn sent_over_http(&self, bytes: usize) {
+        self.sent_over_http.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub fn set_swarm(&self, sent: u64, viewers: u64, seeding: u64) {
+        self.sent_to_peers.store(sent, Ordering::Relaxed);
+        self.viewers.store(viewers, Ordering::Relaxed);
+        self.seeding.store(seeding, Ordering::Relaxed);
+    }
+
+    pub fn set_cutter(&self, counters: Counters) {
+        *self.cutter.lock().unwrap_or_else(PoisonError::into_inner) = counters;
+    }
+
+    pub fn read(&self) -> Reading {
+        let get = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        Reading {
+            received: get(&self.received),
+            recorded: get(&self.recorded),
+            open: SegmentSeq(get(&self.open)),
+            sent_to_peers: get(&self.sent_to_peers),
+            sent_over_http: get(&self.sent_over_http),
+            viewers: get(&self.viewers),
+            seeding: get(&self.seeding),
+            cutter: *self.cutter.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+}

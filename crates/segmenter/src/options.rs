@@ -1,0 +1,208 @@
+//! The command line, and what it means.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use minuet_node::units::{self, Rate};
+use minuet_proto::{link::parse_tracker, record::MAX_SEGMENT_MS, state::check_title};
+use minuet_swarm::{MIN_UPLOAD_BYTES_PER_S, Upload};
+use url::Url;
+
+use crate::input::{Input, InputError, InputOptions};
+
+/// Cuts a live MPEG-TS feed into segments and shares each as a torrent.
+///
+/// Standard output carries one line, the channel link, once the segmenter is ready; give it to viewers. Everything
+/// else goes to standard error.
+///
+/// When the feed ends (or on Ctrl-C or SIGTERM) the open segment is sealed and published, and the channel is
+/// announced as ended. After the end of a feed the segments stay seeded until Ctrl-C, unless --exit-at-end is given.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 110)]
+pub struct Options {
+    /// Where the feed comes from: `-` (MPEG-TS on standard input), a file, udp://ADDR:PORT, or anything that ffmpeg
+    /// opens. Example: ffmpeg -re -i in.mkv -c copy -f mpegts - | minuet-segmenter -
+    #[arg(value_name = "INPUT", value_parser = parse_input)]
+    pub input: Input,
+
+    /// Tracker to publish to; may repeat. Example: --tracker http://tracker.example:7070
+    #[arg(long = "tracker", value_name = "URL", value_parser = parse_tracker)]
+    pub trackers: Vec<Url>,
+
+    /// Title of the channel. Example: --channel "Radio Tower"
+    #[arg(long, value_name = "TITLE", default_value = "", value_parser = parse_title)]
+    pub channel: String,
+
+    /// Length of a segment. Example: --segment 10s
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::duration)]
+    pub segment: Duration,
+
+    /// Folder for segments, the key and the engine's files; one segmenter at a time. Example: --data /srv/minuet
+    #[arg(long, value_name = "DIR", default_value_os_t = default_data_dir())]
+    pub data: PathBuf,
+
+    /// File with the channel's secret key, made when missing (default: channel.key in --data). Whoever has it speaks
+    /// for the channel: keep a copy, and keep it private. Example: --key ~/tower.key
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+
+    /// Address of the segmenter's own HTTP server, which serves finished segments to clients that take web seeds; port
+    /// 0 is any free port. Example: --listen 192.0.2.7:7080
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:7080")]
+    pub listen: SocketAddr,
+
+    /// Address for BitTorrent peers (default: that of --listen with the port after it, or any free port when that is
+    /// 0). Example: --bt-listen 0.0.0.0:6881
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub bt_listen: Option<SocketAddr>,
+
+    /// How others reach the HTTP server, when it is not by the address that leads to the first tracker. Example:
+    /// --public-url http://tower.example:7080/
+    #[arg(long, value_name = "URL", value_parser = parse_tracker)]
+    pub public_url: Option<Url>,
+
+    /// The most to send, BitTorrent and HTTP together (default: no limit); BitTorrent goes first. Example:
+    /// --upload-limit 16Mbit
+    #[arg(long, value_name = "RATE")]
+    pub upload_limit: Option<Rate>,
+
+    /// Pace a file by its own clock; the default for files
+    #[arg(long, overrides_with = "no_realtime")]
+    pub realtime: bool,
+
+    /// Take a file as fast as it goes
+    #[arg(long, overrides_with = "realtime")]
+    pub no_realtime: bool,
+
+    /// Begin a file again at its end, without a seam
+    #[arg(long = "loop")]
+    pub repeat: bool,
+
+    /// How much to keep on disk, in media time; the newest segment is always kept. Example: --keep 30m
+    #[arg(long, value_name = "DURATION", default_value = "2h", value_parser = units::duration)]
+    pub keep: Duration,
+
+    /// How many bytes of media to keep (default: as --keep allows). Example: --keep-bytes 20GB
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes)]
+    pub keep_bytes: Option<u64>,
+
+    /// Program to follow in a multiplex (default: the first with video, else with audio). Example: --program 3
+    #[arg(long, value_name = "NUMBER")]
+    pub program: Option<u16>,
+
+    /// End when the feed ends, as soon as the trackers know; nothing stays seeded
+    #[arg(long)]
+    pub exit_at_end: bool,
+
+    /// Do not let trackers list the channel in public
+    #[arg(long)]
+    pub unlisted: bool,
+}
+
+impl Options {
+    /// Checks what single options cannot know.
+    pub fn check(&self) -> Result<()> {
+        let most = Duration::from_millis(MAX_SEGMENT_MS) / 2;
+        ensure!(
+            (Duration::from_millis(500)..=most).contains(&self.segment),
+            "--segment {} is out of bounds; choose from 500ms to {}",
+            units::show(self.segment),
+            units::show(most)
+        );
+        if let Upload::AtMost(rate) = self.upload() {
+            ensure!(
+                rate >= MIN_UPLOAD_BYTES_PER_S,
+                "--upload-limit is below the {} that BitTorrent needs for one block a second",
+                Rate::from_bytes_per_s(MIN_UPLOAD_BYTES_PER_S.into())
+            );
+        }
+        Ok(())
+    }
+
+    /// What BitTorrent may send.
+    pub fn upload(&self) -> Upload {
+        match self.upload_limit {
+            Some(limit) => Upload::AtMost(u32::try_from(limit.bytes_per_s()).unwrap_or(u32::MAX)),
+            None => Upload::Unlimited,
+        }
+    }
+
+    /// Where the channel's key is.
+    pub fn key_file(&self) -> PathBuf {
+        self.key.clone().unwrap_or_else(|| self.data.join("channel.key"))
+    }
+
+    /// Where BitTorrent peers connect to, given where the HTTP server listens.
+    pub fn bt_listen(&self) -> SocketAddr {
+        self.bt_listen.unwrap_or_else(|| {
+            let port = if self.listen.port() == 0 { 0 } else { self.listen.port().wrapping_add(1) };
+            SocketAddr::new(self.listen.ip(), port)
+        })
+    }
+
+    /// How to read the input.
+    pub fn input_options(&self) -> InputOptions {
+        let realtime = match (self.realtime, self.no_realtime) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        };
+        InputOptions { realtime, repeat: self.repeat }
+    }
+}
+
+fn parse_input(text: &str) -> Result<Input, InputError> {
+    Input::parse(text)
+}
+
+fn parse_title(text: &str) -> Result<String, minuet_proto::Error> {
+    check_title(text).map(|()| text.to_owned())
+}
+
+/// The user's data folder (XDG Base Directory Specification), or one in the working directory.
+fn default_data_dir() -> PathBuf {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+        .map_or_else(|| "minuet-data".into(), |dir| dir.join("minuet/segmenter"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Options {
+        Options::try_parse_from([&["minuet-segmenter"], arguments].concat()).unwrap()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let options = parse(&["-"]);
+        options.check().unwrap();
+        assert_eq!(options.segment, Duration::from_secs(60));
+        assert_eq!(options.keep, Duration::from_secs(7200));
+        assert_eq!(options.bt_listen(), "0.0.0.0:7081".parse().unwrap());
+        assert_eq!(options.upload(), Upload::Unlimited);
+        assert_eq!(options.key_file(), options.data.join("channel.key"));
+        assert_eq!(parse(&["-", "--listen", "127.0.0.1:0"]).bt_listen(), "127.0.0.1:0".parse().unwrap());
+    }
+
+    #[test]
+    fn of_contrary_options_the_last_holds() {
+        assert_eq!(parse(&["a.ts"]).input_options().realtime, None);
+        assert_eq!(parse(&["a.ts", "--realtime", "--no-realtime"]).input_options().realtime, Some(false));
+        assert_eq!(parse(&["a.ts", "--no-realtime", "--realtime"]).input_options().realtime, Some(true));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        assert!(parse(&["-", "--segment", "10ms"]).check().is_err());
+        assert!(parse(&["-", "--segment", "2h"]).check().is_err());
+        assert!(parse(&["-", "--upload-limit", "100kbit"]).check().is_err());
+        for wrong in [&["-", "--tracker", "ftp://x"][..], &["-", "--channel", "a\u{7}"], &["udp://x"], &[]] {
+            let arguments = [&["minuet-segmenter"], wrong].concat();
+            assert!(Options::try_parse_from(arguments).is_err(), "{wrong:?}");
+        }
+    }
+}

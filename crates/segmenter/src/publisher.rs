@@ -1,0 +1,150 @@
+//! Tells one tracker what there is: records with their torrents, and the channel's state.
+//!
+//! The store is the queue. Each round asks the tracker for its newest record and sends what comes after it, so a
+//! tracker that was away, or that lost its memory, gets what it missed. One publisher serves one tracker, so that
+//! none waits for another, and the feed waits for none.
+
+use std::{sync::Arc, time::Duration};
+
+use minuet_node::{
+    Backoff, Error, TrackerClient,
+    tracker::{Begin, Snapshot},
+};
+use minuet_proto::{ChannelId, SegmentSeq, SignedState, channel_api::Publication};
+use minuet_store::Store;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::shelf::Shelf;
+
+/// The first wait after a failure.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// The longest wait between tries.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// How often a tracker is looked after when there is nothing new: it may have lost its memory.
+const LOOK_INTERVAL: Duration = Duration::from_secs(120);
+/// How often a failing tracker is complained about.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(300);
+/// How long the last round may take when the segmenter ends.
+const LAST_ROUND: Duration = Duration::from_secs(4);
+
+/// What a publisher works with.
+pub struct Publisher {
+    /// The tracker it serves.
+    pub tracker: TrackerClient,
+    /// The channel.
+    pub channel: ChannelId,
+    /// The segments' torrents.
+    pub store: Arc<Store>,
+    /// The segments that are held.
+    pub shelf: Arc<Shelf>,
+    /// The channel's state.
+    pub state: watch::Receiver<SignedState>,
+}
+
+/// Why a round failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Tracker(#[from] Error),
+    #[error(
+        "has segment {theirs}, but here the newest is {ours}: another segmenter speaks for this channel, or the data \
+         folder is not the one that the channel was recorded in; stop the other, or name that folder with --data"
+    )]
+    Ahead { theirs: SegmentSeq, ours: SegmentSeq },
+    #[error(
+        "has another segment {0} than this folder: another segmenter has spoken for this channel; make a new channel \
+         with another --key, or go on in that segmenter's folder"
+    )]
+    OtherHistory(SegmentSeq),
+}
+
+impl Publisher {
+    /// Publishes until stopped, and then once more what is left.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut news = self.shelf.watch();
+        let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
+        let mut complained: Option<Instant> = None;
+        loop {
+            news.mark_unchanged();
+            self.state.mark_unchanged();
+            let wait = match self.round().await {
+                Ok(()) => {
+                    if complained.take().is_some() {
+                        tracing::info!("tracker {} is back and has everything", self.tracker.base());
+                    }
+                    backoff.succeeded();
+                    None
+                }
+                Err(failure) => {
+                    if complained.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
+                        tracing::warn!("tracker {} {failure}; the stream goes on", self.tracker.base());
+                        complained = Some(Instant::now());
+                    }
+                    Some(backoff.failed(rand::random()))
+                }
+            };
+            let idle = async {
+                match wait {
+                    // News do not shorten the wait: the tracker is not to be hammered.
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => tokio::select! {
+                        _ = news.changed() => {}
+                        _ = self.state.changed() => {}
+                        () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                    },
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = idle => {}
+            }
+        }
+        match tokio::time::timeout(LAST_ROUND, self.round()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => tracing::warn!("tracker {} {failure}", self.tracker.base()),
+            Err(_) => tracing::warn!("tracker {} was not told of the end in time", self.tracker.base()),
+        }
+    }
+
+    /// Brings the tracker up to date.
+    async fn round(&mut self) -> Result<(), Failure> {
+        let known = match self.tracker.join(self.channel, Begin::Newest).await {
+            Ok(known) => Some(known),
+            // It does not know the channel yet.
+            Err(Error::Refused { status: 404, .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let newest = self.check(known.as_ref())?;
+        for record in self.shelf.after(newest) {
+            // Dropped meanwhile, if it cannot be read: a later one has its turn.
+            let Ok(torrent) = self.store.torrent(record.seq) else { continue };
+            self.tracker.publish(self.channel, &Publication { record: record.encode(), torrent }).await?;
+        }
+        let state = self.state.borrow().clone();
+        let stated = known.and_then(|known| known.state);
+        if stated.is_none_or(|stated| stated.at_ms < state.at_ms) {
+            self.tracker.publish_state(&state).await?;
+        }
+        Ok(())
+    }
+
+    /// The newest number that the tracker has, if its history is ours.
+    fn check(&self, known: Option<&Snapshot>) -> Result<Option<SegmentSeq>, Failure> {
+        let Some(theirs) = known.and_then(|known| known.records.last()) else { return Ok(None) };
+        let ours = self
+            .state
+            .borrow()
+            .next
+            .previous()
+            .unwrap_or_default()
+            .max(self.shelf.newest().unwrap_or_default());
+        if theirs.seq > ours {
+            return Err(Failure::Ahead { theirs: theirs.seq, ours });
+        }
+        if self.shelf.get(theirs.seq).is_some_and(|ours| ours.hash() != theirs.hash()) {
+            return Err(Failure::OtherHistory(theirs.seq));
+        }
+        Ok(Some(theirs.seq))
+    }
+}

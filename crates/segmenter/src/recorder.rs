@@ -1,0 +1,273 @@
+//! The hot path: one thread that takes the feed's bytes through the cutter, the piece hasher and into a file.
+//!
+//! Rule: it waits for the feed and the disk, for nothing else. Publishing and seeding happen elsewhere, and what they
+//! need stands in the store. A segment that cannot be written is given up; the feed goes on with the next.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::SyncSender,
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use minuet_media::{Cutter, CutterConfig, Event, SegmentEnd, SegmentStart};
+use minuet_proto::{ChannelKey, Metainfo, Phase, Record, SegmentSeq, SignedRecord, metainfo::Info};
+use minuet_store::{OpenSegment, Sealed, Store};
+
+use crate::{
+    hasher::{SegmentHasher, per_second},
+    input::{InputError, READ_LEN, Read, Source},
+    keeper::Room,
+    meters::Meters,
+    state::Announcer,
+};
+
+/// After so long without bytes the channel is called silent.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// What is written into every torrent besides the pieces.
+#[derive(Debug, Clone)]
+pub struct TorrentHead {
+    /// Announce URLs.
+    pub announce: Vec<String>,
+    /// Base URL of the segmenter's own HTTP server, ending in a slash; a segment's web seed is below it (BEP 19).
+    pub web_seed: String,
+}
+
+/// A segment that is sealed but may not have reached the disk.
+#[derive(Debug)]
+pub struct Recorded {
+    /// Its signed record.
+    pub record: SignedRecord,
+    /// Its files.
+    pub sealed: Sealed,
+}
+
+/// What the recorder works with.
+pub struct Recorder {
+    /// Where segments go.
+    pub store: Arc<Store>,
+    /// What records are signed with.
+    pub key: ChannelKey,
+    /// Goes into torrents.
+    pub head: TorrentHead,
+    /// The newest record: the next segment follows it.
+    pub newest: Option<SignedRecord>,
+    /// Where sealed segments go. Bounded: it holds up the feed only when the disk is so many segments behind.
+    pub out: SyncSender<Recorded>,
+    /// Makes room when the disk is full.
+    pub room: Room,
+    /// What the status line shows.
+    pub meters: Arc<Meters>,
+    /// States whether the feed is live or silent.
+    pub announcer: Arc<Announcer>,
+    /// Set when the recording is to end.
+    pub stop: Arc<AtomicBool>,
+    /// How to cut.
+    pub cutting: CutterConfig,
+}
+
+/// Why a recording ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The feed cannot be used.
+    #[error(transparent)]
+    Feed(#[from] minuet_media::Error),
+    /// The feed cannot be read.
+    #[error(transparent)]
+    Read(#[from] InputError),
+}
+
+/// The segment that is open.
+struct Open {
+    seq: SegmentSeq,
+    /// None once it was given up.
+    file: Option<OpenSegment>,
+    hasher: SegmentHasher,
+    ingest_ms: u64,
+    discontinuity: bool,
+}
+
+/// The state between events.
+struct State {
+    recorder: Recorder,
+    open: Option<Open>,
+    /// Bytes a second of the segment before.
+    rate: Option<u64>,
+    /// A segment was lost, so that the next does not go on from the one before it.
+    lost: bool,
+}
+
+impl Recorder {
+    /// Records until the feed ends, fails, or the recording is stopped; the open segment is sealed in each case.
+    pub fn run(self, source: &mut Source) -> Result<(), Failure> {
+        let mut cutter = Cutter::new(self.cutting.clone());
+        let stop = Arc::clone(&self.stop);
+        let mut state = State { recorder: self, open: None, rate: None, lost: false };
+        let read = state.read(source, &mut cutter, &stop);
+        cutter.end();
+        // A feed that is unusable says so again here; what was recorded before is sealed all the same.
+        let drained = state.drain(&mut cutter, &mut [].as_slice());
+        read.and(drained)
+    }
+}
+
+impl State {
+    fn read(&mut self, source: &mut Source, cutter: &mut Cutter, stop: &AtomicBool) -> Result<(), Failure> {
+        let mut buffer = vec![0; READ_LEN];
+        let mut heard = Instant::now();
+        let mut silent = false;
+        while !stop.load(Ordering::Relaxed) {
+            match source.read(&mut buffer)? {
+                Read::Data(count) => {
+                    heard = Instant::now();
+                    if silent {
+                        silent = false;
+                        tracing::info!("the feed is back");
+                        self.recorder.announcer.set_phase(Phase::Live);
+                    }
+                    self.recorder.meters.received(count);
+                    self.drain(cutter, &mut &buffer[..count])?;
+                    self.recorder.meters.set_cutter(cutter.counters());
+                }
+                Read::Idle if !silent && heard.elapsed() >= SILENCE => {
+                    silent = true;
+                    tracing::warn!("no data for {} s; waiting for the feed to come back", SILENCE.as_secs());
+                    self.recorder.announcer.set_phase(Phase::Silent);
+                }
+                Read::Idle => {}
+                Read::End => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self, cutter: &mut Cutter, input: &mut &[u8]) -> Result<(), Failure> {
+        while let Some(event) = cutter.poll(input)? {
+            match event {
+                Event::Data(bytes) => self.data(bytes),
+                Event::Start(start) => self.start(&start),
+                Event::End(end) => self.end(end),
+                Event::RandomAccess(_) => {}
+                Event::Notice(notice) => tracing::info!("{notice}"),
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, start: &SegmentStart<'_>) {
+        let newest = self.recorder.newest.as_ref();
+        let seq = newest.map_or(SegmentSeq(0), |newest| newest.seq.next());
+        let file = match self.create(seq) {
+            Ok(file) => Some(file),
+            Err(error) => {
+                tracing::error!("segment {seq} is lost: {error}");
+                None
+            }
+        };
+        // After a restart, too, the media does not go on from the segment before.
+        let discontinuity = start.discontinuity || self.lost || (start.index == 0 && newest.is_some());
+        let hasher = SegmentHasher::new(self.rate);
+        self.open = Some(Open { seq, file, hasher, ingest_ms: now_ms(), discontinuity });
+        self.recorder.meters.set_open(seq);
+        self.data(start.tables);
+    }
+
+    fn create(&self, seq: SegmentSeq) -> Result<OpenSegment, minuet_store::Error> {
+        loop {
+            match self.recorder.store.create(seq) {
+                Err(minuet_store::Error::DiskFull { .. }) if self.recorder.room.make() => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn data(&mut self, bytes: &[u8]) {
+        let Some(open) = &mut self.open else { return };
+        let Some(file) = &mut open.file else { return };
+        open.hasher.update(bytes);
+        while let Err(error) = file.write(bytes) {
+            if matches!(error, minuet_store::Error::DiskFull { .. }) && self.recorder.room.make() {
+                continue;
+            }
+            tracing::error!("segment {} is lost: {error}", open.seq);
+            open.file = None;
+            return;
+        }
+    }
+
+    fn end(&mut self, end: SegmentEnd) {
+        let begun = Instant::now();
+        let Some(open) = self.open.take() else { return };
+        let seq = open.seq;
+        let duration = end.duration.as_duration();
+        self.rate = per_second(end.bytes, duration).or(self.rate);
+        match self.seal(open, duration) {
+            Some(recorded) => {
+                self.lost = false;
+                let took = begun.elapsed();
+                tracing::info!(
+                    "segment {seq} sealed: {:.1} s, {} bytes, {} bytes a piece, torrent after {:.2} ms",
+                    duration.as_secs_f64(),
+                    recorded.record.length,
+                    recorded.record.piece_length.get(),
+                    took.as_secs_f64() * 1000.0,
+                );
+                self.recorder.meters.recorded(recorded.record.length);
+                self.recorder.newest = Some(recorded.record.clone());
+                // The receiver ends only after this thread.
+                let _ = self.recorder.out.send(recorded);
+            }
+            None => self.lost = true,
+        }
+    }
+
+    fn seal(&self, open: Open, duration: Duration) -> Option<Recorded> {
+        let Open { seq, file, hasher, ingest_ms, discontinuity } = open;
+        let file = file?;
+        let length = file.length();
+        let (piece_length, pieces) = hasher.finish(duration);
+        let key = &self.recorder.key;
+        let name = minuet_proto::record::segment_file_name(&key.channel(), seq);
+        let web_seed = format!("{}{name}", self.recorder.head.web_seed);
+        let info = Info { name, length, piece_length, pieces };
+        let torrent = Metainfo::new(info, self.recorder.head.announce.clone(), vec![web_seed]);
+        let torrent = match torrent {
+            Ok(torrent) => torrent,
+            Err(error) => {
+                tracing::error!("segment {seq} is lost: {error}");
+                return None;
+            }
+        };
+        let record = SignedRecord::sign(
+            key,
+            Record {
+                channel: key.channel(),
+                seq,
+                prev: self.recorder.newest.as_ref().map(|newest| newest.hash()),
+                info_hash: torrent.info_hash(),
+                length,
+                piece_length,
+                duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+                ingest_ms,
+                sealed_ms: now_ms(),
+                discontinuity,
+            },
+        );
+        match file.seal(&torrent.encode(), &record) {
+            Ok(sealed) => Some(Recorded { record, sealed }),
+            Err(error) => {
+                tracing::error!("segment {seq} is lost: {error}");
+                None
+            }
+        }
+    }
+}
+
+/// The clock on the wall, in Unix milliseconds.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,82 @@
+//! The channel's state as the segmenter states it: signed anew whenever it changes.
+
+use std::time::Duration;
+
+use minuet_proto::{ChannelKey, ChannelState, Phase, SegmentSeq, SignedState};
+use tokio::sync::watch;
+
+use crate::recorder::now_ms;
+
+/// States what the channel is doing.
+#[derive(Debug)]
+pub struct Announcer {
+    key: ChannelKey,
+    current: watch::Sender<SignedState>,
+}
+
+impl Announcer {
+    /// States that the channel is live and that segment `next` comes next.
+    pub fn new(key: ChannelKey, title: String, listed: bool, segment: Duration, next: SegmentSeq) -> Self {
+        let state = ChannelState {
+            channel: key.channel(),
+            at_ms: now_ms(),
+            phase: Phase::Live,
+            next,
+            segment_ms: u64::try_from(segment.as_millis()).unwrap_or(u64::MAX),
+            title,
+            listed,
+        };
+        let current = watch::Sender::new(SignedState::sign(&key, state));
+        Self { key, current }
+    }
+
+    /// Where the newest statement is heard.
+    pub fn subscribe(&self) -> watch::Receiver<SignedState> {
+        self.current.subscribe()
+    }
+
+    /// States what the channel does now, if that is news.
+    pub fn set_phase(&self, phase: Phase) {
+        self.change(|state| state.phase = phase);
+    }
+
+    /// States which segment comes next, if that is news.
+    pub fn set_next(&self, next: SegmentSeq) {
+        self.change(|state| state.next = next);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut ChannelState)) {
+        self.current.send_if_modified(|signed| {
+            let mut state = signed.get().clone();
+            change(&mut state);
+            if state == *signed.get() {
+                return false;
+            }
+            // Later than the one before, also when the clock was set back.
+            state.at_ms = now_ms().max(state.at_ms + 1);
+            *signed = SignedState::sign(&self.key, state);
+            true
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_stated_once_and_always_later() {
+        let key = ChannelKey::from_seed(&[1; 32]);
+        let announcer = Announcer::new(key, String::new(), true, Duration::from_secs(60), SegmentSeq(4));
+        let mut heard = announcer.subscribe();
+        let first = heard.borrow_and_update().at_ms;
+        announcer.set_phase(Phase::Live);
+        assert!(!heard.has_changed().unwrap(), "no news");
+        announcer.set_phase(Phase::Silent);
+        announcer.set_phase(Phase::Ended);
+        assert!(heard.has_changed().unwrap());
+        let last = heard.borrow_and_update();
+        assert_eq!((last.phase, last.next), (Phase::Ended, SegmentSeq(4)));
+        assert!(last.at_ms >= first + 2);
+    }
+}
