@@ -1,1 +1,26 @@
-//! The tracker.
+//! The tracker: tells viewers of each other, and what is new in a channel.
+//!
+//! Swarms here live for minutes. A channel's publisher signs a record of each segment; the record admits the
+//! segment's torrent as a swarm, is pushed to subscribers, and leaves with its swarm when the channel's window has
+//! moved on. The tracker knows swarms and channels, never media, and nobody has to trust it: whatever it says
+//! of a channel carries the channel's signature.
+//!
+//! The parts, from the inside out:
+//! - [`swarm`]: peers and swarms. Pure: time and randomness are arguments.
+//! - [`announce`]: requests and answers of BEP 3 and its companions. Pure.
+//! - [`channel`]: windows of records, and the store that keeps them.
+//! - [`http`]: the one transport for now; everything above is independent of it.
+//! - [`tracker`]: starts it all and ends it all.
+
+pub mod announce;
+pub mod channel;
+mod clock;
+pub mod config;
+pub mod http;
+pub mod metrics;
+pub mod swarm;
+pub mod time;
+pub mod tracker;
+
+pub use config::Config;
+pub use tracker::{StartError, Tracker};

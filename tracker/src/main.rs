@@ -1,2 +1,40 @@
-//! The tracker.
-fn main() {}
+//! `minuet-tracker`: reads the command line, starts the tracker, waits for the signal to end.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use minuet_tracker::Tracker;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = cli::Options::parse();
+    let filter = EnvFilter::try_from_env("MINUET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    match run(options).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("minuet-tracker: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: cli::Options) -> anyhow::Result<()> {
+    if let Err(error) = cli::raise_open_files_limit() {
+        warn!(%error, "cannot raise the limit of open files; connections may be refused");
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let tracker = Tracker::start(options.into_config()).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        result = tokio::signal::ctrl_c() => result?,
+    }
+    info!("shutting down");
+    tracker.shutdown().await;
+    Ok(())
+}

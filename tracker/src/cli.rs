@@ -1,0 +1,236 @@
+//! The command line. Every option can also be given in the environment; the command line wins.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use ipnet::IpNet;
+use minuet_tracker::Config;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The tracker of Minuet: BitTorrent announce and scrape, channels, push.
+///
+/// Logs go to standard error; MINUET_LOG=debug shows more.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "Examples:\n  \
+        minuet-tracker\n  \
+        minuet-tracker --listen 0.0.0.0:7070 --listen '[::]:7070' --data /var/lib/minuet-tracker\n  \
+        minuet-tracker --listen 127.0.0.1:7070 --trusted-proxy 127.0.0.1   (behind nginx or caddy)"
+)]
+pub struct Options {
+    /// Serve HTTP here: announce, scrape, channel API, metrics. May repeat; [::]:PORT takes IPv4 too unless an IPv4
+    /// address with the same port is also named
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        default_value = "0.0.0.0:7070",
+        env = "MINUET_TRACKER_LISTEN",
+        value_delimiter = ',',
+        help_heading = "Network"
+    )]
+    listen: Vec<SocketAddr>,
+
+    /// Believe Forwarded and X-Forwarded-For of connections from here: an address or a network such as
+    /// 10.0.0.0/8. May repeat
+    #[arg(long, value_name = "ADDR", value_parser = parse_net, env = "MINUET_TRACKER_TRUSTED_PROXY",
+          value_delimiter = ',', help_heading = "Network")]
+    trusted_proxy: Vec<IpNet>,
+
+    /// Keep channel windows in this folder; made when missing
+    #[arg(long, value_name = "DIR", default_value = "minuet-tracker-data", env = "MINUET_TRACKER_DATA")]
+    data: PathBuf,
+
+    /// Track any torrent, not only those that a channel's record names
+    #[arg(long, env = "MINUET_TRACKER_OPEN")]
+    open: bool,
+
+    /// Mean time between two announces of a peer; a peer is forgotten after two. Each peer is told its own,
+    /// up to an eighth longer or shorter. Example: 5m
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = parse_duration,
+          env = "MINUET_TRACKER_INTERVAL", help_heading = "Limits")]
+    interval: Duration,
+
+    /// The most peers in one answer
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 200,
+        env = "MINUET_TRACKER_MAX_WANT",
+        help_heading = "Limits"
+    )]
+    max_want: u32,
+
+    /// The most peers of all swarms; then newcomers are told peers but are not remembered. 10 to 15 bytes each (IPv4)
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 4_000_000,
+        env = "MINUET_TRACKER_MAX_PEERS",
+        help_heading = "Limits"
+    )]
+    max_peers: usize,
+
+    /// The most swarms that no channel has published (with --open); then new ones are refused
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1_000_000,
+        env = "MINUET_TRACKER_MAX_OPEN_SWARMS",
+        help_heading = "Limits"
+    )]
+    max_open_swarms: usize,
+
+    /// The most channels; then a new one takes the place of the one that has been quiet for the longest, if that is over an hour
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1_000,
+        env = "MINUET_TRACKER_MAX_CHANNELS",
+        help_heading = "Limits"
+    )]
+    max_channels: usize,
+
+    /// Forget a channel this long after its last publication. Example: 7d
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration,
+          env = "MINUET_TRACKER_CHANNEL_TTL", help_heading = "Limits")]
+    channel_ttl: Duration,
+
+    /// Keep a channel's records, torrents and swarms this far back. Example: 6h
+    #[arg(long, value_name = "DURATION", default_value = "125m", value_parser = parse_duration,
+          env = "MINUET_TRACKER_WINDOW", help_heading = "Limits")]
+    window: Duration,
+
+    /// The most records of a channel
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1_500,
+        env = "MINUET_TRACKER_WINDOW_RECORDS",
+        help_heading = "Limits"
+    )]
+    window_records: usize,
+
+    /// The most bytes of a channel's records and torrents
+    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20, env = "MINUET_TRACKER_WINDOW_BYTES",
+          help_heading = "Limits")]
+    window_bytes: usize,
+
+    /// The most HTTP connections at once
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 20_000,
+        env = "MINUET_TRACKER_MAX_CONNECTIONS",
+        help_heading = "Limits"
+    )]
+    max_connections: usize,
+
+    /// The most HTTP connections of one address (/56 for IPv6) at once; trusted proxies are not counted
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 512,
+        env = "MINUET_TRACKER_MAX_CONNECTIONS_PER_ADDRESS",
+        help_heading = "Limits"
+    )]
+    max_connections_per_address: u32,
+
+    /// The most subscribers of event streams at once
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 15_000,
+        env = "MINUET_TRACKER_MAX_SUBSCRIBERS",
+        help_heading = "Limits"
+    )]
+    max_subscribers: usize,
+
+    /// How often a silent event stream carries a comment. Example: 30s
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = parse_duration,
+          env = "MINUET_TRACKER_KEEP_ALIVE", help_heading = "Limits")]
+    keep_alive: Duration,
+}
+
+impl Options {
+    /// The configuration that the options describe.
+    pub fn into_config(self) -> Config {
+        let mut config = Config { listen: self.listen, data: self.data, ..Config::default() };
+        config.swarms.open = self.open;
+        config.swarms.interval = self.interval;
+        config.swarms.max_want = self.max_want;
+        config.swarms.max_peers = self.max_peers;
+        config.swarms.max_open_swarms = self.max_open_swarms;
+        config.channels.channels = self.max_channels;
+        config.channels.ttl = self.channel_ttl;
+        config.channels.window.duration = self.window;
+        config.channels.window.records = self.window_records;
+        config.channels.window.bytes = self.window_bytes;
+        config.http.connections = self.max_connections;
+        config.http.connections_per_address = self.max_connections_per_address;
+        config.http.subscribers = self.max_subscribers;
+        config.http.keep_alive = self.keep_alive;
+        config.http.trusted_proxies = self.trusted_proxy;
+        config
+    }
+}
+
+/// Lets the process have as many open files as the system allows it: a connection is one.
+pub fn raise_open_files_limit() -> rustix::io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let number: u64 = text[..text.len() - unit.len()]
+        .parse()
+        .map_err(|_| format!("{text:?} is not a duration; write it like 90s, 10m, 2h or 7d"))?;
+    let seconds = match unit {
+        "s" | "" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(format!("{unit:?} is not a unit of time; use s, m, h or d")),
+    };
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| format!("{text} is too long"))
+}
+
+fn parse_net(text: &str) -> Result<IpNet, String> {
+    text.parse()
+        .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
+        .map_err(|_| format!("{text:?} is neither an address nor a network such as 10.0.0.0/8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound_and_its_defaults_are_the_librarys() {
+        Options::command().debug_assert();
+        let config = Options::try_parse_from(["minuet-tracker"]).unwrap().into_config();
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7_200)));
+        for bad in ["", "h", "5x", "-5s", "99999999999999999999s", "18446744073709551615d"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn proxies_are_addresses_or_networks() {
+        assert!(parse_net("127.0.0.1").unwrap().contains(&"127.0.0.1".parse::<std::net::IpAddr>().unwrap()));
+        assert!(parse_net("10.0.0.0/8").is_ok());
+        assert!(parse_net("proxy").is_err());
+    }
+}

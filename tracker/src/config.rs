@@ -1,0 +1,104 @@
+//! What a tracker can be told, with its defaults.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::channel::ChannelLimits;
+use crate::channel::window::WindowLimits;
+use crate::swarm::slot::MAX_PEER_TTL;
+use crate::swarm::table::Limits;
+
+/// A tracker's configuration. [`Config::default`] is what `minuet-tracker` does without options.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where HTTP is served. `[::]` takes IPv4 too, unless an IPv4 address with the same port is also named.
+    pub listen: Vec<SocketAddr>,
+    /// Folder of the channel store.
+    pub data: PathBuf,
+    /// What bounds swarms and answers.
+    pub swarms: Limits,
+    /// What bounds channels.
+    pub channels: ChannelLimits,
+    /// What bounds HTTP.
+    pub http: HttpLimits,
+}
+
+/// What bounds HTTP.
+#[derive(Debug, Clone)]
+pub struct HttpLimits {
+    /// The most connections at once; further ones are closed at once.
+    pub connections: usize,
+    /// The most connections of one address (/56 for IPv6) at once. Trusted proxies are not counted.
+    pub connections_per_address: u32,
+    /// The most subscribers of event streams at once, of all channels.
+    pub subscribers: usize,
+    /// How often a silent event stream carries a comment, so that proxies and dead links show.
+    pub keep_alive: Duration,
+    /// Whose `Forwarded` and `X-Forwarded-For` headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from(([0, 0, 0, 0], 7070))],
+            data: PathBuf::from("minuet-tracker-data"),
+            swarms: Limits {
+                open: false,
+                max_open_swarms: 1_000_000,
+                max_peers: 4_000_000,
+                max_want: 200,
+                interval: Duration::from_secs(120),
+            },
+            channels: ChannelLimits {
+                channels: 1_000,
+                ttl: Duration::from_secs(24 * 3600),
+                window: WindowLimits {
+                    duration: Duration::from_secs(2 * 3600 + 300),
+                    records: 1_500,
+                    bytes: 16 << 20,
+                },
+            },
+            http: HttpLimits {
+                connections: 20_000,
+                connections_per_address: 512,
+                subscribers: 15_000,
+                keep_alive: Duration::from_secs(15),
+                trusted_proxies: Vec::new(),
+            },
+        }
+    }
+}
+
+impl Config {
+    /// The first thing that makes no sense, as a sentence.
+    pub fn check(&self) -> Result<(), String> {
+        let interval = self.swarms.interval;
+        if interval < Duration::from_secs(10) || interval * 2 > MAX_PEER_TTL {
+            return Err(format!(
+                "the interval must be between 10s and {}s, not {}s",
+                MAX_PEER_TTL.as_secs() / 2,
+                interval.as_secs()
+            ));
+        }
+        if self.listen.is_empty() {
+            return Err("there is no address to listen on; give one with --listen".into());
+        }
+        if self.channels.window.records == 0 || self.channels.channels == 0 {
+            return Err(
+                "a tracker without room for a channel or a record is of no use; raise the limit".into()
+            );
+        }
+        Ok(())
+    }
+}
+
+impl HttpLimits {
+    /// Whether `ip` may say whom it speaks for.
+    pub fn trusts(&self, ip: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|net| net.contains(&ip))
+    }
+}

@@ -1,0 +1,61 @@
+//! Announce and scrape over HTTP. A refusal is a bencoded answer with status 200, as BEP 3 has it: clients do
+//! not read the body of any other status.
+
+use std::net::SocketAddr;
+
+use hyper::body::Incoming;
+use hyper::{Request, Response, StatusCode};
+
+use super::body::Body;
+use super::client_addr::client_ip;
+use super::respond;
+use crate::announce::answer::{PeerList, write_announce, write_refusal, write_scrape};
+use crate::announce::query;
+use crate::tracker::Shared;
+
+const CONTENT_TYPE: &str = "text/plain";
+
+pub(super) fn announce(shared: &Shared, peer: SocketAddr, request: &Request<Incoming>) -> Response<Body> {
+    let ip = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
+    let query = request.uri().query().unwrap_or_default().as_bytes();
+    let mut peers = PeerList::default();
+    let answer = query::parse_announce(query).and_then(|http| {
+        let addr = SocketAddr::new(ip, http.announce.port);
+        let random = rand::random();
+        let answer =
+            shared.swarms.announce(&http.announce, addr, shared.clock.uptime(), random, &mut peers)?;
+        Ok((answer, http.compact))
+    });
+    let mut out = Vec::with_capacity(192 + peers.v4.len() + peers.v6.len());
+    match answer {
+        Ok((answer, compact)) => {
+            shared.metrics.announces.increment();
+            write_announce(&mut out, &answer, &peers, ip, compact);
+        }
+        Err(refusal) => {
+            shared.metrics.refusals.increment();
+            write_refusal(&mut out, refusal);
+        }
+    }
+    respond(StatusCode::OK, CONTENT_TYPE, out)
+}
+
+pub(super) fn scrape(shared: &Shared, request: &Request<Incoming>) -> Response<Body> {
+    let query = request.uri().query().unwrap_or_default().as_bytes();
+    let mut out = Vec::with_capacity(512);
+    match query::parse_scrape(query) {
+        Ok(hashes) => {
+            shared.metrics.scrapes.increment();
+            let known: Vec<_> =
+                hashes.into_iter().filter_map(|hash| Some((hash, shared.swarms.scrape(&hash)?))).collect();
+            let interval = shared.config.swarms.interval.as_secs();
+            write_scrape(&mut out, &known, u32::try_from(interval).unwrap_or(u32::MAX));
+        }
+        // A scrape of everything would be a dump of the tracker; BEP 48 leaves it to the tracker.
+        Err(refusal) => {
+            shared.metrics.refusals.increment();
+            write_refusal(&mut out, refusal);
+        }
+    }
+    respond(StatusCode::OK, CONTENT_TYPE, out)
+}

@@ -1,0 +1,201 @@
+//! The channel API: join, publish, torrents. Shapes and limits are those of `minuet_proto::channel_api`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use minuet_proto::channel_api::{Join, MAX_JOIN_PEERS, MAX_JOIN_RECORDS, MAX_PUBLICATION_LENGTH, Peer};
+use minuet_proto::signed::MAX_SIGNED_LENGTH;
+use minuet_proto::{ChannelId, SegmentSeq};
+
+use super::body::Body;
+use super::client_addr::client_ip;
+use super::{events, read_body, respond, text, try_later, wrong_method};
+use crate::channel::window::PlaceError;
+use crate::channel::{Channel, PublishError, Published};
+use crate::tracker::Shared;
+
+/// Records in a join that does not ask for more: the running minute and what a late start may want.
+const DEFAULT_JOIN_RECORDS: usize = 5;
+/// Header of a refused publication that names the newest segment known, so that a publisher can go on from it.
+const NEWEST: HeaderName = HeaderName::from_static("minuet-newest");
+
+/// Answers a request for what follows `/c/`.
+pub(super) async fn answer(
+    shared: Arc<Shared>,
+    peer: SocketAddr,
+    path: &str,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let (hex, rest) = path.split_once('/').unwrap_or((path, ""));
+    let id: ChannelId = match hex.parse() {
+        Ok(id) => id,
+        Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+    };
+    let publishing = matches!(rest, "records" | "state");
+    match (publishing, request.method()) {
+        (true, &Method::POST) => return publish(shared, id, rest, request).await,
+        (true, _) => return wrong_method("POST"),
+        (false, &Method::GET | &Method::HEAD) => {}
+        (false, _) => return wrong_method("GET, HEAD"),
+    }
+    let Some(channel) = shared.channels.get(&id) else { return unknown_channel() };
+    match rest {
+        "" => join(&shared, &channel, peer, &request),
+        "events" => events::subscribe(&shared, channel, &request),
+        _ => match rest.strip_suffix(".torrent").and_then(|seq| seq.parse().ok()) {
+            Some(seq) => torrent(&shared, &channel, SegmentSeq(seq)).await,
+            None => {
+                text(StatusCode::NOT_FOUND, "a channel has /events, /<number>.torrent, /records and /state\n")
+            }
+        },
+    }
+}
+
+fn unknown_channel() -> Response<Body> {
+    text(
+        StatusCode::NOT_FOUND,
+        "nobody has published this channel here; check the link, or wait until it starts\n",
+    )
+}
+
+fn join(shared: &Shared, channel: &Channel, peer: SocketAddr, request: &Request<Incoming>) -> Response<Body> {
+    let from =
+        request.uri().query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("from="));
+    let from = match from {
+        None => None,
+        Some("oldest") => Some(SegmentSeq(0)),
+        Some(number) => match number.parse() {
+            Ok(number) => Some(SegmentSeq(number)),
+            Err(_) => {
+                return text(StatusCode::BAD_REQUEST, "from= takes a segment number or the word oldest\n");
+            }
+        },
+    };
+    let (mut join, running) = {
+        let window = channel.window();
+        let all = window.entries();
+        let (start, most) = match from {
+            None => (all.len().saturating_sub(DEFAULT_JOIN_RECORDS), DEFAULT_JOIN_RECORDS),
+            Some(seq) => (window.first_after(seq.previous()), MAX_JOIN_RECORDS),
+        };
+        let join = Join {
+            channel: channel.id().to_string(),
+            state: window.state().map(|state| state.to_base64()),
+            records: all.iter().skip(start).take(most).map(|entry| entry.base64.to_string()).collect(),
+            oldest: window.oldest(),
+            newest: window.newest(),
+            peers: Vec::new(),
+        };
+        (join, all.back().map(|entry| entry.record.info_hash))
+    };
+    if let Some(info_hash) = running {
+        let ip = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
+        // The port is not known; 0 is nobody's.
+        let asker = SocketAddr::new(ip, 0);
+        let (now, random) = (shared.clock.uptime(), rand::random());
+        shared.swarms.peers_of(&info_hash, asker, MAX_JOIN_PEERS, now, random, |addr, seed| {
+            join.peers.push(Peer { addr, seed });
+        });
+    }
+    shared.metrics.joins.increment();
+    // Strings and numbers always serialise.
+    let mut response =
+        respond(StatusCode::OK, "application/json", serde_json::to_vec(&join).unwrap_or_default());
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn torrent(shared: &Arc<Shared>, channel: &Arc<Channel>, seq: SegmentSeq) -> Response<Body> {
+    let hot = channel.window().get(seq).map(|entry| entry.torrent.clone());
+    let bytes = match hot {
+        None => None,
+        Some(Some(bytes)) => Some(bytes),
+        Some(None) => {
+            let (reader, id) = (Arc::clone(shared), *channel.id());
+            let read = tokio::task::spawn_blocking(move || reader.channels.torrent_from_disk(&id, seq)).await;
+            match read {
+                Ok(Ok(bytes)) => bytes,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "cannot read a torrent");
+                    return text(StatusCode::INTERNAL_SERVER_ERROR, "the tracker cannot read its disk\n");
+                }
+                Err(_) => return try_later("the tracker is shutting down\n", 5),
+            }
+        }
+    };
+    let Some(bytes) = bytes else {
+        return text(StatusCode::NOT_FOUND, "this segment is not in the channel's window\n");
+    };
+    shared.metrics.torrents.increment();
+    let mut response = respond(StatusCode::OK, "application/x-bittorrent", bytes);
+    // A number is never signed twice, so what it names never changes.
+    let forever = HeaderValue::from_static("public, max-age=31536000, immutable");
+    response.headers_mut().insert(CACHE_CONTROL, forever);
+    response
+}
+
+async fn publish(
+    shared: Arc<Shared>,
+    id: ChannelId,
+    what: &str,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let is_record = what == "records";
+    let allow_gap = request.uri().query().unwrap_or_default().split('&').any(|pair| pair == "gap=1");
+    let limit = if is_record { MAX_PUBLICATION_LENGTH } else { MAX_SIGNED_LENGTH };
+    let body = match read_body(request.into_body(), limit).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    // In a task of its own, so that a publisher who hangs up cannot stop it between disk and memory.
+    let publisher = Arc::clone(&shared);
+    let task = shared.tasks.spawn(async move {
+        let now_ms = publisher.clock.unix_ms();
+        if is_record {
+            publisher.channels.publish_record(id, &body, allow_gap, now_ms).await
+        } else {
+            publisher.channels.publish_state(id, &body, now_ms).await
+        }
+    });
+    let result = task.await.unwrap_or(Err(PublishError::ShuttingDown));
+    match result {
+        Ok(published) => {
+            shared.metrics.publications.increment();
+            text(
+                StatusCode::OK,
+                match published {
+                    Published::New => "accepted\n",
+                    Published::Known => "known already\n",
+                },
+            )
+        }
+        Err(error) => {
+            shared.metrics.publications_refused.increment();
+            tracing::info!(channel = %id, %error, "refused a publication");
+            refuse(&shared, &id, &error)
+        }
+    }
+}
+
+fn refuse(shared: &Shared, id: &ChannelId, error: &PublishError) -> Response<Body> {
+    let sentence = format!("{error}\n");
+    let status = match error {
+        PublishError::Invalid(minuet_proto::Error::BadSignature { .. }) => StatusCode::FORBIDDEN,
+        PublishError::Invalid(minuet_proto::Error::WrongChannel { .. }) => StatusCode::FORBIDDEN,
+        PublishError::Invalid(minuet_proto::Error::TooLong { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+        PublishError::Invalid(_) | PublishError::WrongTorrent(_) => StatusCode::BAD_REQUEST,
+        PublishError::Misplaced(PlaceError::TooOld { .. }) => StatusCode::GONE,
+        PublishError::Misplaced(_) => StatusCode::CONFLICT,
+        PublishError::Full => return try_later(sentence, 3600),
+        PublishError::Store(_) | PublishError::ShuttingDown => return try_later(sentence, 5),
+    };
+    let mut response = text(status, sentence);
+    let newest = shared.channels.get(id).and_then(|channel| channel.window().newest());
+    if let (PublishError::Misplaced(_), Some(newest)) = (error, newest) {
+        response.headers_mut().insert(NEWEST, HeaderValue::from(newest.0));
+    }
+    response
+}

@@ -1,0 +1,131 @@
+//! Push: server-sent events (WHATWG HTML, 9.2) of a channel's records and states.
+//!
+//! A subscriber has no queue. It has a place in the channel's window (the number of the last record and the time
+//! of the last state that it was sent) and is sent what is newer whenever its connection takes bytes. So a
+//! slow reader costs no more than a quick one, skips what has left the window, and a stream resumes after any
+//! record by its number, also at another tracker or after a restart.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::unfold;
+use hyper::body::Incoming;
+use hyper::header::{CACHE_CONTROL, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use minuet_proto::SegmentSeq;
+use minuet_proto::channel_api::{EVENT_RECORD, EVENT_STATE};
+use tokio::sync::watch;
+
+use super::body::Body;
+use super::{respond, text, try_later};
+use crate::channel::Channel;
+use crate::tracker::Shared;
+
+/// Records in one chunk, so that a subscriber which resumes from far back does not get a megabyte at once.
+const RECORDS_PER_CHUNK: usize = 16;
+/// A lost client comes back after this time and up to as much again, so that all of them do not come at once.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Counts a subscriber as long as it lives.
+struct Counted(Arc<Shared>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.metrics.subscribers.decrement();
+    }
+}
+
+struct Subscriber {
+    counted: Counted,
+    channel: Arc<Channel>,
+    changes: watch::Receiver<u64>,
+    greeted: bool,
+    last_record: Option<SegmentSeq>,
+    last_state_ms: Option<u64>,
+}
+
+/// Answers with the channel's events, from the one after `Last-Event-ID` on; without it, from the newest record on.
+pub(super) fn subscribe(
+    shared: &Arc<Shared>,
+    channel: Arc<Channel>,
+    request: &Request<Incoming>,
+) -> Response<Body> {
+    let last_record = match request.headers().get("last-event-id").map(|id| id.to_str().unwrap_or("?")) {
+        None | Some("") => {
+            let window = channel.window();
+            let second_newest = window.entries().len().checked_sub(2);
+            second_newest.map(|at| window.entries()[at].record.seq)
+        }
+        Some(id) => match id.parse() {
+            Ok(number) => Some(SegmentSeq(number)),
+            Err(_) => return text(StatusCode::BAD_REQUEST, "Last-Event-ID takes a segment number\n"),
+        },
+    };
+    shared.metrics.subscribers.increment();
+    let counted = Counted(Arc::clone(shared));
+    if shared.metrics.subscribers.get() > shared.config.http.subscribers as u64 {
+        return try_later("this tracker has as many subscribers as it may serve\n", 60);
+    }
+    let changes = channel.subscribe();
+    let subscriber =
+        Subscriber { counted, channel, changes, greeted: false, last_record, last_state_ms: None };
+    let chunks = unfold(subscriber, |mut subscriber| async {
+        let chunk = subscriber.next().await?;
+        Some((chunk, subscriber))
+    });
+    let mut response = respond(StatusCode::OK, "text/event-stream", Body::Events(Box::pin(chunks)));
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // nginx would keep events back until its buffer is full.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+impl Subscriber {
+    /// The next bytes to send; `None` when the tracker shuts down.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let news = self.take_news();
+            if !news.is_empty() {
+                return Some(news.into());
+            }
+            let shared = &self.counted.0;
+            tokio::select! {
+                biased;
+                () = shared.shutdown.cancelled() => return None,
+                changed = self.changes.changed() => changed.ok()?,
+                () = tokio::time::sleep(shared.config.http.keep_alive) => {
+                    return Some(Bytes::from_static(b":\n\n"));
+                }
+            }
+        }
+    }
+
+    /// What is newer than what was sent.
+    fn take_news(&mut self) -> String {
+        let mut news = String::new();
+        if !self.greeted {
+            self.greeted = true;
+            let spread_ms = rand::random_range(0..=RETRY.as_millis());
+            news = format!("retry: {}\n\n", RETRY.as_millis() + spread_ms);
+        }
+        let window = self.channel.window();
+        let mut events = 0;
+        for entry in
+            window.entries().iter().skip(window.first_after(self.last_record)).take(RECORDS_PER_CHUNK)
+        {
+            let seq = entry.record.seq;
+            news.push_str(&format!("event: {EVENT_RECORD}\nid: {seq}\ndata: {}\n\n", entry.base64));
+            self.last_record = Some(seq);
+            events += 1;
+        }
+        if let Some(state) = window.state().filter(|state| Some(state.at_ms) > self.last_state_ms) {
+            news.push_str(&format!("event: {EVENT_STATE}\ndata: {}\n\n", state.to_base64()));
+            self.last_state_ms = Some(state.at_ms);
+            events += 1;
+        }
+        self.counted.0.metrics.events.add(events);
+        news
+    }
+}

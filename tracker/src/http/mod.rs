@@ -1,0 +1,184 @@
+//! HTTP/1.1: connections, their limits, and which request goes where.
+//!
+//! hyper parses; everything is dispatched here by hand, since there are a dozen paths and the announce has to be
+//! cheap. A connection that sends its head or body too slowly, or does not take its answer, is closed:
+//! [`HEAD_TIMEOUT`] (also the longest idle time), [`BODY_TIMEOUT`], [`SEND_TIMEOUT`].
+
+mod bittorrent;
+pub mod body;
+mod channel;
+pub mod client_addr;
+pub mod connections;
+mod events;
+mod pages;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tracing::{debug, warn};
+
+use crate::tracker::Shared;
+use body::Body;
+use connections::Connections;
+
+/// How long a client may take to send a request's head; how long a connection may be idle.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a publisher may take to send a body.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long sent bytes may stay unacknowledged or unread.
+pub const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a shutdown waits for answers under way.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+/// The longest request head in bytes.
+const MAX_HEAD_BYTES: usize = 8 << 10;
+/// Connections that the kernel holds before they are accepted.
+const BACKLOG: i32 = 4096;
+/// Pause after a failed accept, as when file descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Opens a listening socket. Must be called in a runtime.
+pub(crate) fn bind(addr: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(only_v6)?;
+    }
+    // Lets a restarted tracker listen while connections of the last one linger.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts connections until the tracker shuts down.
+pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, connections: Arc<Connections>) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shared.shutdown.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let trusted = shared.config.http.trusts(peer.ip().to_canonical());
+        let Some(place) = connections.enter(peer.ip(), trusted) else {
+            shared.metrics.connections_refused.increment();
+            continue;
+        };
+        let connection = Arc::clone(&shared);
+        shared.tasks.spawn(async move {
+            connection.metrics.connections.increment();
+            serve(&connection, stream, peer).await;
+            connection.metrics.connections.decrement();
+            drop(place);
+        });
+    }
+}
+
+async fn serve(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
+    let options = SockRef::from(&stream);
+    if let Err(error) = options.set_tcp_nodelay(true).and(options.set_tcp_user_timeout(Some(SEND_TIMEOUT))) {
+        debug!(%error, %peer, "cannot set socket options");
+    }
+    let service = service_fn(|request| {
+        let shared = Arc::clone(shared);
+        async move { Ok::<_, Infallible>(answer(shared, peer, request).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .half_close(true)
+        .pipeline_flush(true)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = shared.shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(SHUTDOWN_TIMEOUT, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = result {
+        debug!(%error, %peer, "connection ended");
+    }
+}
+
+async fn answer(shared: Arc<Shared>, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path();
+    // The channel part of the path, if it is one, is parsed by its own module.
+    if let Some(rest) = path.strip_prefix("/c/") {
+        let rest = rest.to_owned();
+        return channel::answer(shared, peer, &rest, request).await;
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return wrong_method("GET, HEAD");
+    }
+    match path {
+        "/announce" => bittorrent::announce(&shared, peer, &request),
+        "/scrape" => bittorrent::scrape(&shared, &request),
+        "/health" => text(StatusCode::OK, "ok\n"),
+        "/metrics" => pages::metrics(&shared),
+        "/status" => pages::status(&shared),
+        "/" => pages::home(&shared),
+        _ => text(StatusCode::NOT_FOUND, "there is nothing here; see / for what this tracker serves\n"),
+    }
+}
+
+/// Reads a request's body of at most `limit` bytes; else the answer to give.
+async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, Response<Body>> {
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(text(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body is longer than the {limit} bytes allowed\n"),
+        )),
+        Ok(Err(_)) => Err(text(StatusCode::BAD_REQUEST, "the body ended early\n")),
+        Err(_) => Err(text(StatusCode::REQUEST_TIMEOUT, "the body came too slowly\n")),
+    }
+}
+
+/// An answer of a content type.
+fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// An answer in one sentence.
+fn text(status: StatusCode, sentence: impl Into<String>) -> Response<Body> {
+    respond(status, "text/plain; charset=utf-8", sentence.into().into_bytes())
+}
+
+fn wrong_method(allowed: &'static str) -> Response<Body> {
+    let mut response =
+        text(StatusCode::METHOD_NOT_ALLOWED, format!("this path takes {allowed} requests only\n"));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
+/// A refusal for now.
+fn try_later(sentence: impl Into<String>, seconds: u32) -> Response<Body> {
+    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, sentence);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}

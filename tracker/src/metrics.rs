@@ -1,0 +1,131 @@
+//! Counters, and how they are shown to Prometheus (text format 0.0.4).
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that only grows, or a level that goes up and down.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Takes one away.
+    pub fn decrement(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The present value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What is counted while serving.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Announces answered with peers.
+    pub announces: Counter,
+    /// Scrapes answered.
+    pub scrapes: Counter,
+    /// Announces and scrapes refused.
+    pub refusals: Counter,
+    /// Joins answered.
+    pub joins: Counter,
+    /// Torrents served.
+    pub torrents: Counter,
+    /// Records and states accepted.
+    pub publications: Counter,
+    /// Records and states refused.
+    pub publications_refused: Counter,
+    /// HTTP connections now.
+    pub connections: Counter,
+    /// HTTP connections closed because there were too many.
+    pub connections_refused: Counter,
+    /// Subscribers of event streams now.
+    pub subscribers: Counter,
+    /// Records and states sent to subscribers.
+    pub events: Counter,
+}
+
+/// Levels that are counted when they are asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Levels {
+    /// Seconds since the start.
+    pub uptime_seconds: u64,
+    /// Channels known.
+    pub channels: usize,
+    /// Swarms and peers.
+    pub swarms: crate::swarm::table::Totals,
+}
+
+impl Metrics {
+    /// The Prometheus text.
+    pub fn to_prometheus(&self, levels: &Levels) -> String {
+        let mut out = String::with_capacity(4096);
+        let mut put = |name: &str, kind: &str, help: &str, value: u64| {
+            // Writing to a String cannot fail.
+            let _ = write!(
+                out,
+                "# HELP minuet_tracker_{name} {help}\n# TYPE minuet_tracker_{name} {kind}\n\
+                 minuet_tracker_{name} {value}\n"
+            );
+        };
+        for (name, help, counter) in [
+            ("announces_total", "Announces answered with peers.", &self.announces),
+            ("scrapes_total", "Scrapes answered.", &self.scrapes),
+            ("refusals_total", "Announces and scrapes refused.", &self.refusals),
+            ("joins_total", "Channel joins answered.", &self.joins),
+            ("torrents_total", "Torrents served.", &self.torrents),
+            ("publications_total", "Records and states accepted.", &self.publications),
+            ("publications_refused_total", "Records and states refused.", &self.publications_refused),
+            ("connections_refused_total", "Connections closed at a limit.", &self.connections_refused),
+            ("events_total", "Records and states pushed to subscribers.", &self.events),
+        ] {
+            put(name, "counter", help, counter.get());
+        }
+        let swarms = &levels.swarms;
+        for (name, help, level) in [
+            ("uptime_seconds", "Seconds since the start.", levels.uptime_seconds),
+            ("connections", "HTTP connections.", self.connections.get()),
+            ("subscribers", "Subscribers of event streams.", self.subscribers.get()),
+            ("channels", "Channels known.", levels.channels as u64),
+            ("channel_swarms", "Swarms of channels.", swarms.channel_swarms as u64),
+            ("open_swarms", "Swarms of no channel.", swarms.open_swarms as u64),
+            ("peers", "Peers of all swarms.", swarms.peers as u64),
+            ("seeders", "Peers that have all.", swarms.seeders as u64),
+            ("swarm_bytes", "Memory of swarms and peers.", swarms.heap_bytes as u64),
+        ] {
+            put(name, "gauge", help, level);
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sample_has_its_type_and_value() {
+        let metrics = Metrics::default();
+        metrics.announces.add(3);
+        let text = metrics.to_prometheus(&Levels { channels: 2, ..Levels::default() });
+        assert!(
+            text.contains(
+                "# TYPE minuet_tracker_announces_total counter\nminuet_tracker_announces_total 3\n"
+            )
+        );
+        assert!(text.contains("# TYPE minuet_tracker_channels gauge\nminuet_tracker_channels 2\n"));
+        let samples = text.lines().filter(|line| !line.starts_with('#')).count();
+        assert_eq!(text.lines().count(), 3 * samples);
+    }
+}

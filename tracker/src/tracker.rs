@@ -1,0 +1,157 @@
+//! A running tracker: its parts, its tasks, and how they end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tracing::{error, info};
+
+use crate::channel::Channels;
+use crate::channel::store::{Store, StoreError};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::http;
+use crate::http::connections::Connections;
+use crate::metrics::{Levels, Metrics};
+use crate::swarm::table::{SHARDS, Swarms};
+
+/// How often quiet channels are looked for.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+
+/// Why a tracker cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration makes no sense.
+    #[error("{0}")]
+    Config(String),
+    /// A port cannot be had.
+    #[error("cannot listen on {addr}: {source}; choose another address or port with --listen")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What all tasks work with.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub config: Config,
+    pub clock: Clock,
+    pub metrics: Metrics,
+    pub swarms: Arc<Swarms>,
+    pub channels: Channels,
+    pub shutdown: CancellationToken,
+    pub tasks: TaskTracker,
+}
+
+impl Shared {
+    pub fn levels(&self) -> Levels {
+        Levels {
+            uptime_seconds: u64::from(self.clock.uptime().0),
+            channels: self.channels.len(),
+            swarms: self.swarms.totals(),
+        }
+    }
+}
+
+/// A running tracker. Dropping it stops it without waiting; [`Tracker::shutdown`] waits.
+#[derive(Debug)]
+pub struct Tracker {
+    shared: Arc<Shared>,
+    http: Vec<SocketAddr>,
+    stop: DropGuard,
+}
+
+impl Tracker {
+    /// Starts a tracker; when this returns, it takes connections.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        config.check().map_err(StartError::Config)?;
+        let mut listeners = Vec::new();
+        let mut addrs = Vec::new();
+        for &addr in &config.listen {
+            let only_v6 = config.listen.iter().any(|other| other.is_ipv4() && other.port() == addr.port());
+            let failed = |source| StartError::Listen { addr, source };
+            let listener = http::bind(addr, only_v6).map_err(failed)?;
+            addrs.push(listener.local_addr().map_err(failed)?);
+            listeners.push(listener);
+        }
+        let clock = Clock::start();
+        let swarms = Arc::new(Swarms::new(config.swarms.clone(), rand::random()));
+        let (folder, limits, restored) = (config.data.clone(), config.channels.clone(), Arc::clone(&swarms));
+        let now_ms = clock.unix_ms();
+        let open = move || Channels::restore(Store::open(&folder)?, restored, limits, now_ms);
+        let channels = match tokio::task::spawn_blocking(open).await {
+            Ok(channels) => channels?,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        };
+
+        let shutdown = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            metrics: Metrics::default(),
+            clock,
+            swarms,
+            channels,
+            shutdown: shutdown.clone(),
+            tasks: TaskTracker::new(),
+            config,
+        });
+        let connections =
+            Connections::new(shared.config.http.connections, shared.config.http.connections_per_address);
+        for listener in listeners {
+            shared.tasks.spawn(http::accept(Arc::clone(&shared), listener, Arc::clone(&connections)));
+        }
+        shared.tasks.spawn(keep_house(Arc::clone(&shared)));
+        for addr in &addrs {
+            info!("listening on http://{addr}/");
+        }
+        Ok(Self { shared, http: addrs, stop: shutdown.drop_guard() })
+    }
+
+    /// Where HTTP is served, in the order of [`Config::listen`], with the ports that were really taken.
+    pub fn http_addrs(&self) -> &[SocketAddr] {
+        &self.http
+    }
+
+    /// Stops taking connections, lets answers under way finish, and returns when every task has ended and the store is closed.
+    pub async fn shutdown(self) {
+        let Self { shared, stop, .. } = self;
+        drop(stop);
+        shared.tasks.close();
+        shared.tasks.wait().await;
+        match Arc::into_inner(shared) {
+            Some(shared) => {
+                // Joins the store's thread.
+                if let Err(error) = tokio::task::spawn_blocking(move || shared.channels.close()).await {
+                    error!(%error, "the store did not close in order");
+                }
+            }
+            None => error!("a task outlived the tracker; the store closes with it"),
+        }
+    }
+}
+
+/// Sweeps one shard after the other, so that each comes up once an interval, and forgets quiet channels.
+async fn keep_house(shared: Arc<Shared>) {
+    let mut sweep = tokio::time::interval(shared.config.swarms.interval / SHARDS as u32);
+    let mut forget = tokio::time::interval(FORGET_EVERY);
+    let mut shard = 0;
+    loop {
+        tokio::select! {
+            biased;
+            () = shared.shutdown.cancelled() => return,
+            _ = sweep.tick() => {
+                shared.swarms.sweep(shard, shared.clock.uptime());
+                shard = (shard + 1) % SHARDS;
+            }
+            _ = forget.tick() => shared.channels.forget_quiet(shared.clock.unix_ms()).await,
+        }
+    }
+}
