@@ -1,5 +1,6 @@
 //! A seeded discrete-event network that runs thousands of mesh nodes in one process.
 pub mod audience;
+pub mod cold;
 pub mod engine;
 pub mod figures;
 pub mod mesh;

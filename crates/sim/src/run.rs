@@ -13,6 +13,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::{
+    cold,
     engine::NodeId,
     figures::Figures,
     mesh::{member::Tuning, world::World},
@@ -25,6 +26,8 @@ use crate::{
 pub enum Engine {
     /// The live mesh.
     Mesh,
+    /// The rival: each minute a new swarm, formed when the minute is over.
+    Cold,
 }
 
 /// One run to be done.
@@ -77,6 +80,7 @@ impl Job {
     pub fn run(&self) -> Report {
         let started = Instant::now();
         let (figures, rss_kib) = match self.engine {
+            Engine::Cold => cold::world::World::new(&self.scenario, self.seed).run(resident_kib),
             Engine::Mesh => World::new(&self.scenario, self.tuning, self.seed, self.trace).run(resident_kib),
         };
         let wall_s = started.elapsed().as_secs_f64();

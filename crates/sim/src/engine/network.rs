@@ -24,6 +24,9 @@ use super::{
 pub const IDLE_TIMEOUT: Micros = 15 * SECOND;
 /// After this long an unanswered dial fails.
 pub const DIAL_TIMEOUT: Micros = 3 * SECOND;
+/// Control bytes of a link that leave before the sender is told of them, unless media tells it earlier: a
+/// transport does not report every few bytes either.
+pub const REPORT_BYTES: u64 = 256;
 /// Bytes of a handshake's first flight on the dialler's uplink, and of the answer on the other's.
 const HANDSHAKE_BYTES: u64 = 1_280;
 
@@ -75,13 +78,13 @@ pub enum Happening<M> {
         /// What was sent.
         message: M,
     },
-    /// A media message of `node` has left its uplink.
+    /// A media message of `node` has left its uplink, and control with it.
     Drained {
         /// The sender.
         node: NodeId,
         /// The link that it goes by.
         link: LinkId,
-        /// Its bytes as encoded.
+        /// Bytes as encoded.
         bytes: u64,
     },
     /// The timer of `node` is due.
@@ -314,9 +317,10 @@ impl<M> Network<M> {
         }
     }
 
-    /// Sends a control message of `bytes` as encoded; `false` if there is no such link.
-    pub fn send_control(&mut self, node: NodeId, link: LinkId, bytes: usize, message: M) -> bool {
-        let Some(side) = self.side_up(node, link) else { return false };
+    /// Sends a control message of `bytes` as encoded, unless there is no such link. Control overtakes
+    /// media and counts as drained at once: returns bytes of it that the sender is to be told of.
+    pub fn send_control(&mut self, node: NodeId, link: LinkId, bytes: usize, message: M) -> Option<u64> {
+        let side = self.side_up(node, link)?;
         let bytes = bytes as u64;
         let state = &mut self.links[link.index as usize];
         let path = &mut state.paths[side];
@@ -340,9 +344,11 @@ impl<M> Network<M> {
             bytes: bytes as u32,
             wire: wire as u32,
         };
+        path.unreported += bytes;
+        let reported = (path.unreported >= REPORT_BYTES).then(|| std::mem::take(&mut path.unreported));
         let flight = self.launch(flight);
         self.queue.push(arrives, Event::Arrive(flight));
-        true
+        reported
     }
 
     /// Queues a media message of `bytes` as encoded at the node's uplink, to be followed by
@@ -475,6 +481,7 @@ impl<M> Network<M> {
         if resent.packets > 0 {
             state.uplink.charge(self.now, resent.packets * PACKET_BYTES);
         }
+        let bytes = bytes + std::mem::take(&mut path.unreported);
         self.queue.push(arrives, Event::Arrive(id));
         Some(Happening::Drained { node, link: link_id, bytes })
     }
@@ -682,7 +689,7 @@ mod tests {
         net.send_control(a, link, 10, 1);
         let Some(Happening::LinkDown { node, peer, .. }) = net.next(Micros::MAX) else { panic!() };
         assert_eq!((node, peer, net.now()), (a, b, start + IDLE_TIMEOUT));
-        assert!(!net.send_control(a, link, 10, 1), "the link is gone");
+        assert!(!net.send_media(a, link, 10, 1), "the link is gone");
 
         let (mut net, a, b, link) = pair(LossModel::default());
         let start = net.now();

@@ -72,6 +72,8 @@ pub struct Path {
     /// When the last control message was handed over, and the room left in its packet.
     packet_at: Micros,
     packet_room: u64,
+    /// Control bytes that have left and that the sender was not told of.
+    pub unreported: u64,
 }
 
 impl Default for Path {
@@ -84,6 +86,7 @@ impl Default for Path {
             state_until: 0,
             packet_at: Micros::MAX,
             packet_room: 0,
+            unreported: 0,
         }
     }
 }

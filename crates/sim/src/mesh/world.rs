@@ -107,7 +107,7 @@ pub struct World<'a> {
     heads: VecDeque<SignedHead>,
     record: Option<Bytes>,
     traced: Option<NodeId>,
-    /// Control bytes that the cores sent and have not been told of as drained.
+    /// Bytes that the core at work has sent and that have left already.
     drained: Vec<(CoreLink, u64)>,
     scratch: BytesMut,
     corrupt_delivered: u64,
@@ -388,7 +388,6 @@ impl<'a> World<'a> {
                 }
                 self.act(id, output);
             }
-            // Control overtakes media and leaves at once.
             let Some((link, bytes)) = self.drained.pop() else { break };
             self.members[id.index()].core.handle(Input::Drained { link, bytes }, Timestamp(now));
         }
@@ -479,8 +478,9 @@ impl<'a> World<'a> {
             }
         }
         let packet = self.packet(message, Bytes::new());
-        self.net.send_control(id, link, bytes, packet);
-        self.drained.push((core, bytes as u64));
+        if let Some(bytes) = self.net.send_control(id, link, bytes, packet) {
+            self.drained.push((core, bytes));
+        }
     }
 
     fn packet(&mut self, message: Message, payload: Bytes) -> Packet {
