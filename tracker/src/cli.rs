@@ -34,6 +34,28 @@ pub struct Options {
     )]
     listen: Vec<SocketAddr>,
 
+    /// Serve the UDP tracker protocol (BEP 15) here; may repeat. `none` turns it off
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        default_value = "0.0.0.0:7070",
+        env = "MINUET_TRACKER_UDP_LISTEN",
+        value_delimiter = ',',
+        value_parser = parse_udp_listen,
+        help_heading = "Network"
+    )]
+    udp_listen: Vec<UdpListen>,
+
+    /// Threads for each UDP address; one answers some 150,000 announces a second
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        env = "MINUET_TRACKER_UDP_WORKERS",
+        help_heading = "Network"
+    )]
+    udp_workers: usize,
+
     /// Believe Forwarded and X-Forwarded-For of connections from here: an address or a network such as
     /// 10.0.0.0/8. May repeat
     #[arg(long, value_name = "ADDR", value_parser = parse_net, env = "MINUET_TRACKER_TRUSTED_PROXY",
@@ -155,10 +177,30 @@ pub struct Options {
     keep_alive: Duration,
 }
 
+/// An address, or nowhere.
+#[derive(Debug, Clone, Copy)]
+struct UdpListen(Option<SocketAddr>);
+
+fn parse_udp_listen(text: &str) -> Result<UdpListen, String> {
+    match text {
+        "none" => Ok(UdpListen(None)),
+        addr => addr
+            .parse()
+            .map(|addr| UdpListen(Some(addr)))
+            .map_err(|_| format!("{text:?} is neither ADDR:PORT nor none")),
+    }
+}
+
 impl Options {
     /// The configuration that the options describe.
     pub fn into_config(self) -> Config {
-        let mut config = Config { listen: self.listen, data: self.data, ..Config::default() };
+        let mut config = Config {
+            listen: self.listen,
+            udp_listen: self.udp_listen.iter().filter_map(|listen| listen.0).collect(),
+            udp_workers: self.udp_workers,
+            data: self.data,
+            ..Config::default()
+        };
         config.swarms.open = self.open;
         config.swarms.interval = self.interval;
         config.swarms.max_want = self.max_want;

@@ -16,6 +16,10 @@ use crate::swarm::table::Limits;
 pub struct Config {
     /// Where HTTP is served. `[::]` takes IPv4 too, unless an IPv4 address with the same port is also named.
     pub listen: Vec<SocketAddr>,
+    /// Where UDP (BEP 15) is served; nowhere when empty. `[::]` as with [`Config::listen`].
+    pub udp_listen: Vec<SocketAddr>,
+    /// Threads, each with a socket of its own, for each UDP address.
+    pub udp_workers: usize,
     /// Folder of the channel store.
     pub data: PathBuf,
     /// What bounds swarms and answers.
@@ -45,6 +49,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from(([0, 0, 0, 0], 7070))],
+            udp_listen: vec![SocketAddr::from(([0, 0, 0, 0], 7070))],
+            udp_workers: 1,
             data: PathBuf::from("minuet-tracker-data"),
             swarms: Limits {
                 open: false,
@@ -86,6 +92,9 @@ impl Config {
         }
         if self.listen.is_empty() {
             return Err("there is no address to listen on; give one with --listen".into());
+        }
+        if !(1..=64).contains(&self.udp_workers) {
+            return Err("there must be between 1 and 64 UDP workers".into());
         }
         if self.channels.window.records == 0 || self.channels.channels == 0 {
             return Err(

@@ -9,7 +9,7 @@
 //! - [`swarm`]: peers and swarms. Pure: time and randomness are arguments.
 //! - [`announce`]: requests and answers of BEP 3 and its companions. Pure.
 //! - [`channel`]: windows of records, and the store that keeps them.
-//! - [`http`]: the one transport for now; everything above is independent of it.
+//! - [`http`], [`udp`]: the transports.
 //! - [`tracker`]: starts it all and ends it all.
 
 pub mod announce;
@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod swarm;
 pub mod time;
 pub mod tracker;
+pub mod udp;
 
 pub use config::Config;
 pub use tracker::{StartError, Tracker};

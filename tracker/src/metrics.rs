@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::udp::respond::Tally;
+
 /// A number that only grows, or a level that goes up and down.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -38,6 +40,10 @@ pub struct Metrics {
     pub scrapes: Counter,
     /// Announces and scrapes refused.
     pub refusals: Counter,
+    /// UDP connection ids issued.
+    pub udp_connects: Counter,
+    /// UDP packets that were not answered.
+    pub udp_ignored: Counter,
     /// Joins answered.
     pub joins: Counter,
     /// Torrents served.
@@ -68,6 +74,15 @@ pub struct Levels {
 }
 
 impl Metrics {
+    /// Adds what a UDP worker has done.
+    pub fn count_udp(&self, tally: Tally) {
+        self.udp_connects.add(tally.connects);
+        self.announces.add(tally.announces);
+        self.scrapes.add(tally.scrapes);
+        self.refusals.add(tally.refusals);
+        self.udp_ignored.add(tally.ignored);
+    }
+
     /// The Prometheus text.
     pub fn to_prometheus(&self, levels: &Levels) -> String {
         let mut out = String::with_capacity(4096);
@@ -83,6 +98,8 @@ impl Metrics {
             ("announces_total", "Announces answered with peers.", &self.announces),
             ("scrapes_total", "Scrapes answered.", &self.scrapes),
             ("refusals_total", "Announces and scrapes refused.", &self.refusals),
+            ("udp_connects_total", "UDP connection ids issued.", &self.udp_connects),
+            ("udp_ignored_total", "UDP packets that were not answered.", &self.udp_ignored),
             ("joins_total", "Channel joins answered.", &self.joins),
             ("torrents_total", "Torrents served.", &self.torrents),
             ("publications_total", "Records and states accepted.", &self.publications),

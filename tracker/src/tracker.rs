@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -16,6 +17,7 @@ use crate::http;
 use crate::http::connections::Connections;
 use crate::metrics::{Levels, Metrics};
 use crate::swarm::table::{SHARDS, Swarms};
+use crate::udp;
 
 /// How often quiet channels are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
@@ -28,13 +30,18 @@ pub enum StartError {
     #[error("{0}")]
     Config(String),
     /// A port cannot be had.
-    #[error("cannot listen on {addr}: {source}; choose another address or port with --listen")]
+    #[error("cannot listen on {addr}: {source}; choose another address or port with {option}")]
     Listen {
         /// The address.
         addr: SocketAddr,
+        /// The option that names it.
+        option: &'static str,
         /// What the system said.
         source: std::io::Error,
     },
+    /// The system refuses a thread.
+    #[error("cannot start a thread: {0}; raise the limit of processes")]
+    Thread(std::io::Error),
     /// The data folder cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -67,6 +74,8 @@ impl Shared {
 pub struct Tracker {
     shared: Arc<Shared>,
     http: Vec<SocketAddr>,
+    udp: Vec<SocketAddr>,
+    udp_workers: Vec<JoinHandle<()>>,
     stop: DropGuard,
 }
 
@@ -78,10 +87,19 @@ impl Tracker {
         let mut addrs = Vec::new();
         for &addr in &config.listen {
             let only_v6 = config.listen.iter().any(|other| other.is_ipv4() && other.port() == addr.port());
-            let failed = |source| StartError::Listen { addr, source };
+            let failed = |source| StartError::Listen { addr, option: "--listen", source };
             let listener = http::bind(addr, only_v6).map_err(failed)?;
             addrs.push(listener.local_addr().map_err(failed)?);
             listeners.push(listener);
+        }
+        let (mut sockets, mut udp_addrs) = (Vec::new(), Vec::new());
+        for &addr in &config.udp_listen {
+            let only_v6 =
+                config.udp_listen.iter().any(|other| other.is_ipv4() && other.port() == addr.port());
+            let (addr, bound) = udp::bind(addr, only_v6, config.udp_workers)
+                .map_err(|source| StartError::Listen { addr, option: "--udp-listen", source })?;
+            udp_addrs.push(addr);
+            sockets.extend(bound);
         }
         let clock = Clock::start();
         let swarms = Arc::new(Swarms::new(config.swarms.clone(), rand::random()));
@@ -109,10 +127,14 @@ impl Tracker {
             shared.tasks.spawn(http::accept(Arc::clone(&shared), listener, Arc::clone(&connections)));
         }
         shared.tasks.spawn(keep_house(Arc::clone(&shared)));
+        let udp_workers = udp::start(&shared, sockets).map_err(StartError::Thread)?;
         for addr in &addrs {
             info!("listening on http://{addr}/");
         }
-        Ok(Self { shared, http: addrs, stop: shutdown.drop_guard() })
+        for addr in &udp_addrs {
+            info!("listening on udp://{addr}");
+        }
+        Ok(Self { shared, http: addrs, udp: udp_addrs, udp_workers, stop: shutdown.drop_guard() })
     }
 
     /// Where HTTP is served, in the order of [`Config::listen`], with the ports that were really taken.
@@ -120,20 +142,31 @@ impl Tracker {
         &self.http
     }
 
+    /// Where UDP is served, in the order of [`Config::udp_listen`].
+    pub fn udp_addrs(&self) -> &[SocketAddr] {
+        &self.udp
+    }
+
     /// Stops taking connections, lets answers under way finish, and returns when every task has ended and the store is closed.
     pub async fn shutdown(self) {
-        let Self { shared, stop, .. } = self;
+        let Self { shared, stop, udp_workers, .. } = self;
         drop(stop);
         shared.tasks.close();
         shared.tasks.wait().await;
-        match Arc::into_inner(shared) {
-            Some(shared) => {
-                // Joins the store's thread.
-                if let Err(error) = tokio::task::spawn_blocking(move || shared.channels.close()).await {
-                    error!(%error, "the store did not close in order");
+        let end = move || {
+            for worker in udp_workers {
+                if worker.join().is_err() {
+                    error!("a UDP worker had panicked");
                 }
             }
-            None => error!("a task outlived the tracker; the store closes with it"),
+            match Arc::into_inner(shared) {
+                // Joins the store's thread.
+                Some(shared) => shared.channels.close(),
+                None => error!("a task outlived the tracker; the store closes with it"),
+            }
+        };
+        if let Err(error) = tokio::task::spawn_blocking(end).await {
+            error!(%error, "the tracker did not end in order");
         }
     }
 }

@@ -145,13 +145,9 @@ impl Channels {
         for (id, kept) in store.load()? {
             let mut window = Window::default();
             for entry in kept.entries {
-                // The limits may have been lowered since; what is over goes at the next publication.
-                let all = WindowLimits { duration: Duration::MAX, records: usize::MAX, bytes: usize::MAX };
-                if let Ok(Place::New(at)) = window.place(&entry.record, &all, true) {
-                    let info_hash = entry.record.info_hash;
-                    window.insert(at, entry, &all);
-                    swarms.admit(info_hash, window.predecessor(at));
-                }
+                let info_hash = entry.record.info_hash;
+                window.restore(entry);
+                swarms.admit(info_hash, window.predecessor(window.entries().len() - 1));
             }
             if let Some(state) = kept.state {
                 window.set_state(state);
@@ -191,7 +187,6 @@ impl Channels {
         &self,
         id: ChannelId,
         body: &[u8],
-        allow_gap: bool,
         now_ms: u64,
     ) -> Result<Published, PublishError> {
         let publication = Publication::decode(body)?;
@@ -203,7 +198,7 @@ impl Channels {
         let limits = &self.limits.window;
         let (at, entry) = {
             let window = channel.window();
-            match window.place(&record, limits, allow_gap)? {
+            match window.place(&record, limits)? {
                 Place::Known => return Ok(Published::Known),
                 Place::New(at) => (at, Entry::new(record.clone(), publication.torrent.clone())),
             }

@@ -14,6 +14,9 @@ use minuet_proto::{InfoHash, SegmentSeq, SignedRecord, SignedState};
 /// How many of the newest torrents are kept in memory; the store has the others.
 pub const HOT_TORRENTS: usize = 4;
 
+/// How much later than the newest record one has to be sealed so that the records between are given up.
+pub const GAP_TAKEN_AFTER: Duration = Duration::from_secs(600);
+
 /// What bounds a window. The oldest records go first.
 #[derive(Debug, Clone, Copy)]
 pub struct WindowLimits {
@@ -36,10 +39,7 @@ pub enum PlaceError {
     #[error("segment {0} does not fit its neighbours: one names another record before it than the one known")]
     BrokenChain(SegmentSeq),
     /// Records are missing in between.
-    #[error(
-        "segment {found} leaves a gap after segment {newest}; publish the ones between first, or add ?gap=1 \
-         when they are lost"
-    )]
+    #[error("segment {found} leaves a gap after segment {newest}; publish the ones between first")]
     Gap {
         /// The newest number known.
         newest: SegmentSeq,
@@ -141,15 +141,11 @@ impl Window {
 
     /// Where a record belongs.
     ///
-    /// Any record may be the first. Later ones follow the newest, without a gap unless `allow_gap`. A record
-    /// from inside a gap, or from before a window that has room, is taken too, when it fits its neighbours: so
-    /// a publisher can fill a tracker that has missed some.
-    pub fn place(
-        &self,
-        record: &SignedRecord,
-        limits: &WindowLimits,
-        allow_gap: bool,
-    ) -> Result<Place, PlaceError> {
+    /// Any record may be the first. Later ones follow the newest without a gap, unless the newest is so much
+    /// older ([`GAP_TAKEN_AFTER`], by when they were sealed) that the publisher may have lost the ones between.
+    /// A record from inside a gap, or from before a window that has room, is taken too, when it fits its
+    /// neighbours: so a publisher can fill a tracker that has missed some.
+    pub fn place(&self, record: &SignedRecord, limits: &WindowLimits) -> Result<Place, PlaceError> {
         let at = match self.find(record.seq) {
             Ok(at) if self.entries[at].record.hash() == record.hash() => return Ok(Place::Known),
             Ok(_) => return Err(PlaceError::Equivocation(record.seq)),
@@ -160,7 +156,7 @@ impl Window {
         if let Some(before) = before {
             if before.seq.next() == record.seq {
                 record.check_follows(before).map_err(|_| PlaceError::BrokenChain(record.seq))?;
-            } else if after.is_none() && !allow_gap {
+            } else if after.is_none() && !is_gap_taken(before, record) {
                 return Err(PlaceError::Gap { newest: before.seq, found: record.seq });
             }
         }
@@ -173,6 +169,13 @@ impl Window {
             }
         }
         Ok(Place::New(at))
+    }
+
+    /// Puts back a record that an earlier run had accepted. They come in ascending order.
+    pub fn restore(&mut self, entry: Entry) {
+        // The limits may be lower by now; what is over goes at the next publication.
+        let unlimited = WindowLimits { duration: Duration::MAX, records: usize::MAX, bytes: usize::MAX };
+        self.insert(self.entries.len(), entry, &unlimited);
     }
 
     /// Puts a record at the index that [`Window::place`] gave, and returns what leaves the window.
@@ -231,6 +234,10 @@ impl Window {
     }
 }
 
+fn is_gap_taken(newest: &SignedRecord, found: &SignedRecord) -> bool {
+    u128::from(found.sealed_ms.saturating_sub(newest.sealed_ms)) > GAP_TAKEN_AFTER.as_millis()
+}
+
 fn is_older(record: &SignedRecord, newest: &SignedRecord, limits: &WindowLimits) -> bool {
     u128::from(newest.sealed_ms.saturating_sub(record.sealed_ms)) > limits.duration.as_millis()
 }
@@ -275,7 +282,7 @@ pub(crate) mod tests {
     }
 
     fn add(window: &mut Window, record: &SignedRecord) -> Result<Vec<u64>, PlaceError> {
-        match window.place(record, &LIMITS, false)? {
+        match window.place(record, &LIMITS)? {
             Place::Known => Ok(vec![]),
             Place::New(at) => {
                 let gone = window.insert(at, Entry::new(record.clone(), Bytes::from_static(b"t")), &LIMITS);
@@ -313,7 +320,7 @@ pub(crate) mod tests {
             let mut window = Window::default();
             let mut gone = 0;
             for record in &chain {
-                let Ok(Place::New(at)) = window.place(record, &limits, false) else { panic!() };
+                let Ok(Place::New(at)) = window.place(record, &limits) else { panic!() };
                 gone += window.insert(at, Entry::new(record.clone(), vec![0; 200].into()), &limits).len();
             }
             assert_eq!(gone, 1, "{limits:?}");
@@ -325,9 +332,9 @@ pub(crate) mod tests {
         let (chain, mut window) = (chain(2), Window::default());
         add(&mut window, &chain[0]).unwrap();
         add(&mut window, &chain[1]).unwrap();
-        assert_eq!(window.place(&chain[1], &LIMITS, false), Ok(Place::Known));
+        assert_eq!(window.place(&chain[1], &LIMITS), Ok(Place::Known));
         let other = record(1, Some(RecordHash::new([9; 32])));
-        assert_eq!(window.place(&other, &LIMITS, false), Err(PlaceError::Equivocation(SegmentSeq(1))));
+        assert_eq!(window.place(&other, &LIMITS), Err(PlaceError::Equivocation(SegmentSeq(1))));
     }
 
     #[test]
@@ -335,28 +342,29 @@ pub(crate) mod tests {
         let (chain, mut window) = (chain(3), Window::default());
         add(&mut window, &chain[0]).unwrap();
         let wrong = record(1, Some(RecordHash::new([9; 32])));
-        assert_eq!(window.place(&wrong, &LIMITS, true), Err(PlaceError::BrokenChain(SegmentSeq(1))));
+        assert_eq!(window.place(&wrong, &LIMITS), Err(PlaceError::BrokenChain(SegmentSeq(1))));
         let mut window = Window::default();
         add(&mut window, &chain[2]).unwrap();
-        assert_eq!(window.place(&wrong, &LIMITS, true), Err(PlaceError::BrokenChain(SegmentSeq(1))));
-        assert_eq!(window.place(&chain[1], &LIMITS, false), Ok(Place::New(0)));
+        assert_eq!(window.place(&wrong, &LIMITS), Err(PlaceError::BrokenChain(SegmentSeq(1))));
+        assert_eq!(window.place(&chain[1], &LIMITS), Ok(Place::New(0)));
     }
 
     #[test]
-    fn a_gap_is_taken_only_when_asked_for_and_can_be_filled() {
-        let (chain, mut window) = (chain(4), Window::default());
+    fn a_gap_is_taken_only_when_it_is_long_and_can_be_filled() {
+        let (chain, mut window) = (chain(13), Window::default());
+        let limits = WindowLimits { records: 100, ..LIMITS };
         add(&mut window, &chain[0]).unwrap();
         assert_eq!(
-            window.place(&chain[3], &LIMITS, false),
-            Err(PlaceError::Gap { newest: SegmentSeq(0), found: SegmentSeq(3) })
+            window.place(&chain[10], &limits),
+            Err(PlaceError::Gap { newest: SegmentSeq(0), found: SegmentSeq(10) })
         );
-        let Ok(Place::New(at)) = window.place(&chain[3], &LIMITS, true) else { panic!() };
-        window.insert(at, Entry::new(chain[3].clone(), Bytes::new()), &LIMITS);
+        for (record, at) in [(&chain[11], 1), (&chain[12], 2), (&chain[10], 1), (&chain[9], 1)] {
+            assert_eq!(window.place(record, &limits), Ok(Place::New(at)));
+            window.insert(at, Entry::new(record.clone(), Bytes::new()), &limits);
+        }
+        assert_eq!(numbers(&window), [0, 9, 10, 11, 12]);
         assert_eq!(window.predecessor(1), None);
-        add(&mut window, &chain[2]).unwrap();
-        add(&mut window, &chain[1]).unwrap();
-        assert_eq!(numbers(&window), [0, 1, 2, 3]);
-        assert_eq!(window.predecessor(2), Some(chain[1].info_hash));
+        assert_eq!(window.predecessor(2), Some(chain[9].info_hash));
     }
 
     #[test]
@@ -364,8 +372,8 @@ pub(crate) mod tests {
         let limits = WindowLimits { records: 100, ..LIMITS };
         let mut window = Window::default();
         let chain = chain(10);
-        for record in chain[..8].iter().chain(&chain[9..]).chain(&chain[8..9]) {
-            let Ok(Place::New(at)) = window.place(record, &limits, true) else { panic!() };
+        // The last but one comes after the last, as when it fills a gap.
+        for (at, record) in [0, 1, 2, 3, 4, 5, 6, 7, 9, 8].map(|n| (n.min(8), &chain[n])) {
             window.insert(at, Entry::new(record.clone(), Bytes::from_static(b"t")), &limits);
         }
         let hot: Vec<u64> =

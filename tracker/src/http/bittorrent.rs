@@ -11,6 +11,7 @@ use super::client_addr::client_ip;
 use super::respond;
 use crate::announce::answer::{PeerList, write_announce, write_refusal, write_scrape};
 use crate::announce::query;
+use crate::swarm::table::Families;
 use crate::tracker::Shared;
 
 const CONTENT_TYPE: &str = "text/plain";
@@ -22,8 +23,14 @@ pub(super) fn announce(shared: &Shared, peer: SocketAddr, request: &Request<Inco
     let answer = query::parse_announce(query).and_then(|http| {
         let addr = SocketAddr::new(ip, http.announce.port);
         let random = rand::random();
-        let answer =
-            shared.swarms.announce(&http.announce, addr, shared.clock.uptime(), random, &mut peers)?;
+        let answer = shared.swarms.announce(
+            &http.announce,
+            addr,
+            Families::Both,
+            shared.clock.uptime(),
+            random,
+            &mut peers,
+        )?;
         Ok((answer, http.compact))
     });
     let mut out = Vec::with_capacity(192 + peers.v4.len() + peers.v6.len());

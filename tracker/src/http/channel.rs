@@ -44,7 +44,10 @@ pub(super) async fn answer(
     let Some(channel) = shared.channels.get(&id) else { return unknown_channel() };
     match rest {
         "" => join(&shared, &channel, peer, &request),
-        "events" => events::subscribe(&shared, channel, &request),
+        "events" => match parse_from(&request) {
+            Ok(from) => events::subscribe(&shared, channel, from, &request),
+            Err(sentence) => text(StatusCode::BAD_REQUEST, sentence),
+        },
         _ => match rest.strip_suffix(".torrent").and_then(|seq| seq.parse().ok()) {
             Some(seq) => torrent(&shared, &channel, SegmentSeq(seq)).await,
             None => {
@@ -61,18 +64,23 @@ fn unknown_channel() -> Response<Body> {
     )
 }
 
+/// The query's `from=`: a segment number, or `oldest`.
+fn parse_from(request: &Request<Incoming>) -> Result<Option<SegmentSeq>, &'static str> {
+    let query = request.uri().query().unwrap_or_default();
+    match query.split('&').find_map(|pair| pair.strip_prefix("from=")) {
+        None => Ok(None),
+        Some("oldest") => Ok(Some(SegmentSeq(0))),
+        Some(number) => number
+            .parse()
+            .map(|number| Some(SegmentSeq(number)))
+            .map_err(|_| "from= takes a segment number or the word oldest\n"),
+    }
+}
+
 fn join(shared: &Shared, channel: &Channel, peer: SocketAddr, request: &Request<Incoming>) -> Response<Body> {
-    let from =
-        request.uri().query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("from="));
-    let from = match from {
-        None => None,
-        Some("oldest") => Some(SegmentSeq(0)),
-        Some(number) => match number.parse() {
-            Ok(number) => Some(SegmentSeq(number)),
-            Err(_) => {
-                return text(StatusCode::BAD_REQUEST, "from= takes a segment number or the word oldest\n");
-            }
-        },
+    let from = match parse_from(request) {
+        Ok(from) => from,
+        Err(sentence) => return text(StatusCode::BAD_REQUEST, sentence),
     };
     let (mut join, running) = {
         let window = channel.window();
@@ -144,7 +152,6 @@ async fn publish(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let is_record = what == "records";
-    let allow_gap = request.uri().query().unwrap_or_default().split('&').any(|pair| pair == "gap=1");
     let limit = if is_record { MAX_PUBLICATION_LENGTH } else { MAX_SIGNED_LENGTH };
     let body = match read_body(request.into_body(), limit).await {
         Ok(body) => body,
@@ -155,7 +162,7 @@ async fn publish(
     let task = shared.tasks.spawn(async move {
         let now_ms = publisher.clock.unix_ms();
         if is_record {
-            publisher.channels.publish_record(id, &body, allow_gap, now_ms).await
+            publisher.channels.publish_record(id, &body, now_ms).await
         } else {
             publisher.channels.publish_state(id, &body, now_ms).await
         }

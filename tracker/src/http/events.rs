@@ -45,22 +45,20 @@ struct Subscriber {
     last_state_ms: Option<u64>,
 }
 
-/// Answers with the channel's events, from the one after `Last-Event-ID` on; without it, from the newest record on.
+/// Answers with the channel's state and events: from the record after `Last-Event-ID` on, else from `from` on, else
+/// only what is new.
 pub(super) fn subscribe(
     shared: &Arc<Shared>,
     channel: Arc<Channel>,
+    from: Option<SegmentSeq>,
     request: &Request<Incoming>,
 ) -> Response<Body> {
-    let last_record = match request.headers().get("last-event-id").map(|id| id.to_str().unwrap_or("?")) {
-        None | Some("") => {
-            let window = channel.window();
-            let second_newest = window.entries().len().checked_sub(2);
-            second_newest.map(|at| window.entries()[at].record.seq)
-        }
-        Some(id) => match id.parse() {
-            Ok(number) => Some(SegmentSeq(number)),
-            Err(_) => return text(StatusCode::BAD_REQUEST, "Last-Event-ID takes a segment number\n"),
-        },
+    let last_id = request.headers().get("last-event-id").map(|id| id.to_str().unwrap_or("?"));
+    let last_record = match (last_id.filter(|id| !id.is_empty()).map(str::parse), from) {
+        (Some(Ok(number)), _) => Some(SegmentSeq(number)),
+        (Some(Err(_)), _) => return text(StatusCode::BAD_REQUEST, "Last-Event-ID takes a segment number\n"),
+        (None, Some(from)) => from.previous(),
+        (None, None) => channel.window().newest(),
     };
     shared.metrics.subscribers.increment();
     let counted = Counted(Arc::clone(shared));
@@ -112,17 +110,16 @@ impl Subscriber {
         }
         let window = self.channel.window();
         let mut events = 0;
-        for entry in
-            window.entries().iter().skip(window.first_after(self.last_record)).take(RECORDS_PER_CHUNK)
-        {
-            let seq = entry.record.seq;
-            news.push_str(&format!("event: {EVENT_RECORD}\nid: {seq}\ndata: {}\n\n", entry.base64));
-            self.last_record = Some(seq);
-            events += 1;
-        }
         if let Some(state) = window.state().filter(|state| Some(state.at_ms) > self.last_state_ms) {
             news.push_str(&format!("event: {EVENT_STATE}\ndata: {}\n\n", state.to_base64()));
             self.last_state_ms = Some(state.at_ms);
+            events += 1;
+        }
+        let first = window.first_after(self.last_record);
+        for entry in window.entries().iter().skip(first).take(RECORDS_PER_CHUNK) {
+            let seq = entry.record.seq;
+            news.push_str(&format!("event: {EVENT_RECORD}\nid: {seq}\ndata: {}\n\n", entry.base64));
+            self.last_record = Some(seq);
             events += 1;
         }
         self.counted.0.metrics.events.add(events);

@@ -29,12 +29,23 @@ const SCAN_LEAST: usize = 64;
 pub struct Asker {
     /// Where the asker listens, or would.
     pub addr: SocketAddr,
+    /// Which addresses the answer can carry.
+    pub families: Families,
     /// How far it has got.
     pub progress: Progress,
     /// Seconds of silence after which a peer is not told of.
     pub ttl_seconds: u32,
     /// The present.
     pub now: Uptime,
+}
+
+/// Which addresses an answer can carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Families {
+    /// Those of the asker's family.
+    Own,
+    /// The asker's family first, then the other.
+    Both,
 }
 
 /// Calls `take` for up to `want` peers of `swarm` that are of use to `asker`, and returns how many it was.
@@ -51,7 +62,7 @@ pub fn select(
             let own = V4Slot::new(addr, any);
             let got =
                 from_table(swarm.v4(), Some(own), asker, want, random, &mut |slot| take(Chosen::V4(slot)));
-            let v6 = swarm.v6().filter(|_| got < want);
+            let v6 = swarm.v6().filter(|_| got < want && asker.families == Families::Both);
             got + v6.map_or(0, |v6| {
                 from_table(v6, None, asker, want - got, random, &mut |slot| take(Chosen::V6(slot)))
             })
@@ -61,7 +72,7 @@ pub fn select(
             let got = swarm.v6().map_or(0, |v6| {
                 from_table(v6, Some(own), asker, want, random, &mut |slot| take(Chosen::V6(slot)))
             });
-            if got >= want {
+            if got >= want || asker.families == Families::Own {
                 return got;
             }
             got + from_table(swarm.v4(), None, asker, want - got, random, &mut |slot| take(Chosen::V4(slot)))

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use minuet_proto::InfoHash;
 
+pub use super::select::Families;
 use super::select::{Asker, Chosen, select};
 use super::slot::{Progress, Slot};
 use super::{Admission, Swarm};
@@ -103,14 +104,20 @@ impl Swarms {
         &self,
         announce: &Announce,
         peer: SocketAddr,
+        families: Families,
         now: Uptime,
         random: u64,
         peers: &mut PeerList,
     ) -> Result<Answer, Refusal> {
         let want = announce.want.unwrap_or(DEFAULT_WANT).min(self.limits.max_want) as usize;
         let want = if announce.event == Event::Stopped { 0 } else { want };
-        let asker =
-            Asker { addr: peer, progress: announce.progress(), ttl_seconds: self.limits.ttl_seconds(), now };
+        let asker = Asker {
+            addr: peer,
+            families,
+            progress: announce.progress(),
+            ttl_seconds: self.limits.ttl_seconds(),
+            now,
+        };
         let (counts, missing, predecessor) = {
             let mut shard = self.shard(&announce.info_hash);
             let swarm = self.swarm_for(&mut shard, announce)?;
@@ -147,7 +154,13 @@ impl Swarms {
         random: u64,
         mut take: impl FnMut(SocketAddr, bool),
     ) {
-        let asker = Asker { addr, progress: Progress::Leecher, ttl_seconds: self.limits.ttl_seconds(), now };
+        let asker = Asker {
+            addr,
+            families: Families::Both,
+            progress: Progress::Leecher,
+            ttl_seconds: self.limits.ttl_seconds(),
+            now,
+        };
         let mut seen = Vec::with_capacity(want);
         self.hand_over(*info_hash, &asker, want, random, &mut |chosen| {
             let (addr, meta) = match chosen {
@@ -337,7 +350,7 @@ mod tests {
 
     fn told(swarms: &Swarms, announce: &Announce, peer: SocketAddr, now: u32) -> Vec<[u8; 6]> {
         let mut peers = PeerList::default();
-        swarms.announce(announce, peer, Uptime(now), 99, &mut peers).unwrap();
+        swarms.announce(announce, peer, Families::Both, Uptime(now), 99, &mut peers).unwrap();
         peers.v4.as_chunks::<6>().0.to_vec()
     }
 
@@ -351,12 +364,14 @@ mod tests {
     fn only_admitted_torrents_are_tracked_unless_open() {
         let swarms = Swarms::new(limits(), 1);
         let mut peers = PeerList::default();
-        let refused = swarms.announce(&request(hash(1)), addr(1), Uptime(0), 0, &mut peers);
+        let refused = swarms.announce(&request(hash(1)), addr(1), Families::Both, Uptime(0), 0, &mut peers);
         assert_eq!(refused, Err(Refusal::UnknownTorrent));
         swarms.admit(hash(1), None);
-        assert!(swarms.announce(&request(hash(1)), addr(1), Uptime(0), 0, &mut peers).is_ok());
+        assert!(
+            swarms.announce(&request(hash(1)), addr(1), Families::Both, Uptime(0), 0, &mut peers).is_ok()
+        );
         swarms.retire(&hash(1));
-        let refused = swarms.announce(&request(hash(1)), addr(1), Uptime(0), 0, &mut peers);
+        let refused = swarms.announce(&request(hash(1)), addr(1), Families::Both, Uptime(0), 0, &mut peers);
         assert_eq!(refused, Err(Refusal::UnknownTorrent));
         assert_eq!(swarms.totals(), Totals { heap_bytes: swarms.totals().heap_bytes, ..Totals::default() });
     }
@@ -379,8 +394,9 @@ mod tests {
         told(&swarms, &request(hash(1)), addr(1), 0);
         told(&swarms, &request(hash(2)), addr(1), 0);
         let mut peers = PeerList::default();
-        let third =
-            |now, peers: &mut PeerList| swarms.announce(&request(hash(3)), addr(1), Uptime(now), 0, peers);
+        let third = |now, peers: &mut PeerList| {
+            swarms.announce(&request(hash(3)), addr(1), Families::Both, Uptime(now), 0, peers)
+        };
         assert_eq!(third(1, &mut peers), Err(Refusal::Full));
         (0..SHARDS).for_each(|shard| swarms.sweep(shard, Uptime(1_000)));
         assert!(third(1_000, &mut peers).is_ok());
@@ -486,11 +502,11 @@ mod tests {
         told(&swarms, &request(hash(1)), v6, 0);
         told(&swarms, &request(hash(1)), addr(1), 0);
         let mut peers = PeerList::default();
-        swarms.announce(&request(hash(1)), addr(2), Uptime(0), 5, &mut peers).unwrap();
+        swarms.announce(&request(hash(1)), addr(2), Families::Both, Uptime(0), 5, &mut peers).unwrap();
         assert_eq!((peers.v4.len(), peers.v6.len()), (6, 18));
         peers.clear();
         let one = Announce { want: Some(1), ..request(hash(1)) };
-        swarms.announce(&one, addr(2), Uptime(0), 5, &mut peers).unwrap();
+        swarms.announce(&one, addr(2), Families::Both, Uptime(0), 5, &mut peers).unwrap();
         assert_eq!((peers.v4.len(), peers.v6.len()), (6, 0));
     }
 

@@ -16,7 +16,7 @@ use minuet_tracker::{Config, Tracker};
 /// A configuration for a tracker on loopback with a port that is free.
 pub fn config(data: &Path) -> Config {
     let listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
-    Config { listen, data: data.to_owned(), ..Config::default() }
+    Config { udp_listen: listen.clone(), listen, data: data.to_owned(), ..Config::default() }
 }
 
 /// Base URL, ending in `/`.
@@ -155,8 +155,9 @@ pub struct Events {
 pub type Event = (String, Option<u64>, String);
 
 impl Events {
-    pub async fn open(base: &str, channel: &ChannelId, last: Option<u64>) -> Self {
-        let mut request = reqwest::Client::new().get(format!("{base}{}", channel_api::events_path(channel)));
+    pub async fn open(base: &str, channel: &ChannelId, query: &str, last: Option<u64>) -> Self {
+        let url = format!("{base}{}{query}", channel_api::events_path(channel));
+        let mut request = reqwest::Client::new().get(url);
         if let Some(last) = last {
             request = request.header("Last-Event-ID", last.to_string());
         }

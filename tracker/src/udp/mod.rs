@@ -1,0 +1,85 @@
+//! The UDP tracker protocol (BEP 15, BEP 41), IPv4 and IPv6.
+//!
+//! Each worker is a thread with a socket of its own on the shared port (`SO_REUSEPORT`), which takes packets in
+//! batches (recvmmsg), answers them and sends the answers in batches (sendmmsg). Nothing is kept between
+//! packets but what the swarms keep.
+
+pub mod connection_id;
+pub mod packet;
+pub mod respond;
+mod worker;
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+use tracing::{debug, warn};
+
+use crate::tracker::Shared;
+use connection_id::ConnectionIds;
+
+/// The receive buffer asked for, in bytes: room for what a herd sends while its first packets are answered.
+/// Without the right to pass the system's limit (CAP_NET_ADMIN), the kernel gives `net.core.rmem_max`.
+const RECEIVE_BUFFER: usize = 64 << 20;
+/// The send buffer asked for, in bytes.
+const SEND_BUFFER: usize = 4 << 20;
+
+/// Opens the workers' sockets, all on one port. The first decides which, when `addr` leaves it open.
+pub fn bind(addr: SocketAddr, only_v6: bool, workers: usize) -> io::Result<(SocketAddr, Vec<UdpSocket>)> {
+    let mut addr = addr;
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(only_v6)?;
+        }
+        if workers > 1 {
+            socket.set_reuse_port(true)?;
+        }
+        set_buffers(&socket)?;
+        socket.set_read_timeout(Some(worker::STOP_CHECK))?;
+        socket.bind(&addr.into())?;
+        let socket = UdpSocket::from(socket);
+        addr = socket.local_addr()?;
+        sockets.push(socket);
+    }
+    Ok((addr, sockets))
+}
+
+fn set_buffers(socket: &Socket) -> io::Result<()> {
+    if setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    }
+    if setsockopt(socket, sockopt::SndBufForce, &SEND_BUFFER).is_err() {
+        socket.set_send_buffer_size(SEND_BUFFER)?;
+    }
+    // The kernel reports twice what it gives, to count its own book-keeping.
+    let given = socket.recv_buffer_size()? / 2;
+    if given < RECEIVE_BUFFER / 8 {
+        debug!(
+            "the system gives UDP sockets {given} bytes; raise net.core.rmem_max to {RECEIVE_BUFFER} so that \
+             no announce is lost when all viewers come at once"
+        );
+    }
+    Ok(())
+}
+
+/// Starts a worker for each socket. They end when the tracker shuts down; join them.
+pub(crate) fn start(shared: &Arc<Shared>, sockets: Vec<UdpSocket>) -> io::Result<Vec<JoinHandle<()>>> {
+    let ids = Arc::new(ConnectionIds::default());
+    sockets
+        .into_iter()
+        .enumerate()
+        .map(|(n, socket)| {
+            let (shared, ids) = (Arc::clone(shared), Arc::clone(&ids));
+            std::thread::Builder::new().name(format!("udp-{n}")).spawn(move || {
+                if let Err(error) = worker::run(&shared, &ids, &socket) {
+                    warn!(%error, "a UDP worker has ended");
+                }
+            })
+        })
+        .collect()
+}

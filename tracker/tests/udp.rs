@@ -1,0 +1,132 @@
+//! The UDP tracker protocol over real sockets.
+
+mod support;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use minuet_tracker::{Config, Tracker};
+use support::{Publisher, base, config};
+
+/// How long an answer may take before a test fails. Loopback loses nothing that is read.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn exchange(socket: &UdpSocket, packet: &[u8]) -> Vec<u8> {
+    socket.send(packet).unwrap();
+    let mut answer = vec![0; 2048];
+    let length = socket.recv(&mut answer).unwrap();
+    answer.truncate(length);
+    answer
+}
+
+fn client(tracker: SocketAddr) -> (UdpSocket, u64) {
+    let any: SocketAddr =
+        if tracker.is_ipv4() { ([127, 0, 0, 1], 0).into() } else { "[::1]:0".parse().unwrap() };
+    let socket = UdpSocket::bind(any).unwrap();
+    socket.connect(tracker).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut connect = 0x0417_2710_1980u64.to_be_bytes().to_vec();
+    connect.extend([0, 0, 0, 0, 1, 2, 3, 4]);
+    let answer = exchange(&socket, &connect);
+    assert_eq!(answer[..8], [0, 0, 0, 0, 1, 2, 3, 4]);
+    (socket, u64::from_be_bytes(answer[8..].try_into().unwrap()))
+}
+
+fn announce(id: u64, hash: &[u8; 20], port: u16, event: u8) -> Vec<u8> {
+    let mut packet = id.to_be_bytes().to_vec();
+    packet.extend([0, 0, 0, 1, 9, 9, 9, 9]);
+    packet.extend(hash);
+    packet.extend([b'p'; 20 + 8 + 8 + 8]);
+    packet.extend([0, 0, 0, event]);
+    packet.extend([0; 8]);
+    packet.extend((-1i32).to_be_bytes());
+    packet.extend(port.to_be_bytes());
+    packet
+}
+
+#[tokio::test]
+async fn clients_meet_over_both_families_and_over_http() {
+    let data = tempfile::tempdir().unwrap();
+    let v6 = SocketAddr::from(([0u16, 0, 0, 0, 0, 0, 0, 1], 0));
+    let mut config = config(data.path());
+    config.listen.push(v6);
+    config.udp_listen.push(v6);
+    config.udp_workers = 2;
+    let tracker = Tracker::start(config).await.unwrap();
+    let at = base(&tracker);
+    let mut publisher = Publisher::new(1);
+    let segment = publisher.seal();
+    publisher.publish(&at, &segment).await;
+    let hash = *segment.record.info_hash.as_bytes();
+
+    let (v4_addr, v6_addr) = (tracker.udp_addrs()[0], tracker.udp_addrs()[1]);
+    tokio::task::spawn_blocking(move || {
+        for (addr, length) in [(v4_addr, 6), (v6_addr, 18)] {
+            let (first, id) = client(addr);
+            let answer = exchange(&first, &announce(id, &hash, 7001, 2));
+            assert_eq!(answer[..8], [0, 0, 0, 1, 9, 9, 9, 9]);
+            assert_eq!(answer.len(), 20);
+            let (second, id) = client(addr);
+            // With URL data (BEP 41), as clients send it.
+            let mut packet = announce(id, &hash, 7002, 2);
+            packet.extend(b"\x02\x09/announce");
+            let answer = exchange(&second, &packet);
+            assert_eq!(answer.len(), 20 + length);
+            assert_eq!(answer[20 + length - 2..], 7001u16.to_be_bytes());
+            // Leaves, and is told of no more.
+            exchange(&first, &announce(id, &hash, 7001, 3));
+            assert_eq!(exchange(&second, &announce(id, &hash, 7002, 0)).len(), 20);
+            // What is no request stays without an answer, and hurts nobody.
+            second.send(b"hello").unwrap();
+            second.send(&announce(id ^ 4096, &hash, 7003, 2)).unwrap();
+            second.send(&[]).unwrap();
+            assert_eq!(exchange(&second, &announce(id, &hash, 7002, 0)).len(), 20);
+        }
+    })
+    .await
+    .unwrap();
+
+    let answer = support::announce(&at, &hash, 7009, "").await;
+    assert!(support::contains(&answer, b"5:peers6:\x7f\0\0\x01\x1b\x5a6:peers618:"), "{answer:?}");
+    let metrics = support::get(&format!("{at}metrics")).await.1;
+    assert!(metrics.contains("minuet_tracker_udp_connects_total 4"), "{metrics}");
+    assert!(metrics.contains("minuet_tracker_udp_ignored_total 6"), "{metrics}");
+    tracker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_herd_is_answered_to_the_last() {
+    const CLIENTS: u16 = 2_000;
+    let data = tempfile::tempdir().unwrap();
+    let tracker = Tracker::start(config(data.path())).await.unwrap();
+    let mut publisher = Publisher::new(1);
+    let segment = publisher.seal();
+    publisher.publish(&base(&tracker), &segment).await;
+    let hash = *segment.record.info_hash.as_bytes();
+    let addr = tracker.udp_addrs()[0];
+    tokio::task::spawn_blocking(move || {
+        let (socket, id) = client(addr);
+        for port in 1..=CLIENTS {
+            socket.send(&announce(id, &hash, port, 2)).unwrap();
+            // The test's own receive buffer is small; the tracker's is not.
+            if port % 100 == 0 {
+                let mut answer = [0; 2048];
+                (0..100).for_each(|_| assert!(socket.recv(&mut answer).unwrap() >= 20));
+            }
+        }
+    })
+    .await
+    .unwrap();
+    let status = support::get(&format!("{}status", base(&tracker))).await.1;
+    assert!(status.contains(&format!("\"peers\":{CLIENTS},")), "{status}");
+    tracker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_names_its_option() {
+    let data = tempfile::tempdir().unwrap();
+    let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let config = Config { udp_listen: vec![other.local_addr().unwrap()], ..config(data.path()) };
+    let error = Tracker::start(config).await.unwrap_err();
+    assert!(error.to_string().contains("--udp-listen"), "{error}");
+}
