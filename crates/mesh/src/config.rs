@@ -38,6 +38,15 @@ pub enum Start {
     Oldest,
 }
 
+/// In which order pieces are asked for that are not due soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PickOrder {
+    /// Rarest among neighbours, then newest, ties at random.
+    RarestNewest,
+    /// As they are played (for comparison).
+    InOrder,
+}
+
 /// Settings of one node. `Config::new` gives the defaults; change fields at will.
 #[derive(Clone)]
 pub struct Config {
@@ -65,6 +74,8 @@ pub struct Config {
     pub window: usize,
     /// Source only: the serial of the first piece to be closed. Must be above every serial ever published.
     pub first_serial: Serial,
+    /// Order of pieces that are not due soon.
+    pub pick_order: PickOrder,
     /// Source only: whether each piece is pushed to one neighbour as it closes. `false` serves on request only
     /// (for comparison).
     pub push: bool,
@@ -87,6 +98,7 @@ impl Config {
             neighbours: 16,
             window: 1024,
             first_serial: Serial(0),
+            pick_order: PickOrder::RarestNewest,
             push: true,
             http_origin: false,
         }

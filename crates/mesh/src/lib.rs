@@ -32,7 +32,7 @@ mod time;
 mod uplink;
 mod window;
 
-pub use config::{Config, HeadKey, Role, Start};
+pub use config::{Config, HeadKey, PickOrder, Role, Start};
 pub use event::{Direction, HangUpReason, Input, LinkId, Output, PieceRef};
 pub use node::{Node, Stats};
 pub use time::Timestamp;

@@ -22,7 +22,7 @@ use crate::flood::price;
 use crate::neighbour::{Asked, Slab};
 use crate::node::Node;
 use crate::push::hop_us;
-use crate::{HangUpReason, Output, Role, Timestamp};
+use crate::{HangUpReason, Output, PickOrder, Role, Timestamp};
 
 /// Requests open with one neighbour.
 const PIPELINE: usize = 1;
@@ -251,8 +251,11 @@ impl Node {
             if (slow || neighbour.flags.source && slot.copies > 1) && due.is_none() {
                 continue;
             }
-            let rank =
-                (due.map_or(u64::MAX, |d| d.0), slot.copies, u64::MAX - serial, self.rng.random::<u32>());
+            let (copies, order) = match self.config.pick_order {
+                PickOrder::RarestNewest => (slot.copies, u64::MAX - serial),
+                PickOrder::InOrder => (0, serial),
+            };
+            let rank = (due.map_or(u64::MAX, |d| d.0), copies, order, self.rng.random::<u32>());
             if best.is_none_or(|(b, _)| rank < b) {
                 best = Some((rank, serial));
             }

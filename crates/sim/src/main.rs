@@ -42,6 +42,9 @@ struct Cli {
     /// What the source does with a new piece
     #[arg(long, value_enum, default_value_t = SourcePolicy::Push)]
     source_policy: SourcePolicy,
+    /// In which order viewers ask for pieces that are not due soon
+    #[arg(long, value_enum, default_value_t = Picker::RarestNewest)]
+    picker: Picker,
     /// Set no upload limit: nodes find out by themselves what their uplink takes
     #[arg(long)]
     no_limit: bool,
@@ -63,6 +66,15 @@ enum SourcePolicy {
     Push,
     /// Waits to be asked
     Request,
+}
+
+/// In which order viewers ask for pieces that are not due soon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Picker {
+    /// The rarest among neighbours, then the newest
+    RarestNewest,
+    /// As they are played
+    InOrder,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -119,6 +131,7 @@ fn jobs(cli: &Cli, scenario: &Scenario) -> Vec<Job> {
     let tuning = Tuning {
         neighbours: cli.neighbours,
         no_push: cli.source_policy == SourcePolicy::Request,
+        in_order: cli.picker == Picker::InOrder,
         no_limit: cli.no_limit,
     };
     let engines = cli.engine.iter();

@@ -180,11 +180,11 @@ impl Downlink {
         Self { rate, free_at: 0 }
     }
 
-    /// A message of `wire` bytes that a line of rate `sender` sent in one go and whose last byte
-    /// reaches this line now; returns when it is through.
-    pub fn receive(&mut self, now: Micros, wire: u64, sender: Rate) -> Micros {
+    /// A message of `wire` bytes that took the sender's line `sending` and whose last byte reaches this
+    /// line now; returns when it is through.
+    pub fn receive(&mut self, now: Micros, wire: u64, sending: Micros) -> Micros {
         let span = self.rate.time(wire);
-        let start = self.free_at.max(now.saturating_sub(span.min(sender.time(wire))));
+        let start = self.free_at.max(now.saturating_sub(span.min(sending)));
         self.free_at = start + span;
         self.free_at.max(now)
     }
@@ -223,11 +223,11 @@ mod tests {
     fn a_slow_senders_message_does_not_occupy_the_downlink() {
         let mut down = Downlink::new(Rate(10_000_000));
         // 100,000 bytes take 10 ms of the line; both ended at the line at 50 ms.
-        let slow = Rate(2_000_000);
+        let slow = Rate(2_000_000).time(100_000);
         assert_eq!(down.receive(50_000, 100_000, slow), 50_000);
         assert_eq!(down.receive(50_000, 100_000, slow), 60_000);
         assert_eq!(down.receive(200_000, 100_000, slow), 200_000);
         // From a faster line the first byte came 1 ms ago: the other 9 ms are still to come.
-        assert_eq!(down.receive(300_000, 100_000, Rate(100_000_000)), 309_000);
+        assert_eq!(down.receive(300_000, 100_000, Rate(100_000_000).time(100_000)), 309_000);
     }
 }

@@ -136,6 +136,8 @@ struct Flight<M> {
     media: bool,
     bytes: u32,
     wire: u32,
+    /// Time that it takes on the sender's line.
+    sending: u32,
 }
 
 enum Event {
@@ -343,6 +345,7 @@ impl<M> Network<M> {
             media: false,
             bytes: bytes as u32,
             wire: wire as u32,
+            sending: self.nodes[node.index()].uplink.rate.time(wire) as u32,
         };
         path.unreported += bytes;
         let reported = (path.unreported >= REPORT_BYTES).then(|| std::mem::take(&mut path.unreported));
@@ -363,6 +366,7 @@ impl<M> Network<M> {
             media: true,
             bytes: bytes as u32,
             wire: wire as u32,
+            sending: self.nodes[node.index()].uplink.rate.time(wire) as u32,
         });
         if let Some(at) = self.nodes[node.index()].uplink.send_media(self.now, wire, flight) {
             self.queue.push(at, Event::UplinkDone(node));
@@ -431,9 +435,8 @@ impl<M> Network<M> {
             self.land(id);
             return None;
         };
-        let link = &self.links[flight.link.index as usize];
-        let sender = self.nodes[link.ends[usize::from(flight.side)].index()].uplink.rate;
-        let through = self.nodes[receiver.index()].downlink.receive(self.now, u64::from(flight.wire), sender);
+        let (wire, sending) = (u64::from(flight.wire), Micros::from(flight.sending));
+        let through = self.nodes[receiver.index()].downlink.receive(self.now, wire, sending);
         if through > self.now {
             self.queue.push(through, Event::Deliver(id));
             return None;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use minuet_mesh::{Config, Node, Role, Start, Timestamp};
+use minuet_mesh::{Config, Node, PickOrder, Role, Start, Timestamp};
 use minuet_proto::mesh::{self, HelloFlags, PeerInfo, Serial};
 
 use super::media::ModelKey;
@@ -20,6 +20,8 @@ pub struct Tuning {
     pub neighbours: Option<usize>,
     /// The source serves on request only.
     pub no_push: bool,
+    /// Pieces are asked for in the order in which they are played.
+    pub in_order: bool,
     /// Nodes do not know their uplink: no limit is set, and the transport's pace must do.
     pub no_limit: bool,
 }
@@ -126,6 +128,9 @@ impl Keys {
         config.target_delay = std::time::Duration::from_micros(TARGET_DELAY);
         config.first_serial = first_serial;
         config.push = !tuning.no_push;
+        if tuning.in_order {
+            config.pick_order = PickOrder::InOrder;
+        }
         config.neighbours = tuning.neighbours.unwrap_or(config.neighbours);
         if !tuning.no_limit {
             config.upload_limit = Some(life.access.up.0);
