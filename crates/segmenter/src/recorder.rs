@@ -176,12 +176,17 @@ impl State {
     }
 
     fn create(&self, seq: SegmentSeq) -> Result<OpenSegment, minuet_store::Error> {
-        loop {
+        let mut file = loop {
             match self.recorder.store.create(seq) {
                 Err(minuet_store::Error::DiskFull { .. }) if self.recorder.room.make() => {}
-                result => return result,
+                result => break result?,
             }
+        };
+        // Known once a segment of this run has ended. A little more, since none is quite like the one before.
+        if let (Some(_), Some(newest)) = (self.rate, &self.recorder.newest) {
+            file.reserve(newest.length + newest.length / 32);
         }
+        Ok(file)
     }
 
     fn data(&mut self, bytes: &[u8]) {

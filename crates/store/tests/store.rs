@@ -5,13 +5,14 @@
 use std::{
     collections::BTreeSet,
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
 use minuet_proto::{
     ChannelKey, Metainfo, PieceHash, PieceLength, Record, SegmentSeq, SignedRecord, metainfo::Info,
 };
-use minuet_store::{Error, Store};
+use minuet_store::{Error, OpenSegment, Store};
 
 fn key() -> ChannelKey {
     ChannelKey::from_seed(&[5; 32])
@@ -19,8 +20,12 @@ fn key() -> ChannelKey {
 
 /// Records one segment; its media are a few bytes that tell it from others.
 fn record(store: &Store, key: &ChannelKey, seq: u64, prev: Option<&SignedRecord>) -> SignedRecord {
+    let open = store.create(SegmentSeq(seq)).unwrap();
+    record_in(open, key, seq, prev)
+}
+
+fn record_in(mut open: OpenSegment, key: &ChannelKey, seq: u64, prev: Option<&SignedRecord>) -> SignedRecord {
     let media = format!("media of {seq}");
-    let mut open = store.create(SegmentSeq(seq)).unwrap();
     open.write(media.as_bytes()).unwrap();
     let info = Info {
         name: minuet_proto::record::segment_file_name(&key.channel(), SegmentSeq(seq)),
@@ -127,6 +132,23 @@ fn a_write_that_failed_leaves_no_bytes() {
         assert!(matches!(open.write(b"media").unwrap_err(), Error::DiskFull { .. }));
         assert_eq!(open.length(), 0);
     }
+}
+
+#[test]
+fn reserved_room_that_is_not_used_is_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), key().channel()).unwrap();
+    let mut open = store.create(SegmentSeq(0)).unwrap();
+    open.reserve(1 << 20);
+    let mut part = file(dir.path(), 0, "ts").into_os_string();
+    part.push(".part");
+    let reserved = fs::metadata(part).unwrap().blocks() * 512;
+    record_in(open, &key(), 0, None);
+    let sealed = fs::metadata(store.media_path(SegmentSeq(0))).unwrap();
+    assert_eq!(fs::read(store.media_path(SegmentSeq(0))).unwrap(), b"media of 0");
+    // Some file systems reserve nothing.
+    assert!(reserved == 0 || reserved >= 1 << 20);
+    assert!(sealed.blocks() * 512 <= 64 << 10);
 }
 
 #[test]
