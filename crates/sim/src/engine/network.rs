@@ -480,7 +480,7 @@ impl<M> Network<M> {
         }
         let path = &mut link.paths[side];
         let resent = path.lose(&self.loss, self.now, packets(bytes), &mut self.rng);
-        let arrives = path.media_arrival(self.now, wire, state.uplink.rate, link.rtt, resent, &mut self.rng);
+        let arrives = path.media_arrival(self.now, wire, link.rtt, resent, &mut self.rng);
         if resent.packets > 0 {
             state.uplink.charge(self.now, resent.packets * PACKET_BYTES);
         }

@@ -11,13 +11,15 @@ use rand::{RngExt, rngs::Xoshiro256PlusPlus};
 
 use super::{
     MILLISECOND, Micros,
-    access::{PACKET_BYTES, Rate, packets},
+    access::{PACKET_BYTES, packets},
 };
 
 /// Largest deviation of a packet's delay from the path's own.
 pub const JITTER: Micros = 2 * MILLISECOND;
 /// What a sender may have in flight on a new connection (quinn's default).
 pub const INITIAL_WINDOW_BYTES: u64 = 14_720;
+/// A window does not grow beyond what any line here has in flight.
+const WINDOW_MAX_BYTES: u64 = 16 << 20;
 /// Delay of an acknowledgement that nothing follows (RFC 9000, `max_ack_delay`).
 const ACK_DELAY: Micros = 25 * MILLISECOND;
 /// A packet lost so often in a row is delivered: a bound on the work that one message can cost.
@@ -66,6 +68,11 @@ pub struct Path {
     media_arrives: Micros,
     /// Congestion window, which only grows here: congestion of the core network is not modelled.
     window: u64,
+    /// Media sent in this round trip, and when it is acknowledged.
+    in_flight: u64,
+    acked_at: Micros,
+    /// When the last media message left the transport.
+    media_left: Micros,
     /// Whether the loss process is in its bad state, and until when it stays.
     bad: bool,
     state_until: Micros,
@@ -82,6 +89,9 @@ impl Default for Path {
             control_arrives: 0,
             media_arrives: 0,
             window: INITIAL_WINDOW_BYTES,
+            in_flight: 0,
+            acked_at: 0,
+            media_left: 0,
             bad: false,
             state_until: 0,
             packet_at: Micros::MAX,
@@ -119,29 +129,40 @@ impl Path {
     }
 
     /// When a media transfer of `wire` bytes arrives whose last byte has left at `left`. On a young
-    /// connection the sender waits a round trip whenever its window is in flight (slow start).
+    /// connection it waits in the sender's transport whenever a window is in flight (slow start).
     pub fn media_arrival(
         &mut self,
         left: Micros,
         wire: u64,
-        rate: Rate,
         rtt: Micros,
         resent: Resent,
         rng: &mut Xoshiro256PlusPlus,
     ) -> Micros {
-        let mut waiting = 0;
-        let mut window = self.window;
-        let mut sent = window;
-        while sent < wire {
-            waiting += rtt.saturating_sub(rate.time(window));
-            window *= 2;
-            sent += window;
+        let mut leaves = left.max(self.media_left);
+        if leaves >= self.acked_at {
+            self.next_round(leaves + rtt);
         }
-        self.window = (self.window + wire).min(1 << 30);
+        self.in_flight += wire;
+        while self.in_flight > self.window {
+            let waiting = self.in_flight - self.window;
+            leaves = leaves.max(self.acked_at);
+            self.in_flight = self.window;
+            self.next_round(leaves + rtt);
+            self.in_flight = waiting;
+        }
+        self.media_left = leaves;
         let resending = u64::from(resent.rounds) * (rtt * 9 / 8);
-        let arrives = left + rtt / 2 + rng.random_range(0..=JITTER) + waiting + resending;
+        let arrives = leaves + rtt / 2 + rng.random_range(0..=JITTER) + resending;
         self.media_arrives = self.media_arrives.max(arrives);
         self.media_arrives
+    }
+
+    /// What was in flight is acknowledged and lets the window grow by as much; what follows will be at
+    /// `acked_at`.
+    fn next_round(&mut self, acked_at: Micros) {
+        self.window = (self.window + self.in_flight).min(WINDOW_MAX_BYTES);
+        self.in_flight = 0;
+        self.acked_at = acked_at;
     }
 
     /// When the last control message arrives that was sent so far.
@@ -218,14 +239,16 @@ mod tests {
     fn a_young_connection_waits_for_its_window_and_an_old_one_does_not() {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
         let mut path = Path::default();
-        let rate = Rate(1_500_000);
         let rtt = 80 * MILLISECOND;
-        // 14,720 + 29,440 + 58,880 bytes: two waits, each a round trip less what sending took of it.
-        let waits = 2 * rtt - rate.time(14_720) - rate.time(29_440);
-        let first = path.media_arrival(0, 68_000, rate, rtt, Resent::default(), &mut rng);
-        assert!((rtt / 2 + waits..=rtt / 2 + waits + JITTER).contains(&first), "{first}");
-        let second = path.media_arrival(SECOND, 68_000, rate, rtt, Resent::default(), &mut rng) - SECOND;
-        assert!((rtt / 2..=rtt / 2 + JITTER).contains(&second), "{second}");
+        let mut arrive =
+            |left, wire| path.media_arrival(left, wire, rtt, Resent::default(), &mut rng) - rtt / 2;
+        // Four blocks, one every 11 ms. 14,720 bytes are in flight at first, then 29,440, then 58,880.
+        let arrivals = [11, 22, 33, 44].map(|at| arrive(at * MILLISECOND, 17_000) / MILLISECOND);
+        for (at, expected) in arrivals.into_iter().zip([91, 91, 171, 171]) {
+            assert!((expected..=expected + 2).contains(&at), "{arrivals:?}");
+        }
+        let later = arrive(SECOND, 68_000) / MILLISECOND;
+        assert!((1_000..=1_002).contains(&later), "{later}");
     }
 
     #[test]
