@@ -1,0 +1,85 @@
+//! A small set of scenarios, cut short, with bounds on protocol figures. Figures follow from the seed alone, so
+//! they are fair to assert; the whole table is in docs/simulation.md.
+
+use minuet_sim::{
+    engine::SECOND,
+    figures::{Bound, Figure, Figures},
+    mesh::member::Tuning,
+    run::{Engine, Job},
+    scenario::{self, Scenario},
+};
+
+fn short(name: &str, viewers: usize, seconds: u64) -> Scenario {
+    let mut scenario = scenario::find(name).expect("a scenario of that name");
+    scenario.viewers = viewers;
+    scenario.stream.duration = seconds * SECOND;
+    scenario
+}
+
+fn run(scenario: Scenario, engine: Engine, seed: u64) -> Figures {
+    Job { scenario, engine, tuning: Tuning::default(), seed, trace: None }.run().figures
+}
+
+fn check(scenario: Scenario, bounds: &[Bound]) {
+    let name = scenario.name;
+    let figures = run(scenario, Engine::Mesh, 1);
+    for bound in bounds {
+        assert!(bound.holds(&figures), "{name}: {bound:?} of {figures:#?}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_figures_and_another_seed_others() {
+    for engine in [Engine::Mesh, Engine::Cold] {
+        let run = |seed| serde_json::to_string(&run(short("churn", 40, 70), engine, seed)).expect("JSON");
+        assert_eq!(run(5), run(5));
+        assert_ne!(run(5), run(6));
+    }
+}
+
+#[test]
+fn the_source_sends_each_piece_about_once() {
+    check(
+        short("steady", 50, 40),
+        &[
+            Bound::at_most(Figure::SourceCopies, 1.02),
+            Bound::at_most(Figure::SpreadP50, 0.75),
+            Bound::at_most(Figure::SpreadP99, 2.5),
+            Bound::at_most(Figure::ControlShare, 0.02),
+            Bound::at_least(Figure::Continuity, 0.995),
+        ],
+    );
+}
+
+#[test]
+fn minutes_follow_each_other_without_a_new_swarm() {
+    let mesh = run(short("boundary", 30, 60), Engine::Mesh, 1);
+    let cold = run(short("boundary", 30, 60), Engine::Cold, 1);
+    assert!(mesh.boundary_spread_p99_s <= 1.2 * mesh.spread_p99_s, "{mesh:#?}");
+    // A cold swarm forms anew at every boundary.
+    assert!(cold.handover_excess_ms > 5.0 * mesh.handover_excess_ms, "{cold:#?} {mesh:#?}");
+    assert!(cold.spread_p50_s > 10.0 * mesh.spread_p50_s, "{cold:#?} {mesh:#?}");
+}
+
+#[test]
+fn nothing_corrupt_is_delivered_and_those_who_harm_are_banned() {
+    let scenario = short("hostile", 50, 40);
+    check(
+        scenario,
+        &[Bound::at_most(Figure::CorruptDelivered, 0.0), Bound::at_least(Figure::HostileBanned, 0.8)],
+    );
+}
+
+#[test]
+fn viewers_resume_when_the_source_returns() {
+    let mut scenario = short("source_cut", 30, 70);
+    scenario.source_cut = Some((30 * SECOND, 50 * SECOND));
+    check(
+        scenario,
+        &[
+            Bound::at_least(Figure::Resumed, 1.0),
+            Bound::at_most(Figure::ResumeMax, 10.0),
+            Bound::at_least(Figure::LateServed, 1.0),
+        ],
+    );
+}
