@@ -3,6 +3,7 @@
 //! Everything that comes in is bounded in size and time, and nothing is believed that the channel's key has not
 //! signed.
 
+pub mod announce;
 pub mod backoff;
 pub mod chain;
 mod error;

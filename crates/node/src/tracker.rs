@@ -139,14 +139,14 @@ impl TrackerClient {
         Ok(Events { channel, response, parser: Parser::default(), pending: Vec::new() })
     }
 
-    fn url(&self, path: &str) -> Url {
+    pub(crate) fn url(&self, path: &str) -> Url {
         let mut url = self.base.clone();
         // The base ends in a slash (see `parse_tracker`), and the path is one of ours.
         url.set_path(&format!("{}{path}", self.base.path()));
         url
     }
 
-    async fn get(&self, url: Url, limit: usize) -> Result<Vec<u8>, Error> {
+    pub(crate) async fn get(&self, url: Url, limit: usize) -> Result<Vec<u8>, Error> {
         within(async {
             let response = refuse_errors(self.http.get(url).send().await?).await?;
             read(response, limit).await

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use minuet_media::CutterConfig;
 use minuet_node::{TrackerClient, tracker::Begin};
-use minuet_proto::{ChannelId, ChannelLink, Phase, SegmentSeq, SignedRecord};
+use minuet_proto::{ChannelId, ChannelLink, PeerId, Phase, SegmentSeq, SignedRecord};
 use minuet_store::{Retention, Store};
 use minuet_swarm::{Role, Swarm, SwarmOptions};
 use tokio::{net::TcpListener, signal::unix::SignalKind, sync::oneshot, task::JoinSet, time::timeout};
@@ -41,6 +41,8 @@ const WORKERS: usize = 2;
 const UNSYNCED: usize = 8;
 /// How long trackers are asked for the channel's history when the folder has none.
 const HISTORY_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the last segment's seeding is waited for.
+const OFFER_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long everything may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -117,6 +119,7 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
     ));
     let (room, requests) = Room::new();
 
+    let (peer_id, port) = (new_peer_id(), swarm.listen_addr().port());
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let retention = Retention { duration: options.keep, bytes: options.keep_bytes.unwrap_or(u64::MAX) };
@@ -137,6 +140,8 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
             store: Arc::clone(&store),
             shelf: Arc::clone(&shelf),
             state: announcer.subscribe(),
+            peer_id,
+            port,
         };
         tasks.spawn(publisher.run(stop.clone()));
     }
@@ -169,7 +174,8 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
         stop: Arc::clone(&stop_recording),
         cutting,
     };
-    let mut recording = Recording::start(recorder, source, sealed, shelf, Arc::clone(&announcer))?;
+    let mut recording =
+        Recording::start(recorder, source, sealed, Arc::clone(&shelf), Arc::clone(&announcer))?;
     print_link(channel, &options)?;
 
     let mut told = false;
@@ -186,6 +192,9 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
     // Everything sealed is durable once the second thread has ended too.
     let _ = (&mut recording.durable).await;
     announcer.set_phase(Phase::Ended);
+    let last = shelf.newest();
+    // Published once it is seeded; ends with the keeper if that fails.
+    let _ = timeout(OFFER_TIMEOUT, shelf.watch_offered().wait_for(|offered| *offered >= last)).await;
     if result.is_ok() && !told && !options.exit_at_end {
         tracing::info!("the feed has ended; its segments stay seeded until Ctrl-C");
         signals.next().await;
@@ -209,6 +218,13 @@ fn print_link(channel: ChannelId, options: &Options) -> Result<()> {
     let title = Some(options.channel.clone()).filter(|title| !title.is_empty());
     let link = ChannelLink { channel, title, trackers: options.trackers.clone() };
     writeln!(std::io::stdout(), "{link}").context("cannot write the channel link to standard output")
+}
+
+/// An id as BEP 20 has it: client, version, and what tells this run from others.
+fn new_peer_id() -> PeerId {
+    let mut id = *b"-MN0100-............";
+    rand::fill(&mut id[8..]);
+    PeerId::new(id)
 }
 
 async fn serve(listener: TcpListener, web: Web, stop: CancellationToken) {

@@ -8,13 +8,15 @@ use std::{
 use minuet_proto::{SegmentSeq, SignedRecord};
 use minuet_store::{Retention, Store};
 use minuet_swarm::{Files, Finished, Swarm};
-use tokio::sync::mpsc as channel;
+use tokio::{sync::mpsc as channel, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{budget::Budget, meters::Meters, shelf::Shelf};
 
 /// How often the swarm's figures are read.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a segment's publication waits for its seeding.
+const SEED_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the recorder waits for room on a full disk.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -91,11 +93,14 @@ impl Keeper {
     async fn seed_after(&self, seeded: &mut Option<SegmentSeq>) {
         self.prune().await;
         for record in self.shelf.after(*seeded).into_iter().rev() {
-            if let Err(error) = self.seed(&record).await {
-                tracing::warn!("segment {} is not seeded: {error}", record.seq);
+            match timeout(SEED_TIMEOUT, self.seed(&record)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!("segment {} is not seeded: {error}", record.seq),
+                Err(_) => tracing::warn!("segment {} is not seeded yet: the engine takes long", record.seq),
             }
+            *seeded = Some(record.seq).max(*seeded);
         }
-        *seeded = self.shelf.newest().max(*seeded);
+        self.shelf.offer(*seeded);
     }
 
     async fn seed(&self, record: &SignedRecord) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

@@ -19,7 +19,7 @@ use crate::input::{Input, InputError, InputOptions};
 /// When the feed ends (or on Ctrl-C or SIGTERM) the open segment is sealed and published, and the channel is
 /// announced as ended. After the end of a feed the segments stay seeded until Ctrl-C, unless --exit-at-end is given.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 110)]
+#[command(version, max_term_width = 110, args_override_self = true)]
 pub struct Options {
     /// Where the feed comes from: `-` (MPEG-TS on standard input), a file, udp://ADDR:PORT, or anything that ffmpeg
     /// opens. Example: ffmpeg -re -i in.mkv -c copy -f mpegts - | minuet-segmenter -

@@ -3,14 +3,17 @@
 //! The store is the queue. Each round asks the tracker for its newest record and sends what comes after it, so a
 //! tracker that was away, or that lost its memory, gets what it missed. One publisher serves one tracker, so that
 //! none waits for another, and the feed waits for none.
+//!
+//! A segment is announced (BEP 3) right after its record is published: before, the tracker would refuse it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use minuet_node::{
     Backoff, Error, TrackerClient,
+    announce::Seed,
     tracker::{Begin, Snapshot},
 };
-use minuet_proto::{ChannelId, SegmentSeq, SignedState, channel_api::Publication};
+use minuet_proto::{ChannelId, InfoHash, PeerId, SegmentSeq, SignedState, channel_api::Publication};
 use minuet_store::Store;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -40,7 +43,14 @@ pub struct Publisher {
     pub shelf: Arc<Shelf>,
     /// The channel's state.
     pub state: watch::Receiver<SignedState>,
+    /// This node's BitTorrent id in this run.
+    pub peer_id: PeerId,
+    /// Where BitTorrent peers connect to.
+    pub port: u16,
 }
+
+/// When each segment is to be announced again.
+type Announced = HashMap<InfoHash, Instant>;
 
 /// Why a round failed.
 #[derive(Debug, thiserror::Error)]
@@ -62,13 +72,14 @@ enum Failure {
 impl Publisher {
     /// Publishes until stopped, and then once more what is left.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut news = self.shelf.watch();
+        let mut news = self.shelf.watch_offered();
+        let mut announced = Announced::new();
         let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
         let mut complained: Option<Instant> = None;
         loop {
             news.mark_unchanged();
             self.state.mark_unchanged();
-            let wait = match self.round().await {
+            let wait = match self.round(&mut announced).await {
                 Ok(()) => {
                     if complained.take().is_some() {
                         tracing::info!("tracker {} is back and has everything", self.tracker.base());
@@ -84,6 +95,8 @@ impl Publisher {
                     Some(backoff.failed(rand::random()))
                 }
             };
+            let look = Instant::now() + LOOK_INTERVAL;
+            let due = announced.values().min().copied().unwrap_or(look).min(look);
             let idle = async {
                 match wait {
                     // News do not shorten the wait: the tracker is not to be hammered.
@@ -91,7 +104,7 @@ impl Publisher {
                     None => tokio::select! {
                         _ = news.changed() => {}
                         _ = self.state.changed() => {}
-                        () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                        () = tokio::time::sleep_until(due) => {}
                     },
                 }
             };
@@ -100,7 +113,7 @@ impl Publisher {
                 () = idle => {}
             }
         }
-        match tokio::time::timeout(LAST_ROUND, self.round()).await {
+        match tokio::time::timeout(LAST_ROUND, self.round(&mut announced)).await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => tracing::warn!("tracker {} {failure}", self.tracker.base()),
             Err(_) => tracing::warn!("tracker {} was not told of the end in time", self.tracker.base()),
@@ -108,7 +121,7 @@ impl Publisher {
     }
 
     /// Brings the tracker up to date.
-    async fn round(&mut self) -> Result<(), Failure> {
+    async fn round(&mut self, announced: &mut Announced) -> Result<(), Failure> {
         let known = match self.tracker.join(self.channel, Begin::Newest).await {
             Ok(known) => Some(known),
             // It does not know the channel yet.
@@ -116,7 +129,8 @@ impl Publisher {
             Err(error) => return Err(error.into()),
         };
         let newest = self.check(known.as_ref())?;
-        for record in self.shelf.after(newest) {
+        let held = self.shelf.offered();
+        for record in held.iter().filter(|record| newest.is_none_or(|newest| record.seq > newest)) {
             // Dropped meanwhile, if it cannot be read: a later one has its turn.
             let Ok(torrent) = self.store.torrent(record.seq) else { continue };
             self.tracker.publish(self.channel, &Publication { record: record.encode(), torrent }).await?;
@@ -126,6 +140,32 @@ impl Publisher {
         if stated.is_none_or(|stated| stated.at_ms < state.at_ms) {
             self.tracker.publish_state(&state).await?;
         }
+        announced.retain(|minute, _| held.iter().any(|record| record.info_hash == *minute));
+        // The newest first: that is what is watched.
+        for record in held.iter().rev() {
+            self.announce(record.info_hash, announced).await?;
+        }
+        Ok(())
+    }
+
+    /// Announces a segment, if it is due.
+    async fn announce(&self, info_hash: InfoHash, announced: &mut Announced) -> Result<(), Failure> {
+        let due = announced.get(&info_hash);
+        if due.is_some_and(|due| *due > Instant::now()) {
+            return Ok(());
+        }
+        let (peer_id, port, started) = (self.peer_id, self.port, due.is_none());
+        let again =
+            match self.tracker.announce(&Seed { info_hash, peer_id, port, uploaded: 0, started }).await {
+                Ok(interval) => interval,
+                // It may keep less than we do.
+                Err(Error::Refused { said, .. }) => {
+                    tracing::debug!("tracker {} refuses {info_hash}: {said}", self.tracker.base());
+                    LOOK_INTERVAL
+                }
+                Err(error) => return Err(error.into()),
+            };
+        announced.insert(info_hash, Instant::now() + again);
         Ok(())
     }
 

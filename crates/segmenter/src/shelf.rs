@@ -1,4 +1,5 @@
-//! The finished segments that are held: durable, and so fit to be published, served and seeded.
+//! The finished segments that are held: durable, and so fit to be served and seeded, and published once they are
+//! *offered*: seeded, or known not to be. A viewer who hears of a segment finds it at its source.
 
 use std::{
     collections::VecDeque,
@@ -14,13 +15,18 @@ use tokio::sync::watch;
 pub struct Shelf {
     records: Mutex<VecDeque<SignedRecord>>,
     newest: watch::Sender<Option<SegmentSeq>>,
+    offered: watch::Sender<Option<SegmentSeq>>,
 }
 
 impl Shelf {
     /// A shelf with what an earlier run left.
     pub fn new(records: Vec<SignedRecord>) -> Self {
         let newest = records.last().map(|record| record.seq);
-        Self { records: Mutex::new(records.into()), newest: watch::Sender::new(newest) }
+        Self {
+            records: Mutex::new(records.into()),
+            newest: watch::Sender::new(newest),
+            offered: watch::Sender::new(None),
+        }
     }
 
     /// Puts a new segment on and tells those who wait.
@@ -33,6 +39,26 @@ impl Shelf {
     /// Tells of new segments.
     pub fn watch(&self) -> watch::Receiver<Option<SegmentSeq>> {
         self.newest.subscribe()
+    }
+
+    /// Marks segments up to `seq` as offered.
+    pub fn offer(&self, seq: Option<SegmentSeq>) {
+        self.offered.send_if_modified(|offered| {
+            let news = seq > *offered;
+            *offered = seq.max(*offered);
+            news
+        });
+    }
+
+    /// Tells up to which number segments are offered.
+    pub fn watch_offered(&self) -> watch::Receiver<Option<SegmentSeq>> {
+        self.offered.subscribe()
+    }
+
+    /// Records of the offered segments.
+    pub fn offered(&self) -> Vec<SignedRecord> {
+        let offered = *self.offered.borrow();
+        self.lock().iter().filter(|record| Some(record.seq) <= offered).cloned().collect()
     }
 
     /// Records after segment `seq`, or all.

@@ -48,7 +48,7 @@ pub struct SwarmOptions {
 /// A finished minute that lies complete on disk.
 #[derive(Debug, Clone)]
 pub struct Finished {
-    /// The minute's .torrent (BEP 3). Its announce list is what the minute is announced to.
+    /// The minute's .torrent (BEP 3). Only its info dictionary is used.
     pub torrent: Bytes,
     /// Folder that holds the file named by the torrent.
     pub folder: PathBuf,

@@ -96,6 +96,8 @@ impl Swarm {
     /// Seeds a minute that is complete on disk. Its pieces are taken for good: whoever wrote the file hashed them as
     /// the bytes passed, and peers check what they get. Only some six pieces are read here to see that the file is
     /// there.
+    ///
+    /// Nothing is announced to any tracker: that is the caller's part, when the trackers know of the minute.
     pub async fn seed(&self, finished: Finished) -> Result<InfoHash, Error> {
         let unknown = InfoHash::new([0; 20]);
         let metainfo = Metainfo::parse(&finished.torrent)
@@ -109,7 +111,8 @@ impl Swarm {
         }
         // The count fits: a length of at most 60 GB in pieces of at least 16 KiB.
         let pieces = u32::try_from(info.pieces.len()).unwrap_or(u32::MAX);
-        let torrent = self.engine.add_finished(info_hash, finished.torrent, &finished.folder, pieces).await?;
+        let torrent =
+            self.engine.add_finished(info_hash, bare_torrent(&metainfo), &finished.folder, pieces).await?;
         self.shared.lock().minutes.insert(info_hash, Minute { torrent, fetching: None });
         Ok(info_hash)
     }
