@@ -1,5 +1,7 @@
 //! The UDP tracker protocol over real sockets.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod support;
 
 use std::net::{SocketAddr, UdpSocket};

@@ -54,11 +54,20 @@ impl Publisher {
         self.key.channel()
     }
 
-    /// Seals the next segment.
+    /// Seals the next segment, of made-up content.
     pub fn seal(&mut self) -> Segment {
-        let seq = self.last.as_ref().map_or(SegmentSeq(0), |last| last.seq.next());
+        let torrent = torrent(&self.channel(), self.next());
+        self.seal_torrent(torrent)
+    }
+
+    fn next(&self) -> SegmentSeq {
+        self.last.as_ref().map_or(SegmentSeq(0), |last| last.seq.next())
+    }
+
+    /// Seals the next segment, whose torrent is this.
+    pub fn seal_torrent(&mut self, torrent: Metainfo) -> Segment {
+        let seq = self.next();
         let prev = self.last.as_ref().map(|last| last.hash());
-        let torrent = torrent(&self.channel(), seq);
         let record = Record {
             channel: self.channel(),
             seq,
