@@ -108,6 +108,9 @@ async fn what_is_not_the_channels_own_is_refused_and_changes_nothing() {
     let (status, why) = publisher.publish(&at, &third).await;
     assert_eq!(status, 409, "{why}");
     assert!(why.contains("publish the ones between first"), "{why}");
+    let url = format!("{at}c/{}/records", publisher.channel());
+    let refused = reqwest::Client::new().post(url).body(third.publication()).send().await.unwrap();
+    assert_eq!(refused.headers()["minuet-newest"], "0");
     let resign = |segment: &support::Segment, change: fn(&mut Record)| {
         let mut record = segment.record.get().clone();
         change(&mut record);

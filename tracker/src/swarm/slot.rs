@@ -83,8 +83,6 @@ pub trait Slot: Copy + Default {
     fn same_peer(&self, other: &Self) -> bool;
     /// A hash of address and port that nobody without `seed` can aim.
     fn hash(&self, seed: u64) -> u64;
-    /// Whether the two addresses are likely to be in one network: the same /16 (IPv4) or /32 (IPv6).
-    fn is_near(&self, other: &Self) -> bool;
     /// Whether the address is the loopback address, which is of no use to another machine.
     fn is_loopback(&self) -> bool;
     /// Appends address and port in network byte order.
@@ -124,10 +122,6 @@ impl Slot for V4Slot {
 
     fn hash(&self, seed: u64) -> u64 {
         fold((self.0 >> 16) ^ seed, ODD ^ seed.rotate_left(32))
-    }
-
-    fn is_near(&self, other: &Self) -> bool {
-        self.0 >> 48 == other.0 >> 48
     }
 
     fn is_loopback(&self) -> bool {
@@ -171,10 +165,6 @@ impl Slot for V6Slot {
         let bits = u128::from_be_bytes(self.ip);
         let high = fold((bits >> 64) as u64 ^ seed, ODD ^ seed.rotate_left(32));
         fold(bits as u64 ^ high, u64::from(self.port) << 32 ^ ODD ^ seed)
-    }
-
-    fn is_near(&self, other: &Self) -> bool {
-        self.ip[..4] == other.ip[..4]
     }
 
     fn is_loopback(&self) -> bool {
