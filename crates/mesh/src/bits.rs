@@ -44,6 +44,12 @@ impl Bits {
         Runs::new(self.words.len(), from, to).flat_map(|run| run.ones(self.words[run.word]))
     }
 
+    /// The serials of `from..to` that are set here but not in `other`, which has the same length.
+    pub fn iter_without<'a>(&'a self, other: &'a Self, from: u64, to: u64) -> impl Iterator<Item = u64> + 'a {
+        Runs::new(self.words.len(), from, to)
+            .flat_map(|run| run.ones(self.words[run.word] & !other.words[run.word]))
+    }
+
     /// The serials of `from..to` that are set here and in `other`, which has the same length.
     pub fn iter_both<'a>(&'a self, other: &'a Self, from: u64, to: u64) -> impl Iterator<Item = u64> + 'a {
         Runs::new(self.words.len(), from, to)

@@ -24,5 +24,3 @@ pub(crate) mod price {
     /// A block that nobody asked for.
     pub const USELESS_BLOCK: f32 = 20.0;
 }
-/// Most requests of one neighbour that wait here.
-pub(crate) const MAX_WANTS: usize = 64;

@@ -108,18 +108,28 @@ impl Node {
                 continue;
             }
             let HeadPiece { hash, len, ingest_ms, random_access } = *piece;
-            self.window.slot_mut(serial.0).known = Some(Box::new(Known {
+            let slot = self.window.slot_mut(serial.0);
+            if slot.since == Timestamp::ZERO {
+                slot.since = now;
+            }
+            slot.known = Some(Box::new(Known {
                 piece: PieceRef { serial, id, len, hash, ingest_ms },
                 random_access,
                 head: signed.clone(),
             }));
+        }
+        if end > self.window.edge() {
+            self.edge_at = now;
         }
         self.window.raise_edge(end);
         if end + HISTORY > self.window.edge() {
             self.gossip(&head, &signed, from, now);
         }
         self.out.push_back(Output::Head(head));
-        self.try_start(now);
+        if from.is_some() {
+            // Answers come newest first; what the driver brings may not, so that waits for a neighbour's hello.
+            self.try_start(now);
+        }
         self.extend_wanted(now);
     }
 

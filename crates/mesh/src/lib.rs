@@ -25,6 +25,7 @@ mod heads;
 mod neighbour;
 mod neighbourhood;
 mod node;
+mod offer;
 mod picker;
 mod playback;
 mod push;

@@ -12,6 +12,11 @@ use crate::{Direction, LinkId, Timestamp};
 /// Index of a neighbour in its [`Neighbours`] table; free to be reused once the neighbour is gone.
 pub(crate) type Slab = usize;
 
+/// How much longer than a round trip blocks may still come after a cancel.
+const CROSSING: Duration = Duration::from_millis(150);
+/// Cancels remembered for a round trip.
+const MAX_CANCELLED: usize = 8;
+
 /// A piece that is asked of a neighbour, or that it pushes unasked.
 #[derive(Debug)]
 pub(crate) struct Asked {
@@ -41,6 +46,8 @@ pub(crate) struct Neighbour {
     pub direction: Direction,
     pub since: Timestamp,
     pub heard: Timestamp,
+    /// When something was last sent to it.
+    pub told: Timestamp,
     /// Hello came in.
     pub greeted: bool,
     pub flags: HelloFlags,
@@ -53,11 +60,18 @@ pub(crate) struct Neighbour {
     /// Heads it is known to know: it sent them, or was sent them. (Who has a piece knows its head.)
     pub knows: Bits,
     pub asked: SmallVec<[Asked; 2]>,
+    /// What was asked or pushed and then cancelled, until the far end must have heard of it: blocks that cross
+    /// the cancel are the last that come. At most [`MAX_CANCELLED`].
+    pub cancelled: SmallVec<[(u64, Timestamp); 2]>,
     pub wants: SmallVec<[Want; 4]>,
     /// Bytes given to the transport that it has not put on the wire.
     pub undrained: u64,
     /// From request to whole piece, in microseconds, smoothed.
     pub latency_us: f32,
+    /// When a piece from it last came to be whole; when the link came up, before the first.
+    pub delivered: Timestamp,
+    /// It turned a request away: it is not asked before this time.
+    pub busy_until: Timestamp,
     /// Requests in a row that came to nothing.
     pub failures: u32,
     /// Media bytes that verified, from it; media bytes sent to it.
@@ -72,6 +86,8 @@ pub(crate) struct Neighbour {
     pub charged: Timestamp,
     /// Newest serial that it promised.
     pub newest: u64,
+    /// Oldest serial that it seems to want: what it first promised or asked for since the link is up.
+    pub live_from: u64,
     /// Source: its turn among those that pieces are pushed to.
     pub credit: f32,
     /// Hung up, but not yet down.
@@ -93,6 +109,7 @@ impl Neighbour {
             direction,
             since: now,
             heard: now,
+            told: now,
             greeted: false,
             flags: HelloFlags::default(),
             upload_kbps: 0,
@@ -101,9 +118,12 @@ impl Neighbour {
             has: Bits::new(window),
             knows: Bits::new(window),
             asked: SmallVec::new(),
+            cancelled: SmallVec::new(),
             wants: SmallVec::new(),
             undrained: 0,
             latency_us: 0.0,
+            delivered: now,
+            busy_until: Timestamp::ZERO,
             failures: 0,
             taken: 0,
             given: 0,
@@ -112,9 +132,22 @@ impl Neighbour {
             allowance: crate::flood::FULL_ALLOWANCE,
             charged: now,
             newest: 0,
+            live_from: u64::MAX,
             credit: 0.0,
             closing: false,
         }
+    }
+
+    /// Notes a cancel that goes out now.
+    pub fn note_cancel(&mut self, serial: u64, now: Timestamp) {
+        self.cancelled.retain(|(_, until)| *until > now);
+        if self.cancelled.len() < MAX_CANCELLED {
+            self.cancelled.push((serial, now + self.rtt + CROSSING));
+        }
+    }
+
+    pub fn cancelled(&self, serial: u64, now: Timestamp) -> bool {
+        self.cancelled.iter().any(|(s, until)| *s == serial && *until > now)
     }
 
     pub fn knows_head(&self, serial: u64) -> bool {

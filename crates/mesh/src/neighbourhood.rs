@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use minuet_proto::mesh::{ByeReason, Message, NodeId, PeerInfo};
+use minuet_proto::mesh::{ByeReason, Message, NodeId, PeerInfo, Serial};
 use rand::RngExt;
 use rand::seq::IteratorRandom;
 
@@ -34,8 +34,10 @@ const MAX_DIALING: usize = 16;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A node that could not be reached is not dialled again before this time.
 const DIAL_AGAIN: Duration = Duration::from_secs(20);
-/// A link without a word for so long is given up.
+/// A link without a word for so long is given up, if the stream went on in that time.
 const IDLE: Duration = Duration::from_secs(5);
+/// Who has nothing to say says so after this time.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// How often the least useful neighbour is looked for, and how old it must be.
 const REVIEW: Duration = Duration::from_secs(20);
 
@@ -89,6 +91,7 @@ impl Node {
         let slab = self.neighbours.insert(neighbour);
         self.guess_latency(slab);
         if full {
+            self.say_hello(slab, now);
             self.tell_peers(slab, now);
             self.send(slab, Message::Bye(ByeReason::Full), now);
             self.hang_up(slab, HangUpReason::Full, false, now);
@@ -190,8 +193,12 @@ impl Node {
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
             neighbour.taken_lately *= 0.9;
             neighbour.given_lately *= 0.9;
-            if neighbour.heard + IDLE < now && self.expects_words(slab) {
+            if neighbour.heard + IDLE < self.edge_at {
                 self.hang_up(slab, HangUpReason::Idle, false, now);
+            } else if neighbour.greeted && neighbour.told + KEEP_ALIVE < now && !neighbour.closing {
+                let newest = (self.window.base()..self.window.edge()).rfind(|s| self.window.held.get(*s));
+                let newest = newest.map(Serial).into_iter().collect();
+                self.send(slab, Message::Have(newest), now);
             }
         }
         self.dial(now);
@@ -210,13 +217,6 @@ impl Node {
                 self.replace_worst(now);
             }
         }
-    }
-
-    /// While the stream runs every live neighbour has something to say every few seconds. When it does not run
-    /// nobody can be blamed for silence.
-    fn expects_words(&self, slab: Slab) -> bool {
-        let Some(neighbour) = self.neighbours.get(slab) else { return false };
-        !neighbour.greeted || self.neighbours.iter().any(|(_, n)| n.heard > neighbour.heard + IDLE / 2)
     }
 
     fn replace_worst(&mut self, now: Timestamp) {

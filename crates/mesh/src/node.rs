@@ -67,6 +67,7 @@ pub struct Node {
     pub(crate) bans: Bans,
     pub(crate) candidates: Candidates,
     pub(crate) push: Push,
+    pub(crate) offers: Vec<crate::offer::Offer>,
     pub(crate) stats: Stats,
     /// Pieces that the driver is hashing, and who sent them.
     pub(crate) verifying: Vec<(u64, NodeId)>,
@@ -75,6 +76,8 @@ pub struct Node {
     /// Source: serial of the next piece.
     pub(crate) next_serial: Serial,
     pub(crate) first_head_at: Option<Timestamp>,
+    /// When a head last moved the edge.
+    pub(crate) edge_at: Timestamp,
     pub(crate) heads_asked_at: Option<Timestamp>,
     pub(crate) leaving: bool,
     /// Records passed on, newest last.
@@ -106,9 +109,11 @@ impl Node {
             bans: Bans::default(),
             candidates: Candidates::default(),
             push: Push::default(),
+            offers: Vec::new(),
             stats: Stats::default(),
             verifying: Vec::new(),
             first_head_at: None,
+            edge_at: now,
             heads_asked_at: None,
             leaving: false,
             records: VecDeque::new(),
@@ -165,7 +170,8 @@ impl Node {
         if now >= self.next_tick {
             self.tick(now);
         }
-        if self.uplink.timer.is_some_and(|at| at <= now) {
+        if self.uplink.timer.is_some_and(|at| at <= now) || self.uplink.idle_timer.is_some_and(|at| at <= now)
+        {
             self.pump(now);
         }
     }
@@ -177,7 +183,8 @@ impl Node {
 
     /// When [`Input::Timeout`] is due at the latest; changes with every [`handle`](Self::handle).
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        Some(self.uplink.timer.map_or(self.next_tick, |at| at.min(self.next_tick)))
+        let uplink = self.uplink.timer.into_iter().chain(self.uplink.idle_timer).min();
+        Some(uplink.map_or(self.next_tick, |at| at.min(self.next_tick)))
     }
 
     /// Counters.
@@ -240,12 +247,13 @@ impl Node {
             Message::Have(serials) => self.on_have(from, &serials, now),
             Message::Block(block) => self.on_block(from, block, payload, now),
             Message::Request(request) => self.on_request(from, request, now),
+            Message::Offer(serial) => self.on_offer(from, serial, now),
             Message::Cancel(serial) => self.on_cancel(from, serial),
             Message::Reject(serial) => self.on_reject(from, serial, now),
             Message::DontHave(serials) => self.on_dont_have(from, &serials, now),
             Message::Head(head) => self.on_head(Some(from), head, now),
             Message::GetHeads { first, count } => self.on_get_heads(from, first, count, now),
-            Message::Hello(hello) => self.on_hello(from, hello),
+            Message::Hello(hello) => self.on_hello(from, hello, now),
             Message::Bitfield(window) => self.on_bitfield(from, window, now),
             Message::Record(record) => {
                 if !self.records.contains(&record) {
@@ -259,6 +267,12 @@ impl Node {
 
     /// Says who this node is and what it holds.
     pub(crate) fn greet(&mut self, to: Slab, now: Timestamp) {
+        self.say_hello(to, now);
+        let bits = self.promised_bits();
+        self.send(to, Message::Bitfield(bits), now);
+    }
+
+    pub(crate) fn say_hello(&mut self, to: Slab, now: Timestamp) {
         let flags = HelloFlags {
             dialable: self.config.dialable,
             no_upload: !self.config.upload,
@@ -273,8 +287,6 @@ impl Node {
             extensions: Vec::new(),
         };
         self.send(to, Message::Hello(hello), now);
-        let bits = self.promised_bits();
-        self.send(to, Message::Bitfield(bits), now);
     }
 
     /// What is promised, as a bitmap from the first such piece to the last.
@@ -291,12 +303,13 @@ impl Node {
         Window { first: Serial(first), bits: bits.into() }
     }
 
-    fn on_hello(&mut self, from: Slab, hello: Hello) {
+    fn on_hello(&mut self, from: Slab, hello: Hello, now: Timestamp) {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         neighbour.greeted = true;
         neighbour.flags = hello.flags;
         neighbour.upload_kbps = hello.upload_kbps;
         self.guess_latency(from);
+        self.try_start(now);
     }
 
     fn on_bitfield(&mut self, from: Slab, window: Window, now: Timestamp) {

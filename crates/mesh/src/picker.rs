@@ -37,15 +37,22 @@ const HTTP_LEAD: Duration = Duration::from_millis(600);
 /// A neighbour this many times slower than the best is not asked at first.
 const SLOW: f32 = 2.5;
 /// How long a piece waits for a faster neighbour to promise it.
-const DEFER: Duration = Duration::from_millis(300);
+const DEFER: Duration = Duration::from_millis(600);
 /// How far ahead of the playhead pieces are fetched.
 const PREFETCH: Duration = Duration::from_secs(30);
 /// A request is given up after this many times the neighbour's usual time, within the bounds below.
 const PATIENCE: f32 = 4.0;
 const MIN_PATIENCE_US: f32 = 600_000.0;
 const MAX_PATIENCE_US: f32 = 4_000_000.0;
-/// Requests in a row that came to nothing before the neighbour counts as a liar.
-const MAX_FAILURES: u32 = 6;
+/// A piece that has begun to come and then does not go on is given up after this time.
+const STALL: Duration = Duration::from_millis(400);
+/// A neighbour that turned a request away is not asked for so long.
+const BUSY: Duration = Duration::from_millis(100);
+/// An offer is taken if the piece can be here within this time.
+const MAX_HOP_US: f32 = 150_000.0;
+/// A neighbour counts as a liar after so many requests in a row that came to nothing, and so long without a piece.
+const MAX_FAILURES: u32 = 5;
+const LIAR: Duration = Duration::from_secs(6);
 
 impl Node {
     /// Marks the pieces that have come into reach as wanted.
@@ -83,6 +90,12 @@ impl Node {
     pub(crate) fn on_have(&mut self, from: Slab, serials: &[Serial], now: Timestamp) {
         for serial in serials {
             self.add_holder(from, serial.0);
+            if self.window.contains(serial.0) {
+                let slot = self.window.slot_mut(serial.0);
+                if slot.since == Timestamp::ZERO {
+                    slot.since = now;
+                }
+            }
         }
         if let [Serial(serial)] = *serials {
             if self.window.contains(serial) && self.window.wanted.get(serial) {
@@ -100,6 +113,7 @@ impl Node {
         }
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         neighbour.newest = neighbour.newest.max(serial);
+        neighbour.live_from = neighbour.live_from.min(serial);
         if !neighbour.has.get(serial) {
             neighbour.has.set(serial);
             let slot = self.window.slot_mut(serial);
@@ -114,10 +128,12 @@ impl Node {
         }
     }
 
+    /// A holder is busy: it is left alone for a while.
     pub(crate) fn on_reject(&mut self, from: Slab, serial: Serial, now: Timestamp) {
-        self.drop_holder(from, serial.0);
+        if let Some(neighbour) = self.neighbours.get_mut(from) {
+            neighbour.busy_until = now + BUSY;
+        }
         self.unask(from, serial.0, now);
-        self.ask_more(from, now);
     }
 
     fn drop_holder(&mut self, from: Slab, serial: u64) {
@@ -177,13 +193,22 @@ impl Node {
     fn consider(&mut self, from: Slab, serial: u64, now: Timestamp) {
         let best = self.best_latency();
         let Some(neighbour) = self.neighbours.get(from) else { return };
-        if neighbour.asked.len() >= PIPELINE || neighbour.closing || neighbour.flags.source {
+        if neighbour.asked.len() >= PIPELINE
+            || neighbour.closing
+            || neighbour.flags.source
+            || neighbour.busy_until > now
+        {
             return;
         }
         if neighbour.latency_us > SLOW * best {
             return;
         }
         self.ask(from, serial, now);
+    }
+
+    /// Whether an offer of `of` is worth taking: it is served at once, so only the way and the line count.
+    pub(crate) fn may_take_offer(&self, of: Slab) -> bool {
+        self.neighbours.get(of).is_some_and(|n| !n.closing && hop_us(n) <= MAX_HOP_US)
     }
 
     fn best_latency(&self) -> f32 {
@@ -209,14 +234,16 @@ impl Node {
         let copies = self.window.slot(serial).copies;
         let mut found: Option<(f32, Slab)> = None;
         for (slab, neighbour) in self.neighbours.iter() {
-            if neighbour.closing || !neighbour.has.get(serial) {
+            if neighbour.closing || !neighbour.has.get(serial) || neighbour.busy_until > now {
                 continue;
             }
             let room = if late { PIPELINE + 1 } else { PIPELINE };
             if neighbour.asked.len() >= room || neighbour.asked.iter().any(|a| a.serial == serial) {
                 continue;
             }
-            let mut cost = neighbour.latency_us * (1 + neighbour.asked.len()) as f32;
+            // A little chance, so that not all run to the same one.
+            let chance = self.rng.random_range(0.5..1.5);
+            let mut cost = chance * neighbour.latency_us * (1 + neighbour.asked.len()) as f32;
             if neighbour.flags.source {
                 if !late && copies > 1 {
                     continue;
@@ -238,7 +265,7 @@ impl Node {
     pub(crate) fn ask_more(&mut self, of: Slab, now: Timestamp) {
         let best_latency = self.best_latency();
         let Some(neighbour) = self.neighbours.get(of) else { return };
-        if neighbour.asked.len() >= PIPELINE || neighbour.closing {
+        if neighbour.asked.len() >= PIPELINE || neighbour.closing || neighbour.busy_until > now {
             return;
         }
         let slow = neighbour.latency_us > SLOW * best_latency;
@@ -265,7 +292,7 @@ impl Node {
         }
     }
 
-    fn ask(&mut self, of: Slab, serial: u64, now: Timestamp) {
+    pub(crate) fn ask(&mut self, of: Slab, serial: u64, now: Timestamp) {
         let due_in_ms = self
             .playback
             .due(serial, &self.window)
@@ -306,7 +333,8 @@ impl Node {
             // A push, or what was under way when its request was taken back.
             let pushes = neighbour.asked.iter().filter(|a| !a.solicited).count();
             let useful = self.role == Role::Relay || self.playback.next.is_none_or(|next| serial >= next);
-            if block.offset > 0 || pushes >= MAX_PUSHES || !useful || self.coming(serial) {
+            let cancelled = neighbour.cancelled(serial, now);
+            if cancelled || block.offset > 0 || pushes >= MAX_PUSHES || !useful || self.coming(serial) {
                 return self.waste(from, &block, now);
             }
             let Some(neighbour) = self.neighbours.get_mut(from) else { return };
@@ -328,7 +356,8 @@ impl Node {
         let Some(index) = neighbour.asked.iter().position(|a| a.serial == serial) else { return };
         let asked = &mut neighbour.asked[index];
         if asked.received != block.offset {
-            return self.hang_up(from, HangUpReason::Protocol, true, now);
+            // Left over from a request that was taken back and made again: the new one starts at zero.
+            return self.waste(from, &block, now);
         }
         asked.heard = now;
         asked.received += block.len;
@@ -344,7 +373,7 @@ impl Node {
     }
 
     /// Whether blocks of a piece have begun to come in.
-    fn coming(&self, serial: u64) -> bool {
+    pub(crate) fn coming(&self, serial: u64) -> bool {
         self.window.slot(serial).asked > 0
             && self
                 .neighbours
@@ -368,16 +397,24 @@ impl Node {
             };
             neighbour.asked.swap_remove(index);
             self.window.slot_mut(serial).asked -= 1;
-            self.send(slab, Message::Cancel(Serial(serial)), now);
+            self.cancel(slab, serial, now);
             self.ask_more(slab, now);
         }
+    }
+
+    fn cancel(&mut self, to: Slab, serial: u64, now: Timestamp) {
+        if let Some(neighbour) = self.neighbours.get_mut(to) {
+            neighbour.note_cancel(serial, now);
+        }
+        self.send(to, Message::Cancel(Serial(serial)), now);
     }
 
     /// A block that is of no use; tells the sender once to stop.
     fn waste(&mut self, from: Slab, block: &Block, now: Timestamp) {
         self.stats.wasted += u64::from(block.len);
-        if block.offset == 0 && block.len < block.piece_len {
-            self.send(from, Message::Cancel(block.serial), now);
+        let told = self.neighbours.get(from).is_none_or(|n| n.cancelled(block.serial.0, now));
+        if block.offset + block.len < block.piece_len && !told {
+            self.cancel(from, block.serial.0, now);
         }
         self.charge_flood(from, price::USELESS_BLOCK, now);
     }
@@ -388,6 +425,7 @@ impl Node {
         let Some(index) = neighbour.asked.iter().position(|a| a.serial == serial) else { return };
         let asked = neighbour.asked.swap_remove(index);
         neighbour.failures = 0;
+        neighbour.delivered = now;
         if asked.solicited {
             let took = now.since(asked.at).as_micros() as f32;
             neighbour.latency_us += (took - neighbour.latency_us) / 8.0;
@@ -448,7 +486,7 @@ impl Node {
                 if let Some(index) = neighbour.asked.iter().position(|a| a.serial == serial.0) {
                     neighbour.asked.swap_remove(index);
                     self.window.slot_mut(serial.0).asked -= 1;
-                    self.send(slab, Message::Cancel(serial), now);
+                    self.cancel(slab, serial.0, now);
                 }
             }
         }
@@ -457,7 +495,8 @@ impl Node {
         self.pump(now);
     }
 
-    /// Tells all who lack it that a piece is here or coming.
+    /// Tells all neighbours that a piece is here or coming: those who lack it may ask for it, and those who have it
+    /// learn how far it has spread and that it need not be offered.
     pub(crate) fn promise(&mut self, serial: Serial, from: Option<Slab>, now: Timestamp) {
         let slot = self.window.slot_mut(serial.0);
         if slot.promised || !self.config.upload {
@@ -466,9 +505,7 @@ impl Node {
         slot.promised = true;
         for slab in self.neighbours.slabs() {
             let Some(neighbour) = self.neighbours.get(slab) else { continue };
-            // Who has it does not care; but the source wants to see its pieces spread.
-            let tell = neighbour.flags.source || !neighbour.has.get(serial.0);
-            if tell && neighbour.greeted && Some(slab) != from {
+            if neighbour.greeted && Some(slab) != from {
                 self.send(slab, Message::Have(SerialList::from_slice(&[serial])), now);
             }
         }
@@ -491,22 +528,11 @@ impl Node {
             }
             let due = self.playback.due(serial, &self.window);
             let late = due.is_some_and(|due| due < now + SOON);
-            let age = self.age(serial, now);
+            let age = now.since(self.window.slot(serial).since);
             self.ask_somebody(serial, late || age > DEFER, now);
         }
         if self.config.http_origin {
             self.ask_http(now);
-        }
-    }
-
-    /// Time since a piece closed at the source, as far as can be told: since the newest head of that time.
-    fn age(&self, serial: u64, _now: Timestamp) -> Duration {
-        let newest = self.window.edge().checked_sub(1).and_then(|s| self.window.known(s));
-        match (newest, self.window.known(serial)) {
-            (Some(newest), Some(this)) => {
-                Duration::from_millis(newest.piece.ingest_ms.saturating_sub(this.piece.ingest_ms))
-            }
-            _ => Duration::ZERO,
         }
     }
 
@@ -515,18 +541,19 @@ impl Node {
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
             let patience = (neighbour.latency_us * PATIENCE).clamp(MIN_PATIENCE_US, MAX_PATIENCE_US);
             let patience = Duration::from_micros(patience as u64);
-            let Some(index) = neighbour.asked.iter().position(|a| a.heard + patience < now) else { continue };
+            let given_up = |a: &Asked| a.heard + (if a.received > 0 { STALL } else { patience }) < now;
+            let Some(index) = neighbour.asked.iter().position(given_up) else { continue };
             let asked = &neighbour.asked[index];
             let serial = asked.serial;
             let waited = now.since(asked.at).as_micros() as f32;
             neighbour.latency_us = neighbour.latency_us.max(waited);
             neighbour.failures += 1;
-            if neighbour.failures >= MAX_FAILURES {
+            if neighbour.failures >= MAX_FAILURES && neighbour.delivered + LIAR < now {
                 self.hang_up(slab, HangUpReason::Liar, true, now);
                 continue;
             }
             self.drop_holder(slab, serial);
-            self.send(slab, Message::Cancel(Serial(serial)), now);
+            self.cancel(slab, serial, now);
             self.unask(slab, serial, now);
         }
     }

@@ -3,15 +3,16 @@
 //! Asking takes a round trip, and as long as a piece is rare everybody lacks it, so asking tells nothing.
 //! Rules:
 //! 1. The *source* pushes each piece once, as soon as it closes, to one neighbour (super-seeding, BEP 16). Turns
-//!    are taken in proportion to how fast a neighbour can pass a piece on. It does not say that it holds a
+//!    are taken in proportion to how fast a neighbour can pass a piece on (to the third power: measured). It does not say that it holds a
 //!    piece until [`HELP_AFTER`], when what is still missing somewhere may be asked of it.
-//! 2. A *viewer* pushes a fresh piece on while fewer than one in [`PUSH_BELOW`] of its neighbours have promised
-//!    it; after that pushes would collide, and neighbours ask for it anyway.
+//! 2. A *viewer* pushes a fresh piece on while fewer than one in [`PUSH_BELOW`] of its neighbours it,
+//!    those it pushed to included (to push more often was tried and collides); after that pushes would collide, and neighbours ask for it anyway.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use minuet_proto::mesh::Serial;
+use rand::RngExt;
 
 use crate::neighbour::{Neighbour, Slab};
 use crate::node::Node;
@@ -20,7 +21,7 @@ use crate::{Role, Timestamp, contribution};
 /// Age at which the source offers a piece to all who lack it.
 pub(crate) const HELP_AFTER: Duration = Duration::from_millis(1000);
 /// A viewer pushes while fewer than one in this many neighbours have the piece.
-const PUSH_BELOW: usize = 6;
+const PUSH_BELOW: usize = 10;
 /// Age at which a viewer no longer pushes a piece.
 const FRESH: Duration = Duration::from_millis(500);
 /// Most pieces that wait to be pushed. A viewer forgets the oldest; a source never drops: its queue is bounded by
@@ -70,16 +71,24 @@ impl Node {
         // The newest is the rarest.
         for i in (0..self.push.fresh.len()).rev() {
             let serial = self.push.fresh[i].0;
+            let rng = &mut self.rng;
+            // Near ones first, but not always the same ones, which others push to as well.
             let target = self
                 .neighbours
                 .iter()
                 .filter(|(_, n)| may_push(n, serial) && !n.flags.source && n.wants.is_empty())
-                .min_by(|(_, a), (_, b)| hop_us(a).total_cmp(&hop_us(b)));
+                .map(|(slab, n)| (slab, hop_us(n) * (1.0 + rng.random::<f32>())))
+                .min_by(|(_, a), (_, b)| a.total_cmp(b));
             if let Some((to, _)) = target {
                 return Some((2, serial, to));
             }
         }
         None
+    }
+
+    /// Whether a fresh piece waits to be pushed.
+    pub(crate) fn has_push(&mut self, now: Timestamp) -> bool {
+        self.role != Role::Source && self.choose_push(now).is_some()
     }
 
     /// Smooth weighted round robin over those that spread well.
@@ -92,7 +101,7 @@ impl Node {
             if !may_push(neighbour, serial) || (any_giver && contribution::is_rider(neighbour)) {
                 continue;
             }
-            let weight = 1e5 / hop_us(neighbour);
+            let weight = (1e5 / hop_us(neighbour)).powi(3);
             total += weight;
             neighbour.credit += weight;
             if best.is_none_or(|(_, credit)| neighbour.credit > credit) {

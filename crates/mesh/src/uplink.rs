@@ -5,27 +5,32 @@
 //!    second proves it; blocks are also spaced evenly, so that a burst never has to be paid for with silence.
 //! 2. *One piece at a time, at full rate.* Store and forward spreads fastest when the first receiver is served
 //!    whole before the second (Liu, "snowball", ACM MM 2007). A receiver whose link is congested is passed over.
-//! 3. *Most good first.* Of all pieces that wait here: what is about to be due, then the piece with the fewest
-//!    copies among the neighbours, then the newest; riders last.
-//! 4. *Queues live here.* No more than [`LINK_UNDRAINED`] bytes of a link wait in the transport.
+//! 3. *Most good first.* Of all pieces that wait here: what is about to be due; then rare pieces, the fewest copies
+//!    among the neighbours first, then the newest; then the others, the oldest first, so that nobody waits long
+//!    for what most have. Riders come last. A fresh piece to push interrupts one that most have.
+//! 4. *Short queues.* At most [`MAX_WAITING`] requests wait; what would be served last is turned away at once, so
+//!    that it is asked of an idle holder instead.
+//! 5. *Queues live here.* No more than [`TOTAL_UNDRAINED`] bytes wait in the transport: they could not be
+//!    overtaken there, and each hop would pay for them.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use minuet_proto::mesh::{Block, Message, Request, Serial};
+use minuet_proto::mesh::{Block, Message, Request, Serial, SerialList};
 
-use crate::neighbour::{Slab, Want};
+use crate::neighbour::{Neighbour, Slab, Want};
 use crate::node::Node;
-use crate::{LinkId, Output, Role, Timestamp, contribution, flood};
+use crate::push::hop_us;
+use crate::{LinkId, Output, Role, Timestamp, contribution};
 
 /// Longest block: BEP 3's 16 KiB.
 const MAX_BLOCK: u64 = 16 * 1024;
 /// A block is at most this part of a second's upload, so that a slow uplink, too, stays responsive.
 const BLOCKS_PER_SECOND: u64 = 64;
-/// Bytes of one link that may wait in the transport before no more blocks are given to it.
-const LINK_UNDRAINED: u64 = 2 * MAX_BLOCK;
-/// The same over all links, which matters when the real uplink is below the limit or there is no limit.
-const TOTAL_UNDRAINED: u64 = 4 * MAX_BLOCK;
+/// Bytes that may wait in the transport before no more blocks are given to it: one on the wire and one behind it.
+const TOTAL_UNDRAINED: u64 = 2 * MAX_BLOCK - 1;
+/// The same of one link, of which a congested one must not take all.
+const LINK_UNDRAINED: u64 = MAX_BLOCK + MAX_BLOCK / 2;
 /// Part of the limit that blocks leave to control messages.
 const CONTROL_SHARE: u64 = 64;
 /// Most control messages that wait for room under the limit; beyond it they are dropped, which every one of them
@@ -33,6 +38,12 @@ const CONTROL_SHARE: u64 = 64;
 const MAX_BACKLOG: usize = 4096;
 /// A request that is due within this time goes before all others.
 const URGENT: Duration = Duration::from_millis(900);
+
+/// Requests that may wait for their turn; the least good one beyond it is turned away. Two keep the uplink busy over
+/// a round trip; more would only bind pieces to a busy holder while others idle.
+const MAX_WAITING: usize = 2;
+/// A piece is rare while fewer than one in this many neighbours have it.
+const RARE: usize = 5;
 
 #[derive(Debug)]
 pub(crate) struct Uplink {
@@ -45,7 +56,10 @@ pub(crate) struct Uplink {
     undrained: u64,
     /// Control messages that wait for room under the limit.
     backlog: VecDeque<(LinkId, Message)>,
+    /// When the limit allows to go on.
     pub timer: Option<Timestamp>,
+    /// When to look again for something to do.
+    pub idle_timer: Option<Timestamp>,
 }
 
 impl Uplink {
@@ -58,6 +72,7 @@ impl Uplink {
             undrained: 0,
             backlog: VecDeque::new(),
             timer: None,
+            idle_timer: None,
         }
     }
 
@@ -146,6 +161,7 @@ impl Node {
         let bytes = message.encoded_len() as u64;
         let payload = message.payload_len() as u64;
         neighbour.undrained += bytes;
+        neighbour.told = now;
         self.stats.payload_sent += payload;
         self.stats.control_sent += bytes - payload;
         let link = neighbour.link;
@@ -163,7 +179,7 @@ impl Node {
         let serve = self.config.upload && (coming || self.window.holds(serial));
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         if !serve {
-            self.send(from, Message::Reject(request.serial), now);
+            self.send(from, Message::DontHave(SerialList::from_slice(&[request.serial])), now);
             return;
         }
         let due = (request.due_in_ms > 0).then(|| now + Duration::from_millis(request.due_in_ms.into()));
@@ -171,12 +187,51 @@ impl Node {
             want.due = due;
             return;
         }
-        if neighbour.wants.len() >= flood::MAX_WANTS {
-            self.send(from, Message::Reject(request.serial), now);
+        neighbour.wants.push(Want { serial, due, sent: 0 });
+        self.trim_queue(now);
+        self.pump(now);
+    }
+
+    /// Turns away the request that would be served last, if too many wait: its sender finds a less busy holder
+    /// sooner than it would be served here.
+    fn trim_queue(&mut self, now: Timestamp) {
+        let mut waiting = 0;
+        let mut worst: Option<(Rank, Slab, u64)> = None;
+        for (slab, neighbour) in self.neighbours.iter() {
+            for want in neighbour.wants.iter().filter(|w| w.sent == 0) {
+                waiting += 1;
+                let rank = self.rank(neighbour, want, now);
+                if worst.as_ref().is_none_or(|(w, ..)| rank > *w) {
+                    worst = Some((rank, slab, want.serial));
+                }
+            }
+        }
+        if waiting <= MAX_WAITING {
             return;
         }
-        neighbour.wants.push(Want { serial, due, sent: 0 });
-        self.pump(now);
+        let Some((_, slab, serial)) = worst else { return };
+        if let Some(neighbour) = self.neighbours.get_mut(slab) {
+            neighbour.wants.retain(|w| w.serial != serial);
+        }
+        self.send(slab, Message::Reject(Serial(serial)), now);
+    }
+
+    /// How much good it does to serve a request: the least first.
+    fn rank(&self, neighbour: &Neighbour, want: &Want, now: Timestamp) -> Rank {
+        let class = match (want.due.is_some_and(|due| due < now + URGENT), contribution::is_rider(neighbour))
+        {
+            (true, false) => 1,
+            (false, false) => 2,
+            (true, true) => 3,
+            (false, true) => 4,
+        };
+        let copies = self.window.slot(want.serial).copies;
+        let hop = hop_us(neighbour) as u32;
+        if usize::from(copies) * RARE < self.neighbours.len() {
+            (class, copies, u64::MAX - want.serial, hop)
+        } else {
+            (class, u16::MAX, want.serial, hop)
+        }
     }
 
     pub(crate) fn on_cancel(&mut self, from: Slab, serial: Serial) {
@@ -190,6 +245,7 @@ impl Node {
             return;
         }
         self.uplink.timer = None;
+        self.uplink.idle_timer = None;
         self.uplink.forget_old(now);
         while let Some((link, message)) = self.uplink.backlog.pop_front() {
             let Some(to) = self.neighbours.find(link) else { continue };
@@ -214,9 +270,13 @@ impl Node {
             let at = self.uplink.block_at();
             if at > now {
                 self.uplink.timer = Some(at);
+                self.make_offers(now);
                 return;
             }
-            let Some((to, serial)) = self.choose_send(now) else { return };
+            let Some((to, serial)) = self.choose_send(now) else {
+                self.uplink.idle_timer = self.make_offers(now);
+                return;
+            };
             self.send_block(to, serial, now);
         }
     }
@@ -254,30 +314,30 @@ impl Node {
     /// To whom to send a block of which piece.
     fn choose_send(&mut self, now: Timestamp) -> Option<(Slab, u64)> {
         let mut best: Option<(Rank, Slab, u64)> = None;
+        let mut begun = None;
         for (slab, neighbour) in self.neighbours.iter() {
             if neighbour.wants.is_empty() || neighbour.closing || neighbour.undrained >= LINK_UNDRAINED {
                 continue;
             }
-            let rider = contribution::is_rider(neighbour);
             for want in &neighbour.wants {
                 if want.sent > 0 {
-                    return Some((slab, want.serial));
+                    begun = Some((slab, want.serial));
+                    continue;
                 }
                 if !self.window.holds(want.serial) {
                     continue;
                 }
-                let class = match (want.due.is_some_and(|due| due < now + URGENT), rider) {
-                    (true, false) => 1,
-                    (false, false) => 2,
-                    (true, true) => 3,
-                    (false, true) => 4,
-                };
-                let slot = self.window.slot(want.serial);
-                let hop = neighbour.rtt.as_micros() as u32 / 2 + neighbour.transfer_us(65536) as u32;
-                let rank = (class, slot.copies, u64::MAX - want.serial, hop);
+                let rank = self.rank(neighbour, want, now);
                 if best.as_ref().is_none_or(|(b, ..)| rank < *b) {
                     best = Some((rank, slab, want.serial));
                 }
+            }
+        }
+        if let Some((to, serial)) = begun {
+            // A piece that most have can wait; a fresh one cannot.
+            let common = usize::from(self.window.slot(serial).copies) * RARE > self.neighbours.len();
+            if !common || !self.has_push(now) {
+                return Some((to, serial));
             }
         }
         if let Some((class, serial, to)) = self.choose_push(now) {

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use minuet_proto::mesh::{Serial, SignedHead};
 
-use crate::PieceRef;
 use crate::bits::Bits;
+use crate::{PieceRef, Timestamp};
 
 /// How far beyond the newest verified head a promise is believed.
 pub(crate) const AHEAD: u64 = 64;
@@ -29,6 +29,8 @@ pub(crate) struct Known {
 #[derive(Debug, Default)]
 pub(crate) struct Slot {
     pub known: Option<Box<Known>>,
+    /// When it was first heard of.
+    pub since: Timestamp,
     /// Neighbours that hold or promise it.
     pub copies: u16,
     /// Neighbours that are asked for it or are sending it.

@@ -61,6 +61,8 @@ pub enum Message {
     Have(SerialList),
     /// The sender does not hold these pieces, whatever it said before (BEP 54).
     DontHave(SerialList),
+    /// The sender holds this piece and has uplink to spare: a request for it would be served at once.
+    Offer(Serial),
     /// Please send this piece.
     Request(Request),
     /// The piece is no longer wanted.
@@ -204,6 +206,7 @@ mod kind {
     pub const RECORD: u64 = 10;
     pub const PEERS: u64 = 11;
     pub const BYE: u64 = 12;
+    pub const OFFER: u64 = 13;
 }
 
 impl Message {
@@ -254,6 +257,10 @@ impl Message {
                 put_kind(out, kind::REQUEST);
                 codec::put_varint(out, request.serial.0);
                 codec::put_varint(out, u64::from(request.due_in_ms));
+            }
+            Self::Offer(serial) => {
+                put_kind(out, kind::OFFER);
+                codec::put_varint(out, serial.0);
             }
             Self::Cancel(serial) => {
                 put_kind(out, kind::CANCEL);
@@ -321,7 +328,7 @@ impl Message {
             Self::Request(request) => {
                 codec::varint_len(request.serial.0) + codec::varint_len(u64::from(request.due_in_ms))
             }
-            Self::Cancel(serial) | Self::Reject(serial) => codec::varint_len(serial.0),
+            Self::Offer(serial) | Self::Cancel(serial) | Self::Reject(serial) => codec::varint_len(serial.0),
             Self::Block(block) => {
                 codec::varint_len(block.serial.0)
                     + codec::varint_len(u64::from(block.offset))
@@ -366,6 +373,7 @@ impl Message {
                 serial: get_serial(&mut buf)?,
                 due_in_ms: codec::get_varint_u32(&mut buf, "time until due")?,
             }),
+            kind::OFFER => Self::Offer(get_serial(&mut buf)?),
             kind::CANCEL => Self::Cancel(get_serial(&mut buf)?),
             kind::REJECT => Self::Reject(get_serial(&mut buf)?),
             kind::BLOCK => {

@@ -1,0 +1,100 @@
+//! Offers: a node with uplink to spare says so.
+//!
+//! Who is turned away by busy holders does not know who is idle. So a node that is running out of requests offers
+//! the rarest piece that a neighbour lacks, and the neighbour asks for it if it has not asked anybody else. This
+//! binds a piece to its sender late (after Sparrow, SOSP 2013) and never has two send it. Moving a request that
+//! waits elsewhere was tried: the cancel crosses the first block in one case of ten, and costs more than it gains.
+//!
+//! Rules: at most [`MAX_OFFERS`] offers and waiting requests at once, one offer a neighbour; an offer that is not
+//! taken up within a round trip and [`GRACE`] is forgotten.
+
+use std::time::Duration;
+
+use minuet_proto::mesh::{Message, Serial};
+use rand::RngExt;
+
+use crate::neighbour::Slab;
+use crate::node::Node;
+use crate::{Role, Timestamp};
+
+/// Offers open at once.
+const MAX_OFFERS: usize = 2;
+/// How much longer than a round trip an offer stands.
+const GRACE: Duration = Duration::from_millis(20);
+/// While idle, how soon to look again for something to offer.
+const LOOK_AGAIN: Duration = Duration::from_millis(30);
+/// Pieces further behind the edge than this are not offered: who wants history asks.
+const OLD: u64 = 96;
+
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub to: Slab,
+    pub until: Timestamp,
+}
+
+impl Node {
+    /// Offers something, if there is uplink to spare. Returns when to look again.
+    pub(crate) fn make_offers(&mut self, now: Timestamp) -> Option<Timestamp> {
+        if self.role == Role::Source || !self.config.upload {
+            return None;
+        }
+        self.offers.retain(|offer| offer.until > now);
+        let waiting: usize = self
+            .neighbours
+            .iter()
+            .map(|(_, n)| n.wants.iter().filter(|w| w.sent == 0 && self.window.holds(w.serial)).count())
+            .sum();
+        while self.offers.len() + waiting < MAX_OFFERS {
+            let Some((to, serial)) = self.choose_offer() else { break };
+            let Some(neighbour) = self.neighbours.get(to) else { break };
+            self.offers.push(Offer { to, until: now + neighbour.rtt + GRACE });
+            self.send(to, Message::Offer(Serial(serial)), now);
+        }
+        Some(now + LOOK_AGAIN)
+    }
+
+    /// The rarest piece that is held here and lacked by a neighbour, and one such neighbour.
+    fn choose_offer(&mut self) -> Option<(Slab, u64)> {
+        let end = self.window.edge();
+        let start = end.saturating_sub(OLD).max(self.window.base());
+        let mut best: Option<((u16, u64, u32), u64, Slab)> = None;
+        for (slab, neighbour) in self.neighbours.iter() {
+            if !neighbour.greeted
+                || neighbour.closing
+                || neighbour.flags.source
+                || neighbour.newest + OLD < end
+                || self.offers.iter().any(|o| o.to == slab)
+            {
+                continue;
+            }
+            let from = start.max(neighbour.live_from);
+            for serial in self.window.held.iter_without(&neighbour.has, from, end.max(from)) {
+                if neighbour.wants.iter().any(|w| w.serial == serial) {
+                    continue;
+                }
+                let copies = self.window.slot(serial).copies;
+                let rank = (copies, u64::MAX - serial, self.rng.random::<u32>());
+                if best.is_none_or(|(b, ..)| rank < b) {
+                    best = Some((rank, serial, slab));
+                }
+            }
+        }
+        best.map(|(_, serial, slab)| (slab, serial))
+    }
+
+    /// A neighbour has uplink to spare.
+    pub(crate) fn on_offer(&mut self, from: Slab, serial: Serial, now: Timestamp) {
+        let serial = serial.0;
+        self.add_holder(from, serial);
+        if !self.window.contains(serial) || self.window.holds(serial) {
+            return;
+        }
+        let slot = self.window.slot(serial);
+        if slot.verifying || self.coming(serial) || !self.may_take_offer(from) {
+            return;
+        }
+        if slot.asked == 0 && self.window.wanted.get(serial) {
+            self.ask(from, serial, now);
+        }
+    }
+}
