@@ -77,7 +77,9 @@ fn feed() -> Vec<u8> {
         }
         let frame = if index % 50 == 0 { Frame::Key } else { Frame::Inter };
         let time = index * FRAME;
-        feed.pes(VIDEO_PID, time, Flags { pcr: Some(time), ..Flags::default() }, &frame.bytes(38_000));
+        let mut unit = frame.bytes(400);
+        unit.resize(38_000, 0x5a);
+        feed.pes(VIDEO_PID, time, Flags { pcr: Some(time), ..Flags::default() }, &unit);
         feed.pes(AUDIO_PID, time, Flags::default(), &[0xff; 600]);
         (0..4).for_each(|_| feed.null());
     }

@@ -89,6 +89,11 @@ pub enum Notice {
         /// Bytes dropped.
         bytes: u64,
     },
+    /// The leading stream is silent while others of the program go on: they keep the time meanwhile.
+    LeadingSilent {
+        /// The leading stream's PID.
+        pid: u16,
+    },
     /// The leading stream is scrambled.
     Scrambled,
     /// The stream's clock jumped.
@@ -128,6 +133,10 @@ impl fmt::Display for Notice {
             Self::Skipped { bytes } => {
                 write!(f, "{bytes} bytes before the first random access point were dropped")
             }
+            Self::LeadingSilent { pid } => write!(
+                f,
+                "PID {pid:#x} is silent while the rest of the program goes on; check the encoder's picture input"
+            ),
             Self::Scrambled => write!(
                 f,
                 "the feed is scrambled, so cuts follow the random access flag and the clock; descramble it first"

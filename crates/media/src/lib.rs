@@ -52,9 +52,15 @@ pub enum Error {
         /// What the PAT lists.
         available: Vec<u16>,
     },
+    /// The feed ended before decoding could start.
+    #[error(
+        "the feed ended without a frame to start at; make it longer than the encoder's GOP (keyframe interval), \
+         or repeat the headers with each key frame"
+    )]
+    NothingToCut,
     /// There are packets but no usable program.
     #[error(
-        "the first {searched} bytes of the feed name no video or audio (no PAT and PMT with a stream that is known); \
+        "{searched} bytes of the feed name no video or audio (no PAT and PMT with a stream that is known); \
          let ffmpeg make it with `-f mpegts`"
     )]
     NoProgram {

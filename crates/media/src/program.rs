@@ -29,6 +29,19 @@ pub struct Selection {
     pub codec: Codec,
 }
 
+impl Programs {
+    /// The PIDs of the program's other sound and pictures.
+    pub fn companions(&self) -> impl Iterator<Item = u16> {
+        let leading = self.selection.map(|selection| selection.leading.pid);
+        let table = self.selection.and_then(|selection| self.tables.get(&selection.program));
+        let streams = table.into_iter().flat_map(|table| &table.pmt.streams);
+        streams
+            .filter(|stream| stream.codec.is_some())
+            .map(|stream| stream.pid)
+            .filter(move |pid| Some(*pid) != leading)
+    }
+}
+
 /// Follows PAT and PMT; see the module.
 #[derive(Debug)]
 pub struct Programs {

@@ -97,7 +97,8 @@ impl PacketSync {
     /// needed, and all of `input` was taken.
     ///
     /// # Errors
-    /// [`Error::NotMpegTs`] when the stream's first [`SYNC_LIMIT`] bytes hold no sync.
+    /// [`Error::NotMpegTs`] when the stream's first [`SYNC_LIMIT`] bytes hold no sync, or all of them if it is
+    /// shorter.
     pub fn fill(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
         loop {
             if !matches!(self.run, Run::None) {
@@ -165,7 +166,8 @@ impl PacketSync {
         let Some((at, stride)) = hit else {
             self.at += judged;
             self.searched += judged as u64;
-            if !self.found_before && self.searched >= SYNC_LIMIT {
+            let last = self.ending && self.searched > 0;
+            if !self.found_before && (last || self.searched >= SYNC_LIMIT) {
                 return Err(Error::NotMpegTs { searched: self.searched });
             }
             return Ok(judged > 0 && (!input.is_empty() || self.ending));

@@ -290,6 +290,55 @@ fn new_tables_move_the_cutter_to_the_new_stream() {
 }
 
 #[test]
+fn sound_keeps_the_time_when_the_picture_stops() {
+    let mut feed = Feed::default();
+    feed.tables();
+    video(&mut feed, 0, 4);
+    for index in 4 * 25..60 * 25u64 {
+        feed.pes(AUDIO_PID, index * FRAME, Flags::default(), &[0xff; 200]);
+    }
+    video(&mut feed, 60 * SECOND, 10);
+    let outcome = outcome(&feed, seconds(10));
+    // Time goes in steps of 5 s while the picture is away; a cut is made when one is 12 s overdue.
+    let durations = outcome.durations_ms();
+    assert!(durations.len() >= 4 && durations.iter().all(|ms| *ms <= 28_000), "{durations:?}");
+    assert_eq!(durations.iter().sum::<u64>(), 70_000);
+    let silent = Notice::LeadingSilent { pid: VIDEO_PID };
+    assert_eq!(outcome.notices.iter().filter(|notice| **notice == silent).count(), 1);
+    assert!(!outcome.notices.iter().any(|notice| matches!(notice, Notice::NoRandomAccess { .. })));
+    assert!(outcome.segments.iter().all(|segment| !segment.discontinuity));
+    assert!(outcome.joined() == feed.bytes[outcome.counters.skipped_bytes as usize..]);
+}
+
+#[test]
+fn a_picture_that_never_comes_is_not_waited_for() {
+    let mut feed = Feed::default();
+    feed.tables();
+    for index in 0..60 * 25u64 {
+        feed.pes(AUDIO_PID, index * FRAME, Flags::default(), &[0xff; 200]);
+    }
+    let outcome = outcome(&feed, seconds(10));
+    assert!(outcome.segments.len() >= 2, "{:?}", outcome.durations_ms());
+    assert!(outcome.notices.contains(&Notice::LeadingSilent { pid: VIDEO_PID }));
+}
+
+#[test]
+fn feeds_that_end_too_soon_are_told_why() {
+    let error = |bytes: &[u8]| cut(seconds(1), bytes.chunks(100)).error;
+    assert_eq!(error(&[]), None);
+    assert_eq!(error(&[7; 100]), Some(Error::NotMpegTs { searched: 100 }));
+    let mut feed = Feed::default();
+    feed.null();
+    feed.null();
+    assert_eq!(error(&feed.bytes), Some(Error::NoProgram { searched: 376 }));
+    feed.tables();
+    for index in 0..20 {
+        feed.pes(VIDEO_PID, index * FRAME, Flags::default(), &Frame::Inter.bytes(100));
+    }
+    assert_eq!(error(&feed.bytes), Some(Error::NothingToCut));
+}
+
+#[test]
 fn losses_are_counted_and_their_neighbours_kept() {
     let mut feed = Feed::default();
     feed.tables();

@@ -62,7 +62,12 @@ fn made() -> impl Strategy<Value = Made> {
                     step.frame.is_clean(),
                 ));
                 if step.audio {
-                    feed.pes(AUDIO_PID, time, Flags::default(), &[0xff; 300]);
+                    let end = feed.pes(AUDIO_PID, time, Flags::default(), &[0xff; 300]);
+                    // Somewhere within the frame: after one of its packets.
+                    let start = frames[index].0;
+                    let packets = (end - start) / 188;
+                    let within = start + 188 * (1 + step.len % packets);
+                    feed.bytes[within..].rotate_left(end - within);
                 }
                 (0..step.nulls).for_each(|_| feed.null());
                 if step.tables {

@@ -159,7 +159,7 @@ impl Cutter {
                     self.scan.packets(self.sync.run(input))?;
                 } else if self.ending && !self.ended {
                     self.ended = true;
-                    self.scan.finish();
+                    self.scan.finish()?;
                 } else if self.scan.notices.is_empty() {
                     return Ok(None);
                 } else {

@@ -26,6 +26,8 @@ use crate::{
 pub const HOLD_LIMIT: usize = 1 << 20;
 /// A feed without a usable program in its first so many bytes has none.
 const PROGRAM_LIMIT: u64 = 32 << 20;
+/// After so much time on other streams of the program the leading one is silent, and they keep the time.
+const SILENCE: Ticks = Ticks(5 * TICKS_PER_SECOND);
 /// A PCR no further than this ahead of the one before goes on from it, whatever its flag says.
 const PCR_STEP: i64 = TICKS_PER_SECOND as i64;
 
@@ -64,6 +66,7 @@ pub struct Scan {
     last_pcr: Option<Pcr>,
     flag_seen: bool,
     scrambled_noticed: bool,
+    silent: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,6 +80,7 @@ struct PidState {
 const TABLE: u8 = 1;
 const LEADING: u8 = 2;
 const CLOCK: u8 = 4;
+const COMPANION: u8 = 8;
 
 /// An access unit of the leading stream that is not judged yet.
 #[derive(Debug)]
@@ -114,6 +118,7 @@ impl Scan {
             last_pcr: None,
             flag_seen: false,
             scrambled_noticed: false,
+            silent: false,
             config,
         }
     }
@@ -148,13 +153,20 @@ impl Scan {
     }
 
     /// There are no more packets: what is open is closed.
-    pub fn finish(&mut self) {
+    pub fn finish(&mut self) -> Result<(), Error> {
         self.run_len = 0;
         self.judge(Access::None);
+        if self.segment.is_none() && self.counters.packets > 0 {
+            return Err(match self.selection {
+                None => Error::NoProgram { searched: self.before },
+                Some(_) => Error::NothingToCut,
+            });
+        }
         if let Some(start) = self.segment.take() {
             let duration = Ticks(self.timeline.end().0.saturating_sub(start.0));
             self.marks.push_back((self.held.len(), Mark::End { duration }));
         }
+        Ok(())
     }
 
     /// How far bytes may be handed out from `at` on, and what happens when they have been.
@@ -227,6 +239,9 @@ impl Scan {
         if roles & TABLE != 0 && self.programs.push(packet)? {
             self.tables_changed();
         }
+        if roles & COMPANION != 0 && packet.unit_start() && !packet.scrambled() {
+            self.companion(packet, at);
+        }
         if roles & (CLOCK | LEADING) != 0 {
             let field = packet.adaptation().unwrap_or_default();
             if roles & CLOCK != 0 {
@@ -288,6 +303,28 @@ impl Scan {
         }
     }
 
+    /// Another stream of the program: its time counts when the leading stream's stands still.
+    fn companion(&mut self, packet: Packet<'_>, at: usize) {
+        let Some(time) = PesHeader::parse(packet.payload()).ok().and_then(|header| header.decode_time())
+        else {
+            return;
+        };
+        let silent = self.timeline.ahead(time).is_some_and(|ahead| ahead >= SILENCE);
+        // Before the leading stream's first timestamp they start the time.
+        let first = self.timeline.is_new() && self.unit.is_none();
+        if !silent && !first {
+            return;
+        }
+        self.judge(Access::None);
+        if silent && !std::mem::replace(&mut self.silent, true) {
+            let pid = self.selection.map_or(NULL_PID, |selection| selection.leading.pid);
+            self.notices.push_back(Notice::LeadingSilent { pid });
+        }
+        // A segment may start with sound alone, if it must.
+        self.unit = Some(AccessUnit { at, flag: false, timestamp: Some(time), header: None });
+        self.settle(Access::Degraded);
+    }
+
     /// Of a scrambled stream only the adaptation field can be read.
     fn scrambled(&mut self, packet: Packet<'_>, field: Adaptation, at: usize) {
         self.counters.scrambled_packets += 1;
@@ -306,6 +343,7 @@ impl Scan {
 
     fn start_unit(&mut self, flag: bool, at: usize) {
         self.judge(Access::None);
+        self.silent = false;
         self.scanner.restart();
         self.unit = Some(AccessUnit { at, flag, timestamp: None, header: Some(Vec::new()) });
     }
@@ -342,8 +380,10 @@ impl Scan {
         match self.schedule.judge(position, access) {
             Verdict::Cut => self.cut(unit.at, unit.timestamp),
             Verdict::Late { overdue } => {
-                let degraded = access == Access::Degraded;
-                self.notices.push_back(Notice::NoRandomAccess { overdue, degraded });
+                if !self.silent {
+                    let degraded = access == Access::Degraded;
+                    self.notices.push_back(Notice::NoRandomAccess { overdue, degraded });
+                }
                 self.cut(unit.at, unit.timestamp);
             }
             Verdict::Pass => {}
@@ -406,6 +446,7 @@ impl Scan {
         };
         give(PAT_PID, TABLE);
         self.programs.pmt_pids().for_each(|pid| give(pid, TABLE));
+        self.programs.companions().for_each(|pid| give(pid, COMPANION));
         let Some(new) = self.selection else { return };
         give(new.leading.pid, LEADING);
         give(new.pcr_pid, CLOCK);

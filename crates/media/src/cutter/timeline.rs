@@ -39,6 +39,18 @@ impl Timeline {
         false
     }
 
+    /// How far `timestamp`, of another stream of the same clock, is ahead of the last one; `None` before the
+    /// first, and where there is a jump between them.
+    pub fn ahead(&self, timestamp: Timestamp) -> Option<Ticks> {
+        let ahead = timestamp.since(self.last?);
+        (0..=FORWARD).contains(&ahead).then_some(Ticks(ahead as u64))
+    }
+
+    /// Whether no timestamp has come yet.
+    pub fn is_new(&self) -> bool {
+        self.last.is_none()
+    }
+
     /// The next timestamp starts a new time base, whatever its value.
     pub fn break_here(&mut self) {
         self.broken = true;

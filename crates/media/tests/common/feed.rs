@@ -38,10 +38,18 @@ impl Frame {
         }
     }
 
-    /// An access unit of about `len` bytes.
+    /// An access unit of about `len` bytes, some of them in a message before the slice, so that the slice comes
+    /// packets later.
     pub fn bytes(self, len: usize) -> Vec<u8> {
-        let mut bytes: Vec<u8> = self.nals().iter().flat_map(|nal| [&[0, 0, 0, 1], *nal].concat()).collect();
-        bytes.resize(bytes.len() + len, 0x5a);
+        let mut nals = self.nals().to_vec();
+        let mut message = vec![6, 5];
+        message.resize(2 + len / 2 / 255, 255);
+        message.push((len / 2 % 255) as u8);
+        message.resize(message.len() + len / 2, 0xaa);
+        message.push(0x80);
+        nals.insert(nals.len() - 1, &message);
+        let mut bytes: Vec<u8> = nals.iter().flat_map(|nal| [&[0, 0, 0, 1], *nal].concat()).collect();
+        bytes.resize(bytes.len() + len / 2, 0x5a);
         bytes
     }
 }
