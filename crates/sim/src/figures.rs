@@ -32,9 +32,11 @@ pub struct Figures {
     pub join_p95_s: f64,
     /// Time between the last piece of a segment and the first of the next, in order of playing,
     /// beyond what it was at the source: 99th percentile over viewers and boundaries.
-    pub handover_excess_ms: f64,
+    pub boundary_gap_ms: f64,
     /// The same between any two pieces within a segment.
-    pub inner_excess_ms: f64,
+    pub inner_gap_ms: f64,
+    /// What a boundary adds: `boundary_gap_ms` less `inner_gap_ms`, or 0.
+    pub handover_excess_ms: f64,
     /// Control messages ÷ media messages, in bytes as encoded.
     pub control_share: f64,
     /// All that is not media (control, packet headers, acknowledgements, resent packets) ÷ media.

@@ -54,6 +54,9 @@ struct Cli {
     /// Print one JSON line a run in place of the table
     #[arg(long)]
     json: bool,
+    /// Print the table in Markdown
+    #[arg(long, conflicts_with = "json")]
+    markdown: bool,
     /// Runs side by side
     #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
     jobs: usize,
@@ -164,8 +167,12 @@ fn print_json(jobs: &[Job], threads: usize) -> Result<bool> {
 /// One line for the runs of each scenario and engine; the bounds as well if there is only one.
 #[allow(clippy::print_stdout)]
 fn print_table(cli: &Cli, scenarios: &[Scenario], jobs: &[Job]) -> bool {
-    println!("seeds {} to {}", cli.seed, cli.seed + cli.seeds.max(1) - 1);
-    println!("{}", table::header());
+    if cli.markdown {
+        println!("{}", table::markdown_header());
+    } else {
+        println!("seeds {} to {}", cli.seed, cli.seed + cli.seeds.max(1) - 1);
+        println!("{}", table::header());
+    }
     let mut passed = true;
     let mut group: Vec<Report> = Vec::new();
     run_all(jobs, cli.jobs, |index, report| {
@@ -175,8 +182,9 @@ fn print_table(cli: &Cli, scenarios: &[Scenario], jobs: &[Job]) -> bool {
         group.push(report);
         if last {
             let scenario = &jobs[index].scenario;
-            println!("{}", table::line(scenario, &group));
-            if scenarios.len() == 1 {
+            let line = table::line(scenario, &group);
+            println!("{}", if cli.markdown { table::markdown(&line) } else { line });
+            if scenarios.len() == 1 && !cli.markdown {
                 print!("{}", table::bounds(scenario, &group));
             }
             group.clear();

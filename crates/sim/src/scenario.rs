@@ -197,11 +197,28 @@ pub fn all() -> Vec<Scenario> {
             bounds: vec![Bound::at_most(Stalls, 0.0)],
             ..steady()
         },
+        // Beyond the fluid limit: two who can only dial cannot link, so the other 40, with the source, must serve
+        // these 60: 60 streams, with packet headers and acknowledgements 63.4, of 40 × 1.5 + 1.5.
         Scenario {
             name: "nat",
             about: "60 % of 100 viewers can only dial",
             viewers: 100,
             dial_only: 0.6,
+            bounds: vec![
+                Bound::at_most(SourceCopies, 1.02),
+                Bound::at_most(SpreadP50, 0.6),
+                Bound::at_most(SpreadP99, 1.5),
+                Bound::at_most(Stalls, 0.0),
+                Bound::at_most(ControlShare, 0.02),
+            ],
+            ..steady()
+        },
+        Scenario {
+            name: "nat_wide",
+            about: "as nat, with uplinks of twice the stream: what a mesh without hole punching needs",
+            viewers: 100,
+            dial_only: 0.6,
+            profiles: vec![Profile { up: 2.0, upload: true }],
             bounds: vec![
                 Bound::at_most(SourceCopies, 1.02),
                 Bound::at_most(SpreadP50, 0.6),

@@ -71,6 +71,23 @@ pub fn line(scenario: &Scenario, reports: &[Report]) -> String {
     out
 }
 
+/// The head of the same table in Markdown.
+pub fn markdown_header() -> String {
+    "| scenario | engine | copies | p50 s | p99 s | continuity % | stalls | join p50 s | join p95 s | handover ms | \
+     control % | fairness | bounds |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+        .to_owned()
+}
+
+/// A line of the table, as [`line`] gives it, in Markdown.
+pub fn markdown(line: &str) -> String {
+    // Columns are the same but for `others` and `wall s`; the bounds, last, may hold spaces.
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (figures, bounds) = words.split_at(words.len().min(14));
+    let kept =
+        figures.iter().enumerate().filter(|(index, _)| ![7, 13].contains(index)).map(|(_, word)| *word);
+    format!("| {} | {} |", kept.collect::<Vec<_>>().join(" | "), bounds.join(" "))
+}
+
 /// Every bound of a scenario with the worst that was seen.
 pub fn bounds(scenario: &Scenario, reports: &[Report]) -> String {
     scenario.bounds.iter().map(|bound| format!("  {}\n", stated(bound, reports))).collect()
