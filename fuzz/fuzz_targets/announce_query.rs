@@ -19,6 +19,7 @@ fuzz_target!(|input: &[u8]| {
         max_peers: 4,
         max_want: 50,
         interval: Duration::from_secs(120),
+        announces_per_second: 1_000,
     };
     let swarms = Swarms::new(limits, 1);
     let mut out = Vec::new();

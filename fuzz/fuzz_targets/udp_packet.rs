@@ -21,6 +21,7 @@ fuzz_target!(|input: &[u8]| {
         max_peers: 4,
         max_want: 1_000,
         interval: Duration::from_secs(120),
+        announces_per_second: 1_000,
     };
     let (swarms, ids) = (Swarms::new(limits, 1), ConnectionIds::default());
     let mut responder = Responder::new(&swarms, &ids);

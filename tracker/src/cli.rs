@@ -76,6 +76,16 @@ pub struct Options {
           env = "MINUET_TRACKER_INTERVAL", help_heading = "Limits")]
     interval: Duration,
 
+    /// Announces a second from which on clients are told to wait longer, up to eight times the interval
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100_000,
+        env = "MINUET_TRACKER_ANNOUNCES_PER_SECOND",
+        help_heading = "Limits"
+    )]
+    announces_per_second: u32,
+
     /// The most peers in one answer
     #[arg(
         long,
@@ -115,6 +125,16 @@ pub struct Options {
         help_heading = "Limits"
     )]
     max_channels: usize,
+
+    /// The most channels that one address (/56 for IPv6) may bring; counted anew after a restart
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 50,
+        env = "MINUET_TRACKER_MAX_CHANNELS_PER_ADDRESS",
+        help_heading = "Limits"
+    )]
+    max_channels_per_address: usize,
 
     /// Forget a channel this long after its last publication. Example: 7d
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration,
@@ -203,10 +223,12 @@ impl Options {
         };
         config.swarms.open = self.open;
         config.swarms.interval = self.interval;
+        config.swarms.announces_per_second = self.announces_per_second;
         config.swarms.max_want = self.max_want;
         config.swarms.max_peers = self.max_peers;
         config.swarms.max_open_swarms = self.max_open_swarms;
         config.channels.channels = self.max_channels;
+        config.channels.channels_per_address = self.max_channels_per_address;
         config.channels.ttl = self.channel_ttl;
         config.channels.window.duration = self.window;
         config.channels.window.records = self.window_records;

@@ -58,9 +58,11 @@ impl Default for Config {
                 max_peers: 4_000_000,
                 max_want: 200,
                 interval: Duration::from_secs(120),
+                announces_per_second: 100_000,
             },
             channels: ChannelLimits {
                 channels: 1_000,
+                channels_per_address: 50,
                 ttl: Duration::from_secs(24 * 3600),
                 window: WindowLimits {
                     duration: Duration::from_secs(2 * 3600 + 300),

@@ -69,6 +69,8 @@ pub struct Levels {
     pub uptime_seconds: u64,
     /// Channels known.
     pub channels: usize,
+    /// The mean interval that clients are told.
+    pub interval_seconds: u32,
     /// Swarms and peers.
     pub swarms: crate::swarm::table::Totals,
 }
@@ -115,6 +117,7 @@ impl Metrics {
             ("connections", "HTTP connections.", self.connections.get()),
             ("subscribers", "Subscribers of event streams.", self.subscribers.get()),
             ("channels", "Channels known.", levels.channels as u64),
+            ("interval_seconds", "The mean interval that clients are told.", levels.interval_seconds.into()),
             ("channel_swarms", "Swarms of channels.", swarms.channel_swarms as u64),
             ("open_swarms", "Swarms of no channel.", swarms.open_swarms as u64),
             ("peers", "Peers of all swarms.", swarms.peers as u64),

@@ -64,6 +64,7 @@ impl Shared {
         Levels {
             uptime_seconds: u64::from(self.clock.uptime().0),
             channels: self.channels.len(),
+            interval_seconds: self.swarms.calm().interval_seconds(),
             swarms: self.swarms.totals(),
         }
     }
@@ -171,11 +172,13 @@ impl Tracker {
     }
 }
 
-/// Sweeps one shard after the other, so that each comes up once an interval, and forgets quiet channels.
+/// Sweeps one shard after the other, so that each comes up once an interval, watches the load, and forgets quiet
+/// channels.
 async fn keep_house(shared: Arc<Shared>) {
     let mut sweep = tokio::time::interval(shared.config.swarms.interval / SHARDS as u32);
     let mut forget = tokio::time::interval(FORGET_EVERY);
-    let mut shard = 0;
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    let (mut shard, mut announces) = (0, 0);
     loop {
         tokio::select! {
             biased;
@@ -183,6 +186,10 @@ async fn keep_house(shared: Arc<Shared>) {
             _ = sweep.tick() => {
                 shared.swarms.sweep(shard, shared.clock.uptime());
                 shard = (shard + 1) % SHARDS;
+            }
+            _ = second.tick() => {
+                let before = std::mem::replace(&mut announces, shared.metrics.announces.get());
+                shared.swarms.calm().observe(announces - before, shared.clock.uptime());
             }
             _ = forget.tick() => shared.channels.forget_quiet(shared.clock.unix_ms()).await,
         }

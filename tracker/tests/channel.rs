@@ -213,6 +213,25 @@ async fn a_full_tracker_refuses_new_channels_and_subscribers() {
 }
 
 #[tokio::test]
+async fn one_address_cannot_fill_the_tracker_with_channels() {
+    let data = tempfile::tempdir().unwrap();
+    let mut config = config(data.path());
+    config.channels.channels_per_address = 1;
+    config.http.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    let tracker = Tracker::start(config).await.unwrap();
+    let at = base(&tracker);
+    let (mut publisher, mut other) = (Publisher::new(1), Publisher::new(2));
+    let (first, second, foreign) = (publisher.seal(), publisher.seal(), other.seal());
+    assert_eq!(publisher.publish(&at, &first).await.0, 200);
+    assert_eq!(other.publish(&at, &foreign).await.0, 429);
+    assert_eq!(publisher.publish(&at, &second).await.0, 200);
+    let url = format!("{at}c/{}/records", other.channel());
+    let from_elsewhere = reqwest::Client::new().post(url).header("x-forwarded-for", "198.51.100.7");
+    assert_eq!(from_elsewhere.body(foreign.publication()).send().await.unwrap().status(), 200);
+    tracker.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_stops_a_start_is_one_sentence() {
     let data = tempfile::tempdir().unwrap();
     let tracker = Tracker::start(config(data.path())).await.unwrap();

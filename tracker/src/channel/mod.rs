@@ -11,6 +11,7 @@ pub mod store;
 pub mod window;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use minuet_proto::{ChannelId, InfoHash, Metainfo, SegmentSeq, SignedRecord, Sign
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::http::connections::network;
 use crate::swarm::table::Swarms;
 use store::{Change, Store, StoreError};
 use window::{Entry, Place, PlaceError, Window, WindowLimits};
@@ -33,6 +35,8 @@ pub const EVICTABLE_AFTER: Duration = Duration::from_secs(3600);
 pub struct ChannelLimits {
     /// The most channels.
     pub channels: usize,
+    /// The most channels that one address (/56 for IPv6) may have brought since the start.
+    pub channels_per_address: usize,
     /// How long a channel is kept after its last publication.
     pub ttl: Duration,
     /// Each channel's window.
@@ -55,6 +59,9 @@ pub enum PublishError {
     /// No room for another channel.
     #[error("this tracker has as many channels as it may hold; use another tracker or try again in an hour")]
     Full,
+    /// Too many channels of one address.
+    #[error("your address has brought as many channels as one may; use another tracker")]
+    TooManyOfAddress,
     /// The disk failed.
     #[error("the tracker could not store it: {0}; try again")]
     Store(#[from] StoreError),
@@ -82,16 +89,19 @@ pub struct Channel {
     /// Counts changes, for subscribers.
     changes: watch::Sender<u64>,
     published_at: AtomicU64,
+    /// Who brought the channel; not known of channels from an earlier run.
+    brought_by: Option<IpAddr>,
 }
 
 impl Channel {
-    fn new(id: ChannelId, window: Window, now_ms: u64) -> Self {
+    fn new(id: ChannelId, window: Window, now_ms: u64, brought_by: Option<IpAddr>) -> Self {
         Self {
             id,
             window: Mutex::new(window),
             publishing: tokio::sync::Mutex::default(),
             changes: watch::Sender::new(0),
             published_at: AtomicU64::new(now_ms),
+            brought_by,
         }
     }
 
@@ -152,7 +162,7 @@ impl Channels {
             if let Some(state) = kept.state {
                 window.set_state(state);
             }
-            table.insert(id, Arc::new(Channel::new(id, window, now_ms)));
+            table.insert(id, Arc::new(Channel::new(id, window, now_ms, None)));
         }
         if !table.is_empty() {
             info!(channels = table.len(), "took up the channels of the last run");
@@ -187,13 +197,14 @@ impl Channels {
         &self,
         id: ChannelId,
         body: &[u8],
+        from: IpAddr,
         now_ms: u64,
     ) -> Result<Published, PublishError> {
         let publication = Publication::decode(body)?;
         let record = SignedRecord::decode(&publication.record, id)?;
         let torrent = Metainfo::parse(&publication.torrent)?;
         check_torrent(&record, &torrent)?;
-        let (channel, evicted) = self.get_or_create(id, now_ms)?;
+        let (channel, evicted) = self.get_or_create(id, from, now_ms)?;
         let _publishing = channel.publishing.lock().await;
         let limits = &self.limits.window;
         let (at, entry) = {
@@ -224,10 +235,11 @@ impl Channels {
         &self,
         id: ChannelId,
         body: &[u8],
+        from: IpAddr,
         now_ms: u64,
     ) -> Result<Published, PublishError> {
         let state = SignedState::decode(body, id)?;
-        let (channel, evicted) = self.get_or_create(id, now_ms)?;
+        let (channel, evicted) = self.get_or_create(id, from, now_ms)?;
         let _publishing = channel.publishing.lock().await;
         if !channel.window().place_state(&state)? {
             return Ok(Published::Known);
@@ -270,11 +282,17 @@ impl Channels {
     fn get_or_create(
         &self,
         id: ChannelId,
+        from: IpAddr,
         now_ms: u64,
     ) -> Result<(Arc<Channel>, Option<ChannelId>), PublishError> {
         if let Some(channel) = self.get(&id) {
             channel.touch(now_ms);
             return Ok((channel, None));
+        }
+        let network = network(from);
+        let brought = self.read().values().filter(|c| c.brought_by == Some(network)).count();
+        if brought >= self.limits.channels_per_address {
+            return Err(PublishError::TooManyOfAddress);
         }
         let mut evicted = None;
         if self.len() >= self.limits.channels {
@@ -288,7 +306,7 @@ impl Channels {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let channel = table.entry(id).or_insert_with(|| {
             info!(channel = %id, "a new channel");
-            Arc::new(Channel::new(id, Window::default(), now_ms))
+            Arc::new(Channel::new(id, Window::default(), now_ms, Some(network)))
         });
         Ok((Arc::clone(channel), evicted))
     }

@@ -55,8 +55,7 @@ pub(super) fn scrape(shared: &Shared, request: &Request<Incoming>) -> Response<B
             shared.metrics.scrapes.increment();
             let known: Vec<_> =
                 hashes.into_iter().filter_map(|hash| Some((hash, shared.swarms.scrape(&hash)?))).collect();
-            let interval = shared.config.swarms.interval.as_secs();
-            write_scrape(&mut out, &known, u32::try_from(interval).unwrap_or(u32::MAX));
+            write_scrape(&mut out, &known, shared.swarms.calm().interval_seconds());
         }
         // A scrape of everything would be a dump of the tracker; BEP 48 leaves it to the tracker.
         Err(refusal) => {

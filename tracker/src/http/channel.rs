@@ -36,7 +36,7 @@ pub(super) async fn answer(
     };
     let publishing = matches!(rest, "records" | "state");
     match (publishing, request.method()) {
-        (true, &Method::POST) => return publish(shared, id, rest, request).await,
+        (true, &Method::POST) => return publish(shared, id, rest, peer, request).await,
         (true, _) => return wrong_method("POST"),
         (false, &Method::GET | &Method::HEAD) => {}
         (false, _) => return wrong_method("GET, HEAD"),
@@ -149,9 +149,11 @@ async fn publish(
     shared: Arc<Shared>,
     id: ChannelId,
     what: &str,
+    peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let is_record = what == "records";
+    let from = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
     let limit = if is_record { MAX_PUBLICATION_LENGTH } else { MAX_SIGNED_LENGTH };
     let body = match read_body(request.into_body(), limit).await {
         Ok(body) => body,
@@ -162,9 +164,9 @@ async fn publish(
     let task = shared.tasks.spawn(async move {
         let now_ms = publisher.clock.unix_ms();
         if is_record {
-            publisher.channels.publish_record(id, &body, now_ms).await
+            publisher.channels.publish_record(id, &body, from, now_ms).await
         } else {
-            publisher.channels.publish_state(id, &body, now_ms).await
+            publisher.channels.publish_state(id, &body, from, now_ms).await
         }
     });
     let result = task.await.unwrap_or(Err(PublishError::ShuttingDown));
@@ -196,6 +198,7 @@ fn refuse(shared: &Shared, id: &ChannelId, error: &PublishError) -> Response<Bod
         PublishError::Invalid(_) | PublishError::WrongTorrent(_) => StatusCode::BAD_REQUEST,
         PublishError::Misplaced(PlaceError::TooOld { .. }) => StatusCode::GONE,
         PublishError::Misplaced(_) => StatusCode::CONFLICT,
+        PublishError::TooManyOfAddress => StatusCode::TOO_MANY_REQUESTS,
         PublishError::Full => return try_later(sentence, 3600),
         PublishError::Store(_) | PublishError::ShuttingDown => return try_later(sentence, 5),
     };

@@ -47,7 +47,7 @@ pub(super) fn metrics(shared: &Shared) -> Response<Body> {
 }
 
 pub(super) fn status(shared: &Shared) -> Response<Body> {
-    let Levels { uptime_seconds, channels, swarms } = shared.levels();
+    let Levels { uptime_seconds, channels, swarms, .. } = shared.levels();
     let status = Status {
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: uptime_seconds,

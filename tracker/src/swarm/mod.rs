@@ -3,6 +3,7 @@
 //! Pure: time and randomness are arguments. A swarm of a channel lives while its segment is in the channel's
 //! window and is dropped whole; a swarm of an open tracker lives while it has peers.
 
+pub mod calm;
 pub mod peers;
 pub mod select;
 pub mod slot;

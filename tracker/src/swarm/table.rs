@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use minuet_proto::InfoHash;
 
+use super::calm::Calm;
 pub use super::select::Families;
 use super::select::{Asker, Chosen, select};
 use super::slot::{Progress, Slot};
@@ -39,17 +40,8 @@ pub struct Limits {
     pub max_want: u32,
     /// The mean time between two announces of a peer.
     pub interval: Duration,
-}
-
-impl Limits {
-    /// Seconds of silence after which a peer is forgotten: two intervals (BEP 3 clients announce once in each).
-    pub fn ttl_seconds(&self) -> u32 {
-        2 * self.interval_seconds()
-    }
-
-    fn interval_seconds(&self) -> u32 {
-        u32::try_from(self.interval.as_secs()).unwrap_or(u32::MAX / 4)
-    }
+    /// Announces a second from which on the interval is stretched.
+    pub announces_per_second: u32,
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +70,7 @@ pub struct Swarms {
     shards: Box<[Mutex<Shard>]>,
     seed: u64,
     limits: Limits,
+    calm: Calm,
     peers: AtomicUsize,
     open_swarms: AtomicUsize,
 }
@@ -88,15 +81,19 @@ impl Swarms {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             seed,
+            calm: Calm::new(
+                u32::try_from(limits.interval.as_secs()).unwrap_or(u32::MAX),
+                limits.announces_per_second,
+            ),
             limits,
             peers: AtomicUsize::new(0),
             open_swarms: AtomicUsize::new(0),
         }
     }
 
-    /// What bounds the table.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
+    /// How long clients are told to wait.
+    pub fn calm(&self) -> &Calm {
+        &self.calm
     }
 
     /// Takes an announce of the peer at `peer`, and writes who else there is to `peers`.
@@ -115,7 +112,7 @@ impl Swarms {
             addr: peer,
             families,
             progress: announce.progress(),
-            ttl_seconds: self.limits.ttl_seconds(),
+            ttl_seconds: self.calm.ttl_seconds(),
             now,
         };
         let (counts, missing, predecessor) = {
@@ -158,7 +155,7 @@ impl Swarms {
             addr,
             families: Families::Both,
             progress: Progress::Leecher,
-            ttl_seconds: self.limits.ttl_seconds(),
+            ttl_seconds: self.calm.ttl_seconds(),
             now,
         };
         let mut seen = Vec::with_capacity(want);
@@ -203,7 +200,7 @@ impl Swarms {
     /// Forgets silent peers, and open swarms without peers, in one shard. To be called for every shard well
     /// within [`super::slot::MAX_PEER_TTL`].
     pub fn sweep(&self, shard: usize, now: Uptime) {
-        let ttl = self.limits.ttl_seconds();
+        let ttl = self.calm.ttl_seconds();
         let (mut peers, mut swarms) = (0, 0);
         lock(&self.shards[shard % SHARDS]).swarms.retain(|_, swarm| {
             peers += swarm.expire(self.seed, now, ttl);
@@ -237,7 +234,7 @@ impl Swarms {
     /// Seconds until `peer` is to announce again: the mean interval, moved by up to an eighth either way, each
     /// peer by its own amount, so that peers which came together do not come back together.
     fn interval(&self, peer: SocketAddr) -> u32 {
-        let mean = self.limits.interval_seconds();
+        let mean = self.calm.interval_seconds();
         let any = super::slot::Meta::new(Progress::Leecher, Uptime::default());
         let hash = match peer {
             SocketAddr::V4(addr) => super::slot::V4Slot::new(addr, any).hash(self.seed),
@@ -333,6 +330,7 @@ mod tests {
             max_peers: 1_000,
             max_want: 200,
             interval: Duration::from_secs(120),
+            announces_per_second: 1_000,
         }
     }
 

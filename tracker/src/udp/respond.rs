@@ -113,6 +113,7 @@ mod tests {
             max_peers: 10_000,
             max_want: 10_000,
             interval: Duration::from_secs(120),
+            announces_per_second: 1_000,
         };
         let swarms = Swarms::new(limits, 1);
         swarms.admit(InfoHash::new([1; 20]), None);
