@@ -16,8 +16,9 @@ use minuet_sim::{
 #[derive(Parser)]
 #[command(version, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
-    /// A scenario's name, `all`, or `list` to see them
-    scenario: String,
+    /// Names of scenarios, `all`, or `list` to see them
+    #[arg(required = true)]
+    scenario: Vec<String>,
     /// Seed of the first run
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -83,13 +84,14 @@ enum Picker {
 const EXAMPLES: &str = "Examples:
   minuet-sim steady
   minuet-sim all --seeds 5
+  minuet-sim steady boundary --engine mesh --engine cold
   minuet-sim scale10k --json
   minuet-sim steady --piece-length 16384 --neighbours 8
   minuet-sim churn --seed 3 --trace 17 2> node17.log";
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    if cli.scenario == "list" {
+    if cli.scenario == ["list"] {
         list();
         return Ok(());
     }
@@ -110,12 +112,15 @@ fn list() {
 }
 
 fn scenarios(cli: &Cli) -> Result<Vec<Scenario>> {
-    let mut scenarios = match cli.scenario.as_str() {
-        "all" => scenario::all(),
-        name => vec![scenario::find(name).with_context(|| {
-            format!("there is no scenario called {name}: `minuet-sim list` shows them all")
-        })?],
-    };
+    let mut scenarios = Vec::new();
+    for name in &cli.scenario {
+        match name.as_str() {
+            "all" => scenarios.extend(scenario::all()),
+            name => scenarios.push(scenario::find(name).with_context(|| {
+                format!("there is no scenario called {name}: `minuet-sim list` shows them all")
+            })?),
+        }
+    }
     if cli
         .piece_length
         .is_some_and(|length| !length.is_power_of_two() || !(1 << 12..=1 << 20).contains(&length))
