@@ -10,7 +10,7 @@ mod error;
 pub mod follow;
 mod sse;
 pub mod tracker;
-pub mod units;
+pub use minuet_proto::units;
 
 pub use backoff::Backoff;
 pub use error::Error;

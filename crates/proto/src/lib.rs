@@ -17,6 +17,7 @@ pub mod metainfo;
 pub mod record;
 pub mod signed;
 pub mod state;
+pub mod units;
 
 pub use ids::{
     ChannelId, InfoHash, PeerId, PieceHash, PieceId, PieceIndex, PieceLength, RecordHash, SegmentSeq,
