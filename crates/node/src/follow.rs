@@ -18,21 +18,26 @@ use crate::{
 
 /// The first wait after a tracker failed, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
-/// Bounds of the time for which a segment must have been sealed, see [`Start::Live`].
-pub const SETTLED: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(30));
+/// Bounds of [`settled`].
+const SETTLED: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(30));
 /// How many events may wait for who follows.
 const QUEUE: usize = 64;
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// At the newest segment that has settled: sealed for half a segment's time, within [`SETTLED`], so that viewers
-    /// have had time to spread it, and its successors come in time too.
+    /// At the newest segment that has [`settled`].
     Live,
     /// At the segment that was on air this long ago.
     Ago(Duration),
     /// At the oldest that the tracker has.
     Oldest,
+}
+
+/// How long a segment should have been sealed when a viewer begins with it: half its time, from 3 to 30 s. Viewers
+/// need that long to spread it under a tight uplink, and every later segment has the same time then.
+pub fn settled(segment: Duration) -> Duration {
+    (segment / 2).clamp(SETTLED.0, SETTLED.1)
 }
 
 /// What following yields.
@@ -202,7 +207,7 @@ impl Merger {
             Duration::from_millis(state.as_ref().map_or(newest.duration_ms, |s| s.segment_ms).max(1));
         match self.start {
             Start::Live => {
-                let settled = (segment / 2).clamp(SETTLED.0, SETTLED.1);
+                let settled = settled(segment);
                 let ended = state.as_ref().is_some_and(|s| s.phase == minuet_proto::Phase::Ended);
                 let before = (self.now_ms)().saturating_sub(millis(settled));
                 records.iter().rev().find(|r| ended || r.sealed_ms <= before).unwrap_or(&records[0]).seq

@@ -7,8 +7,8 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use anyhow::bail;
-use minuet_node::units;
-use minuet_proto::{InfoHash, Phase, SegmentSeq, SignedState};
+use minuet_node::{follow, units};
+use minuet_proto::{InfoHash, Phase, Record, SegmentSeq, SignedState};
 use minuet_swarm::{Files, Reader, Swarm};
 use tokio::{
     sync::{mpsc, watch},
@@ -18,6 +18,7 @@ use tokio::{
 use super::{
     figures::Figures,
     minutes::Minute,
+    now_ms,
     sink::{Sink, Written},
 };
 
@@ -83,6 +84,9 @@ impl Playback {
         loop {
             let Some(minute) = self.next_minute(wanted, last_good).await? else { return Ok(End::Ended) };
             let record = minute.record.clone();
+            if wanted.is_none() && self.live {
+                self.settle(&record).await;
+            }
             if let Some(wanted) = wanted.filter(|wanted| *wanted < record.seq) {
                 self.figures.lock().0.skipped(record.seq.0 - wanted.0);
                 tracing::warn!("segments {wanted} to before {} are not to be had: skipped", record.seq);
@@ -109,6 +113,21 @@ impl Playback {
                 }
             }
             self.retire(record.info_hash, Duration::from_millis(record.duration_ms)).await;
+        }
+    }
+
+    /// Waits until the first minute has settled, while its swarm is being joined.
+    async fn settle(&self, record: &Record) {
+        let settled = follow::settled(Duration::from_millis(record.duration_ms));
+        let age = Duration::from_millis(now_ms().saturating_sub(record.sealed_ms));
+        let wait = settled.saturating_sub(age);
+        let ended = self.state.borrow().as_ref().is_some_and(|state| state.phase == Phase::Ended);
+        if !wait.is_zero() && !ended {
+            tracing::info!(
+                "the first minute was only just finished: playing in {:.0} s",
+                wait.as_secs_f64().ceil()
+            );
+            tokio::time::sleep(wait).await;
         }
     }
 
