@@ -1,8 +1,9 @@
 //! The neighbour policy: with whom to keep links.
 //!
 //! Rules:
-//! 1. Aim at [`Config::neighbours`](crate::Config) links; dial up to that, accept up to twice that, since nodes
-//!    that cannot be dialled live on the places of those that can.
+//! 1. Aim at [`Config::neighbours`](crate::Config) links. Dial half of them at once and the rest only if others do
+//!    not dial here meanwhile; accept up to twice as many, since nodes that cannot be dialled live on the places
+//!    of those that can.
 //! 2. Whom to dial is random among those known and dialable, so that the mesh has no clumps and no hub.
 //! 3. Every [`REVIEW`] the least useful link that this node dialled makes place for a new one: usefulness is what
 //!    went over it of late, both ways, and a short round trip.
@@ -28,8 +29,6 @@ const MAX_LEARNED: usize = 256;
 const TOLD: usize = 12;
 /// How often neighbours are told of nodes.
 const TELL: Duration = Duration::from_secs(20);
-/// Dials under way at once.
-const MAX_DIALING: usize = 16;
 /// A dial without an answer is forgotten after this time.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A node that could not be reached is not dialled again before this time.
@@ -125,7 +124,9 @@ impl Node {
             }
             self.candidates.list.push(Candidate { info, after: now });
         }
-        self.dial(now);
+        if self.neighbours.len() + self.candidates.dialing.len() == 0 {
+            self.dial(now);
+        }
     }
 
     pub(crate) fn on_dial_failed(&mut self, peer: NodeId, now: Timestamp) {
@@ -141,7 +142,8 @@ impl Node {
         let have = self.neighbours.iter().filter(|(_, n)| !n.closing).count();
         let under_way = self.candidates.dialing.len();
         let missing = self.config.neighbours.saturating_sub(have + under_way);
-        for _ in 0..missing.min(MAX_DIALING.saturating_sub(under_way)) {
+        let at_once = (self.config.neighbours / 2).max(1).saturating_sub(under_way);
+        for _ in 0..missing.min(at_once) {
             if !self.dial_one(now) {
                 break;
             }
