@@ -212,6 +212,21 @@ impl Node {
         self.window.holds(serial.0)
     }
 
+    /// Everything that is open with neighbours: links, requests both ways, offers, promises counted. Zero once all
+    /// neighbours are gone.
+    pub fn open_work(&self) -> usize {
+        let window = self.window.base()..self.window.end();
+        let counted =
+            window.map(|s| self.window.slot(s)).map(|s| usize::from(s.copies) + usize::from(s.asked));
+        let links = self.neighbours.iter().map(|(_, n)| 1 + n.asked.len() + n.wants.len());
+        links.sum::<usize>() + counted.sum::<usize>() + self.offers.len() + self.verifying.len()
+    }
+
+    /// Number of pieces that are verified and in the window.
+    pub fn held(&self) -> usize {
+        self.window.held.iter(self.window.base(), self.window.end()).count()
+    }
+
     fn tick(&mut self, now: Timestamp) {
         while self.next_tick <= now {
             self.next_tick = self.next_tick + TICK;
@@ -454,6 +469,7 @@ impl Node {
             self.uplink.drained(undrained);
         }
         self.forget_neighbour_state(slab, now);
+        self.offers.retain(|offer| offer.to != slab);
         self.neighbours.remove(slab);
         self.pump(now);
     }

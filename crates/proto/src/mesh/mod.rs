@@ -14,12 +14,16 @@
 //! (DontHave) and RFC 7574 (PPSPP), which this is not compatible with.
 
 mod codec;
+mod frame;
 mod head;
 mod message;
+#[cfg(test)]
+mod tests;
 
 pub use codec::DecodeError;
+pub use frame::Frame;
 pub use head::{Head, HeadPiece, MAX_HEAD_PIECES, SIGNATURE_LEN, SignedHead};
 pub use message::{
-    Block, ByeReason, Extension, Frame, Hello, HelloFlags, MAX_BLOCK_LEN, MAX_FRAME_LEN, MAX_PIECE_LEN,
+    Block, ByeReason, Extension, Hello, HelloFlags, MAX_BLOCK_LEN, MAX_FRAME_LEN, MAX_PIECE_LEN,
     MAX_RECORD_LEN, Message, NodeId, PeerInfo, Request, Serial, SerialList, Window,
 };

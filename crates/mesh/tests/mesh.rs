@@ -1,0 +1,310 @@
+//! Properties of a small mesh, and what a node does about each kind of bad neighbour.
+
+mod harness;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use harness::{Faults, Mesh, PIECE, TestKey, config};
+use minuet_mesh::{HangUpReason, HeadKey, Input, LinkId, Role, Timestamp};
+use minuet_proto::mesh::{
+    Block, Head, HeadPiece, Hello, HelloFlags, Message, NodeId, Request, Serial, SignedHead, Window,
+};
+use minuet_proto::{PieceHash, PieceIndex, SegmentSeq};
+use proptest::prelude::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Bytes sent in the fullest second, from any instant on.
+fn busiest_second(sent: &[(Timestamp, usize)]) -> usize {
+    let mut first = 0;
+    let (mut sum, mut most) = (0, 0);
+    for (at, bytes) in sent {
+        sum += bytes;
+        while sent[first].0 + SECOND <= *at {
+            sum -= sent[first].1;
+            first += 1;
+        }
+        most = most.max(sum);
+    }
+    most
+}
+
+#[test]
+fn ten_nodes_get_every_piece_and_the_source_sends_each_about_once() {
+    let mut mesh = Mesh::live(9, 1, |_, _| {});
+    mesh.run(2 * SECOND);
+    mesh.stream(300);
+    mesh.run(30 * SECOND);
+    let start = mesh.members[1].started.expect("a start is found");
+    assert_eq!(start, Serial(0));
+    for member in &mesh.members[1..] {
+        assert_eq!(member.stored.len(), 300);
+        assert!(member.stored.values().all(|times| *times == 1));
+        assert!(member.bans.is_empty());
+        // Two are asked for one piece only at the start, when everything is due at once.
+        assert!(member.double_asked.iter().all(|s| s.0 < 61), "{:?}", member.double_asked);
+        assert!(member.requests > 100);
+    }
+    let copies = mesh.members[0].node.stats().payload_sent as f64 / (300.0 * f64::from(PIECE));
+    assert!((1.0..1.1).contains(&copies), "{copies}");
+}
+
+#[test]
+fn a_newcomer_starts_behind_the_target_delay() {
+    let mut mesh = Mesh::live(4, 2, |_, _| {});
+    mesh.run(SECOND);
+    mesh.stream(200);
+    mesh.run(10 * SECOND);
+    let late = mesh.add(config(5), Role::Viewer);
+    mesh.introduce(late);
+    mesh.run(SECOND);
+    let edge = mesh.closed.len() as u64;
+    let start = mesh.members[late].started.expect("a start is found").0;
+    // 4 s are 61 pieces; random access points are 8 pieces apart.
+    assert!((edge - 100..edge - 61).contains(&start), "{start} of {edge}");
+    assert!(mesh.members[late].stored.contains_key(&Serial(start)));
+    assert!(mesh.members[late].stored.keys().all(|s| s.0 >= start));
+}
+
+#[test]
+fn all_tables_are_empty_when_all_neighbours_are_gone() {
+    let mut mesh = Mesh::live(5, 3, |_, _| {});
+    mesh.stream(100);
+    mesh.run(4 * SECOND);
+    assert!(mesh.members[1].node.open_work() > 50);
+    for member in (0..=5).filter(|m| *m != 1) {
+        mesh.kill(member);
+    }
+    mesh.run(8 * SECOND);
+    assert_eq!(mesh.members[1].node.open_work(), 0);
+    assert_eq!(mesh.members[1].node.link_count(), 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// That no byte is stored or sent unverified is asserted in the harness, at every step.
+    #[test]
+    fn whatever_order_loss_and_doubling(
+        seed: u64,
+        lose in 0.0..0.1,
+        double in 0.0..0.1,
+        delay in 0.0..0.3,
+        corrupt in prop_oneof![Just(0.0), 0.0..0.02],
+        limit in 200_000u64..2_000_000,
+        killed in 1usize..6,
+    ) {
+        let mut mesh = Mesh::live(5, seed, |_, config| {
+            config.upload_limit = Some(limit);
+            config.window = 256;
+        });
+        mesh.faults = Faults { lose, double, delay, corrupt };
+        mesh.stream(150);
+        mesh.run(6 * SECOND);
+        mesh.kill(killed);
+        mesh.run(6 * SECOND);
+        for member in &mesh.members {
+            let most = busiest_second(&member.sent) as u64;
+            prop_assert!(most <= limit, "{most} bytes in a second of {limit}");
+            prop_assert!(member.node.held() <= 256);
+        }
+        for member in 1..mesh.members.len() {
+            mesh.kill(member);
+        }
+        mesh.run(8 * SECOND);
+        prop_assert_eq!(mesh.members[0].node.open_work(), 0);
+    }
+}
+
+/// A viewer whose one neighbour is played by the test.
+struct Alone {
+    mesh: Mesh,
+    link: LinkId,
+}
+
+const STRANGER: NodeId = NodeId([9; 32]);
+
+impl Alone {
+    fn new() -> Self {
+        let mut mesh = Mesh::new(4);
+        // The member at 0 is a viewer here: there is no source but the test.
+        mesh.add(config(0), Role::Viewer);
+        let link = mesh.link_to_test(0, STRANGER);
+        let mut alone = Self { mesh, link };
+        alone.say(Message::Hello(Hello {
+            version: 1,
+            flags: HelloFlags::default(),
+            upload_kbps: 10_000,
+            extensions: Vec::new(),
+        }));
+        alone
+    }
+
+    fn say(&mut self, message: Message) {
+        self.mesh.say(0, self.link, message, Bytes::new());
+    }
+
+    fn head(&mut self, serial: u64, hash: PieceHash, genuine: bool) {
+        let piece = HeadPiece { hash, len: PIECE, ingest_ms: 1000 + 65 * serial, random_access: true };
+        let head = Head {
+            first: Serial(serial),
+            segment: SegmentSeq(0),
+            first_index: PieceIndex(serial as u32),
+            pieces: vec![piece],
+        };
+        let body = head.encode();
+        let mut signature = TestKey.sign(&SignedHead::signed_bytes(&body));
+        if !genuine {
+            signature[3] ^= 1;
+        }
+        self.say(Message::Head(SignedHead { body, signature }));
+    }
+
+    fn requests(&mut self) -> Vec<Request> {
+        let sent = self.mesh.inbox.drain(..);
+        sent.filter_map(|(_, m)| if let Message::Request(r) = m { Some(r) } else { None }).collect()
+    }
+
+    fn bans(&self) -> Vec<HangUpReason> {
+        self.mesh.members[0].bans.iter().map(|(_, reason)| *reason).collect()
+    }
+
+    fn send_piece(&mut self, serial: u64, byte: u8) {
+        for offset in (0..PIECE).step_by(16384) {
+            let block = Block { serial: Serial(serial), offset, len: 16384, piece_len: PIECE };
+            self.mesh.say(0, self.link, Message::Block(block), Bytes::from(vec![byte; 16384]));
+        }
+    }
+
+    /// Twenty pieces are known and promised, and playback has begun.
+    fn settled() -> Self {
+        let mut alone = Self::new();
+        for serial in 0..20 {
+            let hash = PieceHash::of(&(serial as u32).to_le_bytes());
+            alone.mesh.closed.insert(Serial(serial), hash);
+            alone.head(serial, hash, true);
+        }
+        alone.say(Mesh::have(0..20));
+        alone.mesh.run(SECOND * 7 / 10);
+        alone
+    }
+}
+
+#[test]
+fn one_request_at_a_time_is_open_with_a_neighbour_and_one_more_for_what_is_late() {
+    let mut alone = Alone::settled();
+    let asked = |alone: &mut Alone| alone.requests().iter().map(|r| r.serial.0).collect::<Vec<_>>();
+    // At the start everything is late; once it plays, nothing is due soon, and the newest goes first.
+    assert_eq!(asked(&mut alone), [0, 1]);
+    for (serial, next) in [(0, vec![]), (1, vec![19]), (19, vec![18])] {
+        let byte = alone.mesh.closed[&Serial(serial)].as_bytes()[0];
+        alone.send_piece(serial, byte);
+        assert_eq!(asked(&mut alone), next);
+        assert!(alone.mesh.members[0].node.holds(Serial(serial)));
+    }
+}
+
+#[test]
+fn a_corrupt_piece_bans_its_sender_and_is_not_held() {
+    let mut alone = Alone::settled();
+    let byte = alone.mesh.closed[&Serial(0)].as_bytes()[0];
+    alone.send_piece(0, !byte);
+    assert_eq!(alone.bans(), [HangUpReason::Corrupt]);
+    assert!(!alone.mesh.members[0].node.holds(Serial(0)));
+    // The ban holds for the node's next link.
+    alone.mesh.link_to_test(0, STRANGER);
+    assert_eq!(alone.bans().len(), 2);
+}
+
+#[test]
+fn a_forged_head_bans_and_is_not_passed_on() {
+    let mut alone = Alone::new();
+    let other = alone.mesh.link_to_test(0, NodeId([8; 32]));
+    let hello = Hello { version: 1, flags: HelloFlags::default(), upload_kbps: 0, extensions: Vec::new() };
+    alone.mesh.say(0, other, Message::Hello(hello), Bytes::new());
+    alone.mesh.inbox.clear();
+    alone.head(0, PieceHash::of(b"x"), false);
+    assert_eq!(alone.bans(), [HangUpReason::BadHead]);
+    assert!(!alone.mesh.inbox.iter().any(|(_, m)| matches!(m, Message::Head(_))));
+    assert_eq!(alone.mesh.members[0].node.edge(), None);
+}
+
+#[test]
+fn a_head_is_passed_on_once_and_equivocation_is_told() {
+    let mut alone = Alone::new();
+    let other = alone.mesh.link_to_test(0, NodeId([8; 32]));
+    let hello = Hello { version: 1, flags: HelloFlags::default(), upload_kbps: 0, extensions: Vec::new() };
+    alone.mesh.say(0, other, Message::Hello(hello), Bytes::new());
+    alone.mesh.inbox.clear();
+    alone.head(0, PieceHash::of(b"x"), true);
+    alone.head(0, PieceHash::of(b"x"), true);
+    let heads = alone.mesh.inbox.iter().filter(|(_, m)| matches!(m, Message::Head(_))).count();
+    assert_eq!(heads, 1);
+    alone.head(0, PieceHash::of(b"y"), true);
+    assert_eq!(alone.mesh.members[0].equivocations, 1);
+    assert_eq!(alone.bans(), []);
+}
+
+#[test]
+fn promises_of_what_does_not_exist_are_not_believed() {
+    let mut alone = Alone::settled();
+    alone.requests();
+    // 64 pieces beyond the newest head are believed; a million are not, nor does the window move.
+    alone.say(Mesh::have([1_000_000]));
+    alone.say(Message::Bitfield(Window { first: Serial(5_000_000), bits: Bytes::from_static(&[255; 100]) }));
+    alone.mesh.run(SECOND);
+    assert!(alone.requests().iter().all(|r| r.serial < Serial(20)));
+    assert_eq!(alone.mesh.members[0].node.edge(), Some(Serial(20)));
+}
+
+#[test]
+fn who_promises_and_never_sends_is_banned() {
+    let mut alone = Alone::settled();
+    // It keeps the link alive, so that only its silence on requests counts.
+    for serial in 20..60 {
+        alone.head(serial, PieceHash::of(&(serial as u32).to_le_bytes()), true);
+        alone.say(Mesh::have([serial]));
+        alone.mesh.run(SECOND / 2);
+    }
+    assert_eq!(alone.bans(), [HangUpReason::Liar]);
+}
+
+#[test]
+fn a_flood_is_banned_and_costs_a_bounded_number_of_answers() {
+    let mut alone = Alone::settled();
+    alone.mesh.inbox.clear();
+    for serial in 0..20_000 {
+        alone.say(Message::Request(Request { serial: Serial(serial % 20), due_in_ms: 0 }));
+    }
+    assert_eq!(alone.bans(), [HangUpReason::Flood]);
+    assert!(alone.mesh.inbox.len() < 7_000);
+}
+
+#[test]
+fn the_first_message_must_be_hello_and_the_only_one() {
+    let mut mesh = Mesh::new(5);
+    mesh.add(config(0), Role::Viewer);
+    let link = mesh.link_to_test(0, STRANGER);
+    mesh.say(0, link, Mesh::have([1]), Bytes::new());
+    assert_eq!(mesh.members[0].bans[0].1, HangUpReason::Protocol);
+}
+
+#[test]
+fn a_node_that_uploads_nothing_sends_no_block() {
+    let mut mesh = Mesh::live(4, 6, |member, config| config.upload = member != 2);
+    mesh.stream(100);
+    mesh.run(12 * SECOND);
+    assert_eq!(mesh.members[2].node.stats().payload_sent, 0);
+    assert_eq!(mesh.members[2].stored.len(), 100);
+}
+
+#[test]
+fn a_node_that_leaves_says_so() {
+    let mut mesh = Mesh::live(3, 7, |_, _| {});
+    mesh.run(SECOND);
+    mesh.feed(1, Input::Leave);
+    mesh.run(SECOND);
+    assert_eq!(mesh.members[1].node.link_count(), 0);
+    assert!(mesh.members[2].links.values().all(|peer| *peer != 1));
+}
