@@ -49,7 +49,7 @@ impl SectionAssembler {
         }
         // A repeated packet brings nothing new; a missing one breaks the section that it was part of.
         match self.next_counter.replace((packet.counter() + 1) & 0x0f) {
-            Some(next) if next == (packet.counter() + 1) & 0x0f && self.open => return,
+            Some(next) if next == (packet.counter() + 1) & 0x0f && !packet.unit_start() => return,
             Some(next) if next != packet.counter() => self.open = false,
             _ => {}
         }

@@ -52,6 +52,28 @@ fn a_restarted_source_is_a_discontinuity_and_leaves_the_grid_alone() {
 }
 
 #[test]
+fn a_restarted_source_may_happen_on_the_same_counters() {
+    for between in 0..16 {
+        let mut feed = Feed::default();
+        feed.tables();
+        video(&mut feed, 0, 2);
+        // One more packet each time, until every offset of the counters was tried.
+        for index in 0..between {
+            feed.pes(VIDEO_PID, 2 * SECOND + index * FRAME, Flags::default(), &Frame::Inter.bytes(0));
+            feed.pat(&[(1, PMT_PID)]);
+        }
+        let mut again = Feed::default();
+        again.pat(&[(1, PMT_PID + 1)]);
+        again.pmt(1, PMT_PID + 1, &[(0x1b, VIDEO_PID), (0x0f, AUDIO_PID)], 0);
+        video(&mut again, 100 * SECOND, 2);
+        feed.bytes.extend(again.bytes);
+        let outcome = outcome(&feed, seconds(60));
+        assert_eq!(outcome.segments.len(), 2, "after {between}");
+        assert_eq!(outcome.segments[1].duration.as_millis(), 2000, "after {between}");
+    }
+}
+
+#[test]
 fn a_jump_between_key_frames_waits_for_one() {
     let mut feed = Feed::default();
     feed.tables();
@@ -144,6 +166,8 @@ fn parameter_sets_in_a_packet_of_their_own() {
     }
     let outcome = outcome(&feed, seconds(1));
     assert_eq!(outcome.durations_ms(), [1000; 4]);
+    // The tables directly before the first belong to it.
+    starts[0] = 0;
     let mut at = outcome.counters.skipped_bytes as usize;
     for (segment, start) in outcome.segments.iter().zip(starts) {
         assert_eq!(at, start);
@@ -274,8 +298,8 @@ fn new_tables_move_the_cutter_to_the_new_stream() {
     let mut feed = Feed::default();
     feed.tables();
     video(&mut feed, 0, 3);
-    feed.pmt(1, PMT_PID, &[(0x1b, 0x300), (0x0f, AUDIO_PID)], 2);
     let moved = feed.bytes.len();
+    feed.pmt(1, PMT_PID, &[(0x1b, 0x300), (0x0f, AUDIO_PID)], 2);
     for index in 0..75u64 {
         let frame = if index % 25 == 0 { Frame::Key } else { Frame::Inter };
         feed.pes(0x300, 3 * SECOND + index * FRAME, Flags::default(), &frame.bytes(100));

@@ -4,7 +4,7 @@ mod common;
 
 use common::{
     Outcome, cut,
-    feed::{AUDIO_PID, FRAME, Feed, Flags, Frame, VIDEO_PID},
+    feed::{AUDIO_PID, FRAME, Feed, Flags, Frame, PMT_PID, VIDEO_PID},
     seconds,
 };
 use proptest::prelude::*;
@@ -40,43 +40,39 @@ struct Made {
 }
 
 fn made() -> impl Strategy<Value = Made> {
-    (prop::collection::vec(step(), 20..200), 0..1u64 << 33, 0..300usize).prop_map(
-        |(steps, start, padding)| {
-            let mut feed = Feed::default();
-            let mut frames = Vec::new();
-            let tables = |feed: &mut Feed| {
-                feed.pat(&[(1, 0x1000)]);
-                feed.pmt(
-                    1,
-                    0x1000,
-                    &[(0x1b, VIDEO_PID), (0x0f, AUDIO_PID)],
-                    if padding < 2 { 0 } else { padding },
-                );
-            };
+    (prop::collection::vec(step(), 20..200), 0..1u64 << 33, prop_oneof![Just(0usize), 2..300usize])
+        .prop_map(|(steps, start, padding)| make(&steps, start, padding))
+}
+
+/// A feed of these frames that begins at `start` ticks; its PMT has `padding` bytes of descriptors.
+fn make(steps: &[Step], start: u64, padding: usize) -> Made {
+    let mut feed = Feed::default();
+    let mut frames = Vec::new();
+    let tables = |feed: &mut Feed| {
+        feed.pat(&[(1, PMT_PID)]);
+        feed.pmt(1, PMT_PID, &[(0x1b, VIDEO_PID), (0x0f, AUDIO_PID)], padding);
+    };
+    // Tables directly before a frame belong to it.
+    let mut begins = 0;
+    tables(&mut feed);
+    for (index, step) in steps.iter().enumerate() {
+        let time = start + index as u64 * FRAME;
+        let flags = Flags { random_access: step.flag, pcr: Some(time), ..Flags::default() };
+        frames.push((begins, step.frame.is_clean()));
+        let at = feed.pes(VIDEO_PID, time, flags, &step.frame.bytes(step.len));
+        if step.audio {
+            let end = feed.pes(AUDIO_PID, time, Flags::default(), &[0xff; 300]);
+            // Somewhere within the frame: after one of its packets.
+            let within = at + 188 * (1 + step.len % ((end - at) / 188));
+            feed.bytes[within..].rotate_left(end - within);
+        }
+        (0..step.nulls).for_each(|_| feed.null());
+        begins = feed.bytes.len();
+        if step.tables {
             tables(&mut feed);
-            for (index, step) in steps.iter().enumerate() {
-                let time = start + index as u64 * FRAME;
-                let flags = Flags { random_access: step.flag, pcr: Some(time), ..Flags::default() };
-                frames.push((
-                    feed.pes(VIDEO_PID, time, flags, &step.frame.bytes(step.len)),
-                    step.frame.is_clean(),
-                ));
-                if step.audio {
-                    let end = feed.pes(AUDIO_PID, time, Flags::default(), &[0xff; 300]);
-                    // Somewhere within the frame: after one of its packets.
-                    let start = frames[index].0;
-                    let packets = (end - start) / 188;
-                    let within = start + 188 * (1 + step.len % packets);
-                    feed.bytes[within..].rotate_left(end - within);
-                }
-                (0..step.nulls).for_each(|_| feed.null());
-                if step.tables {
-                    tables(&mut feed);
-                }
-            }
-            Made { feed: feed.bytes, frames }
-        },
-    )
+        }
+    }
+    Made { feed: feed.bytes, frames }
 }
 
 /// Divides `bytes` at `cuts` (taken modulo what is left).

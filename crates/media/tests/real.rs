@@ -3,61 +3,14 @@
 
 mod common;
 
-use std::{
-    path::Path,
-    process::{Command, Stdio},
+use std::process::Command;
+
+use common::{
+    Outcome, cut,
+    ffmpeg::{AAC, CLIP_SECONDS, FRAMES, clip, decode, x264},
+    seconds,
 };
-
-use common::{Outcome, cut, seconds};
 use minuet_media::{Notice, Restamper, StreamClock};
-
-const CLIP_SECONDS: u64 = 12;
-const FRAMES_A_SECOND: u64 = 25;
-
-/// Runs ffmpeg and returns what it writes to standard output.
-fn ffmpeg(arguments: &[&str], input: Option<&Path>) -> Vec<u8> {
-    let mut command = Command::new("ffmpeg");
-    command.args(["-nostdin", "-hide_banner", "-loglevel", "error"]);
-    if let Some(path) = input {
-        command.arg("-i").arg(path);
-    }
-    let output = command.args(arguments).stderr(Stdio::inherit()).output().expect("ffmpeg is installed");
-    assert!(output.status.success(), "ffmpeg {arguments:?}");
-    output.stdout
-}
-
-/// A clip of moving picture and tone, coded as `codec` says.
-fn clip(codec: &[&str]) -> Vec<u8> {
-    let picture = format!("testsrc2=size=160x96:rate={FRAMES_A_SECOND}:duration={CLIP_SECONDS}");
-    let tone = format!("sine=frequency=440:sample_rate=48000:duration={CLIP_SECONDS}");
-    let mut arguments = vec!["-f", "lavfi", "-i", &picture, "-f", "lavfi", "-i", &tone];
-    arguments.extend(codec);
-    arguments.extend(["-f", "mpegts", "-"]);
-    ffmpeg(&arguments, None)
-}
-
-const AAC: &[&str] = &["-c:a", "aac", "-b:a", "64k"];
-
-fn x264(parameters: &str) -> Vec<u8> {
-    let codec = ["-c:v", "libx264", "-preset", "veryfast", "-bf", "2", "-x264-params", parameters];
-    clip(&[&codec, AAC].concat())
-}
-
-/// What a decoder that gets only `segment` complains of, and the number of frames it shows.
-fn decode(segment: &[u8], stream: &str) -> (String, u64) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = folder.path().join("segment.ts");
-    std::fs::write(&path, segment).expect("room for a clip");
-    let output = Command::new("ffprobe")
-        .args(["-loglevel", "warning", "-count_frames", "-select_streams", stream])
-        .args(["-show_entries", "stream=nb_read_frames", "-of", "csv=p=0"])
-        .arg(&path)
-        .output()
-        .expect("ffprobe is installed");
-    let frames = String::from_utf8_lossy(&output.stdout);
-    let frames = frames.trim().lines().next().unwrap_or_default().trim_end_matches(',').parse();
-    (String::from_utf8_lossy(&output.stderr).into_owned(), frames.unwrap_or(0))
-}
 
 /// Cuts in 2 s segments and checks what must hold for every feed.
 fn check(input: &[u8]) -> Outcome {
@@ -153,8 +106,6 @@ fn the_clock_goes_as_the_feed_does() {
     }
     assert!((23_700..24_200).contains(&last.1), "{last:?}");
 }
-
-const FRAMES: u64 = CLIP_SECONDS * FRAMES_A_SECOND;
 
 #[test]
 fn closed_gop() {

@@ -1,8 +1,8 @@
 //! The cutter: a feed goes in, segments come out.
 //!
 //! Its rules:
-//! - A segment starts with the packet in which an access unit of the leading stream starts, and that access
-//!   unit is a clean random access point. It is judged before anything of it is handed out, so bytes are
+//! - A segment starts with the packet in which an access unit of the leading stream starts, or with the tables
+//!   directly before it, and that access unit is a clean random access point. It is judged before anything of it is handed out, so bytes are
 //!   held back from an access unit's start until its first slice is seen: mostly a packet or two, at most
 //!   [`HOLD_LIMIT`](scan::HOLD_LIMIT).
 //! - All packets from there on belong to the new segment, of whatever PID. What is under way on other PIDs

@@ -24,6 +24,10 @@ use crate::{
 
 /// An access unit that is not judged after so many bytes of feed is not a random access point.
 pub const HOLD_LIMIT: usize = 1 << 20;
+/// Tables before an access unit begin its segment, if they are no more bytes than this.
+const LEAD_IN_LIMIT: usize = 64 * PACKET_LEN;
+/// PIDs below this carry tables: of programs, services, the time (ISO/IEC 13818-1, table 2-3).
+const FIRST_STREAM_PID: u16 = 0x20;
 /// A feed without a usable program in its first so many bytes has none.
 const PROGRAM_LIMIT: u64 = 32 << 20;
 /// After so much time on other streams of the program the leading one is silent, and they keep the time.
@@ -58,6 +62,10 @@ pub struct Scan {
     schedule: Schedule,
     scanner: Scanner,
     unit: Option<AccessUnit>,
+    /// Offset of the first of the tables that directly precede the next packet.
+    lead_in: Option<usize>,
+    /// The payload of the packet in which the latest access unit starts.
+    last_start: Vec<u8>,
     /// Where the segment under way started, and the feed's byte at which it is too large.
     segment: Option<Ticks>,
     full_at: u64,
@@ -85,7 +93,7 @@ const COMPANION: u8 = 8;
 /// An access unit of the leading stream that is not judged yet.
 #[derive(Debug)]
 struct AccessUnit {
-    /// Offset of the packet in which it starts.
+    /// Offset of the packet in which it starts, or of the tables directly before that.
     at: usize,
     /// `random_access_indicator` of that packet.
     flag: bool,
@@ -112,6 +120,8 @@ impl Scan {
             schedule: Schedule::new(config.segment.into(), config.grace.into(), config.limit.into()),
             scanner: Scanner::new(Codec::Private),
             unit: None,
+            lead_in: None,
+            last_start: Vec::new(),
             segment: None,
             full_at: u64::MAX,
             discontinuity: false,
@@ -155,6 +165,7 @@ impl Scan {
     /// There are no more packets: what is open is closed.
     pub fn finish(&mut self) -> Result<(), Error> {
         self.run_len = 0;
+        self.lead_in = None;
         self.judge(Access::None);
         if self.segment.is_none() && self.counters.packets > 0 {
             return Err(match self.selection {
@@ -174,17 +185,20 @@ impl Scan {
         match self.marks.front() {
             Some(&(target, _)) if at < target => (target, None),
             Some(_) => (at, self.marks.pop_front().map(|(_, mark)| mark)),
-            None => {
-                let end = self.held.len() + self.run_len;
-                (self.unit.as_ref().map_or(end, |unit| unit.at.min(end)), None)
-            }
+            None => (self.handed_out_to(), None),
         }
+    }
+
+    /// Offset of the first byte that waits for a decision, or the end.
+    fn handed_out_to(&self) -> usize {
+        let end = self.held.len() + self.run_len;
+        let unit = self.unit.as_ref().map(|unit| unit.at);
+        unit.into_iter().chain(self.lead_in).fold(end, usize::min)
     }
 
     /// The run is over: what was not handed out of it is held back.
     pub fn hold_back(&mut self, run: &[u8]) {
-        let end = self.held.len() + self.run_len;
-        let keep = self.unit.as_ref().map_or(end, |unit| unit.at.min(end));
+        let keep = self.handed_out_to();
         if keep >= self.held.len() {
             let rest = run.get(keep - self.held.len()..self.run_len).unwrap_or_default();
             self.held.clear();
@@ -194,7 +208,10 @@ impl Scan {
             self.held.extend_from_slice(&run[..self.run_len.min(run.len())]);
         }
         if let Some(unit) = &mut self.unit {
-            unit.at = 0;
+            unit.at -= keep;
+        }
+        if let Some(at) = &mut self.lead_in {
+            *at -= keep;
         }
         self.before += keep as u64;
         self.run_len = 0;
@@ -213,6 +230,7 @@ impl Scan {
         let pid = packet.pid();
         if packet.transport_error() {
             self.counters.transport_errors += 1;
+            self.lead_in = None;
             return Ok(());
         }
         if pid == NULL_PID {
@@ -221,18 +239,20 @@ impl Scan {
         }
         let state = &mut self.pids[usize::from(pid)];
         let last = std::mem::replace(&mut state.counter, packet.counter() + 1);
+        let mut repeats = false;
         if packet.has_payload() && last != 0 && packet.counter() != last & 0x0f {
-            let repeats = packet.counter() + 1 == last && !state.repeated;
-            if repeats {
-                state.repeated = true;
-                return Ok(());
-            }
-            if !packet.adaptation().is_some_and(|field| field.discontinuity) {
+            repeats = packet.counter() + 1 == last && !state.repeated;
+            if !repeats && !packet.adaptation().is_some_and(|field| field.discontinuity) {
                 self.counters.continuity_errors += 1;
             }
         }
-        state.repeated = false;
+        state.repeated = repeats;
         let roles = state.roles;
+        if pid < FIRST_STREAM_PID || roles & TABLE != 0 {
+            self.lead_in = self.lead_in.filter(|first| at - first < LEAD_IN_LIMIT).or(Some(at));
+        } else if roles & LEADING == 0 {
+            self.lead_in = None;
+        }
         if roles == 0 {
             return Ok(());
         }
@@ -247,8 +267,13 @@ impl Scan {
             if roles & CLOCK != 0 {
                 self.clock(field);
             }
+            // A source that starts again may happen on the counter of the one before.
+            let again = repeats && (!packet.unit_start() || packet.payload() == self.last_start);
             if roles & LEADING != 0 {
-                self.leading(packet, field, at);
+                if !again {
+                    self.leading(packet, field, at);
+                }
+                self.lead_in = None;
             }
         }
         Ok(())
@@ -271,6 +296,8 @@ impl Scan {
         }
         if packet.unit_start() {
             self.flag_seen |= field.random_access;
+            self.last_start.clear();
+            self.last_start.extend_from_slice(packet.payload());
             // Parameter sets in a PES packet of their own are where the access unit starts.
             match &mut self.unit {
                 Some(unit) if unit.header.is_none() && self.scanner.parameters_only() => {
@@ -343,6 +370,7 @@ impl Scan {
 
     fn start_unit(&mut self, flag: bool, at: usize) {
         self.judge(Access::None);
+        let at = self.lead_in.take().unwrap_or(at);
         self.silent = false;
         self.scanner.restart();
         self.unit = Some(AccessUnit { at, flag, timestamp: None, header: Some(Vec::new()) });
@@ -396,6 +424,7 @@ impl Scan {
 
     /// Ends the segment under way at offset `at` and starts the next.
     fn cut(&mut self, at: usize, timestamp: Option<Timestamp>) {
+        self.lead_in = None;
         if self.segment.is_none() {
             self.timeline.start_here();
             let bytes = self.before + at as u64;

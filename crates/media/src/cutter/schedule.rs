@@ -20,6 +20,8 @@ pub struct Schedule {
     limit: u64,
     /// The position from which the next cut is due.
     due: u64,
+    /// A cut is due now, also where positions step back a little.
+    forced: bool,
 }
 
 /// Whether to cut before an access unit.
@@ -40,12 +42,12 @@ impl Schedule {
     /// Cuts each `segment`; from `grace` after a cut was due also at degraded access points, and from
     /// `limit` at any access unit. The first cut, the channel's start, is due at 0.
     pub fn new(segment: Ticks, grace: Ticks, limit: Ticks) -> Self {
-        Self { segment: segment.0.max(1), grace: grace.0, limit: limit.0.max(grace.0), due: 0 }
+        Self { segment: segment.0.max(1), grace: grace.0, limit: limit.0.max(grace.0), due: 0, forced: false }
     }
 
     /// Judges an access unit at `position`.
     pub fn judge(&self, position: Ticks, access: Access) -> Verdict {
-        if position.0 + TOLERANCE < self.due {
+        if position.0 + TOLERANCE < self.due && !self.forced {
             return Verdict::Pass;
         }
         let overdue = position.0.saturating_sub(self.due);
@@ -57,13 +59,15 @@ impl Schedule {
         }
     }
 
-    /// A cut is due at `position`, whatever the grid says.
+    /// A cut is due now, at `position`, whatever the grid says.
     pub fn force(&mut self, position: Ticks) {
+        self.forced = true;
         self.due = self.due.min(position.0);
     }
 
     /// A cut was made at `position`: the next is due at the grid line after it.
     pub fn cut(&mut self, position: Ticks) {
+        self.forced = false;
         self.due = ((position.0 + TOLERANCE) / self.segment + 1).saturating_mul(self.segment);
     }
 }
@@ -119,7 +123,9 @@ mod tests {
     fn a_forced_cut_leaves_the_grid_alone() {
         let mut schedule = schedule();
         schedule.cut(Ticks(0));
+        assert_eq!(schedule.judge(Ticks(4 * SECOND), Access::Clean), Verdict::Pass);
         schedule.force(Ticks(4 * SECOND));
+        assert_eq!(schedule.judge(Ticks(3 * SECOND), Access::Clean), Verdict::Cut);
         assert_eq!(schedule.judge(Ticks(5 * SECOND), Access::Clean), Verdict::Cut);
         schedule.cut(Ticks(5 * SECOND));
         assert_eq!(schedule.judge(Ticks(9 * SECOND), Access::Clean), Verdict::Pass);
