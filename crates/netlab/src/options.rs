@@ -19,7 +19,7 @@ pub struct Options {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Build a lab, run a command in it, take it down again; without a command, until it is interrupted.
-    Run(Run),
+    Run(Box<Run>),
     /// Run a command on a host of a running lab [example: exec h01 -- curl http://198.18.0.2/].
     Exec(Exec),
     /// Change conditions of a running lab [example: set h01 cut=20s loss=2%].

@@ -182,9 +182,11 @@ fn a_script_can_use_the_lab_and_its_failure_is_ours() {
         "$NETLAB" exec h02 ip -4 -o addr show dev net0
         "$NETLAB" set all loss=3% && "$NETLAB" show | head -c 6
         "$NETLAB" set h04 loss=3%
-        # Left behind on purpose: on a host, and beside the lab in a session of its own.
-        "$NETLAB" exec h01 sleep 1000 >/dev/null 2>&1 &
+        # Left behind on purpose: on a host without a mark, and beside the lab in a session of its own.
+        "$NETLAB" exec h01 env -i "$(command -v sleep)" 1000 >/dev/null 2>&1 &
+        echo; echo $!
         setsid sleep 1000 >/dev/null 2>&1 &
+        echo $!
         exit 7
     "#;
     let output = Command::new(NETLAB).args(["run", "--", "sh", "-c", script]).output().unwrap();
@@ -194,6 +196,13 @@ fn a_script_can_use_the_lab_and_its_failure_is_ours() {
     assert_eq!(namespaces(lines.next().unwrap()), []);
     assert!(lines.next().unwrap().contains("198.18.0.2/15"), "{stdout}");
     assert_eq!(lines.next(), Some("{\"id\":"), "{stdout}");
+    let left: Vec<&str> = lines.collect();
+    assert_eq!(left.len(), 2, "{stdout}");
+    for pid in left {
+        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // One that has ended may still wait for init to look at it.
+        assert!(state.is_empty() || state.contains(") Z "), "{state}");
+    }
     assert_eq!(stderr, "netlab: there is no host h04 in this lab of 3: they are named h01 to h03\n");
 }
 
