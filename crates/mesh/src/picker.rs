@@ -52,6 +52,8 @@ const BUSY: Duration = Duration::from_millis(100);
 const MAX_HOP_US: f32 = 150_000.0;
 /// A neighbour counts as a liar after so many requests in a row that came to nothing, and so long without a piece.
 const MAX_FAILURES: u32 = 5;
+/// The same for one that has never delivered.
+const MAX_FAILURES_UNPROVEN: u32 = 3;
 const LIAR: Duration = Duration::from_secs(6);
 
 impl Node {
@@ -546,9 +548,14 @@ impl Node {
             let asked = &neighbour.asked[index];
             let serial = asked.serial;
             let waited = now.since(asked.at).as_micros() as f32;
-            neighbour.latency_us = neighbour.latency_us.max(waited);
+            // Who has never delivered is put to the test again soon, and then either delivers or is found out.
+            let proven = neighbour.taken > 0;
+            if proven {
+                neighbour.latency_us = neighbour.latency_us.max(waited);
+            }
             neighbour.failures += 1;
-            if neighbour.failures >= MAX_FAILURES && neighbour.delivered + LIAR < now {
+            let most = if proven { MAX_FAILURES } else { MAX_FAILURES_UNPROVEN };
+            if neighbour.failures >= most && neighbour.delivered + LIAR < now {
                 self.hang_up(slab, HangUpReason::Liar, true, now);
                 continue;
             }

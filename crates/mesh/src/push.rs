@@ -138,9 +138,5 @@ pub(crate) fn hop_us(neighbour: &Neighbour) -> f32 {
 }
 
 fn may_push(neighbour: &Neighbour, serial: u64) -> bool {
-    neighbour.greeted
-        && !neighbour.closing
-        && !neighbour.flags.relay
-        && !neighbour.has.get(serial)
-        && neighbour.undrained < 32 * 1024
+    neighbour.greeted && !neighbour.closing && !neighbour.has.get(serial) && neighbour.undrained < 32 * 1024
 }

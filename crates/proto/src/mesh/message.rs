@@ -107,7 +107,7 @@ pub struct HelloFlags {
     pub dialable: bool,
     /// It never sends pieces.
     pub no_upload: bool,
-    /// It has no player, or it is catching up: it is not worth pushing new pieces to first.
+    /// It has no player.
     pub relay: bool,
     /// It holds the channel's key.
     pub source: bool,
