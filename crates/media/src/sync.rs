@@ -12,7 +12,7 @@ use memchr::{memchr, memchr_iter};
 
 use crate::{
     Error,
-    packet::{PACKET_LEN, SYNC_BYTE},
+    packet::{NULL_PID, PACKET_LEN, Packet, SYNC_BYTE},
 };
 
 /// Sync bytes in a row, at one stride, that make a stream.
@@ -35,8 +35,11 @@ pub struct PacketSync {
     /// Bytes taken from the input and not handed out yet begin at `at`.
     buf: Vec<u8>,
     at: usize,
-    /// Packets freed of the bytes between them.
+    /// Packets freed of what is between them.
     stripped: Vec<u8>,
+    /// Null packets are passed over, too, and counted.
+    strip_nulls: bool,
+    nulls: u64,
     run: Run,
     /// Bytes between packets that are still to be passed over.
     skip: usize,
@@ -82,6 +85,8 @@ impl Default for PacketSync {
             buf: Vec::new(),
             at: 0,
             stripped: Vec::new(),
+            strip_nulls: false,
+            nulls: 0,
             run: Run::None,
             skip: 0,
             ending: false,
@@ -93,6 +98,17 @@ impl Default for PacketSync {
 }
 
 impl PacketSync {
+    /// Passes over null packets as if they were not there.
+    #[must_use]
+    pub fn without_nulls(self) -> Self {
+        Self { strip_nulls: true, ..self }
+    }
+
+    /// How many null packets have been passed over since the last call.
+    pub fn take_nulls(&mut self) -> u64 {
+        std::mem::take(&mut self.nulls)
+    }
+
     /// Makes the next run of whole packets ready, taking from `input` what it must. False: more input is
     /// needed, and all of `input` was taken.
     ///
@@ -205,9 +221,14 @@ impl PacketSync {
             return false;
         }
         let window = &self.buf[self.at..];
-        let len = if stride == PACKET_LEN { run_len(window) } else { run_len(&window[..PACKET_LEN]) };
+        let together = stride == PACKET_LEN && !self.strip_nulls;
+        let len = if together { run_len(window) } else { run_len(&window[..PACKET_LEN]) };
         if len == 0 {
             self.state = State::Searching;
+        } else if self.strip_nulls && is_null(window) {
+            self.nulls += 1;
+            self.at += PACKET_LEN;
+            self.skip = stride - PACKET_LEN;
         } else {
             self.skip = stride - PACKET_LEN;
             self.run = Run::Buffered(self.at..self.at + len);
@@ -218,7 +239,7 @@ impl PacketSync {
     /// In step with nothing buffered: hands out the input itself, or what is left of it without the
     /// bytes between packets.
     fn step_input(&mut self, stride: usize, input: &mut &[u8]) -> bool {
-        if stride == PACKET_LEN {
+        if stride == PACKET_LEN && !self.strip_nulls {
             match run_len(input) {
                 0 => self.state = State::Searching,
                 len => self.run = Run::Input(len),
@@ -226,23 +247,33 @@ impl PacketSync {
             return true;
         }
         self.stripped.clear();
+        let nulls = self.nulls;
         while let Some((packet, rest)) = input.split_at_checked(PACKET_LEN)
             && packet[0] == SYNC_BYTE
             && self.skip == 0
             && self.stripped.len() < MAX_RUN
         {
-            self.stripped.extend_from_slice(packet);
+            if self.strip_nulls && is_null(packet) {
+                self.nulls += 1;
+            } else {
+                self.stripped.extend_from_slice(packet);
+            }
             let between = (stride - PACKET_LEN).min(rest.len());
             self.skip = stride - PACKET_LEN - between;
             *input = &rest[between..];
         }
-        if self.stripped.is_empty() {
-            self.state = State::Searching;
-        } else {
+        if !self.stripped.is_empty() {
             self.run = Run::Stripped;
+        } else if self.nulls == nulls {
+            self.state = State::Searching;
         }
         true
     }
+}
+
+/// Whether the packet at the beginning of `bytes` is a null packet.
+fn is_null(bytes: &[u8]) -> bool {
+    bytes.first_chunk().is_some_and(|packet| Packet::new(packet).pid() == NULL_PID)
 }
 
 /// How many bytes of whole packets, each with its sync byte, `bytes` begins with; at most [`MAX_RUN`].

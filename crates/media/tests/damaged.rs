@@ -128,6 +128,12 @@ fn null_packets_stay() {
     assert!(outcome.counters.null_packets > 1000);
     assert!(outcome.joined() == feed[outcome.counters.skipped_bytes as usize..]);
     each_plays_alone(&outcome, FRAMES);
+
+    let stripped = cut(CutterConfig { strip_nulls: true, ..seconds(2) }, feed.chunks(7000));
+    let lean: Vec<u8> = feed.chunks(188).filter(|packet| pid(packet) != 0x1fff).flatten().copied().collect();
+    assert!(stripped.joined() == lean[stripped.counters.skipped_bytes as usize..]);
+    assert_eq!(stripped.counters.null_packets, outcome.counters.null_packets);
+    assert_eq!(stripped.durations_ms(), outcome.durations_ms());
 }
 
 #[test]

@@ -7,6 +7,7 @@ use common::{
     feed::{AUDIO_PID, FRAME, Feed, Flags, Frame, PMT_PID, VIDEO_PID},
     seconds,
 };
+use minuet_media::CutterConfig;
 use proptest::prelude::*;
 
 /// A frame of a made-up feed: what it is, its length, and what comes between it and the next.
@@ -173,6 +174,8 @@ proptest! {
         let at_once = cut(seconds(1), [feed.as_slice()]);
         prop_assert_eq!(&cut(seconds(1), divide(&feed, &cuts)), &at_once);
         prop_assert!(is_taken_from(&at_once, &feed));
+        let lean = || CutterConfig { strip_nulls: true, ..seconds(1) };
+        prop_assert_eq!(&cut(lean(), divide(&feed, &cuts)), &cut(lean(), [feed.as_slice()]));
         let out: usize = at_once.segments.iter().map(|segment| segment.data.len()).sum();
         let dropped = at_once.counters.garbage_bytes + at_once.counters.skipped_bytes;
         prop_assert!(out as u64 + dropped <= feed.len() as u64);

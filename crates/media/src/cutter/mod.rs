@@ -8,7 +8,7 @@
 //! - All packets from there on belong to the new segment, of whatever PID. What is under way on other PIDs
 //!   there ends in the new segment, where decoders pass over it, having missed its start.
 //! - The segments joined are the input, byte for byte, but for the tables at their starts and what was
-//!   dropped: garbage, and what came before the first segment.
+//!   dropped: garbage, what came before the first segment, and null packets if they are not wanted.
 //! - The outcome depends on the bytes alone, not on how they were divided into calls.
 
 mod scan;
@@ -36,6 +36,8 @@ pub struct CutterConfig {
     pub limit: Duration,
     /// A segment that reaches this length in bytes is cut where it stands.
     pub max_bytes: u64,
+    /// Whether to drop null packets, which only fill a constant rate.
+    pub strip_nulls: bool,
     /// The program to follow; by default the first with video, or else the first with audio.
     pub program: Option<u16>,
 }
@@ -49,6 +51,7 @@ impl CutterConfig {
             grace: Duration::from_secs(12),
             limit: Duration::from_secs(30),
             max_bytes: 2 << 30,
+            strip_nulls: false,
             program: None,
         }
     }
@@ -103,8 +106,9 @@ enum Step {
 impl Cutter {
     /// A cutter before its first byte.
     pub fn new(config: CutterConfig) -> Self {
+        let sync = PacketSync::default();
         Self {
-            sync: PacketSync::default(),
+            sync: if config.strip_nulls { sync.without_nulls() } else { sync },
             scan: Scan::new(config),
             handed_out: None,
             in_segment: false,
@@ -152,6 +156,7 @@ impl Cutter {
             }
             let Some(at) = self.handed_out else {
                 let more = self.sync.fill(input)?;
+                self.scan.counters.null_packets += self.sync.take_nulls();
                 if let Some(found) = self.sync.take_found() {
                     self.scan.found(found);
                 }
