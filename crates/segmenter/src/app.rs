@@ -155,7 +155,11 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
     tasks.spawn(serve(web_listener, web, stop.clone()));
     tasks.spawn(status::run(screen, Arc::clone(&meters), stop.clone()));
 
-    let cutting = CutterConfig { program: options.program, ..CutterConfig::new(options.segment) };
+    let cutting = CutterConfig {
+        program: options.program,
+        strip_nulls: options.strip_nulls,
+        ..CutterConfig::new(options.segment)
+    };
     let head = TorrentHead {
         announce: trackers.iter().map(TrackerClient::announce_url).collect(),
         web_seed: format!("{base}{}", web::SEGMENTS),

@@ -91,6 +91,10 @@ pub struct Options {
     #[arg(long, value_name = "NUMBER")]
     pub program: Option<u16>,
 
+    /// Drop null packets, which fill a constant-rate feed and carry nothing
+    #[arg(long)]
+    pub strip_nulls: bool,
+
     /// End when the feed ends, as soon as the trackers know; nothing stays seeded
     #[arg(long)]
     pub exit_at_end: bool,
