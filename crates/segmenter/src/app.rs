@@ -41,7 +41,7 @@ const WORKERS: usize = 2;
 const UNSYNCED: usize = 8;
 /// How long trackers are asked for the channel's history when the folder has none.
 const HISTORY_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the last segment's seeding is waited for.
+/// How long the seeding of what is on the shelf is waited for.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long everything may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(8);
@@ -180,6 +180,8 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
     };
     let mut recording =
         Recording::start(recorder, source, sealed, Arc::clone(&shelf), Arc::clone(&announcer))?;
+    // Whoever has the link finds what an earlier run recorded.
+    offered(&shelf).await;
     print_link(channel, &options)?;
 
     let mut told = false;
@@ -196,9 +198,8 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
     // Everything sealed is durable once the second thread has ended too.
     let _ = (&mut recording.durable).await;
     announcer.set_phase(Phase::Ended);
-    let last = shelf.newest();
     // Published once it is seeded; ends with the keeper if that fails.
-    let _ = timeout(OFFER_TIMEOUT, shelf.watch_offered().wait_for(|offered| *offered >= last)).await;
+    offered(&shelf).await;
     if result.is_ok() && !told && !options.exit_at_end {
         tracing::info!("the feed has ended; its segments stay seeded until Ctrl-C");
         signals.next().await;
@@ -213,6 +214,12 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
         () = signals.next() => tracing::warn!("told to stop again: ending at once"),
     }
     result.map_err(anyhow::Error::from)
+}
+
+/// Waits until all that is on the shelf is offered to others, but not for ever.
+async fn offered(shelf: &Shelf) {
+    let newest = shelf.newest();
+    let _ = timeout(OFFER_TIMEOUT, shelf.watch_offered().wait_for(|offered| *offered >= newest)).await;
 }
 
 /// The one line on standard output.

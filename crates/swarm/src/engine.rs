@@ -51,6 +51,8 @@ const MAX_CONCURRENT_CHECKS: usize = 4;
 const MAX_BLOCKING: usize = 256;
 /// How long to ask peers for a minute's metadata (BEP 9).
 const METADATA_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long to wait before asking the same peers for metadata again.
+const METADATA_RETRY: Duration = Duration::from_millis(500);
 /// How long the engine's tasks may take to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Attempts at a free port: between choosing it and listening on it another process may take it.
@@ -167,14 +169,24 @@ impl Engine {
             magnet.push_str("&tr=");
             magnet.extend(url::form_urlencoded::byte_serialize(tracker.as_bytes()));
         }
-        let options = AddTorrentOptions { list_only: true, initial_peers: Some(peers), ..Default::default() };
-        let listing = self.session.add_torrent(AddTorrent::from_url(magnet), Some(options));
-        match tokio::time::timeout(METADATA_TIMEOUT, listing).await {
-            Ok(Ok(AddTorrentResponse::ListOnly(found))) => Ok((found.torrent_bytes, found.seen_peers)),
-            Ok(Ok(_)) => Err(Error::Engine("asked for a listing, got a torrent".to_owned())),
-            // Its only other error is that the peers ran out.
-            Ok(Err(_)) | Err(_) => Err(Error::NoMetadata(info_hash)),
-        }
+        let asking = async {
+            loop {
+                let options = AddTorrentOptions {
+                    list_only: true,
+                    initial_peers: Some(peers.clone()),
+                    ..Default::default()
+                };
+                match self.session.add_torrent(AddTorrent::from_url(&magnet), Some(options)).await {
+                    Ok(AddTorrentResponse::ListOnly(found)) => {
+                        return Ok((found.torrent_bytes, found.seen_peers));
+                    }
+                    Ok(_) => return Err(Error::Engine("asked for a listing, got a torrent".to_owned())),
+                    // All peers are used up, but one may have the minute a moment later.
+                    Err(_) => tokio::time::sleep(METADATA_RETRY).await,
+                }
+            }
+        };
+        tokio::time::timeout(METADATA_TIMEOUT, asking).await.unwrap_or(Err(Error::NoMetadata(info_hash)))
     }
 
     /// Drops a minute, and its file too when asked. False when it was not here.

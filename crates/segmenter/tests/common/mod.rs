@@ -83,8 +83,11 @@ impl Segmenter {
         line.parse().unwrap_or_else(|error| panic!("{line:?}: {error}"))
     }
 
-    /// Waits for a log line that has `text` in it.
+    /// Waits until there is a log line that has `text` in it.
     pub fn wait_for(&mut self, text: &str) -> String {
+        if let Some(line) = self.seen.lines().find(|line| line.contains(text)) {
+            return line.to_owned();
+        }
         loop {
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
