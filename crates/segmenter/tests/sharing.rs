@@ -22,7 +22,9 @@ use minuet_tracker::{Config, Tracker};
 /// A tracker on loopback; port 0 is any.
 async fn tracker(data: &Path, port: u16) -> Tracker {
     let listen = vec![SocketAddr::from(([127, 0, 0, 1], port))];
-    Tracker::start(Config { listen, data: data.to_owned(), ..Config::default() }).await.unwrap()
+    Tracker::start(Config { listen, udp_listen: Vec::new(), data: data.to_owned(), ..Config::default() })
+        .await
+        .unwrap()
 }
 
 fn base(tracker: &Tracker) -> String {
