@@ -33,6 +33,8 @@ use crate::{
 const INGEST_BASE_MS: u64 = 1_700_000_000_000;
 /// When a file that is there at once appears: when the mesh has formed.
 const AT_ONCE: Micros = 3 * SECOND;
+/// When a run ends that spreads a file, in lengths of the stream: three times the fluid limit.
+const AT_ONCE_LIMIT: u64 = 2;
 /// How long after the stream's end a run goes on: until players are through, but before links without a stream
 /// are given up.
 const TAIL: Micros = 4_500 * MILLISECOND;
@@ -153,7 +155,8 @@ impl<'a> World<'a> {
 
     /// Runs to the end; `measure` is called while all state is still there.
     pub fn run<T>(mut self, measure: impl FnOnce() -> T) -> (Figures, T) {
-        let end = self.scenario.stream.duration + TAIL;
+        let stream = &self.scenario.stream;
+        let end = if stream.at_once { AT_ONCE_LIMIT * stream.duration } else { stream.duration + TAIL };
         while let Some(happening) = self.net.next(end) {
             self.handle(happening);
         }
