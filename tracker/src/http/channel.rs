@@ -26,10 +26,10 @@ const NEWEST: HeaderName = HeaderName::from_static("minuet-newest");
 pub(super) async fn answer(
     shared: Arc<Shared>,
     peer: SocketAddr,
-    path: &str,
+    path: String,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let (hex, rest) = path.split_once('/').unwrap_or((path, ""));
+    let (hex, rest) = path.split_once('/').unwrap_or((&path, ""));
     let id: ChannelId = match hex.parse() {
         Ok(id) => id,
         Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),

@@ -127,7 +127,8 @@ async fn answer(shared: Arc<Shared>, peer: SocketAddr, request: Request<Incoming
     // The channel part of the path, if it is one, is parsed by its own module.
     if let Some(rest) = path.strip_prefix("/c/") {
         let rest = rest.to_owned();
-        return channel::answer(shared, peer, &rest, request).await;
+        // Boxed, so that connections do not hold room for the largest of these while they are idle or stream.
+        return Box::pin(channel::answer(shared, peer, rest, request)).await;
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return wrong_method("GET, HEAD");
