@@ -13,6 +13,7 @@
 
 mod scan;
 mod schedule;
+mod state;
 mod timeline;
 
 use std::{ops::Range, time::Duration};
@@ -22,7 +23,8 @@ use crate::{
     event::{Counters, Event, Notice, SegmentEnd, SegmentStart},
     sync::PacketSync,
 };
-use scan::{Mark, Scan};
+use scan::Scan;
+use state::Mark;
 
 /// How to cut.
 #[derive(Clone, Debug)]

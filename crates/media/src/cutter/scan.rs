@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use super::{
     CutterConfig,
     schedule::{Schedule, Verdict},
+    state::{AccessUnit, CLOCK, COMPANION, LEADING, Mark, PidState, TABLE},
     timeline::Timeline,
 };
 use crate::{
@@ -34,14 +35,6 @@ const PROGRAM_LIMIT: u64 = 32 << 20;
 const SILENCE: Ticks = Ticks(5 * TICKS_PER_SECOND);
 /// A PCR no further than this ahead of the one before goes on from it, whatever its flag says.
 const PCR_STEP: i64 = TICKS_PER_SECOND as i64;
-
-/// What happens at an offset.
-#[derive(Debug)]
-pub enum Mark {
-    Start { discontinuity: bool, position: Ticks, timestamp: Option<Timestamp>, tables: Vec<u8> },
-    RandomAccess(RandomAccess),
-    End { duration: Ticks },
-}
 
 #[derive(Debug)]
 pub struct Scan {
@@ -75,31 +68,6 @@ pub struct Scan {
     flag_seen: bool,
     scrambled_noticed: bool,
     silent: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct PidState {
-    /// The last continuity counter, plus 1; 0 before the first packet.
-    counter: u8,
-    repeated: bool,
-    roles: u8,
-}
-
-const TABLE: u8 = 1;
-const LEADING: u8 = 2;
-const CLOCK: u8 = 4;
-const COMPANION: u8 = 8;
-
-/// An access unit of the leading stream that is not judged yet.
-#[derive(Debug)]
-struct AccessUnit {
-    /// Offset of the packet in which it starts, or of the tables directly before that.
-    at: usize,
-    /// `random_access_indicator` of that packet.
-    flag: bool,
-    timestamp: Option<Timestamp>,
-    /// The PES header so far; `None` when it is complete.
-    header: Option<Vec<u8>>,
 }
 
 impl Scan {
