@@ -42,11 +42,11 @@ fn the_source_sends_each_piece_about_once() {
     check(
         short("steady", 50, 40),
         &[
-            Bound::at_most(Figure::SourceCopies, 1.02),
-            Bound::at_most(Figure::SpreadP50, 0.75),
-            Bound::at_most(Figure::SpreadP99, 2.5),
+            Bound::at_most(Figure::SourceCopies, 1.03),
+            Bound::at_most(Figure::SpreadP50, 0.65),
+            Bound::at_most(Figure::SpreadP99, 1.0),
             Bound::at_most(Figure::ControlShare, 0.02),
-            Bound::at_least(Figure::Continuity, 0.995),
+            Bound::at_most(Figure::Stalls, 0.0),
         ],
     );
 }
@@ -63,10 +63,13 @@ fn minutes_follow_each_other_without_a_new_swarm() {
 
 #[test]
 fn nothing_corrupt_is_delivered_and_those_who_harm_are_banned() {
-    let scenario = short("hostile", 50, 40);
     check(
-        scenario,
-        &[Bound::at_most(Figure::CorruptDelivered, 0.0), Bound::at_least(Figure::HostileBanned, 0.8)],
+        short("hostile", 50, 40),
+        &[
+            Bound::at_most(Figure::CorruptDelivered, 0.0),
+            Bound::at_least(Figure::HostileBanned, 0.8),
+            Bound::at_most(Figure::FalseBans, 0.0),
+        ],
     );
 }
 
