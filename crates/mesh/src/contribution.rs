@@ -5,12 +5,39 @@
 //! (BEP 3) and Give-to-Get (Mol et al., MMCN 2008), but without choking: being last in line is penalty enough,
 //! and costs nothing while there is uplink to spare.
 
+use std::time::Duration;
+
+use crate::Timestamp;
 use crate::neighbour::Neighbour;
 
 /// What a neighbour may take before its own giving is looked at: about eight seconds of a stream of 8 Mbit/s.
 const GRACE: u64 = 8 << 20;
 /// Part of what it took that it must have given.
 const SHARE: u64 = 64;
+
+/// A link is new for so long.
+const NEW: Duration = Duration::from_secs(15);
+
+/// How a neighbour stands when uplink is scarce, the first served first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It has delivered pieces, or could have: a slow one may never be asked, and is not to blame.
+    Giver,
+    /// It has not been here long enough to tell.
+    Newcomer,
+    /// It takes and does not give.
+    Rider,
+}
+
+pub(crate) fn standing(neighbour: &Neighbour, now: Timestamp) -> Standing {
+    if is_rider(neighbour) {
+        Standing::Rider
+    } else if neighbour.taken > 0 || neighbour.since + NEW < now {
+        Standing::Giver
+    } else {
+        Standing::Newcomer
+    }
+}
 
 /// Whether `neighbour` is served last.
 pub(crate) fn is_rider(neighbour: &Neighbour) -> bool {

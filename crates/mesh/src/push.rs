@@ -16,6 +16,7 @@ use rand::RngExt;
 
 use crate::neighbour::{Neighbour, Slab};
 use crate::node::Node;
+use crate::uplink::PUSH_CLASS;
 use crate::{Role, Timestamp, contribution};
 
 /// Age at which the source offers a piece to all who lack it.
@@ -80,7 +81,7 @@ impl Node {
                 .map(|(slab, n)| (slab, hop_us(n) * (1.0 + rng.random::<f32>())))
                 .min_by(|(_, a), (_, b)| a.total_cmp(b));
             if let Some((to, _)) = target {
-                return Some((2, serial, to));
+                return Some((PUSH_CLASS, serial, to));
             }
         }
         None

@@ -5,9 +5,11 @@
 //!    second proves it; blocks are also spaced evenly, so that a burst never has to be paid for with silence.
 //! 2. *One piece at a time, at full rate.* Store and forward spreads fastest when the first receiver is served
 //!    whole before the second (Liu, "snowball", ACM MM 2007). A receiver whose link is congested is passed over.
-//! 3. *Most good first.* Of all pieces that wait here: what is about to be due; then rare pieces, the fewest copies
-//!    among the neighbours first, then the newest; then the others, the oldest first, so that nobody waits long
-//!    for what most have. Riders come last. A fresh piece to push interrupts one that most have.
+//! 3. *Most good first.* Of all pieces that wait here: what is about to be due before all else; in each class
+//!    rare pieces, the fewest copies among the neighbours first, then the newest; then the others, the oldest
+//!    first, so that nobody waits long for what most have. In each case those who give come before newcomers, so
+//!    that a crowd at the door cannot make those inside stall, and riders come last. A fresh piece to push
+//!    interrupts one that most have.
 //! 4. *Short queues.* At most [`MAX_WAITING`] requests wait; what would be served last is turned away at once, so
 //!    that it is asked of an idle holder instead.
 //! 5. *Queues live here.* No more than [`TOTAL_UNDRAINED`] bytes wait in the transport: they could not be
@@ -18,10 +20,11 @@ use std::time::Duration;
 
 use minuet_proto::mesh::{Block, Message, Request, Serial, SerialList};
 
+use crate::contribution::{self, Standing};
 use crate::neighbour::{Neighbour, Slab, Want};
 use crate::node::Node;
 use crate::push::hop_us;
-use crate::{LinkId, Output, Role, Timestamp, contribution};
+use crate::{LinkId, Output, Role, Timestamp};
 
 /// Longest block: BEP 3's 16 KiB.
 const MAX_BLOCK: u64 = 16 * 1024;
@@ -42,6 +45,8 @@ const URGENT: Duration = Duration::from_millis(900);
 /// Requests that may wait for their turn; the least good one beyond it is turned away. Two keep the uplink busy over
 /// a round trip; more would only bind pieces to a busy holder while others idle.
 const MAX_WAITING: usize = 2;
+/// Where pushes stand among requests: with those of givers that are not urgent.
+pub(crate) const PUSH_CLASS: u8 = 3;
 /// A piece is rare while fewer than one in this many neighbours have it.
 const RARE: usize = 5;
 
@@ -218,12 +223,14 @@ impl Node {
 
     /// How much good it does to serve a request: the least first.
     fn rank(&self, neighbour: &Neighbour, want: &Want, now: Timestamp) -> Rank {
-        let class = match (want.due.is_some_and(|due| due < now + URGENT), contribution::is_rider(neighbour))
-        {
-            (true, false) => 1,
-            (false, false) => 2,
-            (true, true) => 3,
-            (false, true) => 4,
+        let urgent = want.due.is_some_and(|due| due < now + URGENT);
+        let class = match (contribution::standing(neighbour, now), urgent) {
+            (Standing::Giver, true) => 1,
+            (Standing::Newcomer, true) => 2,
+            (Standing::Giver, false) => PUSH_CLASS,
+            (Standing::Newcomer, false) => 4,
+            (Standing::Rider, true) => 5,
+            (Standing::Rider, false) => 6,
         };
         let copies = self.window.slot(want.serial).copies;
         let hop = hop_us(neighbour) as u32;
