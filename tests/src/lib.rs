@@ -1,1 +1,273 @@
-//! Shared parts of the end-to-end tests.
+//! What the end-to-end tests share: the built binaries as processes that end with their test, and the real clip.
+//!
+//! The binaries lie beside the tests (`cargo build --release --workspace --bins`); `scripts/test` builds them first.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Read as _},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use minuet_proto::{ChannelLink, record::segment_file_name};
+use serde_json::Value;
+
+/// How long anything that must happen may take before a test fails. Generous: it bounds failures, not successes.
+pub const DEADLINE: Duration = Duration::from_secs(90);
+
+/// A built binary.
+pub fn bin(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let dir = test.parent().and_then(Path::parent).expect("tests lie in target/release/deps");
+    let path = dir.join(name);
+    assert!(path.exists(), "{} is missing: cargo build --release --workspace --bins", path.display());
+    path
+}
+
+/// The real clip, as `scripts/clip` fetches it.
+pub fn clip() -> PathBuf {
+    if let Some(path) = std::env::var_os("MINUET_CLIP") {
+        return path.into();
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/clip");
+    let done = Command::new(script).stderr(Stdio::inherit()).output().expect("scripts/clip runs");
+    assert!(done.status.success(), "scripts/clip failed");
+    String::from_utf8(done.stdout).expect("a path").trim().into()
+}
+
+/// The first `seconds` of the clip as a file of its own.
+pub fn clip_of(seconds: u32, dir: &Path) -> PathBuf {
+    let out = dir.join("feed.ts");
+    let seconds = seconds.to_string();
+    let clip = clip();
+    let clip = clip.to_str().expect("UTF-8 path");
+    run("ffmpeg", &["-v", "error", "-i", clip, "-t", &seconds, "-c", "copy", "-f", "mpegts", path_str(&out)]);
+    out
+}
+
+/// Runs a program to its end; it must succeed. Returns what it wrote, standard output and standard error.
+pub fn run(program: &str, args: &[&str]) -> (String, String) {
+    let done = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&done.stdout), text(&done.stderr));
+    assert!(done.status.success(), "{program} {args:?} failed: {err}");
+    (out, err)
+}
+
+/// A path as text.
+pub fn path_str(path: &Path) -> &str {
+    path.to_str().expect("UTF-8 path")
+}
+
+/// A port that was free just now. Another process may take it before it is used; it is not likely.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+/// A process of ours whose standard error is read line by line. Killed when dropped.
+pub struct Process {
+    name: String,
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    seen: Vec<String>,
+}
+
+impl Process {
+    /// Starts it; `stdout` is where its standard output goes.
+    pub fn start(name: &str, args: &[&str], stdout: Stdio) -> Self {
+        let mut child = Command::new(bin(name))
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let stderr = child.stderr.take().expect("piped");
+        let (send, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { name: name.to_owned(), child, lines, seen: Vec::new() }
+    }
+
+    /// Its first line of standard output.
+    pub fn first_line(&mut self) -> String {
+        let stdout = self.child.stdout.take().expect("piped standard output");
+        let (send, line) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut reader = BufReader::new(stdout);
+            let mut line = String::new();
+            let _ = reader.read_line(&mut line);
+            let _ = send.send(line);
+            let _ = reader.read_to_end(&mut Vec::new());
+        });
+        let line = line.recv_timeout(DEADLINE).unwrap_or_default();
+        let log = self.log();
+        assert!(!line.is_empty(), "{} said nothing on standard output: {log:?}", self.name);
+        line.trim().to_owned()
+    }
+
+    /// Waits until a line of its standard error holds `text`.
+    pub fn wait_for(&mut self, text: &str) -> String {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if line.contains(text) {
+                        return line;
+                    }
+                }
+                Err(_) => panic!("{} never said {text:?}: {:?}", self.name, self.seen),
+            }
+        }
+    }
+
+    /// What it has said so far.
+    pub fn log(&mut self) -> Vec<String> {
+        self.seen.extend(self.lines.try_iter());
+        self.seen.clone()
+    }
+
+    /// Waits until it ends by itself.
+    pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
+        let until = Instant::now() + deadline;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                return status;
+            }
+            let log = self.log();
+            assert!(Instant::now() < until, "{} did not end: {log:?}", self.name);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Sends it a signal by name, as in `TERM`.
+    pub fn signal(&self, name: &str) {
+        run("kill", &[&format!("-{name}"), &self.child.id().to_string()]);
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child of ours").is_none()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A tracker on loopback.
+pub struct Tracker {
+    /// The process.
+    pub process: Process,
+    /// Its base URL.
+    pub url: String,
+}
+
+impl Tracker {
+    /// Starts one on `port` with its state in `dir`, and waits until it listens.
+    pub fn start(port: u16, dir: &Path) -> Self {
+        let addr = format!("127.0.0.1:{port}");
+        let args = ["--listen", &addr, "--data", path_str(dir)];
+        let mut process = Process::start("minuet-tracker", &args, Stdio::null());
+        process.wait_for("listening");
+        Self { process, url: format!("http://{addr}") }
+    }
+}
+
+/// A segmenter on loopback.
+pub struct Segmenter {
+    /// The process.
+    pub process: Process,
+    /// The channel's link.
+    pub link: String,
+    /// Its data folder.
+    pub data: PathBuf,
+}
+
+impl Segmenter {
+    /// Starts one that cuts `input` into segments of 5 s, and waits for its link.
+    pub fn start(input: &Path, tracker: &str, data: &Path, more: &[&str]) -> Self {
+        let mut args = vec![
+            path_str(input),
+            "--tracker",
+            tracker,
+            "--segment",
+            "5s",
+            "--listen",
+            "127.0.0.1:0",
+            "--data",
+        ];
+        args.push(path_str(data));
+        args.extend(more);
+        let mut process = Process::start("minuet-segmenter", &args, Stdio::piped());
+        let link = process.first_line();
+        Self { process, link, data: data.to_owned() }
+    }
+
+    /// The file of a segment.
+    pub fn segment(&self, seq: u64) -> PathBuf {
+        let link: ChannelLink = self.link.parse().expect("a channel link");
+        self.data.join("segments").join(segment_file_name(&link.channel, minuet_proto::SegmentSeq(seq)))
+    }
+}
+
+/// A viewer whose media goes to a file.
+pub struct Viewer {
+    /// The process.
+    pub process: Process,
+    /// What it received.
+    pub media: PathBuf,
+    stats: PathBuf,
+}
+
+impl Viewer {
+    /// Starts one; its files are `dir/<name>.ts` and `dir/<name>.jsonl`.
+    pub fn start(name: &str, link: &str, dir: &Path, more: &[&str]) -> Self {
+        let (media, stats) = (dir.join(format!("{name}.ts")), dir.join(format!("{name}.jsonl")));
+        let mut args =
+            vec!["watch", link, "--stdout", "--listen", "127.0.0.1:0", "--stats", path_str(&stats)];
+        args.extend(more);
+        let out = File::create(&media).expect("a file in the test's folder");
+        let process = Process::start("minuet", &args, out.into());
+        Self { process, media, stats }
+    }
+
+    /// The lines of `--stats` so far.
+    pub fn stats(&self) -> Vec<Value> {
+        let text = fs::read_to_string(&self.stats).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The last line, which must be the summary.
+    pub fn summary(&self) -> Value {
+        let last = self.stats().pop().unwrap_or_default();
+        assert_eq!(last["summary"], true, "no summary at the end of --stats");
+        last
+    }
+
+    /// Waits until it plays segment `seq` or a later one.
+    pub fn wait_for_segment(&mut self, seq: u64) {
+        let until = Instant::now() + DEADLINE;
+        while !self.stats().iter().any(|line| line["segment"].as_u64().is_some_and(|at| at >= seq)) {
+            assert!(self.process.is_running(), "the viewer ended: {:?}", self.process.log());
+            assert!(Instant::now() < until, "segment {seq} was never played: {:?}", self.process.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
