@@ -38,9 +38,14 @@ struct Account {
     now: Transfer,
 }
 
+/// Addresses of sources that are remembered from minute to minute; a channel has one source, at a few addresses.
+const MAX_SOURCES: usize = 64;
+
 /// Bytes by minute and kind of peer.
 #[derive(Default)]
 pub(crate) struct Ledger {
+    /// Where sources listen: a short minute may be fetched before anyone looked at who sent it.
+    sources: HashSet<SocketAddr>,
     open: HashMap<InfoHash, Account>,
     settled: Transfer,
 }
@@ -50,10 +55,15 @@ impl Ledger {
     pub fn enter(&mut self, minute: InfoHash, peers: &[PeerLine]) {
         let account = self.open.entry(minute).or_default();
         account.sources.extend(peers.iter().filter(|peer| peer.source).map(|peer| peer.addr));
+        for peer in peers.iter().filter(|peer| peer.source && peer.dialled) {
+            if self.sources.len() < MAX_SOURCES {
+                self.sources.insert(peer.addr);
+            }
+        }
         let mut now = Transfer::default();
         for peer in peers {
             now.sent += peer.uploaded;
-            if account.sources.contains(&peer.addr) {
+            if account.sources.contains(&peer.addr) || self.sources.contains(&peer.addr) {
                 now.from_source += peer.fetched;
             } else {
                 now.from_peers += peer.fetched;
@@ -109,5 +119,9 @@ mod tests {
         ledger.settle(minute);
         assert_eq!(ledger.of(minute), Transfer::default());
         assert_eq!(ledger.total(), expected);
+        // The next minute's source is known by its address, although nobody saw it connected.
+        let next = InfoHash::new([2; 20]);
+        ledger.enter(next, &[line(1, 3, false)]);
+        assert_eq!(ledger.of(next).from_source, 3);
     }
 }
