@@ -177,8 +177,9 @@ fn what_cannot_work_fails_with_one_sentence() {
     let busy = busy.local_addr().unwrap().to_string();
     let data = dir.join("data");
     fails("minuet-tracker", &["--listen", &busy, "--data", path_str(&data)], &busy);
-    let text = dir.join("notes.txt");
-    fs::write(&text, "not a film, only words\n".repeat(100_000)).unwrap();
+    let noise = dir.join("noise.bin");
+    let bytes: Vec<u8> = (0u32..2_000_000).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    fs::write(&noise, bytes).unwrap();
     let tracker = format!("http://127.0.0.1:{}", free_port());
     let segmenter = |input: &str, more: &[&str], says: &str| {
         let mut args = vec![input, "--tracker", &tracker, "--data", path_str(&data)];
@@ -186,7 +187,7 @@ fn what_cannot_work_fails_with_one_sentence() {
         fails("minuet-segmenter", &args, says);
     };
     segmenter("/no/such/film.ts", &["--listen", "127.0.0.1:0"], "/no/such/film.ts");
-    segmenter(path_str(&text), &["--listen", "127.0.0.1:0"], "");
+    segmenter(path_str(&noise), &["--listen", "127.0.0.1:0"], "noise.bin");
     segmenter(path_str(&clip()), &["--listen", &busy], &busy);
 }
 

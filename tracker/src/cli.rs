@@ -35,11 +35,10 @@ pub struct Options {
     )]
     listen: Vec<SocketAddr>,
 
-    /// Serve the UDP tracker protocol (BEP 15) here; may repeat. `none` turns it off
+    /// Serve the UDP tracker protocol (BEP 15) here; may repeat. `none` turns it off [default: as --listen]
     #[arg(
         long,
         value_name = "ADDR:PORT",
-        default_value = "0.0.0.0:7070",
         env = "MINUET_TRACKER_UDP_LISTEN",
         value_delimiter = ',',
         value_parser = parse_udp_listen,
@@ -215,9 +214,13 @@ fn parse_udp_listen(text: &str) -> Result<UdpListen, String> {
 impl Options {
     /// The configuration that the options describe.
     pub fn into_config(self) -> Config {
+        let udp_listen = match self.udp_listen.as_slice() {
+            [] => self.listen.clone(),
+            named => named.iter().filter_map(|listen| listen.0).collect(),
+        };
         let mut config = Config {
             listen: self.listen,
-            udp_listen: self.udp_listen.iter().filter_map(|listen| listen.0).collect(),
+            udp_listen,
             udp_workers: self.udp_workers,
             data: self.data,
             ..Config::default()

@@ -110,13 +110,8 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
     let meters = Arc::new(Meters::default());
     let budget = Arc::new(Budget::new(options.upload_limit.map(|limit| limit.bytes_per_s())));
     let next = newest.as_ref().map_or(SegmentSeq(0), |newest| newest.seq.next());
-    let announcer = Arc::new(Announcer::new(
-        key.clone(),
-        options.channel.clone(),
-        !options.unlisted,
-        options.segment,
-        next,
-    ));
+    let announcer =
+        Arc::new(Announcer::new(key.clone(), options.channel.clone(), options.listed, options.segment, next));
     let (room, requests) = Room::new();
 
     let (peer_id, port) = (new_peer_id(), swarm.listen_addr().port());

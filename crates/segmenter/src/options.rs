@@ -99,9 +99,9 @@ pub struct Options {
     #[arg(long)]
     pub exit_at_end: bool,
 
-    /// Do not let trackers list the channel in public
+    /// Let trackers list the channel in public
     #[arg(long)]
-    pub unlisted: bool,
+    pub listed: bool,
 }
 
 impl Options {
