@@ -140,6 +140,14 @@ impl Process {
         self.seen.clone()
     }
 
+    /// All that it has said, once it has ended.
+    pub fn whole_log(&mut self) -> &[String] {
+        while let Ok(line) = self.lines.recv_timeout(DEADLINE) {
+            self.seen.push(line);
+        }
+        &self.seen
+    }
+
     /// Waits until it ends by itself.
     pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
         let until = Instant::now() + deadline;

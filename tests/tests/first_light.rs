@@ -158,7 +158,7 @@ fn what_cannot_work_fails_with_one_sentence() {
     let fails = |name: &str, args: &[&str], says: &str| {
         let mut process = Process::start(name, args, std::process::Stdio::null());
         let status = process.wait(Duration::from_secs(60));
-        let log = process.log();
+        let log = process.whole_log();
         assert_eq!(status.code(), Some(1), "{name} {args:?}: {log:?}");
         let last = log.last().cloned().unwrap_or_default();
         assert!(last.contains(says), "{name} {args:?} ends with {last:?}");

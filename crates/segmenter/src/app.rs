@@ -46,6 +46,11 @@ const OFFER_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long everything may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// How long an ending segmenter goes on to seed, so that viewers get the last segment from it.
+const PASS_ON_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it looks whether they have it.
+const PASS_ON_LOOK: Duration = Duration::from_millis(250);
+
 /// Runs the segmenter until its feed ends or it is told to stop.
 pub fn run(options: Options, screen: Screen) -> Result<()> {
     options.check()?;
@@ -161,6 +166,7 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
     };
     let stop_recording = Arc::new(AtomicBool::new(false));
     let (out, sealed) = sync_channel(UNSYNCED);
+    let meters_now = Arc::clone(&meters);
     let recorder = Recorder {
         store,
         key,
@@ -189,6 +195,7 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
             (&mut recording.ended).await
         }
     };
+    let before = meters_now.read().sent_to_peers;
     let result = result.map_err(|_| anyhow!("the recorder failed; this is a defect, please report it"))?;
     // Everything sealed is durable once the second thread has ended too.
     let _ = (&mut recording.durable).await;
@@ -198,6 +205,12 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
     if result.is_ok() && !told && !options.exit_at_end {
         tracing::info!("the feed has ended; its segments stay seeded until Ctrl-C");
         signals.next().await;
+    } else if result.is_ok() && meters_now.read().sent_to_peers > 0 {
+        tracing::info!("passing the last segment on to viewers; Ctrl-C ends at once");
+        tokio::select! {
+            () = passed_on(&meters_now, before, &shelf) => {}
+            () = signals.next() => {}
+        }
     }
     stop.cancel();
     tokio::select! {
@@ -215,6 +228,18 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
 async fn offered(shelf: &Shelf) {
     let newest = shelf.newest();
     let _ = timeout(OFFER_TIMEOUT, shelf.watch_offered().wait_for(|offered| *offered >= newest)).await;
+}
+
+/// Waits until the last segment's bytes have gone out once, so that viewers have it among them, but not for ever.
+async fn passed_on(meters: &Meters, before: u64, shelf: &Shelf) {
+    let before_it = shelf.newest().and_then(SegmentSeq::previous);
+    let length: u64 = shelf.after(before_it).iter().map(|record| record.length).sum();
+    let gone = async {
+        while meters.read().sent_to_peers < before + length {
+            tokio::time::sleep(PASS_ON_LOOK).await;
+        }
+    };
+    let _ = timeout(PASS_ON_TIMEOUT, gone).await;
 }
 
 /// The one line on standard output.

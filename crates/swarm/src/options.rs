@@ -66,7 +66,7 @@ pub struct Wanted {
     pub peers: Vec<SocketAddr>,
     /// Announce URLs.
     pub trackers: Vec<String>,
-    /// Takes pieces from a random place in the file besides those at its reader, so that viewers who start together
+    /// Takes pieces from random places in the file besides those at its reader, so that viewers who start together
     /// hold different pieces and can trade.
     pub spread: bool,
 }

@@ -21,6 +21,10 @@ use crate::{
 /// How often the kinds of connected peers are noted while minutes are being fetched.
 const LEDGER_INTERVAL: Duration = Duration::from_millis(100);
 
+/// In how many places of a minute a node that spreads begins. With few, those of several nodes clump, and all want the
+/// same pieces of the source; with this many, the order is close to random.
+const SPREAD_PLACES: u64 = 16;
+
 /// A BitTorrent node for finished minutes. Needs a multi-threaded tokio runtime: the engine blocks in place.
 ///
 /// Dropping it ends its tasks some time later; [`Swarm::stop`] waits for them.
@@ -50,8 +54,8 @@ struct Minute {
 
 struct Fetching {
     length: u64,
-    /// Held open so that pieces from a random place on are asked for too.
-    _spread: Option<Stream>,
+    /// Held open so that pieces from random places on are asked for too.
+    _spread: Vec<Stream>,
 }
 
 /// Figures of a swarm, all minutes together.
@@ -137,10 +141,12 @@ impl Swarm {
         let folder = self.minutes_dir.join(info_hash.to_string());
         let torrent = self.engine.add(bare_torrent(&metainfo), &folder, peers, trackers).await?;
         let length = metainfo.info().length;
-        let _spread = match spread {
-            true => Some(torrent.stream(rand::random_range(0..length)).await?),
-            false => None,
-        };
+        let mut _spread = Vec::new();
+        for part in 0..if spread { SPREAD_PLACES.min(length) } else { 0 } {
+            // One in each part of the file. The engine takes the next piece of each in turn, shuffled.
+            let (from, to) = (length * part / SPREAD_PLACES, length * (part + 1) / SPREAD_PLACES);
+            _spread.push(torrent.stream(rand::random_range(from..to.max(from + 1))).await?);
+        }
         let minute = Minute { torrent: torrent.clone(), fetching: Some(Fetching { length, _spread }) };
         self.shared.lock().minutes.insert(info_hash, minute);
         Ok(Download::new(Arc::clone(&self.shared), torrent, metainfo, folder))

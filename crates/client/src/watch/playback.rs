@@ -216,6 +216,11 @@ impl Playback {
                     if standing > patience && newest.is_some_and(|newest| newest > record.seq) {
                         return Ok(Outcome::Late);
                     }
+                    // Nothing comes after it, and perhaps nobody has it any more.
+                    let ended = self.state.borrow().as_ref().is_some_and(|state| state.phase == Phase::Ended);
+                    if standing > END_GRACE && ended {
+                        return Ok(Outcome::Late);
+                    }
                 }
             };
             let length = match done {
