@@ -43,8 +43,9 @@ pub fn settled(segment: Duration) -> Duration {
 /// What following yields.
 #[derive(Debug, Clone)]
 pub enum Followed {
-    /// The channel is found: who is in its swarms, so that the first of them is formed at once.
-    Joined(Vec<Peer>),
+    /// The channel is found: who is in its swarms, so that the first of them is formed at once, and where in each
+    /// minute to begin.
+    Joined(Vec<Peer>, Option<u32>),
     /// The next segment.
     Record(SignedRecord),
     /// The source's newest statement about the channel.
@@ -176,7 +177,7 @@ impl Merger {
     }
 
     async fn snapshot(&mut self, snapshot: Snapshot) -> Result<(), Gone> {
-        self.give(Followed::Joined(snapshot.peers)).await?;
+        self.give(Followed::Joined(snapshot.peers, snapshot.place)).await?;
         if let Some(newest) = snapshot.records.last()
             && self.position.borrow().is_none()
         {

@@ -45,6 +45,8 @@ pub struct Snapshot {
     pub oldest: Option<SegmentSeq>,
     /// Peers of the running swarms.
     pub peers: Vec<channel_api::Peer>,
+    /// Where in each minute this viewer should begin to fetch, see [`Join::place`].
+    pub place: Option<u32>,
     /// How many statements were thrown away because they did not hold.
     pub rejected: usize,
 }
@@ -224,7 +226,7 @@ impl Snapshot {
                 .ok()
         });
         let peers = join.peers.iter().take(channel_api::MAX_JOIN_PEERS).copied().collect();
-        Self { state, records, oldest: join.oldest, peers, rejected }
+        Self { state, records, oldest: join.oldest, peers, place: join.place, rejected }
     }
 }
 

@@ -88,6 +88,7 @@ fn join(records: &[SignedRecord]) -> String {
         oldest: records.first().map(|r| r.seq),
         newest: records.last().map(|r| r.seq),
         peers: Vec::new(),
+        place: None,
     };
     serde_json::to_string(&join).unwrap()
 }

@@ -73,6 +73,16 @@ pub struct Join {
     pub newest: Option<SegmentSeq>,
     /// Peers of the running swarms.
     pub peers: Vec<Peer>,
+    /// Where in each minute this viewer should begin to fetch, as a share of its length in units of 2⁻³²: those who
+    /// ask one after the other are told places far apart, so that they hold different pieces and can trade.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<u32>,
+}
+
+/// The place of the `n`-th who joins: multiples of the golden ratio, the sequence that keeps any number of
+/// successive ones apart (Knuth, TAOCP 6.4).
+pub const fn nth_place(n: u32) -> u32 {
+    n.wrapping_mul(0x9E37_79B9)
 }
 
 /// A BitTorrent peer of a running swarm.
@@ -114,6 +124,18 @@ impl Publication {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn successive_places_are_apart() {
+        for first in [0, 7, u32::MAX - 3] {
+            for viewers in [2u32, 3, 5, 8, 20] {
+                let mut places: Vec<_> = (0..viewers).map(|n| nth_place(first.wrapping_add(n))).collect();
+                places.sort_unstable();
+                let apart = places.windows(2).map(|two| two[1] - two[0]).min().unwrap_or(0);
+                assert!(apart > u32::MAX / viewers / 3, "{viewers} from {first}: {apart}");
+            }
+        }
+    }
 
     #[test]
     fn publications_round_trip() {

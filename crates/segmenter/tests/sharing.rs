@@ -16,7 +16,7 @@ use minuet_node::{
     tracker::{Begin, News},
 };
 use minuet_proto::{ChannelId, InfoHash, Metainfo, Phase, SegmentSeq};
-use minuet_swarm::{Files, Role, Swarm, SwarmOptions, Upload, Wanted};
+use minuet_swarm::{Files, Place, Role, Swarm, SwarmOptions, Upload, Wanted};
 use minuet_tracker::{Config, Tracker};
 
 /// A tracker on loopback; port 0 is any.
@@ -244,7 +244,7 @@ async fn transmission_fetches_a_minute_and_is_then_all_the_seed_that_a_viewer_ne
         torrent: None,
         peers: vec![SocketAddr::from(([127, 0, 0, 1], port))],
         trackers: Vec::new(),
-        spread: true,
+        spread: Some(Place(1 << 31)),
     };
     let download = viewer.fetch(wanted).await.unwrap();
     download.complete().await.unwrap();
@@ -273,7 +273,7 @@ async fn the_source_is_told_from_other_peers_and_serves_what_an_earlier_run_reco
         torrent: None,
         peers: vec![peer],
         trackers: Vec::new(),
-        spread: false,
+        spread: None,
     };
     let download = viewer.fetch(wanted(broadcast.peers)).await.unwrap();
     download.complete().await.unwrap();

@@ -1,14 +1,14 @@
 //! How long one minute takes to reach every viewer when every uplink is capped, and how often the source sends it.
 //!
-//! `cargo run --release -p minuet-swarm --example spread -- [VIEWERS [SECONDS [UPLINK]]]`: a stream of 1 MB/s, all
+//! `cargo run --release -p minuet-swarm --example spread -- [VIEWERS [SECONDS [SOURCE_UPLINK [VIEWER_UPLINK]]]]`: a stream of 1 MB/s, all
 //! viewers joining at once and told of each other, uplinks in bytes a second (default: 3 viewers, 60 s, 2 MB/s).
 //! Prints one JSON line. The bound is that of Kumar and Ross, "Peer-assisted file distribution" (2006).
 #![allow(clippy::print_stdout, reason = "its figures are what it is run for")]
 
 use std::{net::SocketAddr, path::Path, time::Instant};
 
-use minuet_proto::{Metainfo, PieceHash, PieceLength, metainfo::Info};
-use minuet_swarm::{Error, Finished, Role, Swarm, SwarmOptions, Upload, Wanted};
+use minuet_proto::{Metainfo, PieceHash, PieceLength, channel_api::nth_place, metainfo::Info};
+use minuet_swarm::{Error, Finished, Place, Role, Swarm, SwarmOptions, Upload, Wanted};
 
 const STREAM_BYTES_PER_S: u32 = 1_000_000;
 
@@ -23,6 +23,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1).map(|text| text.parse::<u32>());
     let mut next = |default: u32| arguments.next().unwrap_or(Ok(default));
     let (viewers, seconds, uplink) = (next(3)?, next(60)?, next(2_000_000)?);
+    let viewer_uplink = next(uplink)?;
 
     let dir = tempfile::tempdir()?;
     let mut media = vec![0; (STREAM_BYTES_PER_S * seconds) as usize];
@@ -42,18 +43,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     source.seed(Finished { torrent: torrent.clone(), folder: dir.path().to_owned() }).await?;
     let mut nodes = Vec::new();
     for n in 0..viewers {
-        nodes.push(node(&dir.path().join(n.to_string()), uplink, Role::Viewer).await?);
+        nodes.push(node(&dir.path().join(n.to_string()), viewer_uplink, Role::Viewer).await?);
     }
     let start = Instant::now();
     let mut peers = vec![source.listen_addr()];
     let mut downloads = Vec::new();
-    for node in &nodes {
+    for (n, node) in (0..).zip(&nodes) {
         let wanted = Wanted {
             info_hash: metainfo.info_hash(),
             torrent: Some(torrent.clone()),
             peers: peers.clone(),
             trackers: Vec::new(),
-            spread: true,
+            spread: Some(Place(nth_place(n))),
         };
         downloads.push(node.fetch(wanted).await?);
         peers.push(node.listen_addr());

@@ -25,5 +25,5 @@ mod swarm;
 pub use download::{Download, Progress, Reader};
 pub use error::Error;
 pub use ledger::Transfer;
-pub use options::{Finished, MIN_UPLOAD_BYTES_PER_S, Role, SwarmOptions, Upload, Wanted};
+pub use options::{Finished, MIN_UPLOAD_BYTES_PER_S, Place, Role, SwarmOptions, Upload, Wanted};
 pub use swarm::{Files, Swarm, SwarmStats};

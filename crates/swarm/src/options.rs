@@ -66,7 +66,19 @@ pub struct Wanted {
     pub peers: Vec<SocketAddr>,
     /// Announce URLs.
     pub trackers: Vec<String>,
-    /// Takes pieces from random places in the file besides those at its reader, so that viewers who start together
+    /// Takes pieces from this place in the file on, besides those at its reader, so that viewers who start together
     /// hold different pieces and can trade.
-    pub spread: bool,
+    pub spread: Option<Place>,
+}
+
+/// A place in a minute, as a share of its length in units of 2⁻³².
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place(pub u32);
+
+impl Place {
+    /// The byte at this place of a file of `length` bytes.
+    pub const fn of(self, length: u64) -> u64 {
+        // Below `length`, so it fits again.
+        ((length as u128 * self.0 as u128) >> 32) as u64
+    }
 }

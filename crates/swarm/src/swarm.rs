@@ -21,10 +21,6 @@ use crate::{
 /// How often the kinds of connected peers are noted while minutes are being fetched.
 const LEDGER_INTERVAL: Duration = Duration::from_millis(100);
 
-/// In how many places of a minute a node that spreads begins. With few, those of several nodes clump, and all want the
-/// same pieces of the source; with this many, the order is close to random.
-const SPREAD_PLACES: u64 = 16;
-
 /// A BitTorrent node for finished minutes. Needs a multi-threaded tokio runtime: the engine blocks in place.
 ///
 /// Dropping it ends its tasks some time later; [`Swarm::stop`] waits for them.
@@ -54,8 +50,8 @@ struct Minute {
 
 struct Fetching {
     length: u64,
-    /// Held open so that pieces from random places on are asked for too.
-    _spread: Vec<Stream>,
+    /// Held open so that pieces from its place on are asked for too.
+    _spread: Option<Stream>,
 }
 
 /// Figures of a swarm, all minutes together.
@@ -141,12 +137,10 @@ impl Swarm {
         let folder = self.minutes_dir.join(info_hash.to_string());
         let torrent = self.engine.add(bare_torrent(&metainfo), &folder, peers, trackers).await?;
         let length = metainfo.info().length;
-        let mut _spread = Vec::new();
-        for part in 0..if spread { SPREAD_PLACES.min(length) } else { 0 } {
-            // One in each part of the file. The engine takes the next piece of each in turn, shuffled.
-            let (from, to) = (length * part / SPREAD_PLACES, length * (part + 1) / SPREAD_PLACES);
-            _spread.push(torrent.stream(rand::random_range(from..to.max(from + 1))).await?);
-        }
+        let _spread = match spread {
+            Some(place) => Some(torrent.stream(place.of(length)).await?),
+            None => None,
+        };
         let minute = Minute { torrent: torrent.clone(), fetching: Some(Fetching { length, _spread }) };
         self.shared.lock().minutes.insert(info_hash, minute);
         Ok(Download::new(Arc::clone(&self.shared), torrent, metainfo, folder))

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::Path, time::Instant};
 
 use bytes::Bytes;
 use minuet_proto::{InfoHash, Metainfo, PieceHash, PieceLength, metainfo::Info};
-use minuet_swarm::{Download, Error, Files, Finished, Role, Swarm, SwarmOptions, Upload, Wanted};
+use minuet_swarm::{Download, Error, Files, Finished, Place, Role, Swarm, SwarmOptions, Upload, Wanted};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -62,7 +62,7 @@ impl Node {
             torrent: Some(minute.torrent.clone()),
             peers: from.iter().map(|node| node.swarm.listen_addr()).collect(),
             trackers: Vec::new(),
-            spread: true,
+            spread: Some(Place(1 << 31)),
         };
         self.swarm.fetch(wanted).await.unwrap()
     }
@@ -115,7 +115,7 @@ async fn metadata_comes_from_peers_when_there_is_no_torrent() {
         torrent: None,
         peers: vec![source.swarm.listen_addr()],
         trackers: Vec::new(),
-        spread: false,
+        spread: None,
     };
     let download = viewer.swarm.fetch(wanted).await.unwrap();
     download.complete().await.unwrap();
@@ -131,7 +131,7 @@ async fn a_torrent_of_something_else_is_refused() {
         torrent: Some(other.torrent.clone()),
         peers: Vec::new(),
         trackers: Vec::new(),
-        spread: false,
+        spread: None,
     };
     match viewer.swarm.fetch(request).await {
         Err(Error::InfoHashMismatch { expected, actual }) => {

@@ -12,7 +12,7 @@ pub mod window;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -91,9 +91,16 @@ pub struct Channel {
     published_at: AtomicU64,
     /// Who brought the channel; not known of channels from an earlier run.
     brought_by: Option<IpAddr>,
+    /// How many have joined; wraps.
+    joins: AtomicU32,
 }
 
 impl Channel {
+    /// Counts one who joins: its number among them.
+    pub fn count_join(&self) -> u32 {
+        self.joins.fetch_add(1, Ordering::Relaxed)
+    }
+
     fn new(id: ChannelId, window: Window, now_ms: u64, brought_by: Option<IpAddr>) -> Self {
         Self {
             id,
@@ -102,6 +109,7 @@ impl Channel {
             changes: watch::Sender::new(0),
             published_at: AtomicU64::new(now_ms),
             brought_by,
+            joins: AtomicU32::new(0),
         }
     }
 

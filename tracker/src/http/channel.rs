@@ -6,7 +6,9 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use minuet_proto::channel_api::{Join, MAX_JOIN_PEERS, MAX_JOIN_RECORDS, MAX_PUBLICATION_LENGTH, Peer};
+use minuet_proto::channel_api::{
+    Join, MAX_JOIN_PEERS, MAX_JOIN_RECORDS, MAX_PUBLICATION_LENGTH, Peer, nth_place,
+};
 use minuet_proto::signed::MAX_SIGNED_LENGTH;
 use minuet_proto::{ChannelId, SegmentSeq};
 
@@ -96,6 +98,7 @@ fn join(shared: &Shared, channel: &Channel, peer: SocketAddr, request: &Request<
             oldest: window.oldest(),
             newest: window.newest(),
             peers: Vec::new(),
+            place: Some(nth_place(channel.count_join())),
         };
         (join, all.back().map(|entry| entry.record.info_hash))
     };

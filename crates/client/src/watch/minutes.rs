@@ -8,7 +8,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use minuet_node::{Backoff, TrackerClient};
 use minuet_proto::{SignedRecord, channel_api::Peer};
-use minuet_swarm::{Download, Swarm, Wanted};
+use minuet_swarm::{Download, Place, Swarm, Wanted};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -38,6 +38,8 @@ pub struct Joiner {
     out: mpsc::Sender<Minute>,
     /// Peers that a tracker told of, newest answer.
     told: Vec<SocketAddr>,
+    /// Where in each minute to begin: as the first tracker to answer says, else anywhere.
+    place: Option<Place>,
     /// The minute joined last, if that is done.
     before: Arc<std::sync::Mutex<Option<Download>>>,
 }
@@ -51,17 +53,30 @@ impl Joiner {
         cancel: CancellationToken,
     ) -> (Self, mpsc::Receiver<Minute>) {
         let (out, minutes) = mpsc::channel(AHEAD);
-        (Self { swarm, trackers, tasks, cancel, out, told: Vec::new(), before: Arc::default() }, minutes)
+        (
+            Self {
+                swarm,
+                trackers,
+                tasks,
+                cancel,
+                out,
+                told: Vec::new(),
+                place: None,
+                before: Arc::default(),
+            },
+            minutes,
+        )
     }
 
-    /// Takes note of peers of the running swarms.
-    pub fn learn(&mut self, peers: &[Peer]) {
+    /// Takes note of what a tracker said: peers of the running swarms, and where to begin.
+    pub fn learn(&mut self, peers: &[Peer], place: Option<u32>) {
+        self.place = self.place.or(place.map(Place));
         self.told = peers.iter().map(|peer| peer.addr).collect();
     }
 
     /// Starts to join a minute; waits while playback is [`AHEAD`] behind. False when playback has gone.
     pub async fn join(&self, record: SignedRecord) -> bool {
-        let Ok(place) = self.out.reserve().await else { return false };
+        let Ok(slot) = self.out.reserve().await else { return false };
         let (joined, download) = oneshot::channel();
         let giving_up = self.cancel.child_token();
         let work = join(
@@ -69,11 +84,12 @@ impl Joiner {
             Arc::clone(&self.swarm),
             Arc::clone(&self.trackers),
             self.handed_over(),
+            self.place.unwrap_or_else(|| Place(rand::random())),
             Arc::clone(&self.before),
             joined,
         );
         self.tasks.spawn(giving_up.clone().run_until_cancelled_owned(work));
-        place.send(Minute { record, download, _giving_up: giving_up.drop_guard() });
+        slot.send(Minute { record, download, _giving_up: giving_up.drop_guard() });
         true
     }
 
@@ -93,6 +109,7 @@ async fn join(
     swarm: Arc<Swarm>,
     trackers: Arc<[TrackerClient]>,
     peers: Vec<SocketAddr>,
+    begin: Place,
     before: Arc<std::sync::Mutex<Option<Download>>>,
     joined: oneshot::Sender<Download>,
 ) {
@@ -103,7 +120,7 @@ async fn join(
             torrent: torrent(&record, &trackers).await,
             peers: peers.clone(),
             trackers: trackers.iter().map(TrackerClient::announce_url).collect(),
-            spread: true,
+            spread: Some(begin),
         };
         match swarm.fetch(wanted).await {
             Ok(download) => {

@@ -257,7 +257,7 @@ impl Session {
         state: &watch::Sender<Option<SignedState>>,
     ) -> bool {
         match news {
-            Followed::Joined(peers) => joiner.learn(&peers),
+            Followed::Joined(peers, place) => joiner.learn(&peers, place),
             Followed::State(new) => {
                 self.figures.lock().0.phase = Some(new.phase);
                 state.send_replace(Some(new));
