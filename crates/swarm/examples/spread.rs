@@ -68,7 +68,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         last_s = last_s.max(done??);
     }
     let (length, n, rate) = (media.len() as f64, f64::from(viewers), f64::from(uplink));
-    let bound_s = (length / rate).max(n * length / (rate + n * rate));
+    let bound_s = (length / rate).max(n * length / (rate + n * f64::from(viewer_uplink)));
     let copies = source.stats().transfer.sent as f64 / length;
     println!(
         "{{\"viewers\":{viewers},\"seconds\":{seconds},\"uplink\":{uplink},\"last_s\":{last_s:.1},\
