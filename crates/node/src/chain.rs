@@ -25,7 +25,7 @@ pub struct Chain {
 /// What became of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// New: take it with [`Chain::next`], now or when the gap is closed.
+    /// New: take it with [`Chain::take_next`], now or when the gap is closed.
     Taken,
     /// Known, or older than what is known.
     Old,

@@ -1,4 +1,5 @@
 //! Following a channel through trackers that lie, babble, hang or forget: real sockets, scripted answers.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set up its tracker must fail")]
 
 use std::{
     future::Future,

@@ -78,7 +78,7 @@ pub fn markdown_header() -> String {
         .to_owned()
 }
 
-/// A line of the table, as [`line`] gives it, in Markdown.
+/// A line of the table, as [`line()`] gives it, in Markdown.
 pub fn markdown(line: &str) -> String {
     // Columns are the same but for `others` and `wall s`; the bounds, last, may hold spaces.
     let words: Vec<&str> = line.split_whitespace().collect();

@@ -19,6 +19,9 @@
 //! - *Permits.* Each open stream holds one of the engine's blocking permits, which disk writes need too; there are far
 //!   more permits than streams.
 //! - *uTP* is off: librqbit itself calls it unstable.
+//! - *One at a time.* The persistence gives the next torrent the number after the last one stored, and a torrent whose
+//!   number is taken already comes back as the other one. Two added at once would be mixed up, so ours are added one
+//!   after the other, and the answer is checked.
 //! - *Peers* can be given only when a torrent is added; later ones come from trackers and peer exchange (BEP 11).
 //! - The announced port of a loopback listener would be made up, so the port is chosen before the session starts.
 
@@ -67,6 +70,8 @@ const SOURCE_NAME: &str = "Minuet source";
 /// One session of the engine.
 pub(crate) struct Engine {
     session: Arc<Session>,
+    /// Held while a torrent is being added.
+    adding: tokio::sync::Mutex<()>,
     state_dir: PathBuf,
     listen_addr: SocketAddr,
 }
@@ -113,7 +118,8 @@ impl Engine {
             let options = session_options(state_dir, addr, limit, upload, role);
             match Session::new_with_opts(state_dir.to_owned(), options).await {
                 Ok(session) => {
-                    return Ok(Self { session, state_dir: state_dir.to_owned(), listen_addr: addr });
+                    let adding = tokio::sync::Mutex::default();
+                    return Ok(Self { session, adding, state_dir: state_dir.to_owned(), listen_addr: addr });
                 }
                 Err(_) if listen.port() == 0 && attempt < PORT_ATTEMPTS => {}
                 Err(error) => return Err(Error::Engine(format!("{error:#}"))),
@@ -135,12 +141,13 @@ impl Engine {
     ) -> Result<Torrent, Error> {
         let bitfield = self.state_dir.join(format!("{}.bitv", id20(info_hash).as_string()));
         tokio::fs::write(&bitfield, full_bitfield(pieces)).await.map_err(Error::folder(&bitfield))?;
-        self.add(torrent, folder, Vec::new(), Vec::new()).await
+        self.add(info_hash, torrent, folder, Vec::new(), Vec::new()).await
     }
 
     /// Adds a minute, whatever of it is in `folder` already.
     pub async fn add(
         &self,
+        info_hash: InfoHash,
         torrent: Bytes,
         folder: &Path,
         peers: Vec<SocketAddr>,
@@ -155,9 +162,15 @@ impl Engine {
             trackers: Some(trackers),
             ..Default::default()
         };
+        let adding = self.adding.lock().await;
         let added = self.session.add_torrent(AddTorrent::from_bytes(torrent), Some(options)).await;
+        drop(adding);
         let handle =
             added.map_err(engine)?.into_handle().ok_or_else(|| Error::Engine("no handle".to_owned()))?;
+        let actual = InfoHash::new(handle.info_hash().0);
+        if actual != info_hash {
+            return Err(Error::InfoHashMismatch { expected: info_hash, actual });
+        }
         Ok(Torrent { handle })
     }
 

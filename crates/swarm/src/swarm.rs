@@ -135,7 +135,7 @@ impl Swarm {
             return Err(Error::InfoHashMismatch { expected: info_hash, actual: metainfo.info_hash() });
         }
         let folder = self.minutes_dir.join(info_hash.to_string());
-        let torrent = self.engine.add(bare_torrent(&metainfo), &folder, peers, trackers).await?;
+        let torrent = self.engine.add(info_hash, bare_torrent(&metainfo), &folder, peers, trackers).await?;
         let length = metainfo.info().length;
         let _spread = match spread {
             Some(place) => Some(torrent.stream(place.of(length)).await?),

@@ -2,6 +2,7 @@
 // Helpers of tests are tests: a panic is how they fail.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
 use std::{net::SocketAddr, path::Path, time::Instant};
 
 use bytes::Bytes;
@@ -254,4 +255,30 @@ async fn a_port_in_use_is_named_and_a_stopped_node_frees_its_port() {
     }
     first.swarm.stop().await;
     Swarm::start(options).await.unwrap().stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn minutes_that_are_joined_at_once_are_not_mixed_up() {
+    let source = node(Role::Source, Upload::Unlimited).await;
+    let viewer = Arc::new(node(Role::Viewer, Upload::Unlimited).await);
+    let minutes: Vec<_> = (1..9).map(minute).collect();
+    for minute in &minutes {
+        source.seed(minute).await;
+    }
+    let source = Arc::new(source);
+    let fetching: Vec<_> = minutes
+        .into_iter()
+        .map(|minute| {
+            let (source, viewer) = (Arc::clone(&source), Arc::clone(&viewer));
+            tokio::spawn(async move {
+                let download = viewer.fetch(&minute, &[&source]).await;
+                assert_eq!(download.info_hash(), minute.info_hash);
+                download.complete().await.unwrap();
+                assert!(file(&download.path()) == minute.media, "another minute's bytes");
+            })
+        })
+        .collect();
+    for fetch in fetching {
+        fetch.await.unwrap();
+    }
 }
