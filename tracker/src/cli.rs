@@ -161,6 +161,41 @@ pub struct Options {
           help_heading = "Limits")]
     window_bytes: usize,
 
+    /// Mean time between two joins of a node of the live mesh; a node is forgotten after two and a half. Example: 30s
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::duration,
+          env = "MINUET_TRACKER_MESH_INTERVAL", help_heading = "Limits")]
+    mesh_interval: Duration,
+
+    /// The most nodes of all live meshes; then newcomers are told of others but not remembered. Some 300 bytes each
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 200_000,
+        env = "MINUET_TRACKER_MAX_NODES",
+        help_heading = "Limits"
+    )]
+    max_nodes: usize,
+
+    /// The most nodes of one channel's live mesh
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100_000,
+        env = "MINUET_TRACKER_MAX_NODES_PER_CHANNEL",
+        help_heading = "Limits"
+    )]
+    max_nodes_per_channel: usize,
+
+    /// The most nodes of one channel's live mesh behind one address (/56 for IPv6)
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 256,
+        env = "MINUET_TRACKER_MAX_NODES_PER_ADDRESS",
+        help_heading = "Limits"
+    )]
+    max_nodes_per_address: usize,
+
     /// The most HTTP connections at once
     #[arg(
         long,
@@ -237,6 +272,10 @@ impl Options {
         config.channels.window.duration = self.window;
         config.channels.window.records = self.window_records;
         config.channels.window.bytes = self.window_bytes;
+        config.mesh.interval = self.mesh_interval;
+        config.mesh.nodes = self.max_nodes;
+        config.mesh.nodes_per_channel = self.max_nodes_per_channel;
+        config.mesh.nodes_per_address = self.max_nodes_per_address;
         config.http.connections = self.max_connections;
         config.http.connections_per_address = self.max_connections_per_address;
         config.http.subscribers = self.max_subscribers;

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use crate::channel::ChannelLimits;
 use crate::channel::window::WindowLimits;
+use crate::mesh::MeshLimits;
 use crate::swarm::slot::MAX_PEER_TTL;
 use crate::swarm::table::Limits;
 
@@ -26,6 +27,8 @@ pub struct Config {
     pub swarms: Limits,
     /// What bounds channels.
     pub channels: ChannelLimits,
+    /// What bounds live meshes.
+    pub mesh: MeshLimits,
     /// What bounds HTTP.
     pub http: HttpLimits,
 }
@@ -70,6 +73,12 @@ impl Default for Config {
                     bytes: 16 << 20,
                 },
             },
+            mesh: MeshLimits {
+                nodes_per_channel: 100_000,
+                nodes_per_address: 256,
+                nodes: 200_000,
+                interval: Duration::from_secs(60),
+            },
             http: HttpLimits {
                 connections: 20_000,
                 connections_per_address: 512,
@@ -91,6 +100,9 @@ impl Config {
                 MAX_PEER_TTL.as_secs() / 2,
                 interval.as_secs()
             ));
+        }
+        if !(Duration::from_secs(5)..=Duration::from_secs(3600)).contains(&self.mesh.interval) {
+            return Err("the mesh interval must be between 5s and 1h".into());
         }
         if self.listen.is_empty() {
             return Err("there is no address to listen on; give one with --listen".into());

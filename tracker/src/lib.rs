@@ -8,6 +8,7 @@
 //! The parts, from the inside out:
 //! - [`swarm`]: peers and swarms. Pure: time and randomness are arguments.
 //! - [`announce`]: requests and answers of BEP 3 and its companions. Pure.
+//! - [`mesh`]: the nodes and newest heads of live meshes. Pure.
 //! - [`channel`]: windows of records, and the store that keeps them.
 //! - [`http`], [`udp`]: the transports.
 //! - [`tracker`]: starts it all and ends it all.
@@ -17,6 +18,7 @@ pub mod channel;
 mod clock;
 pub mod config;
 pub mod http;
+pub mod mesh;
 pub mod metrics;
 pub mod swarm;
 pub mod time;

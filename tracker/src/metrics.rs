@@ -46,6 +46,10 @@ pub struct Metrics {
     pub udp_ignored: Counter,
     /// Joins answered.
     pub joins: Counter,
+    /// Joins of the live mesh answered.
+    pub mesh_joins: Counter,
+    /// Heads of the live mesh taken in.
+    pub heads: Counter,
     /// Torrents served.
     pub torrents: Counter,
     /// Records and states accepted.
@@ -69,6 +73,10 @@ pub struct Levels {
     pub uptime_seconds: u64,
     /// Channels known.
     pub channels: usize,
+    /// Nodes of live meshes.
+    pub mesh_nodes: usize,
+    /// Memory of nodes and heads.
+    pub mesh_bytes: usize,
     /// The mean interval that clients are told.
     pub interval_seconds: u32,
     /// Swarms and peers.
@@ -103,6 +111,8 @@ impl Metrics {
             ("udp_connects_total", "UDP connection ids issued.", &self.udp_connects),
             ("udp_ignored_total", "UDP packets that were not answered.", &self.udp_ignored),
             ("joins_total", "Channel joins answered.", &self.joins),
+            ("mesh_joins_total", "Joins of the live mesh answered.", &self.mesh_joins),
+            ("heads_total", "Heads of the live mesh taken in.", &self.heads),
             ("torrents_total", "Torrents served.", &self.torrents),
             ("publications_total", "Records and states accepted.", &self.publications),
             ("publications_refused_total", "Records and states refused.", &self.publications_refused),
@@ -118,6 +128,8 @@ impl Metrics {
             ("subscribers", "Subscribers of event streams.", self.subscribers.get()),
             ("channels", "Channels known.", levels.channels as u64),
             ("interval_seconds", "The mean interval that clients are told.", levels.interval_seconds.into()),
+            ("mesh_nodes", "Nodes of live meshes.", levels.mesh_nodes as u64),
+            ("mesh_bytes", "Memory of the meshes' nodes and heads.", levels.mesh_bytes as u64),
             ("channel_swarms", "Swarms of channels.", swarms.channel_swarms as u64),
             ("open_swarms", "Swarms of no channel.", swarms.open_swarms as u64),
             ("peers", "Peers of all swarms.", swarms.peers as u64),

@@ -19,6 +19,10 @@ use crate::metrics::{Levels, Metrics};
 use crate::swarm::table::{SHARDS, Swarms};
 use crate::udp;
 
+/// How often silent nodes of live meshes are looked for.
+const EXPIRE_NODES_EVERY: Duration = Duration::from_secs(10);
+/// How many announces a join of the live mesh weighs in what the tracker's load is taken to be.
+const JOIN_WEIGHT: u64 = 16;
 /// How often quiet channels are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
@@ -64,6 +68,8 @@ impl Shared {
         Levels {
             uptime_seconds: u64::from(self.clock.uptime().0),
             channels: self.channels.len(),
+            mesh_nodes: self.channels.nodes().get(),
+            mesh_bytes: self.channels.all().iter().map(|channel| channel.mesh().heap_bytes()).sum(),
             interval_seconds: self.swarms.calm().interval_seconds(),
             swarms: self.swarms.totals(),
         }
@@ -178,7 +184,8 @@ async fn keep_house(shared: Arc<Shared>) {
     let mut sweep = tokio::time::interval(shared.config.swarms.interval / SHARDS as u32);
     let mut forget = tokio::time::interval(FORGET_EVERY);
     let mut second = tokio::time::interval(Duration::from_secs(1));
-    let (mut shard, mut announces) = (0, 0);
+    let mut nodes = tokio::time::interval(EXPIRE_NODES_EVERY);
+    let (mut shard, mut asked) = (0, 0);
     loop {
         tokio::select! {
             biased;
@@ -188,9 +195,11 @@ async fn keep_house(shared: Arc<Shared>) {
                 shard = (shard + 1) % SHARDS;
             }
             _ = second.tick() => {
-                let before = std::mem::replace(&mut announces, shared.metrics.announces.get());
-                shared.swarms.calm().observe(announces - before, shared.clock.uptime());
+                let total = shared.metrics.announces.get() + JOIN_WEIGHT * shared.metrics.mesh_joins.get();
+                let before = std::mem::replace(&mut asked, total);
+                shared.swarms.calm().observe(total - before, shared.clock.uptime());
             }
+            _ = nodes.tick() => shared.channels.expire_nodes(shared.clock.uptime()),
             _ = forget.tick() => shared.channels.forget_quiet(shared.clock.unix_ms()).await,
         }
     }

@@ -3,12 +3,16 @@
 //! Every answer is read up to a limit and within a time, and every statement in it is checked before it is given
 //! on.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use bytes::Bytes;
 use minuet_proto::{
     ChannelId, Metainfo, SegmentSeq, SignedRecord, SignedState,
-    channel_api::{self, Join, Publication},
+    channel_api::{
+        self, Join, Publication,
+        mesh::{self, CheckedHead, JoinRequest, MeshJoin, MeshNode},
+    },
+    mesh::SignedHead,
     metainfo::MAX_METAINFO_LENGTH,
 };
 use reqwest::{Client, Response, StatusCode, Url};
@@ -24,6 +28,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an event stream may be silent; trackers send a comment every 15 s.
 pub const EVENTS_SILENCE: Duration = Duration::from_secs(45);
+/// The shortest time after which a tracker may want to be joined again.
+pub const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest such time: after that it is asked anyway.
+pub const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
 /// How much of a refusal's text is kept, in bytes.
 const MAX_REFUSAL_LENGTH: usize = 300;
 
@@ -49,6 +57,25 @@ pub struct Snapshot {
     pub place: Option<u32>,
     /// How many statements were thrown away because they did not hold.
     pub rejected: usize,
+}
+
+/// A channel and its live mesh as one tracker knows them, with every signature checked.
+#[derive(Debug, Clone)]
+pub struct MeshSnapshot {
+    /// As for a plain client.
+    pub channel: Snapshot,
+    /// Nodes to link with. Nothing proves what is said of them but a link.
+    pub nodes: Vec<MeshNode>,
+    /// The newest heads in ascending order.
+    pub heads: Vec<CheckedHead>,
+    /// The tracker's own relay server.
+    pub relay: Option<String>,
+    /// The UDP port on the relay server's host where a node can learn its public address.
+    pub relay_quic_port: Option<u16>,
+    /// The address that the request came from, as the tracker sees it.
+    pub observed: IpAddr,
+    /// When to ask again.
+    pub interval: Duration,
 }
 
 /// Which records a [`Snapshot`] should begin with.
@@ -100,6 +127,26 @@ impl TrackerClient {
         let body = self.get(url, channel_api::MAX_JOIN_LENGTH).await?;
         let join: Join = serde_json::from_slice(&body).map_err(|e| Error::Garbage(e.to_string()))?;
         Ok(Snapshot::check(&join, channel))
+    }
+
+    /// Tells the tracker of this node and asks for others, records and heads, in one answer.
+    pub async fn join_mesh(&self, channel: ChannelId, request: &JoinRequest) -> Result<MeshSnapshot, Error> {
+        // Strings and numbers always serialise.
+        let body = Bytes::from(serde_json::to_vec(request).unwrap_or_default());
+        let path = mesh::mesh_join_path(&channel);
+        let answer = self.post_for(&path, body, channel_api::MAX_JOIN_LENGTH).await?;
+        let join: MeshJoin = serde_json::from_slice(&answer).map_err(|e| Error::Garbage(e.to_string()))?;
+        Ok(MeshSnapshot::check(join, channel))
+    }
+
+    /// Leaves heads for those who join, at most [`mesh::MAX_POSTED_HEADS`]. Heads that the tracker has already are
+    /// no error.
+    pub async fn publish_heads(
+        &self,
+        channel: ChannelId,
+        heads: impl IntoIterator<Item = &SignedHead>,
+    ) -> Result<(), Error> {
+        self.post(&mesh::heads_path(&channel), mesh::encode_heads(heads)).await
     }
 
     /// A segment's `.torrent`. Its info hash is for the caller to check against the record.
@@ -160,6 +207,14 @@ impl TrackerClient {
         within(async {
             refuse_errors(self.http.post(self.url(path)).body(body).send().await?).await?;
             Ok(())
+        })
+        .await
+    }
+
+    async fn post_for(&self, path: &str, body: Bytes, limit: usize) -> Result<Vec<u8>, Error> {
+        within(async {
+            let response = refuse_errors(self.http.post(self.url(path)).body(body).send().await?).await?;
+            read(response, limit).await
         })
         .await
     }
@@ -227,6 +282,37 @@ impl Snapshot {
         });
         let peers = join.peers.iter().take(channel_api::MAX_JOIN_PEERS).copied().collect();
         Self { state, records, oldest: join.oldest, peers, place: join.place, rejected }
+    }
+}
+
+impl MeshSnapshot {
+    fn check(join: MeshJoin, channel: ChannelId) -> Self {
+        let mut snapshot = Snapshot::check(&join.join, channel);
+        let checked = |text: &String| {
+            mesh::head_from_base64(text)
+                .and_then(|head| CheckedHead::check(head, &channel))
+                .inspect_err(|error| tracing::warn!("thrown away: {error}"))
+                .ok()
+        };
+        // A head is of one piece at least.
+        let heads = &join.heads[..join.heads.len().min(mesh::MAX_JOIN_HEAD_PIECES as usize)];
+        let mut good: Vec<CheckedHead> = heads.iter().filter_map(checked).collect();
+        snapshot.rejected += heads.len() - good.len();
+        good.sort_by_key(|head| head.get().first);
+        let mut nodes = join.nodes;
+        nodes.truncate(mesh::MAX_JOIN_NODES);
+        nodes.iter_mut().for_each(|node| node.addrs.truncate(mesh::MAX_NODE_ADDRS));
+        let too_long = |url: &String| url.len() > mesh::MAX_RELAY_URL_LENGTH;
+        nodes.iter_mut().for_each(|node| drop(node.relay.take_if(|url| too_long(url))));
+        Self {
+            channel: snapshot,
+            nodes,
+            heads: good,
+            relay: join.relay.filter(|url| !too_long(url)),
+            relay_quic_port: join.relay_quic_port,
+            observed: join.observed,
+            interval: Duration::from_secs(join.interval_s.into()).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL),
+        }
     }
 }
 

@@ -17,9 +17,16 @@ use minuet_node::{
     tracker::Begin,
 };
 use minuet_proto::{
-    ChannelKey, InfoHash, PieceLength, Record, SegmentSeq, SignedRecord,
-    channel_api::{Join, MAX_JOIN_LENGTH},
+    ChannelKey, InfoHash, PieceHash, PieceIndex, PieceLength, Record, SegmentSeq, SignedRecord,
+    channel_api::{
+        Join, MAX_JOIN_LENGTH,
+        mesh::{
+            CheckedHead, JoinRequest, MAX_JOIN_NODES, MAX_RELAY_URL_LENGTH, MeshJoin, MeshNode, decode_heads,
+            head_to_base64,
+        },
+    },
     link::parse_tracker,
+    mesh::{Head, HeadPiece, NodeId, Serial, SignedHead},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -82,7 +89,11 @@ fn history(key: &ChannelKey, length: u64) -> Vec<SignedRecord> {
 }
 
 fn join(records: &[SignedRecord]) -> String {
-    let join = Join {
+    serde_json::to_string(&plain_join(records)).unwrap()
+}
+
+fn plain_join(records: &[SignedRecord]) -> Join {
+    Join {
         channel: key().channel().to_string(),
         state: None,
         records: records.iter().map(SignedRecord::to_base64).collect(),
@@ -90,8 +101,7 @@ fn join(records: &[SignedRecord]) -> String {
         newest: records.last().map(|r| r.seq),
         peers: Vec::new(),
         place: None,
-    };
-    serde_json::to_string(&join).unwrap()
+    }
 }
 
 fn event(record: &SignedRecord) -> String {
@@ -314,4 +324,89 @@ async fn a_dead_tracker_is_told_once() {
     let mut following = Following::start(vec![TrackerClient::new(url).unwrap()], Start::Live);
     assert!(following.failure().await.contains("cannot be reached"));
     following.end().await;
+}
+
+fn head(key: &ChannelKey, first: u64) -> SignedHead {
+    let piece = HeadPiece { hash: PieceHash::new([1; 20]), len: 1, ingest_ms: first, random_access: true };
+    let head = Head {
+        first: Serial(first),
+        segment: SegmentSeq(0),
+        first_index: PieceIndex(0),
+        pieces: vec![piece],
+    };
+    CheckedHead::sign(key, head).into_signed()
+}
+
+/// Reads a request's body of a known length and answers with JSON.
+async fn answer_post(stream: &mut TcpStream, body: &[u8], answered: &str) {
+    let mut got = vec![0; body.len()];
+    stream.read_exact(&mut got).await.unwrap();
+    assert_eq!(got, body);
+    answer(stream, "application/json", answered).await;
+}
+
+#[tokio::test]
+async fn a_mesh_join_is_checked_and_cut_to_its_limits() {
+    let mut request = JoinRequest::new(NodeId([7; 32]));
+    request.addrs = vec!["192.0.2.1:4000".parse().unwrap()];
+    request.want = 8;
+    let node = MeshNode {
+        node: NodeId([8; 32]),
+        addrs: vec!["192.0.2.2:4000".parse().unwrap(); 100],
+        relay: Some("x".repeat(MAX_RELAY_URL_LENGTH + 1)),
+        dialable: true,
+        no_upload: false,
+        is_relay: false,
+        is_source: false,
+        upload_kbps: 0,
+    };
+    let other = ChannelKey::from_seed(&[9; 32]);
+    let answered = MeshJoin {
+        join: plain_join(&history(&key(), 2)),
+        nodes: vec![node; 100],
+        heads: [head(&key(), 2), head(&key(), 1), head(&other, 3)].iter().map(head_to_base64).collect(),
+        relay: Some("http://tracker.example:7070/".into()),
+        relay_quic_port: Some(7070),
+        observed: "192.0.2.1".parse().unwrap(),
+        interval_s: u32::MAX,
+    };
+    let body = serde_json::to_vec(&request).unwrap();
+    let answered = serde_json::to_string(&answered).unwrap();
+    let client = tracker(move |path, mut stream| {
+        let (body, answered) = (body.clone(), answered.clone());
+        async move {
+            assert_eq!(path, format!("/c/{}/join", key().channel()));
+            answer_post(&mut stream, &body, &answered).await;
+        }
+    })
+    .await;
+    let snapshot = client.join_mesh(key().channel(), &request).await.unwrap();
+    assert_eq!(snapshot.channel.records.len(), 2);
+    assert_eq!(snapshot.heads.iter().map(|head| head.get().first.0).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(snapshot.channel.rejected, 1);
+    assert_eq!(snapshot.nodes.len(), MAX_JOIN_NODES);
+    assert!(snapshot.nodes.iter().all(|node| node.addrs.len() == 16 && node.relay.is_none()));
+    assert_eq!(snapshot.relay.as_deref(), Some("http://tracker.example:7070/"));
+    assert_eq!(snapshot.interval, minuet_node::tracker::LONGEST_INTERVAL);
+}
+
+#[tokio::test]
+async fn heads_are_left_at_the_tracker_as_they_are() {
+    let heads = [head(&key(), 1), head(&key(), 2)];
+    let length = minuet_proto::channel_api::mesh::encode_heads(&heads).len();
+    let (sender, mut received) = tokio::sync::mpsc::channel(1);
+    let client = tracker(move |path, mut stream| {
+        let sender = sender.clone();
+        async move {
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).await.unwrap();
+            answer(&mut stream, "text/plain", "accepted").await;
+            sender.send((path, body)).await.unwrap();
+        }
+    })
+    .await;
+    client.publish_heads(key().channel(), &heads).await.unwrap();
+    let (path, body) = received.recv().await.unwrap();
+    assert_eq!(path, format!("/c/{}/heads", key().channel()));
+    assert_eq!(decode_heads(&body).unwrap(), heads);
 }

@@ -1,6 +1,8 @@
 //! The tracker's channel API: paths, and the shapes of its bodies. Statements in them are signed, so a tracker is
 //! never believed: [`Join::records`] and [`Join::state`] are checked by who reads them.
 
+pub mod mesh;
+
 use std::net::SocketAddr;
 
 use bytes::Bytes;

@@ -18,12 +18,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use minuet_proto::channel_api::Publication;
+use minuet_proto::channel_api::mesh::{CheckedHead, decode_heads};
 use minuet_proto::{ChannelId, InfoHash, Metainfo, SegmentSeq, SignedRecord, SignedState};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::http::connections::network;
+use crate::mesh::{Mesh, NodeCount};
 use crate::swarm::table::Swarms;
+use crate::time::Uptime;
 use store::{Change, Store, StoreError};
 use window::{Entry, Place, PlaceError, Window, WindowLimits};
 
@@ -84,6 +87,7 @@ pub enum Published {
 pub struct Channel {
     id: ChannelId,
     window: Mutex<Window>,
+    mesh: Mutex<Mesh>,
     /// Held from looking where a statement belongs until it is there, across the write to disk.
     publishing: tokio::sync::Mutex<()>,
     /// Counts changes, for subscribers.
@@ -105,6 +109,7 @@ impl Channel {
         Self {
             id,
             window: Mutex::new(window),
+            mesh: Mutex::default(),
             publishing: tokio::sync::Mutex::default(),
             changes: watch::Sender::new(0),
             published_at: AtomicU64::new(now_ms),
@@ -121,6 +126,11 @@ impl Channel {
     /// The window, to be looked at briefly.
     pub fn window(&self) -> MutexGuard<'_, Window> {
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The live mesh, to be looked at briefly.
+    pub fn mesh(&self) -> MutexGuard<'_, Mesh> {
+        self.mesh.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes whenever the window does.
@@ -149,6 +159,7 @@ pub struct Channels {
     limits: ChannelLimits,
     store: Store,
     swarms: Arc<Swarms>,
+    nodes: NodeCount,
 }
 
 impl Channels {
@@ -175,7 +186,7 @@ impl Channels {
         if !table.is_empty() {
             info!(channels = table.len(), "took up the channels of the last run");
         }
-        Ok(Self { table: RwLock::new(table), limits, store, swarms })
+        Ok(Self { table: RwLock::new(table), limits, store, swarms, nodes: NodeCount::default() })
     }
 
     /// A channel, if something has been published in it.
@@ -259,6 +270,47 @@ impl Channels {
         Ok(Published::New)
     }
 
+    /// Takes in heads of the live mesh and returns how many were news. They are kept in memory only: what is newest
+    /// now is old in a minute. The first head proves a channel that nothing has been published of.
+    pub async fn publish_heads(
+        &self,
+        id: ChannelId,
+        body: &[u8],
+        from: IpAddr,
+        now_ms: u64,
+    ) -> Result<usize, PublishError> {
+        let mut heads = decode_heads(body)?;
+        if let Some(channel) = self.get(&id) {
+            let mesh = channel.mesh();
+            heads.retain(|head| !mesh.heads.knows(head));
+        }
+        // With no lock held: signatures take their time.
+        let heads =
+            heads.into_iter().map(|head| CheckedHead::check(head, &id)).collect::<Result<Vec<_>, _>>()?;
+        if heads.is_empty() {
+            return Ok(0);
+        }
+        let (channel, evicted) = self.get_or_create(id, from, now_ms)?;
+        let news = {
+            let mut mesh = channel.mesh();
+            heads.iter().filter(|head| mesh.heads.insert(head)).count()
+        };
+        if let Some(evicted) = evicted {
+            self.store.commit(vec![Change::Forget(evicted)]).await?;
+        }
+        Ok(news)
+    }
+
+    /// Nodes of all meshes.
+    pub fn nodes(&self) -> &NodeCount {
+        &self.nodes
+    }
+
+    /// Forgets nodes that have been silent for too long.
+    pub fn expire_nodes(&self, now: Uptime) {
+        self.all().iter().for_each(|channel| channel.mesh().expire(now, &self.nodes));
+    }
+
     /// The torrent of a segment. Reads the disk unless it is one of the newest: not for an async task.
     pub fn torrent_from_disk(&self, id: &ChannelId, seq: SegmentSeq) -> Result<Option<Bytes>, StoreError> {
         self.store.torrent(id, seq)
@@ -324,6 +376,7 @@ impl Channels {
         let channel = self.table.write().unwrap_or_else(PoisonError::into_inner).remove(id)?;
         let hashes: Vec<InfoHash> = channel.window().entries().iter().map(|e| e.record.info_hash).collect();
         hashes.iter().for_each(|hash| self.swarms.retire(hash));
+        channel.mesh().clear(&self.nodes);
         Some(channel)
     }
 

@@ -1,6 +1,6 @@
 //! The channel API: join, publish, torrents. Shapes and limits are those of `minuet_proto::channel_api`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hyper::body::Incoming;
@@ -14,7 +14,7 @@ use minuet_proto::{ChannelId, SegmentSeq};
 
 use super::body::Body;
 use super::client_addr::client_ip;
-use super::{events, read_body, respond, text, try_later, wrong_method};
+use super::{events, mesh, read_body, respond, text, try_later, wrong_method};
 use crate::channel::window::PlaceError;
 use crate::channel::{Channel, PublishError, Published};
 use crate::tracker::Shared;
@@ -36,12 +36,13 @@ pub(super) async fn answer(
         Ok(id) => id,
         Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
     };
-    let publishing = matches!(rest, "records" | "state");
-    match (publishing, request.method()) {
-        (true, &Method::POST) => return publish(shared, id, rest, peer, request).await,
-        (true, _) => return wrong_method("POST"),
-        (false, &Method::GET | &Method::HEAD) => {}
-        (false, _) => return wrong_method("GET, HEAD"),
+    match (rest, request.method()) {
+        ("records" | "state", &Method::POST) => return publish(shared, id, rest, peer, request).await,
+        ("heads", &Method::POST) => return mesh::heads(shared, id, peer, request).await,
+        ("join", &Method::POST) => return mesh::join(shared, id, peer, request).await,
+        ("records" | "state" | "heads" | "join", _) => return wrong_method("POST"),
+        (_, &Method::GET | &Method::HEAD) => {}
+        _ => return wrong_method("GET, HEAD"),
     }
     let Some(channel) = shared.channels.get(&id) else { return unknown_channel() };
     match rest {
@@ -52,14 +53,15 @@ pub(super) async fn answer(
         },
         _ => match rest.strip_suffix(".torrent").and_then(|seq| seq.parse().ok()) {
             Some(seq) => torrent(&shared, &channel, SegmentSeq(seq)).await,
-            None => {
-                text(StatusCode::NOT_FOUND, "a channel has /events, /<number>.torrent, /records and /state\n")
-            }
+            None => text(
+                StatusCode::NOT_FOUND,
+                "a channel has /events, /<number>.torrent, /records, /state, /join and /heads\n",
+            ),
         },
     }
 }
 
-fn unknown_channel() -> Response<Body> {
+pub(super) fn unknown_channel() -> Response<Body> {
     text(
         StatusCode::NOT_FOUND,
         "nobody has published this channel here; check the link, or wait until it starts\n",
@@ -84,6 +86,22 @@ fn join(shared: &Shared, channel: &Channel, peer: SocketAddr, request: &Request<
         Ok(from) => from,
         Err(sentence) => return text(StatusCode::BAD_REQUEST, sentence),
     };
+    let ip = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
+    shared.metrics.joins.increment();
+    json(&join_of(shared, channel, from, ip))
+}
+
+/// An answer that nobody may keep.
+pub(super) fn json(value: &impl serde::Serialize) -> Response<Body> {
+    // Strings and numbers always serialise.
+    let mut response =
+        respond(StatusCode::OK, "application/json", serde_json::to_vec(value).unwrap_or_default());
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// What a channel's window and swarms say to somebody at `ip`.
+pub(super) fn join_of(shared: &Shared, channel: &Channel, from: Option<SegmentSeq>, ip: IpAddr) -> Join {
     let (mut join, running) = {
         let window = channel.window();
         let all = window.entries();
@@ -103,7 +121,6 @@ fn join(shared: &Shared, channel: &Channel, peer: SocketAddr, request: &Request<
         (join, all.back().map(|entry| entry.record.info_hash))
     };
     if let Some(info_hash) = running {
-        let ip = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
         // The port is not known; 0 is nobody's.
         let asker = SocketAddr::new(ip, 0);
         let (now, random) = (shared.clock.uptime(), rand::random());
@@ -111,12 +128,7 @@ fn join(shared: &Shared, channel: &Channel, peer: SocketAddr, request: &Request<
             join.peers.push(Peer { addr, seed });
         });
     }
-    shared.metrics.joins.increment();
-    // Strings and numbers always serialise.
-    let mut response =
-        respond(StatusCode::OK, "application/json", serde_json::to_vec(&join).unwrap_or_default());
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    join
 }
 
 async fn torrent(shared: &Arc<Shared>, channel: &Arc<Channel>, seq: SegmentSeq) -> Response<Body> {
@@ -192,7 +204,7 @@ async fn publish(
     }
 }
 
-fn refuse(shared: &Shared, id: &ChannelId, error: &PublishError) -> Response<Body> {
+pub(super) fn refuse(shared: &Shared, id: &ChannelId, error: &PublishError) -> Response<Body> {
     let sentence = format!("{error}\n");
     let status = match error {
         PublishError::Invalid(minuet_proto::Error::BadSignature { .. }) => StatusCode::FORBIDDEN,

@@ -10,6 +10,7 @@ mod channel;
 pub mod client_addr;
 pub mod connections;
 mod events;
+mod mesh;
 mod pages;
 
 use std::convert::Infallible;

@@ -38,6 +38,11 @@ impl Calm {
         u32::try_from(stretched).unwrap_or(u32::MAX)
     }
 
+    /// Any other interval, stretched in the same way.
+    pub fn stretched_seconds(&self, seconds: u64) -> u32 {
+        u32::try_from(seconds * u64::from(self.percent()) / 100).unwrap_or(u32::MAX)
+    }
+
     /// Seconds of silence after which a peer is forgotten: two intervals.
     pub fn ttl_seconds(&self) -> u32 {
         2 * self.interval_seconds()

@@ -1,0 +1,97 @@
+//! The live mesh's part of the channel API: nodes join, the source leaves its heads. Shapes and limits are those of
+//! `minuet_proto::channel_api::mesh`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::{Request, Response, StatusCode};
+use minuet_proto::ChannelId;
+use minuet_proto::channel_api::mesh::{
+    JoinRequest, MAX_JOIN_REQUEST_LENGTH, MAX_POSTED_HEADS_LENGTH, MeshJoin,
+};
+
+use super::body::Body;
+use super::channel::{join_of, json, refuse, unknown_channel};
+use super::client_addr::client_ip;
+use super::{read_body, text};
+use crate::channel::PublishError;
+use crate::mesh::nodes::Seen;
+use crate::tracker::Shared;
+
+/// Answers a node that joins the mesh, says that it is still there, or leaves.
+pub(super) async fn join(
+    shared: Arc<Shared>,
+    id: ChannelId,
+    peer: SocketAddr,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let ip = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
+    let body = match read_body(request.into_body(), MAX_JOIN_REQUEST_LENGTH).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    let request = match JoinRequest::decode(&body) {
+        Ok(request) => request,
+        Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+    };
+    let Some(channel) = shared.channels.get(&id) else { return unknown_channel() };
+    let interval_s = interval(&shared);
+    let (mut nodes, mut heads) = (Vec::new(), Vec::new());
+    {
+        let seen = Seen { ip, own_relay: false };
+        let (now, random) = (shared.clock.uptime(), rand::random());
+        let (limits, count) = (&shared.config.mesh, shared.channels.nodes());
+        let mut mesh = channel.mesh();
+        mesh.join(&request, &seen, limits, count, interval_s, now, random, &mut nodes);
+        heads.extend(mesh.heads.newest(request.heads).map(str::to_owned));
+    }
+    shared.metrics.mesh_joins.increment();
+    json(&MeshJoin {
+        join: join_of(&shared, &channel, request.from, ip),
+        nodes,
+        heads,
+        relay: None,
+        relay_quic_port: None,
+        observed: ip,
+        interval_s,
+    })
+}
+
+/// The mean interval under the present load, moved by chance by up to an eighth either way, so that nodes which came
+/// together do not come back together.
+fn interval(shared: &Shared) -> u32 {
+    let mean = shared.swarms.calm().stretched_seconds(shared.config.mesh.interval.as_secs());
+    mean - mean / 8 + rand::random_range(0..=mean / 4)
+}
+
+/// Takes in heads.
+pub(super) async fn heads(
+    shared: Arc<Shared>,
+    id: ChannelId,
+    peer: SocketAddr,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let from = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
+    let body = match read_body(request.into_body(), MAX_POSTED_HEADS_LENGTH).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    // In a task of its own, so that a publisher who hangs up cannot stop it between memory and disk.
+    let publisher = Arc::clone(&shared);
+    let task = shared.tasks.spawn(async move {
+        let now_ms = publisher.clock.unix_ms();
+        publisher.channels.publish_heads(id, &body, from, now_ms).await
+    });
+    match task.await.unwrap_or(Err(PublishError::ShuttingDown)) {
+        Ok(news) => {
+            shared.metrics.heads.add(news as u64);
+            text(StatusCode::OK, if news > 0 { "accepted\n" } else { "known already\n" })
+        }
+        Err(error) => {
+            shared.metrics.publications_refused.increment();
+            tracing::debug!(channel = %id, %error, "refused heads");
+            refuse(&shared, &id, &error)
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! A mesh in virtual time.
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+
+use minuet_proto::channel_api::mesh::MAX_JOIN_NODES;
+use minuet_proto::mesh::NodeId;
+
+use super::*;
+
+const LIMITS: MeshLimits = MeshLimits {
+    nodes_per_channel: 3_000,
+    nodes_per_address: 4,
+    nodes: 5_000,
+    interval: Duration::from_secs(60),
+};
+
+/// A mesh with its clock and its dice.
+#[derive(Default)]
+struct Lab {
+    mesh: Mesh,
+    count: NodeCount,
+    now: u32,
+    random: u64,
+}
+
+impl Lab {
+    fn join_from(&mut self, request: &JoinRequest, ip: IpAddr) -> Vec<MeshNode> {
+        self.random += 1;
+        let mut told = Vec::new();
+        let seen = Seen { ip, own_relay: false };
+        let now = Uptime(self.now);
+        self.mesh.join(request, &seen, &LIMITS, &self.count, 60, now, self.random, &mut told);
+        told
+    }
+
+    fn join(&mut self, n: u32, change: impl FnOnce(&mut JoinRequest)) -> Vec<MeshNode> {
+        let mut request = request(n);
+        change(&mut request);
+        self.join_from(&request, ip(n))
+    }
+
+    /// Nodes `0..n`, the first of them the source.
+    fn with(n: u32, change: impl Fn(u32, &mut JoinRequest)) -> Self {
+        let mut lab = Self::default();
+        for n in 0..n {
+            lab.join(n, |request| {
+                request.is_source = n == 0;
+                request.dialable = true;
+                change(n, request);
+            });
+        }
+        lab
+    }
+}
+
+fn ip(n: u32) -> IpAddr {
+    IpAddr::from(Ipv4Addr::from_bits(0x0b00_0000 + n))
+}
+
+fn request(n: u32) -> JoinRequest {
+    let mut key = [0; 32];
+    key[..4].copy_from_slice(&n.to_be_bytes());
+    let mut request = JoinRequest::new(NodeId(key));
+    request.addrs = vec![(ip(n), 4000).into()];
+    request.want = 20;
+    request
+}
+
+fn number(node: &MeshNode) -> u32 {
+    u32::from_be_bytes(node.node.0[..4].try_into().unwrap())
+}
+
+fn numbers(told: &[MeshNode]) -> HashSet<u32> {
+    let numbers: HashSet<u32> = told.iter().map(number).collect();
+    assert_eq!(numbers.len(), told.len(), "told of one twice");
+    numbers
+}
+
+#[test]
+fn all_of_a_small_mesh_hear_of_each_other_and_of_the_source() {
+    let mut lab = Lab::with(7, |_, _| {});
+    for n in 0..7 {
+        let told = lab.join(n, |request| request.is_source = n == 0);
+        assert_eq!(numbers(&told), (0..7).filter(|&other| other != n).collect());
+    }
+    assert_eq!(lab.join(3, |request| request.want = 0), []);
+    assert!(lab.join(3, |request| request.want = 255).len() <= MAX_JOIN_NODES);
+}
+
+#[test]
+fn the_source_of_a_large_mesh_is_told_to_few() {
+    let mut lab = Lab::with(1_000, |_, _| {});
+    let told_of_source = (1..1_000)
+        .filter(|&n| lab.join(n, |request| request.dialable = true).iter().any(|node| node.is_source));
+    // Looked at in a sample of 80 of 1,000, so of the eight one is left.
+    assert!(told_of_source.count() <= 8);
+    // With nobody else it is told always.
+    let mut lab = Lab::with(1, |_, _| {});
+    assert_eq!(numbers(&lab.join(1, |_| {})), HashSet::from([0]));
+}
+
+#[test]
+fn neighbours_are_spread_out() {
+    let mut lab = Lab::with(1_000, |_, _| {});
+    let mut times = vec![0u32; 1_000];
+    let mut sets = Vec::new();
+    for n in 1..1_000 {
+        let told = numbers(&lab.join(n, |request| request.dialable = true));
+        assert_eq!(told.len(), 20);
+        told.iter().for_each(|&other| times[other as usize] += 1);
+        sets.push(told);
+    }
+    let most = times[1..].iter().max().unwrap();
+    let untold = times[1..].iter().filter(|&&times| times == 0).count();
+    // Drawn one by one the most told of 1,000 is told 2 x the mean.
+    assert!(*most <= 45 && untold == 0, "{most}, {untold}");
+    let shared: usize = sets.windows(2).map(|two| two[0].intersection(&two[1]).count()).sum();
+    // 20 of 1,000: two sets share 0.4 on average.
+    assert!(shared <= sets.len(), "{shared}");
+}
+
+#[test]
+fn who_cannot_be_dialled_is_told_of_those_who_can() {
+    let mut lab = Lab::with(400, |n, request| request.dialable = n % 2 == 0);
+    let told = lab.join(401, |_| {});
+    assert!(told.iter().all(|node| node.dialable), "{told:?}");
+    let told = lab.join(402, |request| request.dialable = true);
+    let hidden = told.iter().filter(|node| !node.dialable).count();
+    assert!((4..=16).contains(&hidden), "{hidden}");
+    // Where there are none, holes have to be punched.
+    let mut lab = Lab::with(40, |n, request| request.dialable = n == 0);
+    assert_eq!(lab.join(41, |_| {}).len(), 20);
+}
+
+#[test]
+fn givers_come_before_riders_and_relays_do_not_carry_all() {
+    let mut lab = Lab::with(60, |n, request| request.no_upload = n > 25);
+    assert!(lab.join(99, |_| {}).iter().all(|node| !node.no_upload));
+    let mut lab = Lab::with(60, |n, request| request.is_relay = n > 30);
+    let relays =
+        (0..100).map(|_| lab.join(99, |_| {}).iter().filter(|node| node.is_relay).count()).sum::<usize>();
+    assert!((200..900).contains(&relays), "{relays} of 2000");
+}
+
+#[test]
+fn silent_nodes_and_those_that_leave_are_forgotten() {
+    let mut lab = Lab::with(3, |_, _| {});
+    lab.now = 100;
+    lab.join(1, |_| {});
+    lab.now = 151;
+    assert_eq!(numbers(&lab.join(1, |_| {})), HashSet::new());
+    lab.mesh.expire(Uptime(lab.now), &lab.count);
+    assert_eq!((lab.mesh.nodes(), lab.count.get()), (1, 1));
+    assert_eq!(lab.join(1, |request| request.leaving = true), []);
+    assert_eq!((lab.mesh.nodes(), lab.count.get()), (0, 0));
+}
+
+#[test]
+fn a_stranger_with_anothers_key_can_neither_remove_nor_hide_it() {
+    let mut lab = Lab::with(2, |_, _| {});
+    let mut forged = request(1);
+    forged.addrs = vec!["198.51.100.66:9".parse().unwrap()];
+    lab.join_from(&forged, ip(77));
+    forged.leaving = true;
+    lab.join_from(&forged, ip(78));
+    let told = lab.join(5, |_| {});
+    let one = told.iter().find(|node| number(node) == 1).unwrap();
+    assert!(one.addrs.contains(&(ip(1), 4000).into()) && one.addrs.len() == 3, "{one:?}");
+    lab.join_from(&forged, ip(77));
+    let told = lab.join(5, |_| {});
+    assert_eq!(told.iter().find(|node| number(node) == 1).unwrap().addrs, [(ip(1), 4000).into()]);
+}
+
+#[test]
+fn a_node_that_only_claims_to_be_the_source_does_not_push_others_out() {
+    let mut lab = Lab::with(400, |n, request| request.is_source = n % 2 == 0);
+    for n in 1_000..1_200 {
+        let told = lab.join(n, |request| request.dialable = true);
+        assert!(told.iter().filter(|node| node.is_source).count() <= 2);
+    }
+}
+
+#[test]
+fn the_table_is_bounded_by_household_and_in_all() {
+    let mut lab = Lab::default();
+    for n in 0..10 {
+        lab.join_from(&request(n), ip(0));
+    }
+    assert_eq!(lab.mesh.nodes(), LIMITS.nodes_per_address);
+    // A known one is renewed all the same.
+    lab.now = 140;
+    lab.join_from(&request(0), ip(0));
+    lab.mesh.expire(Uptime(200), &lab.count);
+    assert_eq!(lab.mesh.nodes(), 1);
+    for n in 1..4_000 {
+        assert!(!lab.join(n, |_| {}).is_empty());
+    }
+    assert_eq!(lab.mesh.nodes(), LIMITS.nodes_per_channel);
+    lab.mesh.clear(&lab.count);
+    assert_eq!((lab.mesh.nodes(), lab.count.get(), lab.mesh.heap_bytes()), (0, 0, 0));
+}
+
+#[test]
+fn private_addresses_stay_at_home() {
+    let mut lab = Lab::default();
+    let mut at_home = request(1);
+    at_home.addrs = vec!["192.168.0.2:4000".parse().unwrap(), "127.0.0.1:4000".parse().unwrap()];
+    lab.join_from(&at_home, ip(1));
+    let stranger = lab.join(2, |_| {});
+    assert_eq!(stranger[0].addrs, [(ip(1), 4000).into()]);
+    let neighbour = lab.join_from(&request(3), ip(1));
+    let one = neighbour.iter().find(|node| number(node) == 1).unwrap();
+    assert_eq!(one.addrs, [(ip(1), 4000).into(), "192.168.0.2:4000".parse().unwrap()]);
+}
+
+#[test]
+fn a_node_takes_little_memory() {
+    let lab = Lab::with(3_000, |_, _| {});
+    let each = lab.mesh.heap_bytes() / lab.mesh.nodes();
+    println!("{each} bytes a node");
+    assert!(each <= 400, "{each} bytes a node");
+}

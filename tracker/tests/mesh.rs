@@ -1,0 +1,116 @@
+//! The live mesh's meeting place over real sockets.
+
+mod support;
+
+use minuet_proto::channel_api::mesh::{
+    CheckedHead, JoinRequest, MAX_JOIN_HEAD_PIECES, MAX_JOIN_REQUEST_LENGTH, MeshJoin, encode_heads,
+    head_from_base64, heads_path, mesh_join_path,
+};
+use minuet_proto::mesh::{Head, HeadPiece, NodeId, Serial, SignedHead};
+use minuet_proto::{ChannelKey, Phase, PieceHash, PieceIndex, SegmentSeq};
+use minuet_tracker::Tracker;
+use reqwest::Client;
+use support::{Publisher, base, config, get};
+
+fn head(key: &ChannelKey, first: u64) -> SignedHead {
+    let piece = HeadPiece { hash: PieceHash::new([1; 20]), len: 1, ingest_ms: first, random_access: true };
+    let head = Head {
+        first: Serial(first),
+        segment: SegmentSeq(0),
+        first_index: PieceIndex(0),
+        pieces: vec![piece],
+    };
+    CheckedHead::sign(key, head).into_signed()
+}
+
+fn node(n: u8, port: u16) -> JoinRequest {
+    let mut request = JoinRequest::new(NodeId([n; 32]));
+    request.addrs = vec![([127, 0, 0, 1], port).into()];
+    request.dialable = true;
+    request.want = 8;
+    request
+}
+
+async fn join(at: &str, publisher: &Publisher, request: &JoinRequest) -> (u16, Option<MeshJoin>) {
+    let url = format!("{at}{}", mesh_join_path(&publisher.channel()));
+    let body = serde_json::to_vec(request).unwrap();
+    let response = Client::new().post(url).body(body).send().await.unwrap();
+    (response.status().as_u16(), serde_json::from_slice(&response.bytes().await.unwrap()).ok())
+}
+
+#[tokio::test]
+async fn nodes_meet_and_a_newcomer_gets_records_heads_and_neighbours_in_one_answer() {
+    let data = tempfile::tempdir().unwrap();
+    let tracker = Tracker::start(config(data.path())).await.unwrap();
+    let at = base(&tracker);
+    let mut publisher = Publisher::new(1);
+    assert_eq!(join(&at, &publisher, &node(1, 4001)).await.0, 404);
+    publisher.publish_state(&at, &publisher.state(5, Phase::Live, "", false)).await;
+    let (_, joined) = join(&at, &publisher, &node(1, 4001)).await;
+    let joined = joined.unwrap();
+    assert_eq!((joined.nodes.len(), joined.heads.len()), (0, 0));
+    assert_eq!(joined.observed.to_string(), "127.0.0.1");
+    assert!((52..=68).contains(&joined.interval_s), "{}", joined.interval_s);
+
+    let segment = publisher.seal();
+    publisher.publish(&at, &segment).await;
+    let heads: Vec<SignedHead> = (1..=3).map(|n| head(&publisher.key, n)).collect();
+    let posted = publisher.post(&at, "heads", encode_heads(&heads).to_vec()).await;
+    assert_eq!(posted, (200, "accepted\n".into()));
+    let mut newcomer = node(2, 4002);
+    newcomer.heads = 2;
+    let (_, joined) = join(&at, &publisher, &newcomer).await;
+    let joined = joined.unwrap();
+    assert_eq!(publisher.numbers(&joined.join), [0]);
+    let told: Vec<SignedHead> = joined.heads.iter().map(|text| head_from_base64(text).unwrap()).collect();
+    assert_eq!(told, heads[1..]);
+    assert_eq!(joined.nodes.len(), 1);
+    assert_eq!(joined.nodes[0].node, NodeId([1; 32]));
+    assert_eq!(joined.nodes[0].addrs, [([127, 0, 0, 1], 4001).into()]);
+    assert!(joined.nodes[0].dialable && !joined.nodes[0].is_source);
+    assert!(get(&format!("{at}metrics")).await.1.contains("minuet_tracker_mesh_nodes 2\n"));
+
+    // Who leaves is told to nobody.
+    let mut leaving = node(1, 4001);
+    leaving.leaving = true;
+    assert_eq!(join(&at, &publisher, &leaving).await.1.unwrap().nodes, []);
+    assert_eq!(join(&at, &publisher, &node(2, 4002)).await.1.unwrap().nodes, []);
+    tracker.shutdown().await;
+}
+
+#[tokio::test]
+async fn only_the_channels_own_heads_are_taken_and_they_prove_the_channel() {
+    let data = tempfile::tempdir().unwrap();
+    let tracker = Tracker::start(config(data.path())).await.unwrap();
+    let at = base(&tracker);
+    let (publisher, other) = (Publisher::new(1), Publisher::new(2));
+    let forged = encode_heads([&head(&other.key, 1)]).to_vec();
+    assert_eq!(publisher.post(&at, "heads", forged).await.0, 403);
+    assert_eq!(publisher.post(&at, "heads", b"de".to_vec()).await.0, 400);
+    assert_eq!(publisher.post(&at, "heads", vec![b'x'; 1 << 20]).await.0, 413);
+    assert_eq!(join(&at, &publisher, &node(1, 4001)).await.0, 404);
+    assert_eq!(get(&format!("{at}{}", heads_path(&publisher.channel()))).await.0, 405);
+
+    let old = encode_heads([&head(&publisher.key, 1)]).to_vec();
+    let new = encode_heads([&head(&publisher.key, 2 + u64::from(MAX_JOIN_HEAD_PIECES))]).to_vec();
+    assert_eq!(publisher.post(&at, "heads", new).await, (200, "accepted\n".into()));
+    assert_eq!(publisher.post(&at, "heads", old).await, (200, "known already\n".into()));
+    let mut request = node(1, 4001);
+    request.heads = u32::MAX;
+    assert_eq!(join(&at, &publisher, &request).await.1.unwrap().heads.len(), 1);
+    tracker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_join_that_is_none_is_refused_in_words() {
+    let data = tempfile::tempdir().unwrap();
+    let tracker = Tracker::start(config(data.path())).await.unwrap();
+    let at = base(&tracker);
+    let publisher = Publisher::new(1);
+    publisher.publish_state(&at, &publisher.state(5, Phase::Live, "", false)).await;
+    let (status, why) = publisher.post(&at, "join", b"{}".to_vec()).await;
+    assert_eq!(status, 400);
+    assert!(why.contains("join request is malformed: missing field `node`"), "{why}");
+    assert_eq!(publisher.post(&at, "join", vec![b' '; MAX_JOIN_REQUEST_LENGTH + 1]).await.0, 413);
+    tracker.shutdown().await;
+}
