@@ -1,7 +1,9 @@
 //! Contribution: who passes on comes first where uplink is scarce.
 //!
 //! Rule: a neighbour is a *rider* if it says that it uploads nothing, or if this node has given it much and got
-//! next to nothing back although it was asked. Riders are served with what the others leave. After Tit-for-Tat
+//! next to nothing back although it was asked. A *newcomer* is one whose link is younger than [`NEW`]: what it has
+//! given cannot tell, since each of a crowd gives as soon as it has a piece. Newcomers are served with what those who
+//! were here leave, riders with what all others leave. After Tit-for-Tat
 //! (BEP 3) and Give-to-Get (Mol et al., MMCN 2008), but without choking: being last in line is penalty enough,
 //! and costs nothing while there is uplink to spare.
 
@@ -21,7 +23,7 @@ const NEW: Duration = Duration::from_secs(15);
 /// How a neighbour stands when uplink is scarce, the first served first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// It has delivered pieces, or could have: a slow one may never be asked, and is not to blame.
+    /// It has been here for a while and is no rider: a slow one may never be asked, and is not to blame.
     Giver,
     /// It has not been here long enough to tell.
     Newcomer,
@@ -32,7 +34,7 @@ pub(crate) enum Standing {
 pub(crate) fn standing(neighbour: &Neighbour, now: Timestamp) -> Standing {
     if is_rider(neighbour) {
         Standing::Rider
-    } else if neighbour.taken > 0 || neighbour.since + NEW < now {
+    } else if neighbour.since + NEW < now {
         Standing::Giver
     } else {
         Standing::Newcomer
@@ -42,5 +44,7 @@ pub(crate) fn standing(neighbour: &Neighbour, now: Timestamp) -> Standing {
 /// Whether `neighbour` is served last.
 pub(crate) fn is_rider(neighbour: &Neighbour) -> bool {
     neighbour.flags.no_upload
-        || (neighbour.given > GRACE && neighbour.taken < neighbour.given / SHARE && neighbour.failures > 0)
+        || (neighbour.given > GRACE
+            && neighbour.taken < neighbour.given / SHARE
+            && neighbour.unanswered + neighbour.broken_off > 0)
 }

@@ -14,6 +14,9 @@ pub(crate) type Slab = usize;
 
 /// How much longer than a round trip blocks may still come after a cancel.
 const CROSSING: Duration = Duration::from_millis(150);
+/// The least time after which a neighbour that says nothing is quiet. While the stream goes on, who is there
+/// speaks of each piece.
+pub(crate) const QUIET: Duration = Duration::from_millis(600);
 /// Cancels remembered for a round trip.
 const MAX_CANCELLED: usize = 8;
 
@@ -34,6 +37,8 @@ pub(crate) struct Asked {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Want {
     pub serial: u64,
+    /// When it was asked for.
+    pub since: Timestamp,
     pub due: Option<Timestamp>,
     /// Bytes sent so far.
     pub sent: u32,
@@ -72,8 +77,10 @@ pub(crate) struct Neighbour {
     pub delivered: Timestamp,
     /// It turned a request away: it is not asked before this time.
     pub busy_until: Timestamp,
-    /// Requests in a row that came to nothing.
-    pub failures: u32,
+    /// Requests in a row that it left without any answer, although it went on talking.
+    pub unanswered: u32,
+    /// Pieces in a row that it began to send and did not end.
+    pub broken_off: u32,
     /// Media bytes that verified, from it; media bytes sent to it.
     pub taken: u64,
     pub given: u64,
@@ -124,7 +131,8 @@ impl Neighbour {
             latency_us: 0.0,
             delivered: now,
             busy_until: Timestamp::ZERO,
-            failures: 0,
+            unanswered: 0,
+            broken_off: 0,
             taken: 0,
             given: 0,
             taken_lately: 0.0,
@@ -148,6 +156,11 @@ impl Neighbour {
 
     pub fn cancelled(&self, serial: u64, now: Timestamp) -> bool {
         self.cancelled.iter().any(|(s, until)| *s == serial && *until > now)
+    }
+
+    /// Whether nothing was heard for `patience`, in which neighbours that are there speak many times.
+    pub fn quiet(&self, patience: Duration, now: Timestamp) -> bool {
+        self.heard + patience < now
     }
 
     pub fn knows_head(&self, serial: u64) -> bool {

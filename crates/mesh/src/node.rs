@@ -27,6 +27,8 @@ const UPKEEP_TICKS: u32 = 10;
 /// Heads that a newcomer asks for behind the edge, for the default delay and a group of pictures at 30 pieces
 /// a second.
 const HEADS_BEHIND: u64 = 256;
+/// Who lets so many pieces pass without a word is quiet.
+const QUIET_PIECES: u64 = 8;
 /// Records remembered so that each is passed on once.
 const MAX_RECORDS: usize = 8;
 
@@ -79,6 +81,8 @@ pub struct Node {
     /// When a head last moved the edge.
     pub(crate) edge_at: Timestamp,
     pub(crate) heads_asked_at: Option<Timestamp>,
+    /// How long a neighbour may say nothing before it is not counted on.
+    pub(crate) quiet_after: Duration,
     pub(crate) leaving: bool,
     /// Records passed on, newest last.
     records: VecDeque<Bytes>,
@@ -115,6 +119,7 @@ impl Node {
             first_head_at: None,
             edge_at: now,
             heads_asked_at: None,
+            quiet_after: crate::neighbour::QUIET,
             leaving: false,
             records: VecDeque::new(),
             next_tick,
@@ -232,7 +237,9 @@ impl Node {
             self.next_tick = self.next_tick + TICK;
         }
         self.ticks = self.ticks.wrapping_add(1);
+        self.quiet_after = self.window.span(QUIET_PIECES).max(crate::neighbour::QUIET);
         self.try_start(now);
+        self.turn_away_waiting(now);
         self.picker_tick(now);
         self.offer_hidden(now);
         if self.ticks.is_multiple_of(UPKEEP_TICKS) {

@@ -10,7 +10,8 @@
 //! 4. *Holders by measured time*: a neighbour that takes much longer than the best is asked only if nobody
 //!    faster promised the piece within [`DEFER`], or if time runs out.
 //! 5. *The source last*: it is asked for what nobody else has.
-//! 6. What no neighbour will deliver in time comes from the HTTP origin, if there is one.
+//! 6. A neighbour that has gone quiet is not counted on: what was asked of it is asked elsewhere.
+//! 7. What no neighbour will deliver in time comes from the HTTP origin, if there is one.
 
 use std::time::Duration;
 
@@ -50,7 +51,12 @@ const STALL: Duration = Duration::from_millis(400);
 const BUSY: Duration = Duration::from_millis(100);
 /// An offer is taken if the piece can be here within this time.
 const MAX_HOP_US: f32 = 150_000.0;
-/// A neighbour counts as a liar after so many requests in a row that came to nothing, and so long without a piece.
+/// The same for a neighbour that has gone quiet.
+const QUIET_PATIENCE: Duration = Duration::from_millis(300);
+/// Who is there has answered a request by this time beyond a round trip: it turns away what it cannot serve.
+const ANSWER: Duration = Duration::from_millis(500);
+/// A neighbour counts as a liar after so many requests in a row that it left without an answer while it went on
+/// talking, and so long without a piece.
 const MAX_FAILURES: u32 = 5;
 /// The same for one that has never delivered.
 const MAX_FAILURES_UNPROVEN: u32 = 3;
@@ -124,6 +130,9 @@ impl Node {
     }
 
     pub(crate) fn on_dont_have(&mut self, from: Slab, serials: &[Serial], now: Timestamp) {
+        if let Some(neighbour) = self.neighbours.get_mut(from) {
+            neighbour.unanswered = 0;
+        }
         for serial in serials {
             self.drop_holder(from, serial.0);
             self.unask(from, serial.0, now);
@@ -134,6 +143,7 @@ impl Node {
     pub(crate) fn on_reject(&mut self, from: Slab, serial: Serial, now: Timestamp) {
         if let Some(neighbour) = self.neighbours.get_mut(from) {
             neighbour.busy_until = now + BUSY;
+            neighbour.unanswered = 0;
         }
         self.unask(from, serial.0, now);
     }
@@ -239,6 +249,10 @@ impl Node {
             if neighbour.closing || !neighbour.has.get(serial) || neighbour.busy_until > now {
                 continue;
             }
+            let quiet = neighbour.quiet(self.quiet_after, now);
+            if quiet && !late {
+                continue;
+            }
             let room = if late { PIPELINE + 1 } else { PIPELINE };
             if neighbour.asked.len() >= room || neighbour.asked.iter().any(|a| a.serial == serial) {
                 continue;
@@ -246,6 +260,9 @@ impl Node {
             // A little chance, so that not all run to the same one.
             let chance = self.rng.random_range(0.5..1.5);
             let mut cost = chance * neighbour.latency_us * (1 + neighbour.asked.len()) as f32;
+            if quiet {
+                cost += 1e7;
+            }
             if neighbour.flags.source {
                 if !late && copies > 1 {
                     continue;
@@ -426,7 +443,8 @@ impl Node {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         let Some(index) = neighbour.asked.iter().position(|a| a.serial == serial) else { return };
         let asked = neighbour.asked.swap_remove(index);
-        neighbour.failures = 0;
+        neighbour.unanswered = 0;
+        neighbour.broken_off = 0;
         neighbour.delivered = now;
         if asked.solicited {
             let took = now.since(asked.at).as_micros() as f32;
@@ -539,10 +557,12 @@ impl Node {
     }
 
     fn give_up_on_slow(&mut self, now: Timestamp) {
+        let quiet_after = self.quiet_after;
         for slab in self.neighbours.slabs() {
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
             let patience = (neighbour.latency_us * PATIENCE).clamp(MIN_PATIENCE_US, MAX_PATIENCE_US);
             let patience = Duration::from_micros(patience as u64);
+            let patience = if neighbour.quiet(quiet_after, now) { QUIET_PATIENCE } else { patience };
             let given_up = |a: &Asked| a.heard + (if a.received > 0 { STALL } else { patience }) < now;
             let Some(index) = neighbour.asked.iter().position(given_up) else { continue };
             let asked = &neighbour.asked[index];
@@ -553,10 +573,19 @@ impl Node {
             if proven {
                 neighbour.latency_us = neighbour.latency_us.max(waited);
             }
-            neighbour.failures += 1;
+            if asked.received > 0 {
+                neighbour.broken_off += 1;
+            } else if neighbour.heard > asked.at + neighbour.rtt + ANSWER {
+                neighbour.unanswered += 1;
+            }
             let most = if proven { MAX_FAILURES } else { MAX_FAILURES_UNPROVEN };
-            if neighbour.failures >= most && neighbour.delivered + LIAR < now {
+            let useless = neighbour.delivered + LIAR < now;
+            if useless && neighbour.unanswered >= most {
                 self.hang_up(slab, HangUpReason::Liar, true, now);
+                continue;
+            }
+            if useless && neighbour.broken_off >= most {
+                self.hang_up(slab, HangUpReason::Idle, false, now);
                 continue;
             }
             self.drop_holder(slab, serial);

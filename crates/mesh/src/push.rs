@@ -3,10 +3,14 @@
 //! Asking takes a round trip, and as long as a piece is rare everybody lacks it, so asking tells nothing.
 //! Rules:
 //! 1. The *source* pushes each piece once, as soon as it closes, to one neighbour (super-seeding, BEP 16). Turns
-//!    are taken in proportion to how fast a neighbour can pass a piece on (to the third power: measured). It does not say that it holds a
-//!    piece until [`HELP_AFTER`], when what is still missing somewhere may be asked of it.
-//! 2. A *viewer* pushes a fresh piece on while fewer than one in [`PUSH_BELOW`] of its neighbours it,
-//!    those it pushed to included (to push more often was tried and collides); after that pushes would collide, and neighbours ask for it anyway.
+//!    are taken in proportion to how fast a neighbour can pass a piece on (to the third power: measured), and
+//!    newcomers get few. A piece that nobody else promises within [`REAPPEARS`] was lost with its receiver, or is
+//!    kept back by it, and is pushed again. The source does not say that it holds a piece until [`HELP_AFTER`],
+//!    when what is still missing somewhere may be asked of it.
+//! 2. A *viewer* pushes a fresh piece on while fewer than one in [`PUSH_BELOW`] of its neighbours have it, those
+//!    it pushed to included (to push more often was tried and collides); after that pushes would collide, and
+//!    neighbours ask for it anyway.
+//! 3. Nothing is pushed to a neighbour that has gone quiet.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,13 +18,16 @@ use std::time::Duration;
 use minuet_proto::mesh::Serial;
 use rand::RngExt;
 
+use crate::contribution::{self, Standing};
 use crate::neighbour::{Neighbour, Slab};
 use crate::node::Node;
-use crate::uplink::PUSH_CLASS;
-use crate::{Role, Timestamp, contribution};
+use crate::uplink::FRESH_CLASS;
+use crate::{Role, Timestamp};
 
 /// Age at which the source offers a piece to all who lack it.
 pub(crate) const HELP_AFTER: Duration = Duration::from_millis(1000);
+/// A piece that was pushed and that nobody else has promised after this time is pushed again.
+const REAPPEARS: Duration = Duration::from_millis(500);
 /// A viewer pushes while fewer than one in this many neighbours have the piece.
 const PUSH_BELOW: usize = 10;
 /// Age at which a viewer no longer pushes a piece.
@@ -29,18 +36,28 @@ const FRESH: Duration = Duration::from_millis(500);
 /// the window.
 const MAX_FRESH: usize = 8;
 
+/// A piece that the source does not speak of yet.
+#[derive(Debug)]
+struct Hidden {
+    serial: u64,
+    closed: Timestamp,
+    /// How often it was pushed, and when last.
+    pushes: u16,
+    pushed: Timestamp,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Push {
     /// Pieces to push, oldest first, and when they came.
     fresh: VecDeque<(u64, Timestamp)>,
-    /// Source: pieces that were not yet offered to all, and when they closed.
-    pub hidden: VecDeque<(u64, Timestamp)>,
+    /// Source: pieces that were not yet offered to all.
+    hidden: VecDeque<Hidden>,
 }
 
 impl Push {
     pub fn note_fresh(&mut self, serial: u64, now: Timestamp, role: Role) {
         if role == Role::Source {
-            self.hidden.push_back((serial, now));
+            self.hidden.push_back(Hidden { serial, closed: now, pushes: 0, pushed: now });
         } else if self.fresh.len() >= MAX_FRESH {
             self.fresh.pop_front();
         }
@@ -49,7 +66,7 @@ impl Push {
 
     pub fn forget_before(&mut self, base: u64) {
         self.fresh.retain(|(serial, _)| *serial >= base);
-        self.hidden.retain(|(serial, _)| *serial >= base);
+        self.hidden.retain(|hidden| hidden.serial >= base);
     }
 }
 
@@ -61,7 +78,7 @@ impl Node {
         }
         if self.role == Role::Source {
             let (serial, _) = *self.push.fresh.front()?;
-            let to = self.source_target(serial)?;
+            let to = self.source_target(serial, now)?;
             return Some((0, serial, to));
         }
         let neighbours = self.neighbours.len();
@@ -72,16 +89,17 @@ impl Node {
         // The newest is the rarest.
         for i in (0..self.push.fresh.len()).rev() {
             let serial = self.push.fresh[i].0;
-            let rng = &mut self.rng;
+            let (rng, quiet_after) = (&mut self.rng, self.quiet_after);
             // Near ones first, but not always the same ones, which others push to as well.
             let target = self
                 .neighbours
                 .iter()
                 .filter(|(_, n)| may_push(n, serial) && !n.flags.source && n.wants.is_empty())
-                .map(|(slab, n)| (slab, hop_us(n) * (1.0 + rng.random::<f32>())))
+                .filter(|(_, n)| !n.quiet(quiet_after, now))
+                .map(|(slab, n)| (slab, hop_us(n) * (1.0 + rng.random::<f32>()) / trust(n, now)))
                 .min_by(|(_, a), (_, b)| a.total_cmp(b));
             if let Some((to, _)) = target {
-                return Some((PUSH_CLASS, serial, to));
+                return Some((FRESH_CLASS, serial, to));
             }
         }
         None
@@ -93,16 +111,18 @@ impl Node {
     }
 
     /// Smooth weighted round robin over those that spread well.
-    fn source_target(&mut self, serial: u64) -> Option<Slab> {
-        let any_giver =
-            self.neighbours.iter().any(|(_, n)| may_push(n, serial) && !contribution::is_rider(n));
+    fn source_target(&mut self, serial: u64, now: Timestamp) -> Option<Slab> {
+        let quiet_after = self.quiet_after;
+        let fit =
+            |n: &Neighbour| may_push(n, serial) && !contribution::is_rider(n) && !n.quiet(quiet_after, now);
+        let any_fit = self.neighbours.iter().any(|(_, n)| fit(n));
         let mut total = 0.0;
         let mut best: Option<(Slab, f32)> = None;
         for (slab, neighbour) in self.neighbours.iter_mut() {
-            if !may_push(neighbour, serial) || (any_giver && contribution::is_rider(neighbour)) {
+            if !may_push(neighbour, serial) || any_fit && !fit(neighbour) {
                 continue;
             }
-            let weight = (1e5 / hop_us(neighbour)).powi(3);
+            let weight = (1e5 / hop_us(neighbour)).powi(3) * trust(neighbour, now);
             total += weight;
             neighbour.credit += weight;
             if best.is_none_or(|(_, credit)| neighbour.credit > credit) {
@@ -115,20 +135,29 @@ impl Node {
     }
 
     /// A push was begun.
-    pub(crate) fn on_pushed(&mut self, _to: Slab, serial: u64, _now: Timestamp) {
+    pub(crate) fn on_pushed(&mut self, serial: u64, now: Timestamp) {
         if self.role == Role::Source {
             self.push.fresh.retain(|(s, _)| *s != serial);
+            if let Some(hidden) = self.push.hidden.iter_mut().find(|h| h.serial == serial) {
+                (hidden.pushes, hidden.pushed) = (hidden.pushes + 1, now);
+            }
         }
     }
 
-    /// Source: offers to all what is no longer fresh.
+    /// Source: pushes again what did not reappear, and offers to all what is no longer fresh.
     pub(crate) fn offer_hidden(&mut self, now: Timestamp) {
-        while let Some((serial, at)) = self.push.hidden.front().copied() {
-            if at + HELP_AFTER > now {
-                break;
+        while self.push.hidden.front().is_some_and(|hidden| hidden.closed + HELP_AFTER <= now) {
+            if let Some(hidden) = self.push.hidden.pop_front() {
+                self.promise(Serial(hidden.serial), None, now);
             }
-            self.push.hidden.pop_front();
-            self.promise(Serial(serial), None, now);
+        }
+        for hidden in &self.push.hidden {
+            let lost = hidden.pushes > 0
+                && hidden.pushed + REAPPEARS < now
+                && self.window.slot(hidden.serial).copies <= hidden.pushes;
+            if lost && !self.push.fresh.iter().any(|(serial, _)| *serial == hidden.serial) {
+                self.push.fresh.push_front((hidden.serial, now));
+            }
         }
     }
 }
@@ -136,6 +165,14 @@ impl Node {
 /// Time for a piece to reach `neighbour` and leave it again, in microseconds.
 pub(crate) fn hop_us(neighbour: &Neighbour) -> f32 {
     neighbour.rtt.as_micros() as f32 / 2.0 + neighbour.transfer_us(65536)
+}
+
+/// How gladly `neighbour` is pushed to: who has just come may as well be gone again soon, and is one of a crowd.
+fn trust(neighbour: &Neighbour, now: Timestamp) -> f32 {
+    match contribution::standing(neighbour, now) {
+        Standing::Giver => 1.0,
+        Standing::Newcomer | Standing::Rider => 0.1,
+    }
 }
 
 fn may_push(neighbour: &Neighbour, serial: u64) -> bool {

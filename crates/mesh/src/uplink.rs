@@ -5,13 +5,14 @@
 //!    second proves it; blocks are also spaced evenly, so that a burst never has to be paid for with silence.
 //! 2. *One piece at a time, at full rate.* Store and forward spreads fastest when the first receiver is served
 //!    whole before the second (Liu, "snowball", ACM MM 2007). A receiver whose link is congested is passed over.
-//! 3. *Most good first.* Of all pieces that wait here: what is about to be due before all else; in each class
-//!    rare pieces, the fewest copies among the neighbours first, then the newest; then the others, the oldest
-//!    first, so that nobody waits long for what most have. In each case those who give come before newcomers, so
-//!    that a crowd at the door cannot make those inside stall, and riders come last. A fresh piece to push
-//!    interrupts one that most have.
-//! 4. *Short queues.* At most [`MAX_WAITING`] requests wait; what would be served last is turned away at once, so
-//!    that it is asked of an idle holder instead.
+//! 3. *Most good first.* What is about to be due at those who have been here for a while; a newcomer's first
+//!    piece, so that it has a picture and something to give; rare pieces, since one copy of such a piece lets many
+//!    others be made: if what is due came before them, a crowd that lacks everything would stop the live edge for
+//!    all; then the rest, newcomers after the others, and riders last. So a crowd at the door lives on what those
+//!    inside leave. In each class the fewest copies among the neighbours and the newest first, of what is not rare
+//!    the oldest, so that nobody waits long for what most have. A fresh piece to push interrupts one that most have.
+//! 4. *Short queues, and an answer to each request.* At most [`MAX_WAITING`] requests wait, none longer than
+//!    [`HOLD`]; what would be served last is turned away at once, so that it is asked of an idle holder instead.
 //! 5. *Queues live here.* No more than [`TOTAL_UNDRAINED`] bytes wait in the transport: they could not be
 //!    overtaken there, and each hop would pay for them.
 
@@ -19,6 +20,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use minuet_proto::mesh::{Block, Message, Request, Serial, SerialList};
+use smallvec::SmallVec;
 
 use crate::contribution::{self, Standing};
 use crate::neighbour::{Neighbour, Slab, Want};
@@ -42,11 +44,15 @@ const MAX_BACKLOG: usize = 4096;
 /// A request that is due within this time goes before all others.
 const URGENT: Duration = Duration::from_millis(900);
 
+/// A newcomer's piece that is due within this time is the one that its picture waits for.
+const FIRST: Duration = Duration::from_millis(150);
+/// A request that was not served for so long is turned away. So each request is answered soon, by blocks or by a
+/// word, and who leaves requests without an answer is not merely busy.
+const HOLD: Duration = Duration::from_millis(400);
+
 /// Requests that may wait for their turn; the least good one beyond it is turned away. Two keep the uplink busy over
 /// a round trip; more would only bind pieces to a busy holder while others idle.
 const MAX_WAITING: usize = 2;
-/// Where pushes stand among requests: with those of givers that are not urgent.
-pub(crate) const PUSH_CLASS: u8 = 3;
 /// A piece is rare while fewer than one in this many neighbours have it.
 const RARE: usize = 5;
 
@@ -138,6 +144,9 @@ impl Uplink {
     }
 }
 
+/// Where a piece stands that hardly anybody has, pushed or asked for: one copy of it lets many others be made.
+pub(crate) const FRESH_CLASS: u8 = 3;
+
 /// How much good it does to send a piece: the least first.
 type Rank = (u8, u16, u64, u32);
 
@@ -192,7 +201,7 @@ impl Node {
             want.due = due;
             return;
         }
-        neighbour.wants.push(Want { serial, due, sent: 0 });
+        neighbour.wants.push(Want { serial, since: now, due, sent: 0 });
         self.trim_queue(now);
         self.pump(now);
     }
@@ -221,24 +230,38 @@ impl Node {
         self.send(slab, Message::Reject(Serial(serial)), now);
     }
 
+    /// Turns away what has waited too long.
+    pub(crate) fn turn_away_waiting(&mut self, now: Timestamp) {
+        for slab in self.neighbours.slabs() {
+            let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
+            let waited = |want: &Want| want.sent == 0 && want.since + HOLD < now;
+            let old: SmallVec<[u64; 4]> =
+                neighbour.wants.iter().filter(|w| waited(w)).map(|w| w.serial).collect();
+            neighbour.wants.retain(|want| !waited(want));
+            for serial in old {
+                self.send(slab, Message::Reject(Serial(serial)), now);
+            }
+        }
+    }
+
     /// How much good it does to serve a request: the least first.
     fn rank(&self, neighbour: &Neighbour, want: &Want, now: Timestamp) -> Rank {
         let urgent = want.due.is_some_and(|due| due < now + URGENT);
+        let first = neighbour.given == 0 && want.due.is_some_and(|due| due < now + FIRST);
+        let copies = self.window.slot(want.serial).copies;
+        let rare = usize::from(copies) * RARE < self.neighbours.len();
         let class = match (contribution::standing(neighbour, now), urgent) {
             (Standing::Giver, true) => 1,
-            (Standing::Newcomer, true) => 2,
-            (Standing::Giver, false) => PUSH_CLASS,
-            (Standing::Newcomer, false) => 4,
-            (Standing::Rider, true) => 5,
-            (Standing::Rider, false) => 6,
+            (Standing::Newcomer, true) if first => 2,
+            (Standing::Giver | Standing::Newcomer, _) if rare => FRESH_CLASS,
+            (Standing::Giver, false) => 4,
+            (Standing::Newcomer, true) => 5,
+            (Standing::Newcomer, false) => 6,
+            (Standing::Rider, true) => 7,
+            (Standing::Rider, false) => 8,
         };
-        let copies = self.window.slot(want.serial).copies;
         let hop = hop_us(neighbour) as u32;
-        if usize::from(copies) * RARE < self.neighbours.len() {
-            (class, copies, u64::MAX - want.serial, hop)
-        } else {
-            (class, u16::MAX, want.serial, hop)
-        }
+        if rare { (class, copies, u64::MAX - want.serial, hop) } else { (class, u16::MAX, want.serial, hop) }
     }
 
     pub(crate) fn on_cancel(&mut self, from: Slab, serial: Serial) {
@@ -352,8 +375,8 @@ impl Node {
             let first = self.role == Role::Source;
             if first || best.as_ref().is_none_or(|(b, ..)| (class, copies) < (b.0, b.1)) {
                 let neighbour = self.neighbours.get_mut(to)?;
-                neighbour.wants.push(Want { serial, due: None, sent: 0 });
-                self.on_pushed(to, serial, now);
+                neighbour.wants.push(Want { serial, since: now, due: None, sent: 0 });
+                self.on_pushed(serial, now);
                 return Some((to, serial));
             }
         }

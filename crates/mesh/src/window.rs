@@ -153,6 +153,14 @@ impl PieceWindow {
         self.newest = Some(self.newest.map_or(edge, |newest| newest.max(edge)));
     }
 
+    /// Time that the newest `count` pieces took at the source; zero if that is not known.
+    pub fn span(&self, count: u64) -> std::time::Duration {
+        let newest = self.edge().checked_sub(1).and_then(|serial| self.known(serial));
+        let before = self.edge().checked_sub(1 + count).and_then(|serial| self.known(serial));
+        let ms = newest.zip(before).map_or(0, |(n, b)| n.piece.ingest_ms.saturating_sub(b.piece.ingest_ms));
+        std::time::Duration::from_millis(ms)
+    }
+
     /// The newest random access point with `ingest_ms` at most `before_ms`.
     pub fn random_access_before(&self, before_ms: u64) -> Option<Serial> {
         (self.base..self.edge())

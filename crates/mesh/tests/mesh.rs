@@ -271,6 +271,66 @@ fn who_promises_and_never_sends_is_banned() {
 }
 
 #[test]
+fn who_falls_silent_is_not_counted_on_and_not_banned() {
+    let mut alone = Alone::settled();
+    let other = alone.mesh.link_to_test(0, NodeId([8; 32]));
+    let hello =
+        Hello { version: 1, flags: HelloFlags::default(), upload_kbps: 10_000, extensions: Vec::new() };
+    alone.mesh.say(0, other, Message::Hello(hello), Bytes::new());
+    alone.requests();
+    // The first one says nothing any more; the other names each piece, and so does the first one's past.
+    for serial in 20..100 {
+        let first = alone.link;
+        alone.link = other;
+        alone.head(serial, PieceHash::of(&(serial as u32).to_le_bytes()), true);
+        alone.say(Mesh::have([serial]));
+        alone.link = first;
+        alone.mesh.run(SECOND / 10);
+    }
+    let requests = alone.mesh.inbox.iter().filter(|(_, m)| matches!(m, Message::Request(_))).count();
+    assert!(requests > 5, "it asks the other: {requests}");
+    assert_eq!(alone.bans().iter().filter(|reason| **reason == HangUpReason::Liar).count(), 1);
+    assert_eq!(
+        alone.mesh.members[0].bans.len(),
+        1,
+        "the other, who talks and sends nothing, is the only one banned"
+    );
+}
+
+#[test]
+fn a_busy_holder_answers_each_request_with_a_piece_or_a_word() {
+    let limit = |member, config: &mut minuet_mesh::Config| {
+        if member == 1 {
+            config.upload_limit = Some(100_000);
+        }
+    };
+    let mut mesh = Mesh::live(1, 8, limit);
+    mesh.stream(40);
+    mesh.run(4 * SECOND);
+    let links: Vec<LinkId> = (0..6).map(|peer| mesh.link_to_test(1, NodeId([20 + peer; 32]))).collect();
+    let mut asked = 0;
+    mesh.inbox.clear();
+    for link in &links {
+        let hello =
+            Hello { version: 1, flags: HelloFlags::default(), upload_kbps: 0, extensions: Vec::new() };
+        mesh.say(1, *link, Message::Hello(hello), Bytes::new());
+        for serial in 20..25 {
+            mesh.say(
+                1,
+                *link,
+                Message::Request(Request { serial: Serial(serial), due_in_ms: 0 }),
+                Bytes::new(),
+            );
+            asked += 1;
+        }
+    }
+    mesh.run(SECOND);
+    let rejected = mesh.inbox.iter().filter(|(_, m)| matches!(m, Message::Reject(_))).count();
+    let served = mesh.inbox.iter().filter(|(_, m)| matches!(m, Message::Block(b) if b.offset == 0)).count();
+    assert_eq!(rejected + served, asked, "{rejected} turned away, {served} served");
+}
+
+#[test]
 fn a_flood_is_banned_and_costs_a_bounded_number_of_answers() {
     let mut alone = Alone::settled();
     alone.mesh.inbox.clear();
