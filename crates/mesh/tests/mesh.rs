@@ -301,7 +301,7 @@ fn who_falls_silent_is_not_counted_on_and_not_banned() {
 fn a_busy_holder_answers_each_request_with_a_piece_or_a_word() {
     let limit = |member, config: &mut minuet_mesh::Config| {
         if member == 1 {
-            config.upload_limit = Some(100_000);
+            config.upload_limit = Some(40_000);
         }
     };
     let mut mesh = Mesh::live(1, 8, limit);
