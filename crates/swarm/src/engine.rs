@@ -13,9 +13,13 @@
 //!   read time-out hangs up. The default of 128 blocks a peer puts many seconds of backlog on a capped uplink, so our
 //!   window is small and the time-out long.
 //! - *Piece order.* Pieces are taken in file order, from each open stream's place on; a stream held open at a random
-//!   offset is the only handle on it. How well viewers trade depends on how far apart their offsets fall: three
-//!   viewers at twice the stream's rate had a 60 s minute after 41 s to 86 s (`examples/spread.rs`, on a busy
-//!   machine). Choosing new offsets all the time made it worse.
+//!   offset is the only handle on it. How well viewers trade depends on how far apart their offsets fall: choosing
+//!   new ones all the time made it worse.
+//! - *First pieces.* Who has no piece yet sends no bitfield, and librqbit tells a peer whose bitfield it does not know
+//!   of no new piece. Two viewers that join together therefore never learn what the other gets, until one of them
+//!   connects anew: so a download hangs up once when its first piece is here ([`Torrent::reconnect`]) and dials again,
+//!   with a bitfield. Three viewers of a source capped at twice the stream's rate then have a 60 s minute after 36 to 38 s
+//!   instead of 67 s (`examples/spread.rs`).
 //! - *Permits.* Each open stream holds one of the engine's blocking permits, which disk writes need too; there are far
 //!   more permits than streams.
 //! - *uTP* is off: librqbit itself calls it unstable.
@@ -171,7 +175,7 @@ impl Engine {
         if actual != info_hash {
             return Err(Error::InfoHashMismatch { expected: info_hash, actual });
         }
-        Ok(Torrent { handle })
+        Ok(Torrent { handle, session: Arc::downgrade(&self.session) })
     }
 
     /// Asks peers for a minute's metadata (BEP 9). Returns a .torrent without trackers, and the peers met meanwhile.
@@ -241,6 +245,7 @@ impl Engine {
 #[derive(Clone)]
 pub(crate) struct Torrent {
     handle: Arc<ManagedTorrent>,
+    session: Weak<Session>,
 }
 
 impl Torrent {
@@ -258,6 +263,14 @@ impl Torrent {
     /// Waits until all pieces are here, but not for ever: the engine may forget to tell, so the caller looks again.
     pub async fn completed_or_timeout(&self, patience: Duration) {
         let _ = tokio::time::timeout(patience, self.handle.wait_until_completed()).await;
+    }
+
+    /// Hangs up on every peer and dials those that are known, with a bitfield this time. What is here stays, open
+    /// streams too; counters start again from zero.
+    pub async fn reconnect(&self) -> Result<(), Error> {
+        let Some(session) = self.session.upgrade() else { return Ok(()) };
+        session.pause(&self.handle).await.map_err(engine)?;
+        session.unpause(&self.handle).await.map_err(engine)
     }
 
     /// Every peer that bytes were exchanged with, or that is connected now.

@@ -36,6 +36,16 @@ impl std::ops::AddAssign for Transfer {
 struct Account {
     sources: HashSet<SocketAddr>,
     now: Transfer,
+    /// From before the engine's counters were last reset.
+    before: Transfer,
+}
+
+impl Account {
+    fn all(&self) -> Transfer {
+        let mut all = self.before;
+        all += self.now;
+        all
+    }
 }
 
 /// Addresses of sources that are remembered from minute to minute; a channel has one source, at a few addresses.
@@ -77,22 +87,29 @@ impl Ledger {
         }
     }
 
+    /// The engine counts a minute from zero again.
+    pub fn renew(&mut self, minute: InfoHash) {
+        if let Some(account) = self.open.get_mut(&minute) {
+            account.before += std::mem::take(&mut account.now);
+        }
+    }
+
     /// Closes a minute's account.
     pub fn settle(&mut self, minute: InfoHash) {
         if let Some(account) = self.open.remove(&minute) {
-            self.settled += account.now;
+            self.settled += account.all();
         }
     }
 
     /// What was exchanged about one minute.
     pub fn of(&self, minute: InfoHash) -> Transfer {
-        self.open.get(&minute).map(|account| account.now).unwrap_or_default()
+        self.open.get(&minute).map(Account::all).unwrap_or_default()
     }
 
     /// What was exchanged about all minutes since the start.
     pub fn total(&self) -> Transfer {
         let mut total = self.settled;
-        self.open.values().for_each(|account| total += account.now);
+        self.open.values().for_each(|account| total += account.all());
         total
     }
 }
@@ -115,6 +132,10 @@ mod tests {
         let expected = Transfer { from_source: 12, from_peers: 7, sent: 2 };
         assert_eq!(ledger.of(minute), expected);
         ledger.enter(minute, &[]);
+        ledger.renew(minute);
+        assert_eq!(ledger.of(minute), expected);
+        ledger.enter(minute, &[line(1, 1, false)]);
+        let expected = Transfer { from_source: 13, from_peers: 7, sent: 3 };
         ledger.settle(minute);
         ledger.settle(minute);
         assert_eq!(ledger.of(minute), Transfer::default());

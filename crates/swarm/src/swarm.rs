@@ -52,6 +52,8 @@ struct Fetching {
     length: u64,
     /// Held open so that pieces from its place on are asked for too.
     _spread: Option<Stream>,
+    /// It has connected anew since its first piece came, or had no need to.
+    introduced: bool,
 }
 
 /// Figures of a swarm, all minutes together.
@@ -141,7 +143,10 @@ impl Swarm {
             Some(place) => Some(torrent.stream(place.of(length)).await?),
             None => None,
         };
-        let minute = Minute { torrent: torrent.clone(), fetching: Some(Fetching { length, _spread }) };
+        let minute = Minute {
+            torrent: torrent.clone(),
+            fetching: Some(Fetching { length, _spread, introduced: false }),
+        };
         self.shared.lock().minutes.insert(info_hash, minute);
         Ok(Download::new(Arc::clone(&self.shared), torrent, metainfo, folder))
     }
@@ -204,8 +209,10 @@ impl Shared {
         self.lock().ledger.of(minute)
     }
 
-    /// One look at the minutes that are being fetched.
-    fn look(&self) {
+    /// One look at the minutes that are being fetched. Returns those whose peers should be met anew, because their
+    /// first piece has come. Who dialled repairs a link: the other side may not know where to dial.
+    fn look(&self) -> Vec<(InfoHash, Torrent)> {
+        let mut strangers = Vec::new();
         let fetching: Vec<(InfoHash, Torrent)> = {
             let table = self.lock();
             let fetching = table.minutes.iter().filter(|(_, state)| state.fetching.is_some());
@@ -214,10 +221,18 @@ impl Shared {
         for (minute, torrent) in fetching {
             self.enter(minute);
             let State::Active { have } = torrent.state() else { continue };
-            if let Some(state) = self.lock().minutes.get_mut(&minute) {
-                state.fetching.take_if(|fetching| have >= fetching.length);
+            let mut table = self.lock();
+            let Some(state) = table.minutes.get_mut(&minute) else { continue };
+            state.fetching.take_if(|fetching| have >= fetching.length);
+            if let Some(fetching) = &mut state.fetching
+                && have > 0
+                && !std::mem::replace(&mut fetching.introduced, true)
+                && torrent.peers().iter().any(|peer| peer.dialled && !peer.source)
+            {
+                strangers.push((minute, torrent));
             }
         }
+        strangers
     }
 }
 
@@ -226,7 +241,13 @@ async fn keep_books(shared: Arc<Shared>) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        shared.look();
+        for (minute, torrent) in shared.look() {
+            shared.lock().ledger.renew(minute);
+            // A minute that cannot be joined again says so to whoever waits for it.
+            if let Err(error) = torrent.reconnect().await {
+                tracing::debug!("minute {minute}: {error}");
+            }
+        }
     }
 }
 

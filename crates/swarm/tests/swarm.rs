@@ -282,3 +282,32 @@ async fn minutes_that_are_joined_at_once_are_not_mixed_up() {
         fetch.await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn viewers_that_begin_together_with_nothing_trade() {
+    let minute = minute(250);
+    let length = minute.media.len() as u64;
+    let source = node(Role::Source, Upload::AtMost(500_000)).await;
+    let one = node(Role::Viewer, Upload::Unlimited).await;
+    let two = node(Role::Viewer, Upload::Unlimited).await;
+    source.seed(&minute).await;
+    let wanted = |peers: Vec<SocketAddr>, place: u32| Wanted {
+        info_hash: minute.info_hash,
+        torrent: Some(minute.torrent.clone()),
+        peers,
+        trackers: Vec::new(),
+        spread: Some(Place(place)),
+    };
+    let (at_source, at_one) = (source.swarm.listen_addr(), one.swarm.listen_addr());
+    let first = one.swarm.fetch(wanted(vec![at_source], 0)).await.unwrap();
+    let second = two.swarm.fetch(wanted(vec![at_source, at_one], 1 << 31)).await.unwrap();
+    first.complete().await.unwrap();
+    second.complete().await.unwrap();
+    assert!(file(&first.path()) == minute.media && file(&second.path()) == minute.media);
+    // Without trade each has the whole minute from the source.
+    let sent = source.swarm.stats().transfer.sent;
+    assert!(sent < length * 17 / 10, "the source sent {sent} bytes of a minute of {length}");
+    // The books go on when the peers are met anew.
+    let booked = first.transfer().from_source + second.transfer().from_source;
+    assert!(booked > length * 9 / 10, "{booked} bytes booked as the source's of {sent}");
+}
