@@ -36,8 +36,9 @@ pub struct SegmentStart<'a> {
     pub position: Ticks,
     /// The decoding time of its first access unit, when it has one.
     pub timestamp: Option<Timestamp>,
-    /// The PAT and PMT in force, repeated as packets: the segment's first bytes. They are not among the
-    /// input's bytes that `Data` carries.
+    /// The PAT and PMT in force, repeated as packets: the segment's first bytes. After them, at a cut that had to be
+    /// made without a clean random access point, the leading stream's last parameter sets. None of them are among
+    /// the input's bytes that `Data` carries.
     pub tables: &'a [u8],
 }
 

@@ -1,6 +1,9 @@
 //! The header of a PES packet. ISO/IEC 13818-1, 2.4.3.6.
 
-use crate::time::Timestamp;
+use crate::{
+    packet::{PACKET_LEN, SYNC_BYTE},
+    time::Timestamp,
+};
 
 /// The longest PES header: nine bytes and `PES_header_data_length`.
 #[cfg(test)]
@@ -59,6 +62,45 @@ impl PesHeader {
     /// When the access unit is decoded: the DTS, or else the PTS.
     pub fn decode_time(&self) -> Option<Timestamp> {
         self.dts.or(self.pts)
+    }
+}
+
+/// Appends packets of `pid` with a PES packet of `parameters` alone, under the times of `header`, the PES header of the
+/// access unit that they belong to. Nothing is appended without both.
+///
+/// The last packet has the continuity counter `last_counter`, that of the packet before the access unit, so that what
+/// follows goes on from it; the first says that the counter breaks there (ISO/IEC 13818-1, 2.4.3.5), so that nobody
+/// takes them for losses.
+pub fn repeat_parameters(pid: u16, last_counter: u8, header: &[u8], parameters: &[u8], out: &mut Vec<u8>) {
+    if header.is_empty() || parameters.is_empty() {
+        return;
+    }
+    let mut body = [header, parameters].concat();
+    // `PES_packet_length` 0: not said, as video may have it.
+    body[4..6].fill(0);
+    // The first packet has two bytes less for the adaptation field's length and flags.
+    const ROOM: usize = PACKET_LEN - 4;
+    let count = (body.len() + 2).div_ceil(ROOM);
+    let mut rest = body.as_slice();
+    for index in 0..count {
+        let first = index == 0;
+        let [high, low] = (pid & 0x1fff).to_be_bytes();
+        let counter = last_counter.wrapping_sub((count - 1 - index) as u8) & 0x0f;
+        let (now, later) = rest.split_at(rest.len().min(if first { ROOM - 2 } else { ROOM }));
+        let field = ROOM - now.len();
+        out.extend([SYNC_BYTE, high | if first { 0x40 } else { 0 }, low, counter | 0x10]);
+        if field > 0 {
+            if let Some(control) = out.last_mut() {
+                *control |= 0x20;
+            }
+            out.push((field - 1) as u8);
+        }
+        if field > 1 {
+            out.push(if first { 0x80 } else { 0 });
+            out.resize(out.len() + field - 2, 0xff);
+        }
+        out.extend_from_slice(now);
+        rest = later;
     }
 }
 

@@ -7,6 +7,7 @@
 mod h264;
 mod hevc;
 mod mpeg2;
+mod parameters;
 
 use std::sync::LazyLock;
 
@@ -36,6 +37,8 @@ pub struct Scanner {
     /// Where in `bytes` to look for the next start code.
     at: usize,
     seen: Seen,
+    /// The parameter sets of the latest access unit that had all of its own, in byte stream format.
+    parameters: Vec<u8>,
 }
 
 /// What has come before the first slice.
@@ -66,7 +69,7 @@ static START_CODE: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::
 impl Scanner {
     /// A scanner for access units of `codec`.
     pub fn new(codec: Codec) -> Self {
-        Self { codec, bytes: Vec::new(), at: 0, seen: Seen::default() }
+        Self { codec, bytes: Vec::new(), at: 0, seen: Seen::default(), parameters: Vec::new() }
     }
 
     /// Forgets the access unit so far.
@@ -79,6 +82,17 @@ impl Scanner {
     /// Whether parameter sets have come and no slice yet: what follows still belongs to the same place.
     pub fn parameters_only(&self) -> bool {
         self.seen.sequence || self.seen.picture || self.seen.video_parameters
+    }
+
+    /// The parameter sets that the access unit judged last needs and does not bring itself; empty when it brings
+    /// them, or none are known.
+    pub fn missing_parameters(&self) -> &[u8] {
+        if self.has_parameters() { &[] } else { &self.parameters }
+    }
+
+    fn has_parameters(&self) -> bool {
+        let Seen { video_parameters, sequence, picture, .. } = self.seen;
+        sequence && picture && (video_parameters || self.codec != Codec::Hevc)
     }
 
     /// Takes the next bytes of the access unit; answers when they name its first picture.
@@ -96,7 +110,12 @@ impl Scanner {
             let rest = &self.bytes[start..];
             let end = START_CODE.find(rest);
             match unit(&rest[..end.unwrap_or(rest.len())], end.is_some(), &mut self.seen) {
-                Unit::Judged(access) => return Some(access),
+                Unit::Judged(access) => {
+                    if self.has_parameters() {
+                        parameters::collect(self.codec, &self.bytes[..start], &mut self.parameters);
+                    }
+                    return Some(access);
+                }
                 Unit::Next => self.at = start + end.unwrap_or(0),
                 Unit::Short => {
                     self.at += found;

@@ -9,6 +9,8 @@
 //!   there ends in the new segment, where decoders pass over it, having missed its start.
 //! - The segments joined are the input, byte for byte, but for the tables at their starts and what was
 //!   dropped: garbage, what came before the first segment, and null packets if they are not wanted.
+//! - Where the encoder sends no clean random access point, a segment starts at a lesser one after a grace period,
+//!   with the parameter sets that it lacks repeated before it, and at any access unit after a limit.
 //! - The outcome depends on the bytes alone, not on how they were divided into calls.
 
 mod scan;

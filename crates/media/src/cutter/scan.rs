@@ -16,7 +16,7 @@ use crate::{
     access::{Access, Scanner},
     event::{Counters, Notice, RandomAccess},
     packet::{Adaptation, NULL_PID, PACKET_LEN, PAT_PID, PID_COUNT, Packet},
-    pes::{NoHeader, PesHeader},
+    pes::{NoHeader, PesHeader, repeat_parameters},
     program::{Programs, Selection},
     psi::Codec,
     sync::Found,
@@ -59,6 +59,8 @@ pub struct Scan {
     lead_in: Option<usize>,
     /// The payload of the packet in which the latest access unit starts.
     last_start: Vec<u8>,
+    /// The PES header of the latest access unit.
+    last_header: Vec<u8>,
     /// Where the segment under way started, and the feed's byte at which it is too large.
     segment: Option<Ticks>,
     full_at: u64,
@@ -90,6 +92,7 @@ impl Scan {
             unit: None,
             lead_in: None,
             last_start: Vec::new(),
+            last_header: Vec::new(),
             segment: None,
             full_at: u64::MAX,
             discontinuity: false,
@@ -272,7 +275,7 @@ impl Scan {
                     unit.flag |= field.random_access;
                     unit.header = Some(Vec::new());
                 }
-                _ => self.start_unit(field.random_access, at),
+                _ => self.start_unit(packet, field.random_access, at),
             }
         }
         let Some(unit) = &mut self.unit else { return };
@@ -285,6 +288,9 @@ impl Scan {
                     Ok(header) => {
                         unit.timestamp = unit.timestamp.or(header.decode_time());
                         let access = self.scanner.push(&bytes[header.len..]);
+                        if self.last_header.is_empty() {
+                            self.last_header.extend_from_slice(&bytes[..header.len]);
+                        }
                         unit.header = None;
                         access
                     }
@@ -316,7 +322,8 @@ impl Scan {
             self.notices.push_back(Notice::LeadingSilent { pid });
         }
         // A segment may start with sound alone, if it must.
-        self.unit = Some(AccessUnit { at, flag: false, timestamp: Some(time), header: None });
+        self.unit = Some(AccessUnit { at, flag: false, timestamp: Some(time), counter: 0, header: None });
+        self.last_header.clear();
         self.settle(Access::Degraded);
     }
 
@@ -328,7 +335,7 @@ impl Scan {
         }
         if packet.unit_start() {
             self.flag_seen |= field.random_access;
-            self.start_unit(field.random_access, at);
+            self.start_unit(packet, field.random_access, at);
             if let Some(unit) = &mut self.unit {
                 unit.timestamp = self.last_pcr.map(|pcr| pcr.base);
             }
@@ -336,12 +343,14 @@ impl Scan {
         }
     }
 
-    fn start_unit(&mut self, flag: bool, at: usize) {
+    fn start_unit(&mut self, packet: Packet<'_>, flag: bool, at: usize) {
         self.judge(Access::None);
         let at = self.lead_in.take().unwrap_or(at);
         self.silent = false;
         self.scanner.restart();
-        self.unit = Some(AccessUnit { at, flag, timestamp: None, header: Some(Vec::new()) });
+        let counter = packet.counter().wrapping_sub(1) & 0x0f;
+        self.last_header.clear();
+        self.unit = Some(AccessUnit { at, flag, timestamp: None, counter, header: Some(Vec::new()) });
     }
 
     /// Judges an access unit that cannot be looked into. Where the flag is never set, none is better than
@@ -374,13 +383,13 @@ impl Scan {
             self.schedule.force(position);
         }
         match self.schedule.judge(position, access) {
-            Verdict::Cut => self.cut(unit.at, unit.timestamp),
+            Verdict::Cut => self.cut(unit.at, unit.timestamp, None),
             Verdict::Late { overdue } => {
                 if !self.silent {
                     let degraded = access == Access::Degraded;
                     self.notices.push_back(Notice::NoRandomAccess { overdue, degraded });
                 }
-                self.cut(unit.at, unit.timestamp);
+                self.cut(unit.at, unit.timestamp, Some(unit.counter));
             }
             Verdict::Pass => {}
         }
@@ -390,8 +399,9 @@ impl Scan {
         }
     }
 
-    /// Ends the segment under way at offset `at` and starts the next.
-    fn cut(&mut self, at: usize, timestamp: Option<Timestamp>) {
+    /// Ends the segment under way at offset `at` and starts the next. With `counter`, that of the leading stream before
+    /// the access unit, the parameter sets that this lacks are repeated before it.
+    fn cut(&mut self, at: usize, timestamp: Option<Timestamp>, counter: Option<u8>) {
         self.lead_in = None;
         if self.segment.is_none() {
             self.timeline.start_here();
@@ -407,8 +417,12 @@ impl Scan {
         }
         self.schedule.cut(position);
         let mut tables = Vec::new();
-        let counter = |pid: u16| self.pids[usize::from(pid)].counter.wrapping_sub(1);
-        self.programs.write_tables(counter, &mut tables);
+        let last_counter = |pid: u16| self.pids[usize::from(pid)].counter.wrapping_sub(1);
+        self.programs.write_tables(last_counter, &mut tables);
+        if let (Some(counter), Some(selection)) = (counter, self.selection) {
+            let parameters = self.scanner.missing_parameters();
+            repeat_parameters(selection.leading.pid, counter, &self.last_header, parameters, &mut tables);
+        }
         // However small the limit, a segment holds at least a packet.
         let room = self.config.max_bytes.saturating_sub(tables.len() as u64).max(PACKET_LEN as u64);
         self.full_at = (self.before + at as u64).saturating_add(room);
@@ -425,7 +439,7 @@ impl Scan {
         self.judge(Access::None);
         if self.is_full(at) {
             self.notices.push_back(Notice::TooLarge { limit: self.config.max_bytes });
-            self.cut(at, None);
+            self.cut(at, None, None);
         }
     }
 

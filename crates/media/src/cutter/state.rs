@@ -34,6 +34,8 @@ pub struct AccessUnit {
     /// `random_access_indicator` of that packet.
     pub flag: bool,
     pub timestamp: Option<Timestamp>,
+    /// The continuity counter before that packet.
+    pub counter: u8,
     /// The PES header so far; `None` when it is complete.
     pub header: Option<Vec<u8>>,
 }

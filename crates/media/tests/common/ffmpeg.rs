@@ -31,6 +31,12 @@ pub fn clip(codec: &[&str]) -> Vec<u8> {
     ffmpeg(&arguments, None)
 }
 
+/// Some seconds of moving picture without sound, coded as `codec` says.
+pub fn clip_of(seconds: u64, codec: &[&str]) -> Vec<u8> {
+    let picture = format!("testsrc2=size=160x96:rate={FRAMES_A_SECOND}:duration={seconds}");
+    ffmpeg(&[&["-f", "lavfi", "-i", &picture], codec, &["-f", "mpegts", "-"]].concat(), None)
+}
+
 pub const AAC: &[&str] = &["-c:a", "aac", "-b:a", "64k"];
 
 pub fn x264(parameters: &str) -> Vec<u8> {
