@@ -248,8 +248,17 @@ impl Viewer {
     /// Starts one; its files are `dir/<name>.ts` and `dir/<name>.jsonl`.
     pub fn start(name: &str, link: &str, dir: &Path, more: &[&str]) -> Self {
         let (media, stats) = (dir.join(format!("{name}.ts")), dir.join(format!("{name}.jsonl")));
-        let mut args =
-            vec!["watch", link, "--stdout", "--listen", "127.0.0.1:0", "--stats", path_str(&stats)];
+        let mut args = vec![
+            "watch",
+            link,
+            "--mode",
+            "minute",
+            "--stdout",
+            "--listen",
+            "127.0.0.1:0",
+            "--stats",
+            path_str(&stats),
+        ];
         args.extend(more);
         let out = File::create(&media).expect("a file in the test's folder");
         let process = Process::start("minuet", &args, out.into());

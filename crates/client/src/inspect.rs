@@ -128,6 +128,7 @@ mod tests {
             segment_ms: 60_000,
             title: "Radio Tower".into(),
             listed: false,
+            origin: None,
         };
         let mut bytes = SignedState::sign(&key, state).encode().to_vec();
         let text = describe_file(&bytes).unwrap();

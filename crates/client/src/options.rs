@@ -6,6 +6,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use minuet_node::{follow::Start, units, units::Rate};
 use minuet_proto::{ChannelLink, link::parse_tracker};
 
+/// Bounds of `--delay`: what a piece takes across a small mesh, and what every node keeps.
+const SHORTEST_DELAY: Duration = Duration::from_millis(500);
+const LONGEST_DELAY: Duration = Duration::from_secs(20);
+
 /// Watches live streams that viewers pass on to each other.
 #[derive(Debug, Parser)]
 #[command(name = "minuet", version, arg_required_else_help = true)]
@@ -55,9 +59,14 @@ pub struct Watch {
     /// Where to begin: live, so long ago as in -10m, or oldest.
     #[arg(long, value_name = "live|-10m|oldest", default_value = "live", allow_hyphen_values = true, value_parser = start)]
     pub start: Start,
-    /// How the stream is had. minute: finished minutes, over plain BitTorrent.
-    #[arg(long, value_enum, default_value_t = Mode::Minute)]
+    /// How the stream is had. live: the open minute, seconds behind the source, over the live mesh. minute: finished
+    /// minutes, over plain BitTorrent; so it is done also with --start -10m or oldest.
+    #[arg(long, value_enum, default_value_t = Mode::Live)]
     pub mode: Mode,
+    /// How far behind the source the picture should be, live: less is sooner, more survives worse networks
+    /// [example: 2s].
+    #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = delay)]
+    pub delay: Duration,
     /// Most that is sent to other viewers, in bits a second [example: 8Mbit] [default: no limit].
     #[arg(long, value_name = "RATE", conflicts_with = "no_upload")]
     pub upload_limit: Option<Rate>,
@@ -81,6 +90,8 @@ pub struct Watch {
 /// How the stream is had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
+    /// The open minute, over the live mesh.
+    Live,
     /// Finished minutes, over plain BitTorrent.
     Minute,
 }
@@ -96,6 +107,15 @@ fn start(text: &str) -> Result<Start, String> {
             .map(Start::Ago)
             .ok_or_else(|| "write live, oldest, or how long ago as in -10m".into()),
     }
+}
+
+/// Reads `--delay`.
+fn delay(text: &str) -> Result<Duration, String> {
+    let delay = units::duration(text).map_err(|error| error.to_string())?;
+    if (SHORTEST_DELAY..=LONGEST_DELAY).contains(&delay) {
+        return Ok(delay);
+    }
+    Err(format!("choose from {} to {}", units::show(SHORTEST_DELAY), units::show(LONGEST_DELAY)))
 }
 
 /// Options of `minuet inspect`.

@@ -166,8 +166,10 @@ impl Node {
         let signature = self.config.key.sign(&SignedHead::signed_bytes(&body));
         self.take_head(head, SignedHead { body, signature }, None, now);
         self.window.held.set(serial.0);
-        self.push.note_fresh(serial.0, now, self.role);
-        if !self.config.push {
+        // What closes before anybody is there waits for who asks: pushed later, it would be old.
+        if self.config.push && self.neighbours.iter().any(|(_, n)| n.greeted && !n.closing) {
+            self.push.note_fresh(serial.0, now, self.role);
+        } else {
             self.promise(serial, None, now);
         }
         self.pump(now);

@@ -77,6 +77,11 @@ impl Node {
             return None;
         }
         if self.role == Role::Source {
+            // What all have by now, from each other or on request, must not hold up what they lack.
+            let neighbours = &self.neighbours;
+            self.push
+                .fresh
+                .retain(|(serial, _)| neighbours.iter().any(|(_, n)| !n.closing && !n.has.get(*serial)));
             let (serial, _) = *self.push.fresh.front()?;
             let to = self.source_target(serial, now)?;
             return Some((0, serial, to));

@@ -1,4 +1,4 @@
-//! What the segmenter and the client share at the rim: talking to trackers, and following a channel.
+//! What the segmenter and the client share at the rim: talking to trackers, following a channel, and the live mesh.
 //!
 //! Everything that comes in is bounded in size and time, and nothing is believed that the channel's key has not
 //! signed.
@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod chain;
 mod error;
 pub mod follow;
+pub mod mesh;
 mod sse;
 pub mod tracker;
 pub use minuet_proto::units;

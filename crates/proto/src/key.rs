@@ -29,6 +29,11 @@ impl ChannelKey {
         self.0.to_bytes().iter().map(|b| format!("{b:02x}")).collect()
     }
 
+    /// Signs bytes that begin with the name of what they are, so that they cannot be taken for another statement.
+    pub fn sign_bytes(&self, bytes: &[u8]) -> [u8; SIGNATURE_LENGTH] {
+        self.sign(b"", bytes)
+    }
+
     /// Signs `message` under `domain`, which keeps a signature of one kind of statement from passing as another.
     pub(crate) fn sign(&self, domain: &[u8], message: &[u8]) -> [u8; SIGNATURE_LENGTH] {
         self.0.sign(&[domain, message].concat()).to_bytes()
@@ -48,6 +53,11 @@ impl fmt::Debug for ChannelKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ChannelKey(of {})", self.channel())
     }
+}
+
+/// Whether `signature` is the channel's over bytes as [`ChannelKey::sign_bytes`] signs them.
+pub fn verify_bytes(channel: &ChannelId, bytes: &[u8], signature: &[u8; SIGNATURE_LENGTH]) -> bool {
+    verify(channel, b"", bytes, signature)
 }
 
 /// Whether `signature` is the channel's over `message` under `domain`. Strict as in RFC 8032: no weak keys, no

@@ -3,6 +3,7 @@
 //! The newest statement (by `at_ms`) holds; an older one is never taken in its place.
 
 use bytes::Bytes;
+use url::Url;
 
 use crate::{
     ChannelId, Error, SegmentSeq,
@@ -13,6 +14,9 @@ use crate::{
 
 /// The longest title in bytes (UTF-8).
 pub const MAX_TITLE_LENGTH: usize = 200;
+
+/// The longest URL of an HTTP origin, in bytes.
+pub const MAX_ORIGIN_LENGTH: usize = 300;
 
 /// What the channel is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +56,9 @@ pub struct ChannelState {
     pub title: String,
     /// Whether trackers may list the channel in public \[`listed`, 0 or 1].
     pub listed: bool,
+    /// URL below which the channel's segments lie by their file names, finished and open ones, for pieces that no peer
+    /// delivers in time; ends in a slash \[`origin`; left out if there is none; at most [`MAX_ORIGIN_LENGTH`] bytes].
+    pub origin: Option<Url>,
 }
 
 /// A state whose signature is good.
@@ -66,12 +73,16 @@ impl Statement for ChannelState {
     }
 
     fn encode(&self) -> Bytes {
-        DictWriter::new()
+        let dict = DictWriter::new()
             .number("at_ms", self.at_ms)
             .bytes("channel", self.channel.as_bytes())
             .number("listed", u8::from(self.listed))
-            .number("next", self.next.0)
-            .bytes("phase", self.phase.to_string())
+            .number("next", self.next.0);
+        let dict = match &self.origin {
+            Some(origin) => dict.bytes("origin", origin.as_str()),
+            None => dict,
+        };
+        dict.bytes("phase", self.phase.to_string())
             .number("segment_ms", self.segment_ms)
             .bytes("title", &self.title)
             .finish()
@@ -92,6 +103,7 @@ impl Statement for ChannelState {
             segment_ms: dict.number("segment_ms")?,
             title: dict.text("title")?.to_owned(),
             listed: dict.flag("listed")?,
+            origin: dict.get("origin").map(|_| parse_origin(dict.text("origin")?)).transpose()?,
         };
         if !(1..=MAX_SEGMENT_MS).contains(&state.segment_ms) {
             return Err(Error::malformed(Self::WHAT, "its segment_ms is out of bounds"));
@@ -99,6 +111,16 @@ impl Statement for ChannelState {
         check_title(&state.title)?;
         Ok(state)
     }
+}
+
+fn parse_origin(text: &str) -> Result<Url, Error> {
+    const WHAT: &str = "an origin's URL";
+    Error::check_length(WHAT, text.len(), MAX_ORIGIN_LENGTH)?;
+    let url = Url::parse(text).map_err(|error| Error::malformed(WHAT, error))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() || !url.path().ends_with('/') {
+        return Err(Error::malformed(WHAT, "it is no http:// or https:// URL of a folder"));
+    }
+    Ok(url)
 }
 
 /// Whether a title may be signed, and shown on a terminal: short and without control characters.
@@ -124,6 +146,7 @@ mod tests {
             segment_ms: 60_000,
             title: "Radio Tower".into(),
             listed: true,
+            origin: Some(Url::parse("http://tower.example:7080/segments/").unwrap()),
         }
     }
 
@@ -132,6 +155,20 @@ mod tests {
         let key = ChannelKey::from_seed(&[3; 32]);
         let signed = SignedState::sign(&key, state(&key));
         assert_eq!(SignedState::decode(&signed.encode(), key.channel()), Ok(signed));
+    }
+
+    #[test]
+    fn an_origin_is_a_folder_on_the_web_or_left_out() {
+        let key = ChannelKey::from_seed(&[3; 32]);
+        let with = |origin: Option<&str>| ChannelState {
+            origin: origin.map(|url| Url::parse(url).unwrap()),
+            ..state(&key)
+        };
+        let read = |state| SignedState::decode(&SignedState::sign(&key, state).encode(), key.channel());
+        assert_eq!(read(with(None)).unwrap().origin, None);
+        for bad in ["file:///etc/", "http://x/no-folder", &format!("http://x/{}/", "y".repeat(300))] {
+            assert!(read(with(Some(bad))).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -23,14 +23,14 @@ use crate::{
     budget::Budget,
     input::Source,
     keeper::{Keeper, Room},
-    key,
+    key, live,
     log::Screen,
     meters::Meters,
     options::Options,
     publisher::Publisher,
     recorder::{Failure, Recorded, Recorder, TorrentHead},
     shelf::Shelf,
-    state::Announcer,
+    state::{About, Announcer},
     status,
     web::{self, Web},
 };
@@ -113,11 +113,37 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
 
     let shelf = Arc::new(Shelf::new(recovered.segments));
     let meters = Arc::new(Meters::default());
-    let budget = Arc::new(Budget::new(options.upload_limit.map(|limit| limit.bytes_per_s())));
+    let budget = Arc::new(Budget::new(options.upload_bytes_per_s(), options.origin_bytes_per_s()));
     let next = newest.as_ref().map_or(SegmentSeq(0), |newest| newest.seq.next());
-    let announcer =
-        Arc::new(Announcer::new(key.clone(), options.channel.clone(), options.listed, options.segment, next));
+    let segments_url = base.join(web::SEGMENTS).context("the HTTP server's URL cannot be used")?;
+    let origin = (!options.no_live && !options.no_origin).then(|| segments_url.clone());
+    let announcer = Arc::new(Announcer::new(
+        key.clone(),
+        About {
+            title: options.channel.clone(),
+            listed: options.listed,
+            segment: options.segment,
+            next,
+            origin,
+        },
+    ));
     let (room, requests) = Room::new();
+    let mesh = match options.no_live {
+        true => None,
+        false => {
+            let mesh = live::start(
+                &key,
+                newest.as_ref(),
+                options.mesh_listen(),
+                options.upload_bytes_per_s(),
+                &options.data,
+                trackers.clone(),
+            );
+            let mesh = mesh.await?;
+            tracing::info!("live viewers connect to {:?} by UDP", mesh.listen_addrs());
+            Some(Arc::new(mesh))
+        }
+    };
 
     let (peer_id, port) = (new_peer_id(), swarm.listen_addr().port());
     let stop = CancellationToken::new();
@@ -130,6 +156,7 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
         retention,
         meters: Arc::clone(&meters),
         budget: Arc::clone(&budget),
+        live: mesh.as_ref().map(|mesh| mesh.watch_stats()),
         requests,
     };
     tasks.spawn(keeper.run(stop.clone()));
@@ -151,7 +178,11 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
         shelf: Arc::clone(&shelf),
         budget,
         meters: Arc::clone(&meters),
+        live: mesh.as_ref().filter(|_| !options.no_origin).map(|mesh| Arc::clone(mesh.window())),
     };
+    if let Some(mesh) = &mesh {
+        tasks.spawn(live::pass_records_on(Arc::clone(mesh), Arc::clone(&shelf), stop.clone()));
+    }
     tasks.spawn(serve(web_listener, web, stop.clone()));
     tasks.spawn(status::run(screen, Arc::clone(&meters), stop.clone()));
 
@@ -162,7 +193,7 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
     };
     let head = TorrentHead {
         announce: trackers.iter().map(TrackerClient::announce_url).collect(),
-        web_seed: format!("{base}{}", web::SEGMENTS),
+        web_seed: segments_url.into(),
     };
     let stop_recording = Arc::new(AtomicBool::new(false));
     let (out, sealed) = sync_channel(UNSYNCED);
@@ -178,6 +209,7 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
         announcer: Arc::clone(&announcer),
         stop: Arc::clone(&stop_recording),
         cutting,
+        live: mesh.as_ref().map(|mesh| mesh.publisher()),
     };
     let mut recording =
         Recording::start(recorder, source, sealed, Arc::clone(&shelf), Arc::clone(&announcer))?;
@@ -213,6 +245,9 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
         }
     }
     stop.cancel();
+    if let Some(mesh) = mesh {
+        tasks.spawn(live::end(mesh));
+    }
     tokio::select! {
         ended = timeout(END_TIMEOUT, tasks.join_all()) => {
             if ended.is_err() {

@@ -1,7 +1,7 @@
-//! What the HTTP server may send when the upload is limited: what BitTorrent peers leave over.
+//! What the HTTP server may send when the upload is limited: what the live mesh and BitTorrent peers leave over.
 //!
-//! Both draw on one account that fills at the limit. BitTorrent goes first: its own limiter lets it use all of it, and
-//! what it sent is charged here afterwards, so that the two together stay within the limit over some seconds.
+//! All draw on one account that fills at the limit. The mesh and BitTorrent go first: their own limiters let them use
+//! it, and what they sent is charged here afterwards, so that all together stay within the limit over some seconds.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -13,10 +13,11 @@ const DEPTH_S: f64 = 2.0;
 /// How long to wait when there is nothing to spend.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The account. Without a limit everything may be sent.
+/// The accounts: what the whole upload may be, and what HTTP may send of it. Without a limit everything may be sent.
 #[derive(Debug)]
 pub struct Budget {
-    account: Option<Mutex<Account>>,
+    whole: Option<Mutex<Account>>,
+    http: Option<Mutex<Account>>,
 }
 
 #[derive(Debug)]
@@ -24,27 +25,27 @@ struct Account {
     bytes_per_s: f64,
     balance: f64,
     filled: Instant,
-    /// What BitTorrent had sent when it was charged last.
+    /// What the others had sent when they were charged last.
     charged: u64,
 }
 
 impl Budget {
-    /// An account that fills at `bytes_per_s`.
-    pub fn new(bytes_per_s: Option<u64>) -> Self {
+    /// Accounts that fill at so many bytes a second: for everything that is sent, and for HTTP alone.
+    pub fn new(whole: Option<u64>, http: Option<u64>) -> Self {
         let account = |rate: u64| {
             let filled = Instant::now();
             Mutex::new(Account { bytes_per_s: rate as f64, balance: 0.0, filled, charged: 0 })
         };
-        Self { account: bytes_per_s.map(account) }
+        Self { whole: whole.map(account), http: http.map(account) }
     }
 
-    /// Charges what BitTorrent sent, given its total since the start.
+    /// Charges what others sent, given their total since the start.
     pub fn charge_total(&self, sent: u64) {
         self.charge_total_at(sent, Instant::now());
     }
 
     fn charge_total_at(&self, sent: u64, now: Instant) {
-        if let Some(account) = &self.account {
+        if let Some(account) = &self.whole {
             let mut account = account.lock().unwrap_or_else(PoisonError::into_inner);
             account.fill(now);
             account.balance -= sent.saturating_sub(account.charged) as f64;
@@ -60,13 +61,16 @@ impl Budget {
     }
 
     fn try_spend(&self, bytes: usize, now: Instant) -> bool {
-        let Some(account) = &self.account else { return true };
-        let mut account = account.lock().unwrap_or_else(PoisonError::into_inner);
-        account.fill(now);
+        let mut accounts: Vec<_> = [&self.whole, &self.http]
+            .into_iter()
+            .flatten()
+            .map(|account| account.lock().unwrap_or_else(PoisonError::into_inner))
+            .collect();
+        accounts.iter_mut().for_each(|account| account.fill(now));
         // In debt by at most one chunk.
-        let may = account.balance > 0.0;
+        let may = accounts.iter().all(|account| account.balance > 0.0);
         if may {
-            account.balance -= bytes as f64;
+            accounts.iter_mut().for_each(|account| account.balance -= bytes as f64);
         }
         may
     }
@@ -87,7 +91,7 @@ mod tests {
 
     #[test]
     fn http_gets_what_bittorrent_leaves() {
-        let budget = Budget::new(Some(1000));
+        let budget = Budget::new(Some(1000), None);
         let start = Instant::now();
         let at = |s: u64| start + Duration::from_secs(s);
         let sent = |from: u64, to: u64, peers_per_s: u64| {
@@ -106,8 +110,18 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_of_its_own_is_not_charged_for_others() {
+        let budget = Budget::new(None, Some(1000));
+        let start = Instant::now();
+        budget.charge_total_at(1_000_000, start);
+        let sent =
+            (0..10_000).filter(|ms| budget.try_spend(10, start + Duration::from_millis(*ms))).count() * 10;
+        assert!((8_000..=12_500).contains(&sent), "{sent}");
+    }
+
+    #[test]
     fn no_limit_is_no_limit() {
-        let budget = Budget::new(None);
+        let budget = Budget::new(None, None);
         assert!(budget.try_spend(usize::MAX, Instant::now()));
     }
 }

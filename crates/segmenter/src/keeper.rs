@@ -5,10 +5,14 @@ use std::{
     time::Duration,
 };
 
+use minuet_node::mesh::MeshStats;
 use minuet_proto::{SegmentSeq, SignedRecord};
 use minuet_store::{Retention, Store};
 use minuet_swarm::{Files, Finished, Swarm};
-use tokio::{sync::mpsc as channel, time::timeout};
+use tokio::{
+    sync::{mpsc as channel, watch},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{budget::Budget, meters::Meters, shelf::Shelf};
@@ -34,6 +38,8 @@ pub struct Keeper {
     pub meters: Arc<Meters>,
     /// What may be sent over HTTP.
     pub budget: Arc<Budget>,
+    /// Figures of the live mesh.
+    pub live: Option<watch::Receiver<MeshStats>>,
     /// Asks for room.
     pub requests: channel::Receiver<mpsc::Sender<bool>>,
 }
@@ -138,7 +144,9 @@ impl Keeper {
 
     fn read_figures(&self) {
         let stats = self.swarm.stats();
-        self.budget.charge_total(stats.transfer.sent);
+        let live = self.live.as_ref().map(|live| *live.borrow()).unwrap_or_default();
+        self.budget.charge_total(stats.transfer.sent + live.wire_sent);
+        self.meters.set_live(live.core.payload_sent, live.peers as u64);
         self.meters.set_swarm(stats.transfer.sent, stats.peers as u64, stats.minutes as u64);
     }
 }

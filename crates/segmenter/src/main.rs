@@ -10,6 +10,7 @@ mod hasher;
 mod input;
 mod keeper;
 mod key;
+mod live;
 mod log;
 mod meters;
 mod options;

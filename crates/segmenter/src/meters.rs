@@ -16,6 +16,8 @@ pub struct Meters {
     open: AtomicU64,
     sent_to_peers: AtomicU64,
     sent_over_http: AtomicU64,
+    sent_live: AtomicU64,
+    live_peers: AtomicU64,
     viewers: AtomicU64,
     seeding: AtomicU64,
     cutter: Mutex<Counters>,
@@ -34,7 +36,11 @@ pub struct Reading {
     pub sent_to_peers: u64,
     /// Payload bytes sent to web seed clients.
     pub sent_over_http: u64,
-    /// Peers connected to the busiest minute: about as many as watch.
+    /// Payload bytes sent over the live mesh.
+    pub sent_live: u64,
+    /// Neighbours in the live mesh.
+    pub live_peers: u64,
+    /// BitTorrent peers connected to the busiest minute.
     pub viewers: u64,
     /// Minutes being seeded.
     pub seeding: u64,
@@ -65,6 +71,11 @@ impl Meters {
         self.seeding.store(seeding, Ordering::Relaxed);
     }
 
+    pub fn set_live(&self, sent: u64, peers: u64) {
+        self.sent_live.store(sent, Ordering::Relaxed);
+        self.live_peers.store(peers, Ordering::Relaxed);
+    }
+
     pub fn set_cutter(&self, counters: Counters) {
         *self.cutter.lock().unwrap_or_else(PoisonError::into_inner) = counters;
     }
@@ -77,6 +88,8 @@ impl Meters {
             open: SegmentSeq(get(&self.open)),
             sent_to_peers: get(&self.sent_to_peers),
             sent_over_http: get(&self.sent_over_http),
+            sent_live: get(&self.sent_live),
+            live_peers: get(&self.live_peers),
             viewers: get(&self.viewers),
             seeding: get(&self.seeding),
             cutter: *self.cutter.lock().unwrap_or_else(PoisonError::into_inner),

@@ -47,8 +47,9 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
 
-    /// Address of the segmenter's own HTTP server, which serves finished segments to clients that take web seeds; port
-    /// 0 is any free port. Example: --listen 192.0.2.7:7080
+    /// Address of the segmenter's own HTTP server, which serves segments to clients that take web seeds and to viewers
+    /// for whom a piece is late, and of the live mesh (UDP, same port); port 0 is any free port. Example: --listen
+    /// 192.0.2.7:7080
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:7080")]
     pub listen: SocketAddr,
 
@@ -62,10 +63,22 @@ pub struct Options {
     #[arg(long, value_name = "URL", value_parser = parse_tracker)]
     pub public_url: Option<Url>,
 
-    /// The most to send, BitTorrent and HTTP together (default: no limit); BitTorrent goes first. Example:
-    /// --upload-limit 16Mbit
+    /// The most to send, all together (default: no limit); the live mesh goes first, HTTP last. Example: --upload-limit
+    /// 16Mbit
     #[arg(long, value_name = "RATE")]
     pub upload_limit: Option<Rate>,
+
+    /// Do not share the open minute over the live mesh: viewers get finished minutes only
+    #[arg(long)]
+    pub no_live: bool,
+
+    /// Do not name the HTTP server to viewers as a last resort for pieces that no peer delivers in time
+    #[arg(long)]
+    pub no_origin: bool,
+
+    /// The most that the HTTP server sends (default: what --upload-limit leaves). Example: --origin-limit 2Mbit
+    #[arg(long, value_name = "RATE")]
+    pub origin_limit: Option<Rate>,
 
     /// Pace a file by its own clock; the default for files
     #[arg(long, overrides_with = "no_realtime")]
@@ -143,6 +156,21 @@ impl Options {
             let port = if self.listen.port() == 0 { 0 } else { self.listen.port().wrapping_add(1) };
             SocketAddr::new(self.listen.ip(), port)
         })
+    }
+
+    /// Where live viewers connect to: the address of the HTTP server, by UDP.
+    pub fn mesh_listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// `--upload-limit` in bytes a second.
+    pub fn upload_bytes_per_s(&self) -> Option<u64> {
+        self.upload_limit.map(|limit| limit.bytes_per_s())
+    }
+
+    /// `--origin-limit` in bytes a second.
+    pub fn origin_bytes_per_s(&self) -> Option<u64> {
+        self.origin_limit.map(|limit| limit.bytes_per_s())
     }
 
     /// How to read the input.

@@ -13,11 +13,14 @@ use std::{
 };
 
 use minuet_media::{Cutter, CutterConfig, Event, SegmentEnd, SegmentStart};
-use minuet_proto::{ChannelKey, Metainfo, Phase, Record, SegmentSeq, SignedRecord, metainfo::Info};
+use minuet_node::mesh::{ClosedPiece, PiecePublisher};
+use minuet_proto::{
+    ChannelKey, Metainfo, Phase, PieceId, PieceIndex, Record, SegmentSeq, SignedRecord, metainfo::Info,
+};
 use minuet_store::{OpenSegment, Sealed, Store};
 
 use crate::{
-    hasher::{SegmentHasher, per_second},
+    hasher::{Closed, SegmentHasher, per_second},
     input::{InputError, READ_LEN, Read, Source},
     keeper::Room,
     meters::Meters,
@@ -67,6 +70,8 @@ pub struct Recorder {
     pub stop: Arc<AtomicBool>,
     /// How to cut.
     pub cutting: CutterConfig,
+    /// Where pieces go as they close.
+    pub live: Option<PiecePublisher>,
 }
 
 /// Why a recording ended.
@@ -150,7 +155,11 @@ impl State {
                 Event::Data(bytes) => self.data(bytes),
                 Event::Start(start) => self.start(&start),
                 Event::End(end) => self.end(end),
-                Event::RandomAccess(_) => {}
+                Event::RandomAccess(_) => {
+                    if let Some(open) = &mut self.open {
+                        open.hasher.mark_random_access();
+                    }
+                }
                 Event::Notice(notice) => tracing::info!("{notice}"),
             }
         }
@@ -169,7 +178,8 @@ impl State {
         };
         // After a restart, too, the media does not go on from the segment before.
         let discontinuity = start.discontinuity || self.lost || (start.index == 0 && newest.is_some());
-        let hasher = SegmentHasher::new(self.rate);
+        let mut hasher = SegmentHasher::new(self.rate, self.recorder.live.is_some());
+        hasher.mark_random_access();
         self.open = Some(Open { seq, file, hasher, ingest_ms: now_ms(), discontinuity });
         self.recorder.meters.set_open(seq);
         self.data(start.tables);
@@ -200,6 +210,22 @@ impl State {
             tracing::error!("segment {} is lost: {error}", open.seq);
             open.file = None;
             return;
+        }
+        let (seq, closed) = (open.seq, open.hasher.take_closed());
+        self.share(seq, closed);
+    }
+
+    /// Gives pieces to the live mesh.
+    fn share(&self, segment: SegmentSeq, closed: Vec<Closed>) {
+        let Some(live) = &self.recorder.live else { return };
+        for Closed { index, hash, random_access, data } in closed {
+            let id = PieceId { segment, piece: PieceIndex(index) };
+            let piece = ClosedPiece { id, hash, ingest_ms: now_ms(), random_access, data };
+            if !live.publish(piece) {
+                tracing::warn!(
+                    "the live mesh is too far behind: a piece of segment {segment} is not shared live"
+                );
+            }
         }
     }
 
@@ -233,7 +259,8 @@ impl State {
         let Open { seq, file, hasher, ingest_ms, discontinuity } = open;
         let file = file?;
         let length = file.length();
-        let (piece_length, pieces) = hasher.finish(duration);
+        let (piece_length, pieces, closed) = hasher.finish(duration);
+        self.share(seq, closed);
         let key = &self.recorder.key;
         let name = minuet_proto::record::segment_file_name(&key.channel(), seq);
         let web_seed = format!("{}{name}", self.recorder.head.web_seed);

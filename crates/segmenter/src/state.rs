@@ -4,8 +4,24 @@ use std::time::Duration;
 
 use minuet_proto::{ChannelKey, ChannelState, Phase, SegmentSeq, SignedState};
 use tokio::sync::watch;
+use url::Url;
 
 use crate::recorder::now_ms;
+
+/// What the channel's state says at the start.
+#[derive(Debug)]
+pub struct About {
+    /// The channel's title.
+    pub title: String,
+    /// Whether trackers may list it.
+    pub listed: bool,
+    /// The length aimed at for a segment.
+    pub segment: Duration,
+    /// The segment that comes next.
+    pub next: SegmentSeq,
+    /// Where late pieces may be had by HTTP.
+    pub origin: Option<Url>,
+}
 
 /// States what the channel is doing.
 #[derive(Debug)]
@@ -15,16 +31,17 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// States that the channel is live and that segment `next` comes next.
-    pub fn new(key: ChannelKey, title: String, listed: bool, segment: Duration, next: SegmentSeq) -> Self {
+    /// States that the channel is live.
+    pub fn new(key: ChannelKey, about: About) -> Self {
         let state = ChannelState {
             channel: key.channel(),
             at_ms: now_ms(),
             phase: Phase::Live,
-            next,
-            segment_ms: u64::try_from(segment.as_millis()).unwrap_or(u64::MAX),
-            title,
-            listed,
+            next: about.next,
+            segment_ms: u64::try_from(about.segment.as_millis()).unwrap_or(u64::MAX),
+            title: about.title,
+            listed: about.listed,
+            origin: about.origin,
         };
         let current = watch::Sender::new(SignedState::sign(&key, state));
         Self { key, current }

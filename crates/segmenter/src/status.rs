@@ -65,14 +65,15 @@ fn line(old: &Reading, new: &Reading, elapsed: Duration) -> String {
         let per_s = after.saturating_sub(before) as f64 / elapsed.as_secs_f64().max(1.0);
         Rate::from_bytes_per_s(per_s as u64)
     };
-    let sent = |reading: &Reading| reading.sent_to_peers + reading.sent_over_http;
+    let sent = |reading: &Reading| reading.sent_live + reading.sent_to_peers + reading.sent_over_http;
     // How often the whole stream has been sent so far: what a broadcaster's uplink costs.
     let copies = sent(new) as f64 / new.recorded.max(1) as f64;
     let mut text = format!(
-        "segment {} | in {} | out {} ({copies:.2} copies) | {} peers | {} seeded",
+        "segment {} | in {} | out {} ({copies:.2} copies) | {} live peers, {} others | {} seeded",
         new.open,
         rate(old.received, new.received),
         rate(sent(old), sent(new)),
+        new.live_peers,
         new.viewers,
         new.seeding,
     );
@@ -103,7 +104,7 @@ mod tests {
         };
         assert_eq!(
             line(&old, &new, Duration::from_secs(10)),
-            "segment 3 | in 8Mbit | out 8Mbit (1.25 copies) | 5 peers | 2 seeded"
+            "segment 3 | in 8Mbit | out 8Mbit (1.25 copies) | 0 live peers, 5 others | 2 seeded"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Finished segments on disk.
+//! Segments on disk: finished ones as files, and the pieces of the live edge in a ring.
 //!
 //! A data folder belongs to one process at a time (a lock file) and holds, for each segment of a channel, three files
 //! in `segments/`: `<name>.ts`, its `.torrent` and its signed `.record`; `<name>` comes from the channel and the
@@ -13,6 +13,7 @@
 //! - Age is counted in media time, not by the clock on the wall, so a clock that is set does not empty the folder.
 
 mod error;
+mod pieces;
 mod recover;
 mod retention;
 mod segment;
@@ -26,6 +27,7 @@ use bytes::Bytes;
 use minuet_proto::{ChannelId, SegmentSeq, record::segment_file_name};
 
 pub use error::Error;
+pub use pieces::{MAX_SLOTS, PieceRing};
 pub use recover::Recovered;
 pub use retention::{Held, Retention};
 pub use segment::{OpenSegment, Sealed};

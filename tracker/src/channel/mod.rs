@@ -263,7 +263,7 @@ impl Channels {
         if !channel.window().place_state(&state)? {
             return Ok(Published::Known);
         }
-        let set = Change::SetState(state.clone());
+        let set = Change::SetState(Box::new(state.clone()));
         self.store.commit(evicted.map(Change::Forget).into_iter().chain([set]).collect()).await?;
         channel.window().set_state(state);
         channel.changes.send_modify(|changes| *changes += 1);

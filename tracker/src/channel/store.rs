@@ -67,7 +67,7 @@ pub enum Change {
     /// A record was accepted.
     Put(Box<SignedRecord>, Bytes),
     /// The channel's state was replaced.
-    SetState(SignedState),
+    SetState(Box<SignedState>),
     /// A record has left its window.
     Remove(ChannelId, SegmentSeq),
     /// The whole channel is forgotten.

@@ -392,6 +392,7 @@ pub(crate) mod tests {
                 segment_ms: 60_000,
                 title: String::new(),
                 listed: false,
+                origin: None,
             };
             SignedState::sign(&key(), state)
         };

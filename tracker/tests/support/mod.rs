@@ -94,6 +94,7 @@ impl Publisher {
             segment_ms: 60_000,
             title: title.into(),
             listed,
+            origin: None,
         };
         SignedState::sign(&self.key, state)
     }

@@ -5,7 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use minuet_proto::{Phase, SegmentSeq, SignedRecord};
+use minuet_node::mesh::MeshStats;
+use minuet_proto::{Phase, SegmentSeq};
 use minuet_swarm::SwarmStats;
 use serde_json::{Value, json};
 
@@ -25,12 +26,10 @@ pub struct Figures {
 #[derive(Debug, Default)]
 pub struct Inner {
     playout: Playout,
-    /// Media given to the player since the start.
-    given: Duration,
-    /// The segment that is being given, and the media given before it.
-    segment: Option<(SignedRecord, Duration)>,
-    /// Bytes of it given so far.
-    offset: u64,
+    /// The segment that is being given.
+    segment: Option<SegmentSeq>,
+    /// When the source got the last byte given, in Unix milliseconds.
+    ingest_ms: Option<u64>,
     /// When the last byte was given.
     last_write: Duration,
     /// A write is under way: the player has enough.
@@ -38,6 +37,7 @@ pub struct Inner {
     first_byte: Option<Duration>,
     segments_played: u64,
     segments_skipped: u64,
+    leaps: u64,
     gaps_ms: Vec<i64>,
     /// The newest segment known.
     pub newest: Option<SegmentSeq>,
@@ -67,6 +67,7 @@ pub struct Look {
     pub phase: Option<Phase>,
     first_byte: Option<Duration>,
     segments_played: u64,
+    leaps: u64,
 }
 
 impl Figures {
@@ -88,8 +89,8 @@ impl Figures {
             inner.playout.note(now);
         }
         Look {
-            segment: inner.segment.as_ref().map(|(record, _)| record.seq),
-            live_delay_ms: inner.ingest_ms().map(|ingest| now_ms.saturating_sub(ingest)),
+            segment: inner.segment,
+            live_delay_ms: inner.ingest_ms.map(|ingest| now_ms.saturating_sub(ingest)),
             buffer: inner.playout.buffer(now),
             lack: if inner.writing { Duration::ZERO } else { inner.playout.lack(now) },
             stalls: (inner.playout.stalls(), inner.playout.stalled(now)),
@@ -99,6 +100,7 @@ impl Figures {
             phase: inner.phase,
             first_byte: inner.first_byte,
             segments_played: inner.segments_played,
+            leaps: inner.leaps,
         }
     }
 
@@ -109,18 +111,17 @@ impl Figures {
 }
 
 impl Inner {
-    /// A segment's first bytes are about to be given.
-    pub fn begin(&mut self, record: &SignedRecord, now: Duration) {
-        if let Some((before, _)) = &self.segment
-            && before.seq.next() == record.seq
+    /// A segment's first bytes are about to be given. `source_gap_ms` is the time at the source between the last byte
+    /// of the segment before and the first of this one, where that is known.
+    pub fn begin(&mut self, segment: SegmentSeq, source_gap_ms: Option<u64>, now: Duration) {
+        if let Some(source) = source_gap_ms
+            && self.segment.is_some_and(|before| before.next() == segment)
             && self.gaps_ms.len() < MAX_GAPS
         {
             let here = i64::try_from((now - self.last_write).as_millis()).unwrap_or(i64::MAX);
-            let source = record.ingest_ms.saturating_sub(before.sealed_ms);
             self.gaps_ms.push(here.saturating_sub(i64::try_from(source).unwrap_or(i64::MAX)));
         }
-        self.segment = Some((record.clone(), self.given));
-        self.offset = 0;
+        self.segment = Some(segment);
     }
 
     /// A write begins: until it ends, the player has enough.
@@ -129,18 +130,20 @@ impl Inner {
         self.writing = true;
     }
 
-    /// `length` bytes have been given.
-    pub fn write_ends(&mut self, length: usize, now: Duration) {
+    /// Media has been given up to `position`, counted from the first media given; the source got its last byte at
+    /// `ingest_ms`, in Unix milliseconds.
+    pub fn write_ends(&mut self, position: Duration, ingest_ms: u64, now: Duration) {
         self.writing = false;
         self.playout.excuse(now);
         self.first_byte.get_or_insert(now);
         self.last_write = now;
-        self.offset += length as u64;
-        if let Some((record, before)) = &self.segment {
-            let share = self.offset as f64 / record.length as f64;
-            self.given = *before + Duration::from_millis(record.duration_ms).mul_f64(share.min(1.0));
-            self.playout.give(self.given, now);
-        }
+        self.ingest_ms = Some(ingest_ms);
+        self.playout.give(position, now);
+    }
+
+    /// The clock of the picture.
+    pub fn playout(&mut self) -> &mut Playout {
+        &mut self.playout
     }
 
     /// The segment has been given to its end.
@@ -148,40 +151,102 @@ impl Inner {
         self.segments_played += 1;
     }
 
+    /// Live playback left pieces out.
+    pub fn leapt(&mut self) {
+        self.leaps += 1;
+    }
+
     /// A segment is left out, or the rest of it.
     pub fn skipped(&mut self, count: u64) {
         self.segments_skipped += count;
     }
+}
 
-    /// When the source got the last byte given, in Unix milliseconds.
-    fn ingest_ms(&self) -> Option<u64> {
-        let (record, _) = self.segment.as_ref().filter(|_| self.first_byte.is_some())?;
-        let took = record.sealed_ms.saturating_sub(record.ingest_ms) as f64;
-        Some(record.ingest_ms + (took * self.offset as f64 / record.length as f64) as u64)
+/// Bytes since the start, and whom they went between; `None` is what the transport does not tell.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Traffic {
+    /// Other nodes connected.
+    pub peers: usize,
+    /// Media from the source.
+    pub from_source: u64,
+    /// Media from other viewers.
+    pub from_peers: u64,
+    /// Media from the HTTP origin.
+    pub from_http: u64,
+    /// Media passed on.
+    pub sent: u64,
+    /// All else that was sent and received to get and to pass on media.
+    pub control: Option<u64>,
+    /// Pieces that failed their hash.
+    pub corrupt: Option<u64>,
+}
+
+impl From<SwarmStats> for Traffic {
+    fn from(stats: SwarmStats) -> Self {
+        let SwarmStats { transfer, peers, .. } = stats;
+        Self {
+            peers,
+            from_source: transfer.from_source,
+            from_peers: transfer.from_peers,
+            sent: transfer.sent,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<MeshStats> for Traffic {
+    fn from(stats: MeshStats) -> Self {
+        let core = stats.core;
+        Self {
+            peers: stats.peers,
+            from_source: core.source_received,
+            from_peers: core.payload_received - core.source_received,
+            from_http: stats.http_bytes,
+            sent: core.payload_sent,
+            control: Some(core.control_sent + core.control_received),
+            corrupt: Some(core.pieces_corrupt),
+        }
+    }
+}
+
+impl std::ops::Add for Traffic {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            peers: self.peers + other.peers,
+            from_source: self.from_source + other.from_source,
+            from_peers: self.from_peers + other.from_peers,
+            from_http: self.from_http + other.from_http,
+            sent: self.sent + other.sent,
+            control: self.control.or(other.control),
+            corrupt: self.corrupt.or(other.corrupt),
+        }
     }
 }
 
 impl Look {
     /// One line of `--stats`, as the command-line contract names its fields. `null` is what plain BitTorrent does
     /// not tell: control traffic, and pieces that failed their hash.
-    pub fn to_json(&self, now_ms: u64, swarm: &SwarmStats) -> Value {
+    pub fn to_json(&self, now_ms: u64, traffic: &Traffic) -> Value {
         json!({
             "t_ms": now_ms,
             "segment": self.segment.map(|s| s.0),
             "live_delay_ms": self.live_delay_ms,
             "buffer_ms": u64::try_from(self.buffer.as_millis()).unwrap_or(u64::MAX),
-            "peers": swarm.peers,
-            "source_bytes": swarm.transfer.from_source,
-            "peer_bytes": swarm.transfer.from_peers,
-            "http_bytes": 0,
-            "upload_bytes": swarm.transfer.sent,
-            "control_bytes": null,
+            "peers": traffic.peers,
+            "source_bytes": traffic.from_source,
+            "peer_bytes": traffic.from_peers,
+            "http_bytes": traffic.from_http,
+            "upload_bytes": traffic.sent,
+            "control_bytes": traffic.control,
             "stalls": self.stalls.0,
             "stall_ms": u64::try_from(self.stalls.1.as_millis()).unwrap_or(u64::MAX),
-            "corrupt_pieces": null,
+            "corrupt_pieces": traffic.corrupt,
             "first_byte_ms": self.first_byte.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
             "segments_played": self.segments_played,
             "segments_skipped": self.skipped,
+            "leaps": self.leaps,
             "newest_segment": self.newest.map(|s| s.0),
         })
     }

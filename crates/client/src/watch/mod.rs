@@ -1,9 +1,11 @@
-//! `minuet watch`: follow the channel, join each minute's swarm ahead of time, play.
+//! `minuet watch`: join the live mesh, or each minute's swarm ahead of time, and play.
 
 mod console;
 mod figures;
 mod folder;
+mod live;
 mod minutes;
+mod packets;
 mod playback;
 mod playout;
 mod reporter;
@@ -13,6 +15,7 @@ use std::{
     collections::VecDeque,
     fs::File,
     io::{BufWriter, IsTerminal as _},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -21,16 +24,18 @@ use anyhow::{Context as _, bail};
 use minuet_node::{
     TrackerClient,
     follow::{Followed, Start, follow},
+    mesh::{Mesh, MeshOptions, MeshRole, MeshStart},
 };
-use minuet_proto::SignedState;
+use minuet_proto::{SignedState, mesh::Serial};
 use minuet_swarm::{Role, Swarm, SwarmOptions, Upload};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     console::Console,
-    figures::Figures,
+    figures::{Figures, Traffic},
     folder::Folder,
+    live::LivePlayback,
     minutes::Joiner,
     playback::{End, Playback},
     reporter::Reporter,
@@ -42,6 +47,9 @@ use crate::options::{Mode, Watch};
 const FIND_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long tasks may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pieces that a live viewer keeps and passes on: some 30 to 60 s.
+const LIVE_WINDOW: usize = 1024;
+
 /// Watches.
 pub fn main(options: Box<Watch>, verbose: u8) -> anyhow::Result<()> {
     let epoch = Instant::now();
@@ -54,7 +62,6 @@ pub fn main(options: Box<Watch>, verbose: u8) -> anyhow::Result<()> {
 }
 
 async fn run(options: Box<Watch>, console: Console, epoch: Instant) -> anyhow::Result<()> {
-    let Mode::Minute = options.mode;
     let trackers = trackers(&options)?;
     let to_player = !options.stdout && std::io::stdout().is_terminal();
     let stats = options.stats.as_deref().map(|path| {
@@ -64,36 +71,24 @@ async fn run(options: Box<Watch>, console: Console, epoch: Instant) -> anyhow::R
     });
     let stats = stats.transpose()?;
     let folder = Folder::open(options.data.as_deref())?;
-    let upload = match (options.no_upload, options.upload_limit) {
-        (true, _) => Upload::Never,
-        (false, None) => Upload::Unlimited,
-        (false, Some(rate)) => Upload::AtMost(u32::try_from(rate.bytes_per_s()).unwrap_or(u32::MAX)),
-    };
-    let swarm = SwarmOptions {
-        data_dir: folder.path().to_owned(),
-        listen: options.listen,
-        upload,
-        role: Role::Viewer,
-    };
-    let swarm = Arc::new(Swarm::start(swarm).await?);
+    let engine = Engine::start(&options, &trackers, folder.path()).await?;
     let figures = Arc::new(Figures::new(epoch));
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
     // Reports to the end, so it has a token of its own.
     let reporting = CancellationToken::new();
-    let reporter = Reporter { figures: Arc::clone(&figures), swarm: Arc::clone(&swarm), console, stats };
+    let reporter = Reporter { figures: Arc::clone(&figures), traffic: engine.traffic(), console, stats };
     let reporter = tokio::spawn(reporter.run(reporting.clone()));
 
-    let session = Session {
-        options,
-        trackers,
-        to_player,
-        swarm: Arc::clone(&swarm),
-        figures,
-        tasks: tasks.clone(),
-        cancel: cancel.clone(),
+    let session =
+        Session { options, trackers, to_player, figures, tasks: tasks.clone(), cancel: cancel.clone() };
+    let playing = async {
+        match &engine {
+            Engine::Live(mesh) => session.play_live(mesh).await,
+            Engine::Minutes(swarm) => session.play_minutes(swarm).await,
+        }
     };
     let done = tokio::select! {
-        done = session.play() => done,
+        done = playing => done,
         interrupted = interrupted() => interrupted.map(|()| tracing::info!("interrupted: leaving the swarm")),
     };
 
@@ -104,11 +99,79 @@ async fn run(options: Box<Watch>, console: Console, epoch: Instant) -> anyhow::R
     if tokio::time::timeout(END_TIMEOUT, tasks.wait()).await.is_err() {
         tracing::debug!("some tasks did not end in time");
     }
-    if let Some(swarm) = Arc::into_inner(swarm) {
-        swarm.stop().await;
-    }
+    engine.stop().await;
     drop(folder);
     done
+}
+
+/// Where the media comes from.
+enum Engine {
+    /// Pieces of the open minute, over the live mesh.
+    Live(Arc<Mesh>),
+    /// Finished minutes, over BitTorrent.
+    Minutes(Arc<Swarm>),
+}
+
+impl Engine {
+    async fn start(options: &Watch, trackers: &[TrackerClient], folder: &Path) -> anyhow::Result<Self> {
+        // What was on air a while ago is in finished minutes.
+        if options.mode == Mode::Live && options.start == Start::Live {
+            let mesh = MeshOptions {
+                channel: options.link.channel,
+                key: None,
+                role: MeshRole::Viewer,
+                start: MeshStart::Live,
+                target_delay: options.delay,
+                listen: options.listen,
+                upload_limit: options.upload_limit.map(|rate| rate.bytes_per_s()),
+                upload: !options.no_upload,
+                folder: folder.to_owned(),
+                window: LIVE_WINDOW,
+                first_serial: Serial(0),
+                trackers: trackers.to_vec(),
+            };
+            // Records come from the tracker.
+            let (mesh, _) = Mesh::start(mesh).await?;
+            return Ok(Self::Live(Arc::new(mesh)));
+        }
+        let upload = match (options.no_upload, options.upload_limit) {
+            (true, _) => Upload::Never,
+            (false, None) => Upload::Unlimited,
+            (false, Some(rate)) => Upload::AtMost(u32::try_from(rate.bytes_per_s()).unwrap_or(u32::MAX)),
+        };
+        let swarm =
+            SwarmOptions { data_dir: folder.to_owned(), listen: options.listen, upload, role: Role::Viewer };
+        Ok(Self::Minutes(Arc::new(Swarm::start(swarm).await?)))
+    }
+
+    fn traffic(&self) -> Box<dyn Fn() -> Traffic + Send + Sync> {
+        match self {
+            Self::Live(mesh) => {
+                let stats = mesh.watch_stats();
+                Box::new(move || (*stats.borrow()).into())
+            }
+            Self::Minutes(swarm) => {
+                // The reporter must not keep the swarm from ending.
+                let swarm = Arc::downgrade(swarm);
+                Box::new(move || swarm.upgrade().map(|swarm| swarm.stats().into()).unwrap_or_default())
+            }
+        }
+    }
+
+    async fn stop(self) {
+        match self {
+            Self::Live(mesh) => {
+                if let Some(mesh) = Arc::into_inner(mesh) {
+                    mesh.stop().await;
+                }
+            }
+            Self::Minutes(swarm) => {
+                if let Some(swarm) = Arc::into_inner(swarm) {
+                    swarm.stop().await;
+                }
+            }
+        }
+    }
 }
 
 /// The trackers of link and options, each once.
@@ -145,19 +208,108 @@ struct Session {
     options: Box<Watch>,
     trackers: Arc<[TrackerClient]>,
     to_player: bool,
-    swarm: Arc<Swarm>,
     figures: Arc<Figures>,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
 
 impl Session {
-    async fn play(self) -> anyhow::Result<()> {
+    async fn play_live(&self, mesh: &Arc<Mesh>) -> anyhow::Result<()> {
+        let (channel, delay) = (self.options.link.channel, self.options.delay);
+        let mut followed =
+            follow(channel, self.trackers.to_vec(), Start::Live, now_ms, &self.tasks, self.cancel.clone());
+        let (say_state, state) = watch::channel(None);
+        self.figures.lock().0.playout().set_head_start(live::head_start(delay));
+        let start = self.find_start(mesh, &mut followed, &say_state).await?;
+        let (player, sink) = self.open_sink(&state)?;
+        let closed = player.as_ref().map(|player| player.closed().clone());
+        let mut playback = LivePlayback {
+            mesh: Arc::clone(mesh),
+            state,
+            sink,
+            figures: Arc::clone(&self.figures),
+            delay,
+            give_up: self.options.give_up,
+        };
+        let following = async {
+            while let Some(news) = followed.recv().await {
+                self.take_live(news, mesh, &say_state).await;
+            }
+            std::future::pending::<()>().await
+        };
+        let end = tokio::select! {
+            end = playback.run(start) => end,
+            () = following => Ok(End::Closed),
+            () = until_closed(closed) => Ok(End::Closed),
+        };
+        // Nothing more for the player: it sees the end of its input.
+        drop(playback);
+        finish(end, player).await
+    }
+
+    /// Waits until the mesh knows where to begin; says why not when that takes too long.
+    async fn find_start(
+        &self,
+        mesh: &Mesh,
+        followed: &mut mpsc::Receiver<Followed>,
+        state: &watch::Sender<Option<SignedState>>,
+    ) -> anyhow::Result<Serial> {
+        let mut why =
+            "no node of the channel could be reached: the source may be down, or a firewall may block UDP; \
+                       --mode minute does without"
+                .to_owned();
+        let finding = async {
+            let start = live::find_start(mesh.window());
+            tokio::pin!(start);
+            loop {
+                tokio::select! {
+                    start = &mut start => return start,
+                    Some(news) = followed.recv() => {
+                        match &news {
+                            Followed::Failed(failure) => {
+                                why = self.why(failure);
+                                tracing::warn!("{why}; trying again");
+                            }
+                            _ => self.take_live(news, mesh, state).await,
+                        }
+                    }
+                }
+            }
+        };
+        match tokio::time::timeout(FIND_TIMEOUT, finding).await {
+            Ok(start) => Ok(start),
+            Err(_) => bail!("{why}"),
+        }
+    }
+
+    /// Takes in what following brought.
+    async fn take_live(&self, news: Followed, mesh: &Mesh, state: &watch::Sender<Option<SignedState>>) {
+        match news {
+            Followed::State(new) => {
+                self.figures.lock().0.phase = Some(new.phase);
+                let before = state.send_replace(Some(new.clone()));
+                if before.and_then(|before| before.origin.clone()) != new.origin {
+                    mesh.set_origin(new.origin.clone()).await;
+                }
+            }
+            Followed::Record(record) => {
+                self.figures.lock().0.newest = Some(record.seq);
+                mesh.record(record).await;
+            }
+            Followed::Joined(..) => {}
+            Followed::Failed(failure) => {
+                let (tracker, error) = &*failure;
+                tracing::debug!("{tracker} {error}; trying again, the stream goes on");
+            }
+        }
+    }
+
+    async fn play_minutes(&self, swarm: &Arc<Swarm>) -> anyhow::Result<()> {
         let (channel, start) = (self.options.link.channel, self.options.start);
         let mut followed =
             follow(channel, self.trackers.to_vec(), start, now_ms, &self.tasks, self.cancel.clone());
         let (mut joiner, minutes) = Joiner::new(
-            Arc::clone(&self.swarm),
+            Arc::clone(swarm),
             Arc::clone(&self.trackers),
             self.tasks.clone(),
             self.cancel.clone(),
@@ -166,24 +318,20 @@ impl Session {
         let first = self.find(&mut followed).await?;
         self.take(first, &mut joiner, &say_state).await;
 
-        let title = self.title(&state);
-        let closed = CancellationToken::new();
-        let (mut player, sink) = if self.to_player {
-            let (player, sink) = Player::start(&self.options.player, &title, closed.clone())?;
-            (Some(player), sink)
-        } else {
-            (None, Sink::stdout()?)
-        };
+        let (player, sink) = self.open_sink(&state)?;
+        let closed = player.as_ref().map(|player| player.closed().clone());
         let mut playback = Playback {
             minutes,
             state,
             sink,
-            swarm: Arc::clone(&self.swarm),
+            swarm: Arc::clone(swarm),
             figures: Arc::clone(&self.figures),
             passes_on: !self.options.no_upload,
             live: start == Start::Live,
             give_up: self.options.give_up,
             played: VecDeque::new(),
+            given: Duration::ZERO,
+            last: None,
         };
         let following = async {
             while let Some(news) = followed.recv().await {
@@ -196,27 +344,33 @@ impl Session {
         let end = tokio::select! {
             end = playback.run() => end,
             () = following => Ok(End::Closed),
-            () = closed.cancelled() => Ok(End::Closed),
+            () = until_closed(closed) => Ok(End::Closed),
         };
         // Nothing more for the player: it sees the end of its input.
         drop(playback);
-        match (end, player.take()) {
-            (Ok(End::Ended), Some(mut player)) => {
-                tracing::info!("the broadcast has ended");
-                player.wait().await
+        finish(end, player).await
+    }
+
+    /// Starts the player, or opens standard output.
+    fn open_sink(
+        &self,
+        state: &watch::Receiver<Option<SignedState>>,
+    ) -> anyhow::Result<(Option<Player>, Sink)> {
+        if !self.to_player {
+            return Ok((None, Sink::stdout()?));
+        }
+        let (player, sink) = Player::start(&self.options.player, &self.title(state))?;
+        Ok((Some(player), sink))
+    }
+
+    /// Why a tracker is of no use.
+    fn why(&self, failure: &(String, minuet_node::Error)) -> String {
+        let (tracker, error) = failure;
+        match error {
+            minuet_node::Error::Refused { status: 404, .. } => {
+                format!("{tracker} does not know the channel: check the link, or wait until it is on air")
             }
-            (Ok(End::Ended), None) => {
-                tracing::info!("the broadcast has ended");
-                Ok(())
-            }
-            (Ok(End::Closed), Some(player)) => player.stop().await,
-            (Ok(End::Closed), None) => Ok(()),
-            (Err(error), player) => {
-                if let Some(player) = player {
-                    let _ = player.stop().await;
-                }
-                Err(error)
-            }
+            _ => format!("{tracker} {error}"),
         }
     }
 
@@ -227,15 +381,7 @@ impl Session {
             while let Some(news) = followed.recv().await {
                 match news {
                     Followed::Failed(failure) => {
-                        let (tracker, error) = &*failure;
-                        why = match error {
-                            minuet_node::Error::Refused { status: 404, .. } => {
-                                format!(
-                                    "{tracker} does not know the channel: check the link, or wait until it is on air"
-                                )
-                            }
-                            _ => format!("{tracker} {error}"),
-                        };
+                        why = self.why(&failure);
                         tracing::warn!("{why}; trying again");
                     }
                     found => return Some(found),
@@ -277,5 +423,34 @@ impl Session {
     fn title(&self, state: &watch::Receiver<Option<SignedState>>) -> String {
         let said = state.borrow().as_ref().map(|state| state.title.clone()).filter(|title| !title.is_empty());
         said.or_else(|| self.options.link.title.clone()).unwrap_or_else(|| "Minuet".into())
+    }
+}
+
+/// Waits until the player is closed; for ever if there is none.
+async fn until_closed(closed: Option<CancellationToken>) {
+    match closed {
+        Some(closed) => closed.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends the player as fits what became of playback.
+async fn finish(end: anyhow::Result<End>, player: Option<Player>) -> anyhow::Result<()> {
+    match (end, player) {
+        (Ok(End::Ended), player) => {
+            tracing::info!("the broadcast has ended");
+            match player {
+                Some(mut player) => player.wait().await,
+                None => Ok(()),
+            }
+        }
+        (Ok(End::Closed), Some(player)) => player.stop().await,
+        (Ok(End::Closed), None) => Ok(()),
+        (Err(error), player) => {
+            if let Some(player) = player {
+                let _ = player.stop().await;
+            }
+            Err(error)
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use anyhow::bail;
 use minuet_node::{follow, units};
-use minuet_proto::{InfoHash, Phase, Record, SegmentSeq, SignedState};
+use minuet_proto::{InfoHash, Phase, Record, SegmentSeq, SignedRecord, SignedState};
 use minuet_swarm::{Files, Reader, Swarm};
 use tokio::{
     sync::{mpsc, watch},
@@ -65,6 +65,10 @@ pub struct Playback {
     pub give_up: Duration,
     /// Minutes that were played, and when they go.
     pub played: VecDeque<(InfoHash, Instant)>,
+    /// Media given before the minute that is being given.
+    pub given: Duration,
+    /// The minute given last.
+    pub last: Option<SignedRecord>,
 }
 
 /// What became of a minute.
@@ -240,16 +244,25 @@ impl Playback {
             {
                 let (mut figures, now) = self.figures.lock();
                 if offset == 0 {
-                    figures.begin(&record, now);
+                    let before = self.last.replace(record.clone());
+                    let gap = before.map(|before| record.ingest_ms.saturating_sub(before.sealed_ms));
+                    figures.begin(record.seq, gap, now);
                 }
                 figures.write_begins(now);
             }
             if self.sink.write(&buffer[..length]).await? == Written::Closed {
                 return Ok(Outcome::Closed);
             }
-            let (mut figures, now) = self.figures.lock();
-            figures.write_ends(length, now);
             offset += length as u64;
+            let share = (offset as f64 / record.length as f64).min(1.0);
+            let position = self.given + Duration::from_millis(record.duration_ms).mul_f64(share);
+            let took_ms = record.sealed_ms.saturating_sub(record.ingest_ms) as f64;
+            let (mut figures, now) = self.figures.lock();
+            figures.write_ends(position, record.ingest_ms + (took_ms * share) as u64, now);
+            drop(figures);
+            if offset == record.length {
+                self.given = position;
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! The playout clock: where the picture is, judged from what was given to the player and when. Pure.
 //!
-//! Model: playing starts with the first byte and runs in real time while media is there. When the clock reaches the
+//! Model: playing starts once a head start of media was given and runs in real time while media is there. When the clock reaches the
 //! end of what was given, it stands still until more comes: a stall. (A real player holds some media back before it
 //! starts, so it stalls later than this, never earlier.)
 
@@ -9,6 +9,8 @@ use std::time::Duration;
 /// Times are durations since any fixed moment; media positions are durations since the first media given.
 #[derive(Debug, Default)]
 pub struct Playout {
+    /// How much media must be given before playing starts.
+    head_start: Duration,
     /// When playing started.
     started: Option<Duration>,
     /// Media given so far.
@@ -20,8 +22,24 @@ pub struct Playout {
 }
 
 impl Playout {
+    /// Playing is to start once so much media was given.
+    pub fn set_head_start(&mut self, head_start: Duration) {
+        self.head_start = head_start;
+    }
+
+    /// How long it is until the media at `position` is played; zero for what should have been.
+    pub fn until(&self, position: Duration, now: Duration) -> Duration {
+        match self.started {
+            Some(started) => (started + self.stalled(now) + position).saturating_sub(now),
+            None => position,
+        }
+    }
+
     /// Media up to `position` has been given to the player at `now`.
     pub fn give(&mut self, position: Duration, now: Duration) {
+        if self.started.is_none() && position < self.head_start {
+            return;
+        }
         let started = *self.started.get_or_insert(now);
         let lack = self.lack(now);
         self.note(now);
@@ -111,6 +129,21 @@ mod tests {
         assert_eq!((clock.lack(ms(1450)), clock.stalled(ms(1450))), (ms(0), ms(400)));
         assert_eq!(clock.buffer(ms(1450)), ms(1000));
         assert_eq!(clock.stalls(), 1);
+    }
+
+    #[test]
+    fn playing_starts_with_its_head_start_and_every_place_is_due_from_then_on() {
+        let mut clock = Playout::default();
+        clock.set_head_start(ms(500));
+        clock.give(ms(100), ms(10));
+        assert!(!clock.has_started());
+        assert_eq!((clock.lack(ms(400)), clock.until(ms(300), ms(400))), (ms(0), ms(300)));
+        clock.give(ms(600), ms(1000));
+        assert_eq!((clock.until(ms(700), ms(1100)), clock.until(ms(50), ms(1100))), (ms(600), ms(0)));
+        // It stands still for 200 ms, so all later places are due as much later.
+        assert_eq!(clock.until(ms(700), ms(1800)), ms(100));
+        clock.give(ms(800), ms(1800));
+        assert_eq!(clock.until(ms(800), ms(1800)), ms(200));
     }
 
     #[test]

@@ -9,12 +9,11 @@ use std::{
 
 use minuet_node::units::Rate;
 use minuet_proto::Phase;
-use minuet_swarm::{Swarm, SwarmStats};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     console::Console,
-    figures::{Figures, Look},
+    figures::{Figures, Look, Traffic},
     now_ms,
 };
 
@@ -23,7 +22,7 @@ pub struct Reporter {
     /// The counts.
     pub figures: Arc<Figures>,
     /// The bytes.
-    pub swarm: Arc<Swarm>,
+    pub traffic: Box<dyn Fn() -> Traffic + Send + Sync>,
     /// Where the status goes.
     pub console: Console,
     /// `--stats`.
@@ -35,13 +34,13 @@ impl Reporter {
     pub async fn run(mut self, cancel: CancellationToken) {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
         let mut status = tokio::time::interval(self.console.interval());
-        let (mut before, mut before_at) = (SwarmStats::default(), tokio::time::Instant::now());
+        let (mut before, mut before_at) = (Traffic::default(), tokio::time::Instant::now());
         loop {
             tokio::select! {
                 () = cancel.cancelled() => break,
                 _ = seconds.tick() => self.line(false),
                 _ = status.tick() => {
-                    let (stats, elapsed) = (self.swarm.stats(), before_at.elapsed());
+                    let (stats, elapsed) = ((self.traffic)(), before_at.elapsed());
                     let look = self.figures.look(now_ms());
                     self.console.status(sentence(&look, &before, &stats, elapsed));
                     (before, before_at) = (stats, before_at + elapsed);
@@ -56,7 +55,7 @@ impl Reporter {
         let now_ms = now_ms();
         let look = self.figures.look(now_ms);
         let Some(out) = &mut self.stats else { return };
-        let mut line = look.to_json(now_ms, &self.swarm.stats());
+        let mut line = look.to_json(now_ms, &(self.traffic)());
         if summary {
             line["summary"] = true.into();
             line["handover_gap_ms"] = self.figures.gaps_ms().into();
@@ -68,8 +67,8 @@ impl Reporter {
     }
 }
 
-fn sentence(look: &Look, before: &SwarmStats, now: &SwarmStats, elapsed: Duration) -> String {
-    let received = |s: &SwarmStats| s.transfer.from_source + s.transfer.from_peers;
+fn sentence(look: &Look, before: &Traffic, now: &Traffic, elapsed: Duration) -> String {
+    let received = |t: &Traffic| t.from_source + t.from_peers + t.from_http;
     let rate = |from: u64, to: u64| {
         let per_s = to.saturating_sub(from) as f64 / elapsed.as_secs_f64().max(0.001);
         Rate::from_bytes_per_s(per_s as u64)
@@ -90,7 +89,7 @@ fn sentence(look: &Look, before: &SwarmStats, now: &SwarmStats, elapsed: Duratio
         look.buffer.as_secs_f64(),
         now.peers,
         rate(received(before), received(now)),
-        rate(before.transfer.sent, now.transfer.sent),
+        rate(before.sent, now.sent),
     );
     if look.stalls.0 > 0 || look.skipped > 0 {
         text += &format!(" · {} stalls, {} skipped", look.stalls.0, look.skipped);

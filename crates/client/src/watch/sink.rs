@@ -63,11 +63,12 @@ impl Sink {
 pub struct Player {
     ended: JoinHandle<anyhow::Result<()>>,
     kill: CancellationToken,
+    closed: CancellationToken,
 }
 
 impl Player {
-    /// Starts `command`; cancels `closed` when it ends.
-    pub fn start(command: &str, title: &str, closed: CancellationToken) -> anyhow::Result<(Self, Sink)> {
+    /// Starts `command`.
+    pub fn start(command: &str, title: &str) -> anyhow::Result<(Self, Sink)> {
         let Some(mut words) = shlex::split(command).filter(|words| !words.is_empty()) else {
             bail!("--player {command:?} is no command: name a program and its options");
         };
@@ -92,9 +93,14 @@ impl Player {
             _ => anyhow::anyhow!("the player {program} cannot be started: {error}"),
         })?;
         let input = child.stdin.take().context("the player has no standard input")?;
-        let kill = CancellationToken::new();
-        let ended = tokio::spawn(wait(child, program, kill.clone(), closed));
-        Ok((Self { ended, kill }, Sink::Player(input)))
+        let (kill, closed) = (CancellationToken::new(), CancellationToken::new());
+        let ended = tokio::spawn(wait(child, program, kill.clone(), closed.clone()));
+        Ok((Self { ended, kill, closed }, Sink::Player(input)))
+    }
+
+    /// Cancelled when it ends.
+    pub fn closed(&self) -> &CancellationToken {
+        &self.closed
     }
 
     /// Waits until it ends by itself: its user closes it, or it has played all. An error when it failed.

@@ -1,0 +1,221 @@
+//! Playing live: pieces of the minute that is still open, as the mesh brings them.
+//!
+//! Rules:
+//! 1. Playing begins at the random access point that the mesh chose, `--delay` or a little more behind the live edge.
+//!    Each piece is given to the player as soon as all before it are there: what the player has not played yet is its
+//!    buffer, and that is what the delay is for.
+//! 2. The picture's clock ([`Playout`](super::playout::Playout)) says when each piece is due, and the mesh is told.
+//! 3. The picture waits for a missing piece. When it has stood still for [`MAX_DRIFT`] in all, it is that much further
+//!    behind than was asked for, and it leaps: to the newest random access point behind the delay. So the delay holds
+//!    over hours, and a short hitch costs nothing that the viewer would miss.
+//! 4. Serials that the source never used (it was restarted) are passed over once a later piece is there and the picture
+//!    stands still.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::bail;
+use minuet_node::{
+    mesh::{LivePiece, LiveWindow, Mesh},
+    units,
+};
+use minuet_proto::{Phase, SignedState, mesh::Serial};
+use tokio::sync::watch;
+
+use super::{
+    figures::Figures,
+    packets::Packets,
+    playback::End,
+    sink::{Sink, Written},
+};
+
+/// How often a waiting playback looks at the clock.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long the picture may have stood still in all before it leaps to where it should be.
+const MAX_DRIFT: Duration = Duration::from_secs(2);
+/// How often the mesh is told where the player is.
+const TELL: Duration = Duration::from_secs(1);
+/// The picture runs once so much media was given, or half the delay if that is less: players, too, look at some media
+/// before they show any.
+const HEAD_START: Duration = Duration::from_millis(500);
+/// Where the source got nothing for so long, the media has a gap in time that no player plays.
+const SOURCE_GAP: Duration = Duration::from_secs(5);
+/// How long the last pieces of a broadcast that has ended may take to come.
+const END_GRACE: Duration = Duration::from_secs(5);
+
+/// Live playback of one channel.
+pub struct LivePlayback {
+    /// The mesh.
+    pub mesh: Arc<Mesh>,
+    /// The source's newest statement.
+    pub state: watch::Receiver<Option<SignedState>>,
+    /// Where the media goes.
+    pub sink: Sink,
+    /// The counts.
+    pub figures: Arc<Figures>,
+    /// `--delay`.
+    pub delay: Duration,
+    /// `--give-up`.
+    pub give_up: Duration,
+}
+
+/// Where playback stands.
+struct Position {
+    /// The piece to give next.
+    next: Serial,
+    /// The piece given last.
+    last: Option<LivePiece>,
+    /// Ingest time of the first piece, later by all gaps and leaps since: a piece's ingest time less this is its place
+    /// in the media that was given.
+    zero_ms: u64,
+    /// Time stood still that was made good by leaps, or was the source's.
+    forgiven: Duration,
+    packets: Packets,
+}
+
+impl Position {
+    /// A piece's place in the media given.
+    fn of(&self, piece: &LivePiece) -> Duration {
+        Duration::from_millis(piece.piece.ingest_ms.saturating_sub(self.zero_ms))
+    }
+}
+
+/// Waits until the mesh knows where to begin.
+pub async fn find_start(window: &LiveWindow) -> Serial {
+    let mut news = window.subscribe();
+    loop {
+        news.borrow_and_update();
+        match window.start() {
+            Some(start) => return start,
+            // The window outlives all who wait for it.
+            None => drop(news.changed().await),
+        }
+    }
+}
+
+impl LivePlayback {
+    /// Plays until the broadcast ends or the player is closed.
+    pub async fn run(&mut self, start: Serial) -> anyhow::Result<End> {
+        let window = Arc::clone(self.mesh.window());
+        let mut news = window.subscribe();
+        let zero_ms = window.get(start).map_or(0, |known| known.piece.ingest_ms);
+        let mut at = Position {
+            next: start,
+            last: None,
+            zero_ms,
+            forgiven: Duration::ZERO,
+            packets: Packets::default(),
+        };
+        let mut told: Option<Instant> = None;
+        let mut good = Instant::now();
+        loop {
+            news.borrow_and_update();
+            while let Some(known) = window.get(at.next).filter(|known| known.held) {
+                // Held, but its slot may have gone to a newer piece meanwhile.
+                let Some(bytes) = window.read(at.next) else { break };
+                if self.give(&mut at, known, &bytes).await? == Written::Closed {
+                    return Ok(End::Closed);
+                }
+                good = Instant::now();
+            }
+            if let Some(target) = self.leap(&window, &at) {
+                self.figures.lock().0.leapt();
+                tracing::info!("{} pieces did not come in time: playing on after them", target.0 - at.next.0);
+                at.next = target;
+                at.packets.leap();
+                told = None;
+                continue;
+            }
+            if told.is_none_or(|told| told.elapsed() >= TELL) {
+                told = Some(Instant::now());
+                self.tell(&window, &at).await;
+            }
+            let ended = self.state.borrow().as_ref().is_some_and(|state| state.phase == Phase::Ended);
+            let nothing_open = window.newest().is_none_or(|newest| newest.piece.serial < at.next);
+            if ended && good.elapsed() > if nothing_open { LOOK } else { END_GRACE } {
+                return Ok(End::Ended);
+            }
+            if good.elapsed() > self.give_up {
+                bail!(
+                    "nothing could be played for {}: the source is down, or no peer can be reached; try again later, \
+                     or wait longer with --give-up",
+                    units::show(self.give_up)
+                );
+            }
+            let _ = tokio::time::timeout(LOOK, news.changed()).await;
+        }
+    }
+
+    /// Gives a piece to the player.
+    async fn give(&mut self, at: &mut Position, known: LivePiece, bytes: &[u8]) -> anyhow::Result<Written> {
+        let ingest_ms = known.piece.ingest_ms;
+        let source_gap_ms = at.last.map(|last| ingest_ms.saturating_sub(last.piece.ingest_ms));
+        {
+            let (mut figures, now) = self.figures.lock();
+            let gap = Duration::from_millis(source_gap_ms.unwrap_or(0));
+            let leapt = at.last.is_some_and(|last| last.piece.serial.0 + 1 != known.piece.serial.0);
+            if gap > SOURCE_GAP || leapt {
+                at.zero_ms = at.zero_ms.saturating_add(source_gap_ms.unwrap_or(0));
+                at.forgiven = figures.playout().stalled(now);
+            }
+            let segment = known.piece.id.segment;
+            if at.last.is_none_or(|last| last.piece.id.segment != segment) {
+                if at.last.is_some() {
+                    figures.played();
+                }
+                figures.begin(segment, source_gap_ms.filter(|_| !leapt), now);
+            }
+            figures.write_begins(now);
+        }
+        let media = at.packets.next(bytes);
+        let written = self.sink.write(&media).await?;
+        let (mut figures, now) = self.figures.lock();
+        figures.write_ends(at.of(&known), ingest_ms, now);
+        drop(figures);
+        at.last = Some(known);
+        at.next = Serial(known.piece.serial.0 + 1);
+        Ok(written)
+    }
+
+    /// Where to go on, if not with the next piece.
+    fn leap(&self, window: &LiveWindow, at: &Position) -> Option<Serial> {
+        let newest = window.newest()?.piece;
+        let (lack, drift) = {
+            let (mut figures, now) = self.figures.lock();
+            let playout = figures.playout();
+            (playout.lack(now), playout.stalled(now).saturating_sub(at.forgiven))
+        };
+        if lack.is_zero() {
+            return None;
+        }
+        if drift >= MAX_DRIFT {
+            let delay_ms = u64::try_from(self.delay.as_millis()).unwrap_or(u64::MAX);
+            let target = window.random_access_before(newest.ingest_ms.saturating_sub(delay_ms));
+            if let Some(target) = target.map(|known| known.piece.serial).filter(|target| *target > at.next) {
+                return Some(target);
+            }
+        }
+        // The piece has left the window, or there never was one of this number.
+        let later = window.after(at.next).filter(|_| window.get(at.next).is_none())?;
+        later.held.then_some(later.piece.serial)
+    }
+
+    /// Tells the mesh when the next piece is due.
+    async fn tell(&self, window: &LiveWindow, at: &Position) {
+        let due = {
+            let (mut figures, now) = self.figures.lock();
+            // What is not known yet is due when what was given last has been played.
+            let known = window.get(at.next).or(at.last);
+            let position = known.map_or(Duration::ZERO, |known| at.of(&known));
+            Instant::now() + figures.playout().until(position, now)
+        };
+        self.mesh.playhead(at.next, due).await;
+    }
+}
+
+/// How much media must be given before the picture runs.
+pub fn head_start(delay: Duration) -> Duration {
+    HEAD_START.min(delay / 2)
+}

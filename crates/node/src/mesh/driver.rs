@@ -1,0 +1,505 @@
+//! The driver: owns the core and its links, and does what the core says.
+//!
+//! One task, fed by queues; nothing in it waits for a peer, a disk beyond the page cache, or whoever reads the window.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use iroh::endpoint::Connection;
+use minuet_mesh::{Direction, Input, LinkId, Node, Output, PieceRef, Role, Timestamp};
+use minuet_proto::{
+    ChannelId, PieceHash, PieceId, SignedRecord,
+    mesh::{Head, Message, NodeId, PeerInfo, Serial, SignedHead},
+};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    MeshStats,
+    early::EarlyBlocks,
+    endpoint::Transport,
+    link::{self, Link, LinkEvent, Opened},
+    live::LiveWindow,
+    origin::Origin,
+    reach::Reach,
+};
+
+/// Events of links that may wait for the driver; links that bring more are held up by their own flow control.
+pub(super) const EVENT_QUEUE: usize = 512;
+/// Events taken in before outputs are looked at.
+const BATCH: usize = 64;
+/// How often links that have not drained are looked at.
+const DRAIN_LOOK: Duration = Duration::from_millis(3);
+/// How often round trips are told to the core and figures are published.
+const REVIEW: Duration = Duration::from_millis(500);
+/// Part of an upload limit that packet headers, acknowledgements and packets sent again take, in per cent: measured at
+/// 8 Mbit/s each way. The core's limit is what is left.
+const OVERHEAD_PERCENT: u64 = 8;
+
+/// What a rate on the wire leaves for mesh messages.
+pub(super) fn message_rate(wire_bytes_per_s: u64) -> u64 {
+    wire_bytes_per_s.saturating_mul(100 - OVERHEAD_PERCENT) / 100
+}
+
+/// What the driver is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Source: a piece is complete.
+    Closed(ClosedPiece),
+    /// A signed record, verified.
+    Record(SignedRecord),
+    /// The tracker, or a list from an earlier run, named nodes.
+    Peers(Vec<PeerInfo>),
+    /// The tracker brought heads.
+    Heads(Vec<SignedHead>),
+    /// Where the player is.
+    Playhead { next: Serial, due: Instant },
+    /// Where late pieces may be had.
+    Origin(Option<Origin>),
+}
+
+/// A piece as the source closes it.
+#[derive(Debug, Clone)]
+pub struct ClosedPiece {
+    /// Segment and index.
+    pub id: PieceId,
+    /// SHA-1 of `data`.
+    pub hash: PieceHash,
+    /// When its last byte came in, Unix milliseconds.
+    pub ingest_ms: u64,
+    /// Whether a random access point starts in it.
+    pub random_access: bool,
+    /// Its bytes.
+    pub data: Bytes,
+}
+
+/// What becomes of work that the driver has given out.
+enum Done {
+    /// A dial or an incoming connection.
+    Opened { peer: Option<NodeId>, direction: Direction, opened: Option<Box<Opened>> },
+    /// A fetch from the HTTP origin.
+    Fetched { piece: PieceRef, bytes: Option<Bytes> },
+}
+
+/// Most connections that others open here and that are in their handshake.
+const MAX_ACCEPTING: usize = 64;
+/// Finished work that may wait for the driver.
+const DONE_QUEUE: usize = 64;
+
+/// The driver's state.
+pub(super) struct Driver {
+    node: Node,
+    channel: ChannelId,
+    epoch: Instant,
+    transport: Transport,
+    window: Arc<LiveWindow>,
+    links: HashMap<LinkId, Link>,
+    /// Blocks of links that came before their heads.
+    early: HashMap<LinkId, EarlyBlocks>,
+    next_link: u64,
+    next_serial: Serial,
+    origin: Option<Origin>,
+    http_bytes: u64,
+    /// Of links that are gone: bytes on the wire, sent and received.
+    past_wire: (u64, u64),
+    relayed: usize,
+    records: mpsc::Sender<SignedRecord>,
+    /// New heads, for who passes them on by other ways.
+    heads: broadcast::Sender<Head>,
+    stats: watch::Sender<MeshStats>,
+    events: (mpsc::Sender<LinkEvent>, mpsc::Receiver<LinkEvent>),
+    done: (mpsc::Sender<Done>, mpsc::Receiver<Done>),
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+impl Driver {
+    #[allow(clippy::too_many_arguments, reason = "all parts of a node meet here, once")]
+    pub fn new(
+        node: Node,
+        channel: ChannelId,
+        first_serial: Serial,
+        epoch: Instant,
+        transport: Transport,
+        window: Arc<LiveWindow>,
+        records: mpsc::Sender<SignedRecord>,
+        heads: broadcast::Sender<Head>,
+        stats: watch::Sender<MeshStats>,
+        tasks: TaskTracker,
+        cancel: CancellationToken,
+    ) -> Self {
+        Self {
+            node,
+            channel,
+            epoch,
+            transport,
+            window,
+            links: HashMap::new(),
+            early: HashMap::new(),
+            next_link: 0,
+            next_serial: first_serial,
+            origin: None,
+            http_bytes: 0,
+            past_wire: (0, 0),
+            relayed: 0,
+            records,
+            heads,
+            stats,
+            events: mpsc::channel(EVENT_QUEUE),
+            done: mpsc::channel(DONE_QUEUE),
+            tasks,
+            cancel,
+        }
+    }
+
+    /// Runs until cancelled, then takes leave of all neighbours.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        self.tasks.spawn(accept(
+            self.transport.clone(),
+            self.channel,
+            self.done.0.clone(),
+            self.tasks.clone(),
+            self.cancel.clone(),
+        ));
+        let mut review = tokio::time::interval(REVIEW);
+        review.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.do_outputs();
+            let now = self.now();
+            let core = self.node.poll_timeout().unwrap_or(now + REVIEW);
+            let draining = self.links.values().any(Link::is_draining);
+            let wake = if draining { core.min(now + DRAIN_LOOK) } else { core };
+            let wake = tokio::time::Instant::from_std(self.epoch + Duration::from_micros(wake.0));
+            tokio::select! {
+                () = self.cancel.cancelled() => break,
+                event = self.events.1.recv() => {
+                    // Never none: the driver holds a sender.
+                    let mut next = event;
+                    for _ in 0..BATCH {
+                        let Some(event) = next else { break };
+                        self.on_link_event(event);
+                        next = self.events.1.try_recv().ok();
+                    }
+                    if let Some(event) = next {
+                        self.on_link_event(event);
+                    }
+                }
+                done = self.done.1.recv() => {
+                    if let Some(done) = done {
+                        self.on_done(done);
+                    }
+                }
+                command = commands.recv() => match command {
+                    Some(command) => self.on_command(command),
+                    None => break,
+                },
+                _ = review.tick() => self.review(),
+                () = tokio::time::sleep_until(wake) => {
+                    self.report_drained();
+                    self.release_early();
+                    self.handle(Input::Timeout);
+                }
+            }
+        }
+        self.handle(Input::Leave);
+        self.do_outputs();
+        self.review();
+    }
+
+    fn now(&self) -> Timestamp {
+        let micros = self.epoch.elapsed().as_micros();
+        Timestamp(u64::try_from(micros).unwrap_or(u64::MAX))
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = self.now();
+        self.node.handle(input, now);
+    }
+
+    fn report_drained(&mut self) {
+        let now = self.now();
+        for (id, link) in &mut self.links {
+            let bytes = link.take_drained();
+            if bytes > 0 {
+                self.node.handle(Input::Drained { link: *id, bytes }, now);
+            }
+        }
+    }
+
+    fn on_link_event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Frame(link, Message::Block(block), payload) if self.links.contains_key(&link) => {
+                let known = self.window.knows(block.serial);
+                let now = self.now();
+                let early = self.early.entry(link).or_default();
+                if let Some((block, payload)) = early.take(block, payload, known, now) {
+                    self.handle(Input::Message { link, message: Message::Block(block), payload });
+                }
+            }
+            LinkEvent::Frame(link, message, payload) if self.links.contains_key(&link) => {
+                self.handle(Input::Message { link, message, payload });
+                self.do_outputs();
+                self.release_early();
+            }
+            LinkEvent::Malformed(link) if self.links.contains_key(&link) => {
+                self.handle(Input::Malformed { link });
+            }
+            LinkEvent::Down(link) => self.drop_link(link),
+            // Of a link that was hung up.
+            LinkEvent::Frame(..) | LinkEvent::Malformed(_) => {}
+        }
+        self.do_outputs();
+    }
+
+    /// Gives the core what need not wait for its head any longer.
+    fn release_early(&mut self) {
+        if self.early.values().all(EarlyBlocks::is_empty) {
+            return;
+        }
+        let now = self.now();
+        let links: Vec<LinkId> = self.early.keys().copied().collect();
+        for link in links {
+            while let Some(early) = self.early.get_mut(&link)
+                && let Some((block, payload)) = early.release(|block| self.window.knows(block.serial), now)
+            {
+                self.handle(Input::Message { link, message: Message::Block(block), payload });
+                self.do_outputs();
+            }
+        }
+    }
+
+    fn drop_link(&mut self, id: LinkId) {
+        self.early.remove(&id);
+        if let Some(link) = self.links.remove(&id) {
+            let (sent, received) = link.wire_bytes();
+            self.past_wire.0 += sent;
+            self.past_wire.1 += received;
+            self.handle(Input::LinkDown { link: id });
+        }
+    }
+
+    fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Opened { direction, opened: Some(opened), .. } => {
+                let id = LinkId(self.next_link);
+                self.next_link += 1;
+                let (peer, rtt) = (opened.peer, opened.rtt());
+                let link = opened.start(id, self.channel, self.events.0.clone(), &self.tasks, &self.cancel);
+                self.links.insert(id, link);
+                tracing::debug!("{id:?}: {direction:?} {peer:?}, round trip {} ms", rtt.as_millis());
+                self.handle(Input::LinkUp { link: id, peer, direction, rtt });
+            }
+            Done::Opened { peer: Some(peer), .. } => self.handle(Input::DialFailed { peer }),
+            Done::Opened { .. } => {}
+            Done::Fetched { piece, bytes } => {
+                let good = bytes.filter(|bytes| PieceHash::of(bytes) == piece.hash);
+                match good {
+                    Some(bytes) if self.window.keep(piece.serial, &bytes).is_ok() => {
+                        self.http_bytes += bytes.len() as u64;
+                        self.handle(Input::Stored { serial: piece.serial });
+                    }
+                    _ => self.handle(Input::HttpFailed { serial: piece.serial }),
+                }
+            }
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Closed(closed) => self.publish(closed),
+            Command::Record(record) => self.handle(Input::Record { record: record.encode() }),
+            Command::Peers(peers) => self.handle(Input::PeersLearned { peers }),
+            Command::Heads(heads) => {
+                for head in heads {
+                    self.handle(Input::Head { head });
+                }
+            }
+            Command::Playhead { next, due } => {
+                // A time before the epoch is past all the same.
+                let due = due.checked_duration_since(self.epoch).unwrap_or_default();
+                self.handle(Input::Playhead { next, due: Timestamp::ZERO + due });
+            }
+            Command::Origin(origin) => self.origin = origin,
+        }
+    }
+
+    fn publish(&mut self, closed: ClosedPiece) {
+        let ClosedPiece { id, hash, ingest_ms, random_access, data } = closed;
+        // At most the longest piece, which the ring checks.
+        let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        if let Err(error) = self.window.keep(self.next_serial, &data) {
+            tracing::error!("a piece is not shared live: {error}");
+            return;
+        }
+        self.next_serial.0 += 1;
+        self.handle(Input::PieceClosed { id, len, hash, ingest_ms, random_access });
+    }
+
+    fn do_outputs(&mut self) {
+        while let Some(output) = self.node.poll_output() {
+            match output {
+                Output::Send { link, message } => self.send(link, message),
+                Output::Dial { peer } => self.dial(peer),
+                Output::HangUp { link, reason, ban } => {
+                    if ban {
+                        tracing::info!("a peer is banned: {reason:?}");
+                    } else {
+                        tracing::debug!("{link:?} is hung up: {reason:?}");
+                    }
+                    self.drop_link(link);
+                }
+                Output::Verify { piece, blocks } => self.verify(piece, &blocks),
+                Output::Head(head) => {
+                    self.window.note_head(&head, self.node.role() == Role::Source);
+                    let _ = self.heads.send(head);
+                }
+                Output::Start { serial } => self.window.set_start(serial),
+                Output::FetchHttp { piece, .. } => self.fetch(piece),
+                Output::Record { record } => self.take_record(&record),
+                Output::Release { before } => self.window.forget_before(before),
+                Output::Equivocation { serial } => {
+                    tracing::warn!(
+                        "the source has said two things about piece {}; the first stands",
+                        serial.0
+                    );
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, id: LinkId, message: Message) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let mut frame = BytesMut::with_capacity(message.encoded_len() - message.payload_len());
+        message.encode(&mut frame);
+        let taken = match message {
+            Message::Block(block) => match self.window.read_part(block.serial, block.offset, block.len) {
+                Some(payload) => link.send_block(frame.freeze(), payload),
+                None => {
+                    tracing::error!("piece {} cannot be read back", block.serial.0);
+                    false
+                }
+            },
+            _ => link.send_control(frame.freeze()),
+        };
+        if !taken {
+            tracing::debug!("{id:?} takes no more");
+            self.drop_link(id);
+        }
+    }
+
+    fn verify(&mut self, piece: PieceRef, blocks: &[Bytes]) {
+        let mut bytes = BytesMut::with_capacity(piece.len as usize);
+        for block in blocks {
+            bytes.extend_from_slice(block);
+        }
+        let mut ok = PieceHash::of(&bytes) == piece.hash;
+        if ok && let Err(error) = self.window.keep(piece.serial, &bytes) {
+            tracing::error!("a piece cannot be kept: {error}");
+            ok = false;
+        }
+        self.handle(Input::Verified { serial: piece.serial, ok });
+    }
+
+    fn take_record(&mut self, record: &Bytes) {
+        match SignedRecord::decode(record, self.channel) {
+            Ok(record) => {
+                self.handle(Input::Record { record: record.encode() });
+                // Who follows records and lags this far behind finds them at the tracker.
+                let _ = self.records.try_send(record);
+            }
+            Err(error) => tracing::debug!("thrown away: {error}"),
+        }
+    }
+
+    fn dial(&mut self, peer: PeerInfo) {
+        let (transport, channel, done) = (self.transport.clone(), self.channel, self.done.0.clone());
+        let cancel = self.cancel.clone();
+        let dialling = async move {
+            let opened = match transport.dial(peer.node, &Reach::decode(&peer.address)).await {
+                Some(connection) => link::open(connection, channel, false).await,
+                None => None,
+            };
+            let opened = opened.map(Box::new);
+            let _ = done
+                .send(Done::Opened { peer: Some(peer.node), direction: Direction::Dialled, opened })
+                .await;
+        };
+        self.tasks.spawn(cancel.run_until_cancelled_owned(dialling));
+    }
+
+    fn fetch(&mut self, piece: PieceRef) {
+        let found = self.origin.clone().zip(self.window.offset(&piece));
+        let Some((origin, offset)) = found else {
+            return self.handle(Input::HttpFailed { serial: piece.serial });
+        };
+        let (channel, done, cancel) = (self.channel, self.done.0.clone(), self.cancel.clone());
+        let fetching = async move {
+            let bytes = origin.fetch(channel, piece, offset).await;
+            let _ = done.send(Done::Fetched { piece, bytes }).await;
+        };
+        self.tasks.spawn(cancel.run_until_cancelled_owned(fetching));
+    }
+
+    /// Tells the core of round trips, and readers of figures.
+    fn review(&mut self) {
+        let now = self.now();
+        let mut wire = self.past_wire;
+        self.relayed = 0;
+        for (id, link) in &self.links {
+            let path = link.path();
+            self.relayed += usize::from(path.relayed);
+            let (sent, received) = link.wire_bytes();
+            wire.0 += sent;
+            wire.1 += received;
+            if !path.rtt.is_zero() {
+                self.node.handle(Input::LinkRtt { link: *id, rtt: path.rtt }, now);
+            }
+        }
+        self.stats.send_replace(MeshStats {
+            core: *self.node.stats(),
+            peers: self.node.link_count(),
+            relayed: self.relayed,
+            http_bytes: self.http_bytes,
+            wire_sent: wire.0,
+            wire_received: wire.1,
+        });
+    }
+}
+
+/// Takes connections that others open, some handshakes at a time.
+async fn accept(
+    transport: Transport,
+    channel: ChannelId,
+    done: mpsc::Sender<Done>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+) {
+    let places = Arc::new(tokio::sync::Semaphore::new(MAX_ACCEPTING));
+    loop {
+        let place = match Arc::clone(&places).acquire_owned().await {
+            Ok(place) => place,
+            Err(_) => return,
+        };
+        let incoming = tokio::select! {
+            incoming = transport.incoming() => incoming,
+            () = cancel.cancelled() => return,
+        };
+        let Some(handshake) = incoming else { return };
+        let done = done.clone();
+        let opening = async move {
+            let connection: Option<Connection> = handshake.await;
+            if let Some(connection) = connection
+                && let Some(opened) = link::open(connection, channel, true).await
+            {
+                let opened = Some(Box::new(opened));
+                let _ = done.send(Done::Opened { peer: None, direction: Direction::Accepted, opened }).await;
+            }
+            drop(place);
+        };
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(opening));
+    }
+}

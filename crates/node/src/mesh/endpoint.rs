@@ -1,0 +1,180 @@
+//! The QUIC endpoint that links run over: iroh, with none but our own relay servers and no discovery service.
+//!
+//! Rule: nobody is contacted but who the tracker, a neighbour or the user named.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use iroh::{
+    Endpoint, EndpointAddr, EndpointId, RelayConfig, RelayMap, RelayMode, RelayUrl, SecretKey, TransportAddr,
+    Watcher as _,
+    endpoint::{Connection, QuicTransportConfig, VarInt, presets},
+};
+use minuet_proto::mesh::NodeId;
+
+use super::{Error, reach::Reach};
+
+/// Names the protocol in the handshake (RFC 7301). The number is that of the framing, not of the mesh messages, whose
+/// version is negotiated in Hello.
+pub(super) const ALPN: &[u8] = b"minuet-mesh/1";
+/// How long a dial may take.
+pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// After so long without a packet a link is down.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a peer may send on one stream before it is read: what one round trip of a fast link holds.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// The same for both streams of a link: the most memory that a peer can make this node hold unread.
+const LINK_WINDOW: u32 = 3 << 19;
+/// Bytes of a link that may wait in the transport, sent but not acknowledged or not sent yet.
+const SEND_WINDOW: u64 = 512 << 10;
+/// Streams that a peer may open: control and media.
+const STREAMS: u32 = 2;
+
+/// A bound endpoint. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Transport {
+    endpoint: Endpoint,
+}
+
+impl Transport {
+    /// Binds a UDP socket. `secret` is this node's own key.
+    pub async fn bind(listen: SocketAddr, secret: [u8; 32]) -> Result<Self, Error> {
+        let quic = QuicTransportConfig::builder()
+            .max_concurrent_uni_streams(VarInt::from_u32(STREAMS))
+            .max_concurrent_bidi_streams(VarInt::from_u32(0))
+            .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+            .receive_window(VarInt::from_u32(LINK_WINDOW))
+            .send_window(SEND_WINDOW)
+            // Cannot fail: the time is far below the limit.
+            .max_idle_timeout(IDLE_TIMEOUT.try_into().ok())
+            .datagram_receive_buffer_size(None)
+            .build();
+        let mut builder = Endpoint::builder(presets::Minimal)
+            .secret_key(SecretKey::from_bytes(&secret))
+            .alpns(vec![ALPN.to_vec()])
+            .transport_config(quic)
+            .relay_mode(RelayMode::Custom(RelayMap::empty()));
+        if !listen.ip().is_unspecified() {
+            builder = builder.clear_ip_transports();
+        }
+        let endpoint = builder
+            .bind_addr(listen)
+            .map_err(|error| Error::Bind { listen, reason: error.to_string() })?
+            .bind()
+            .await
+            .map_err(|error| Error::Bind { listen, reason: innermost(&error) })?;
+        Ok(Self { endpoint })
+    }
+
+    /// This node's public key.
+    pub fn id(&self) -> NodeId {
+        NodeId(*self.endpoint.id().as_bytes())
+    }
+
+    /// Where the endpoint listens.
+    pub fn bound(&self) -> Vec<SocketAddr> {
+        self.endpoint.bound_sockets()
+    }
+
+    /// How this node can be reached, as far as is known now.
+    pub fn reach(&self) -> Reach {
+        let addr = self.endpoint.addr();
+        let mut reach = Reach { relay: addr.relay_urls().next().map(ToString::to_string), addrs: Vec::new() };
+        reach.addrs.extend(addr.ip_addrs().copied());
+        // What may be of use far away goes first.
+        reach.addrs.sort_by_key(|addr| addr.ip().is_loopback());
+        reach
+    }
+
+    /// Waits until [`Transport::reach`] has changed.
+    pub async fn reach_changed(&self) {
+        let mut watcher = self.endpoint.watch_addr();
+        if watcher.updated().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Uses the relay server at `url` from now on.
+    pub async fn use_relay(&self, url: &str) -> Result<(), Error> {
+        let bad = |reason: String| Error::Relay { url: url.to_owned(), reason };
+        let parsed: RelayUrl = url.parse().map_err(|error| bad(format!("{error}")))?;
+        let config = RelayConfig::new(parsed.clone(), None);
+        self.endpoint.insert_relay(parsed, Arc::new(config)).await;
+        Ok(())
+    }
+
+    /// Opens a connection to `peer`.
+    pub async fn dial(&self, peer: NodeId, reach: &Reach) -> Option<Connection> {
+        let id = EndpointId::from_bytes(&peer.0).ok()?;
+        let relay = reach.relay.as_ref().and_then(|url| url.parse().ok()).map(TransportAddr::Relay);
+        let addrs = reach.addrs.iter().copied().map(TransportAddr::Ip).chain(relay);
+        let addr = EndpointAddr::from_parts(id, addrs);
+        if addr.is_empty() {
+            return None;
+        }
+        match tokio::time::timeout(DIAL_TIMEOUT, self.endpoint.connect(addr, ALPN)).await {
+            Ok(Ok(connection)) => Some(connection),
+            Ok(Err(error)) => {
+                tracing::debug!("cannot link with {peer:?}: {}", innermost(&error));
+                None
+            }
+            Err(_) => {
+                tracing::debug!("cannot link with {peer:?}: no answer");
+                None
+            }
+        }
+    }
+
+    /// The next connection that somebody opens here, once its handshake is over; none when the endpoint is closed.
+    pub async fn incoming(&self) -> Option<impl Future<Output = Option<Connection>> + use<>> {
+        let incoming = self.endpoint.accept().await?;
+        Some(async move {
+            let accepting = incoming.accept().ok()?;
+            tokio::time::timeout(DIAL_TIMEOUT, accepting).await.ok()?.ok()
+        })
+    }
+
+    /// Closes all connections and the socket.
+    pub async fn close(&self) {
+        self.endpoint.close().await;
+    }
+}
+
+/// The far end's key.
+pub(super) fn peer_of(connection: &Connection) -> NodeId {
+    NodeId(*connection.remote_id().as_bytes())
+}
+
+/// What the transport knows of a connection.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct PathFigures {
+    /// Smoothed round trip of the path in use.
+    pub rtt: Duration,
+    /// Whether it goes through a relay server.
+    pub relayed: bool,
+}
+
+/// Figures of the path in use.
+pub(super) fn path_figures(connection: &Connection) -> PathFigures {
+    let paths = connection.paths();
+    let path = paths.iter().find(|path| path.is_selected()).or_else(|| paths.iter().next());
+    path.map(|path| PathFigures { rtt: path.rtt(), relayed: path.is_relay() }).unwrap_or_default()
+}
+
+/// Bytes that a connection has given to the socket: UDP payload, all paths, everything included.
+pub(super) fn sent_bytes(connection: &Connection) -> u64 {
+    connection.stats().udp_tx.bytes
+}
+
+/// Bytes that came in from the socket, counted in the same way.
+pub(super) fn received_bytes(connection: &Connection) -> u64 {
+    connection.stats().udp_rx.bytes
+}
+
+/// The text of the innermost cause: the outer ones say only which layer it came through.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}

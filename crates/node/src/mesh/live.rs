@@ -1,0 +1,170 @@
+//! The live window: what the driver knows of the newest pieces, as players, recorders and HTTP servers read it.
+//!
+//! Bounded by the mesh's window: pieces that leave it are forgotten here, too.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use minuet_mesh::PieceRef;
+use minuet_proto::mesh::{Head, Serial};
+use minuet_store::PieceRing;
+use tokio::sync::watch;
+
+/// A piece that a verified head has named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LivePiece {
+    /// What is known of it.
+    pub piece: PieceRef,
+    /// Whether a random access point starts in it.
+    pub random_access: bool,
+    /// Whether its verified bytes are here.
+    pub held: bool,
+}
+
+/// The newest pieces of a channel. Shared between the driver, which fills it, and all who read.
+#[derive(Debug)]
+pub struct LiveWindow {
+    state: Mutex<State>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct State {
+    pieces: BTreeMap<Serial, LivePiece>,
+    ring: PieceRing,
+    start: Option<Serial>,
+}
+
+impl LiveWindow {
+    pub(super) fn new(ring: PieceRing) -> Self {
+        let state = Mutex::new(State { pieces: BTreeMap::new(), ring, start: None });
+        Self { state, changed: watch::Sender::new(()) }
+    }
+
+    /// Is told of every change.
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// The first piece to play, once the mesh knows enough to choose it.
+    pub fn start(&self) -> Option<Serial> {
+        self.lock().start
+    }
+
+    /// What is known of a piece.
+    pub fn get(&self, serial: Serial) -> Option<LivePiece> {
+        self.lock().pieces.get(&serial).copied()
+    }
+
+    /// Whether a head has named the piece, or it is older than all that is known.
+    pub(super) fn knows(&self, serial: Serial) -> bool {
+        let state = self.lock();
+        let oldest = state.pieces.first_key_value();
+        oldest.is_some_and(|(oldest, _)| serial < *oldest) || state.pieces.contains_key(&serial)
+    }
+
+    /// The newest piece that is known.
+    pub fn newest(&self) -> Option<LivePiece> {
+        self.lock().pieces.last_key_value().map(|(_, piece)| *piece)
+    }
+
+    /// The first known piece after `serial`.
+    pub fn after(&self, serial: Serial) -> Option<LivePiece> {
+        let after = Serial(serial.0.checked_add(1)?);
+        self.lock().pieces.range(after..).next().map(|(_, piece)| *piece)
+    }
+
+    /// The newest piece in which a random access point starts and which came in at `before_ms` or earlier, by the
+    /// source's clock.
+    pub fn random_access_before(&self, before_ms: u64) -> Option<LivePiece> {
+        let state = self.lock();
+        let mut back = state.pieces.values().rev();
+        back.find(|known| known.random_access && known.piece.ingest_ms <= before_ms).copied()
+    }
+
+    /// A verified piece's bytes.
+    pub fn read(&self, serial: Serial) -> Option<Bytes> {
+        self.lock().ring.piece(serial)
+    }
+
+    /// Part of a verified piece's bytes.
+    pub(super) fn read_part(&self, serial: Serial, offset: u32, len: u32) -> Option<Bytes> {
+        self.lock().ring.get(serial, offset, len)
+    }
+
+    /// All pieces known of a segment, in order. Those of a segment that was begun twice under one number (its source
+    /// was restarted) are those of the later beginning.
+    pub fn of_segment(&self, segment: minuet_proto::SegmentSeq) -> Vec<LivePiece> {
+        let state = self.lock();
+        let mut pieces: Vec<LivePiece> = Vec::new();
+        for known in state.pieces.values().filter(|known| known.piece.id.segment == segment) {
+            if pieces.last().is_some_and(|last| last.piece.id.piece >= known.piece.id.piece) {
+                pieces.clear();
+            }
+            pieces.push(*known);
+        }
+        pieces
+    }
+
+    /// Where a piece begins in its segment's file, in bytes. All pieces of a segment but the last have one length; a
+    /// piece that is the only one known of its segment may be that last one, so its place is not known.
+    pub fn offset(&self, piece: &PieceRef) -> Option<u64> {
+        let index = piece.id.piece.0;
+        if index == 0 {
+            return Some(0);
+        }
+        let pieces = self.of_segment(piece.id.segment);
+        let (first, last) = (pieces.first()?.piece, pieces.last()?.piece);
+        let length = if first.id.piece.0 < index {
+            first.len
+        } else if last.id.piece.0 > index {
+            piece.len
+        } else {
+            return None;
+        };
+        Some(u64::from(index) * u64::from(length))
+    }
+
+    pub(super) fn note_head(&self, head: &Head, held: bool) {
+        let mut state = self.lock();
+        for (serial, id, piece) in head.iter() {
+            let piece_ref =
+                PieceRef { serial, id, len: piece.len, hash: piece.hash, ingest_ms: piece.ingest_ms };
+            let known = LivePiece { piece: piece_ref, random_access: piece.random_access, held };
+            state.pieces.entry(serial).or_insert(known);
+        }
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    /// Keeps a verified piece.
+    pub(super) fn keep(&self, serial: Serial, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.lock();
+        state.ring.put(serial, bytes)?;
+        if let Some(known) = state.pieces.get_mut(&serial) {
+            known.held = true;
+        }
+        drop(state);
+        self.changed.send_replace(());
+        Ok(())
+    }
+
+    pub(super) fn set_start(&self, serial: Serial) {
+        self.lock().start = Some(serial);
+        self.changed.send_replace(());
+    }
+
+    pub(super) fn forget_before(&self, before: Serial) {
+        let mut state = self.lock();
+        state.pieces = state.pieces.split_off(&before);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each entry is whole by itself.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,248 @@
+//! The live mesh over real networks: the core ([`minuet_mesh`]) on QUIC links, with its pieces on disk.
+//!
+//! This module is the only one that names iroh. What others see: [`Mesh`] (a running node), [`LiveWindow`] (the newest
+//! pieces), [`MeshStats`].
+
+mod driver;
+mod early;
+mod endpoint;
+mod error;
+mod link;
+mod live;
+mod origin;
+mod reach;
+mod rendezvous;
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use minuet_mesh::{Config, HeadKey, Node, Role, Start, Timestamp};
+use minuet_proto::{
+    ChannelId, ChannelKey, SignedRecord,
+    mesh::{SIGNATURE_LEN, Serial},
+};
+use minuet_store::PieceRing;
+use reqwest::Url;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use driver::ClosedPiece;
+use driver::{Command, Driver};
+use endpoint::Transport;
+pub use error::Error;
+pub use live::{LivePiece, LiveWindow};
+pub use minuet_mesh::{Role as MeshRole, Start as MeshStart};
+use origin::Origin;
+pub use reach::Reach;
+
+use crate::TrackerClient;
+
+/// Commands that may wait for the driver. The source's pieces are among them: this many are some 30 s of a stream.
+const COMMAND_QUEUE: usize = 1024;
+/// Records from neighbours that may wait for who follows.
+const RECORD_QUEUE: usize = 16;
+/// Heads that may wait for who posts them; older ones are passed over.
+const HEAD_QUEUE: usize = 256;
+/// How long a node may take to take leave.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a node is told when it starts.
+#[derive(Debug, Clone)]
+pub struct MeshOptions {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The channel's key, at its source.
+    pub key: Option<ChannelKey>,
+    /// What the node is.
+    pub role: Role,
+    /// Where a viewer starts.
+    pub start: Start,
+    /// Distance to the live edge that a viewer aims at.
+    pub target_delay: Duration,
+    /// Where links are accepted, by UDP.
+    pub listen: SocketAddr,
+    /// Most that is sent, in bytes a second on the wire.
+    pub upload_limit: Option<u64>,
+    /// Whether media is passed on at all.
+    pub upload: bool,
+    /// Folder for the newest pieces.
+    pub folder: PathBuf,
+    /// Pieces that are kept and served: a power of two, at most [`minuet_store::MAX_SLOTS`].
+    pub window: usize,
+    /// Source: number of the first piece; above all that were ever given out.
+    pub first_serial: Serial,
+    /// Whom to ask for nodes.
+    pub trackers: Vec<TrackerClient>,
+}
+
+/// Figures of a node since its start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MeshStats {
+    /// What the core counts.
+    pub core: minuet_mesh::Stats,
+    /// Links.
+    pub peers: usize,
+    /// Of these, through a relay server.
+    pub relayed: usize,
+    /// Payload from the HTTP origin.
+    pub http_bytes: u64,
+    /// UDP payload sent over links, everything included.
+    pub wire_sent: u64,
+    /// UDP payload received over links, everything included.
+    pub wire_received: u64,
+}
+
+/// A running node. Dropping it ends it without leave; [`Mesh::stop`] takes leave first.
+#[derive(Debug)]
+pub struct Mesh {
+    commands: mpsc::Sender<Command>,
+    window: Arc<LiveWindow>,
+    stats: watch::Receiver<MeshStats>,
+    transport: Transport,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+/// Gives closed pieces to a source's mesh, from any thread. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct PiecePublisher(mpsc::Sender<Command>);
+
+impl PiecePublisher {
+    /// Hands a piece over. False if the mesh is too far behind to take it: viewers will lack that piece.
+    pub fn publish(&self, piece: ClosedPiece) -> bool {
+        self.0.try_send(Command::Closed(piece)).is_ok()
+    }
+}
+
+impl Mesh {
+    /// Starts a node. Records that neighbours bring come out of the receiver, verified.
+    pub async fn start(options: MeshOptions) -> Result<(Self, mpsc::Receiver<SignedRecord>), Error> {
+        let transport = Transport::bind(options.listen, rand::random()).await?;
+        let ring = PieceRing::new(&options.folder, options.window)
+            .map_err(|source| Error::Store { folder: options.folder.clone(), source })?;
+        let window = Arc::new(LiveWindow::new(ring));
+        let key = Arc::new(ChannelHeads { channel: options.channel, key: options.key.clone() });
+        let config = Config {
+            upload_limit: options.upload_limit.map(driver::message_rate),
+            upload: options.upload,
+            target_delay: options.target_delay,
+            start: options.start,
+            window: options.window,
+            first_serial: options.first_serial,
+            http_origin: options.role == Role::Viewer,
+            address: transport.reach().encode(),
+            ..Config::new(transport.id(), key)
+        };
+        let epoch = Instant::now();
+        let node = Node::new(config, options.role, rand::random(), Timestamp::ZERO);
+        let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
+        let (records, brought) = mpsc::channel(RECORD_QUEUE);
+        let (heads, _) = broadcast::channel(HEAD_QUEUE);
+        let (say_stats, stats) = watch::channel(MeshStats::default());
+        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let driver = Driver::new(
+            node,
+            options.channel,
+            options.first_serial,
+            epoch,
+            transport.clone(),
+            Arc::clone(&window),
+            records,
+            heads.clone(),
+            say_stats,
+            tasks.clone(),
+            cancel.clone(),
+        );
+        tasks.spawn(driver.run(queue));
+        for tracker in options.trackers.clone() {
+            let rendezvous =
+                rendezvous::Rendezvous::new(tracker.clone(), &options, transport.clone(), commands.clone());
+            tasks.spawn(rendezvous.run(cancel.clone()));
+            if let Some(key) = options.key.clone() {
+                tasks.spawn(rendezvous::post_heads(tracker, key, heads.subscribe(), cancel.clone()));
+            }
+        }
+        Ok((Self { commands, window, stats, transport, tasks, cancel }, brought))
+    }
+
+    /// The newest pieces.
+    pub fn window(&self) -> &Arc<LiveWindow> {
+        &self.window
+    }
+
+    /// Figures, renewed twice a second.
+    pub fn stats(&self) -> MeshStats {
+        *self.stats.borrow()
+    }
+
+    /// Figures as they are renewed.
+    pub fn watch_stats(&self) -> watch::Receiver<MeshStats> {
+        self.stats.clone()
+    }
+
+    /// Where links are accepted.
+    pub fn listen_addrs(&self) -> Vec<SocketAddr> {
+        self.transport.bound()
+    }
+
+    /// A way to give it closed pieces.
+    pub fn publisher(&self) -> PiecePublisher {
+        PiecePublisher(self.commands.clone())
+    }
+
+    /// Passes a signed record on to all neighbours.
+    pub async fn record(&self, record: SignedRecord) {
+        let _ = self.commands.send(Command::Record(record)).await;
+    }
+
+    /// Says where the player is: it needs piece `next` at `due`, and those after it by their ingest times.
+    pub async fn playhead(&self, next: Serial, due: Instant) {
+        let _ = self.commands.send(Command::Playhead { next, due }).await;
+    }
+
+    /// Names the HTTP origin, below which segments lie by their file names; none: there is none.
+    pub async fn set_origin(&self, base: Option<Url>) {
+        let origin = base.and_then(|base| {
+            let made = Origin::new(base);
+            made.inspect_err(|error| tracing::warn!("the HTTP origin is not used: {error}")).ok()
+        });
+        let _ = self.commands.send(Command::Origin(origin)).await;
+    }
+
+    /// Takes leave of all neighbours and ends.
+    pub async fn stop(self) {
+        self.cancel.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(LEAVE_TIMEOUT, self.tasks.wait()).await.is_err() {
+            tracing::debug!("some links did not end in time");
+        }
+        let _ = tokio::time::timeout(LEAVE_TIMEOUT, self.transport.close()).await;
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+/// The channel's key as heads use it.
+#[derive(Debug)]
+struct ChannelHeads {
+    channel: ChannelId,
+    key: Option<ChannelKey>,
+}
+
+impl HeadKey for ChannelHeads {
+    fn verify(&self, signed: &[u8], signature: &[u8; SIGNATURE_LEN]) -> bool {
+        minuet_proto::key::verify_bytes(&self.channel, signed, signature)
+    }
+
+    fn sign(&self, signed: &[u8]) -> [u8; SIGNATURE_LEN] {
+        self.key.as_ref().map_or([0; SIGNATURE_LEN], |key| key.sign_bytes(signed))
+    }
+}

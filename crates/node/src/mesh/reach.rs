@@ -1,0 +1,129 @@
+//! How a node is reached, in the bytes that the mesh passes on without reading
+//! ([`PeerInfo::address`](minuet_proto::mesh::PeerInfo)). Pure.
+//!
+//! A row of entries, each a type byte and its content: 4 and 6 are a socket address (IP, port, big-endian), 1 is the
+//! URL of a relay server behind its length in one byte. An entry of another type ends what is read. 256 bytes at most.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+
+/// Longest encoded form in bytes.
+const MAX_LEN: usize = 256;
+/// Most socket addresses of one node.
+pub const MAX_ADDRS: usize = 8;
+/// Longest URL of a relay server in bytes.
+const MAX_RELAY_LEN: usize = 100;
+
+const RELAY: u8 = 1;
+const V4: u8 = 4;
+const V6: u8 = 6;
+
+/// Where a node can be dialled.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// UDP addresses, the likeliest first.
+    pub addrs: Vec<SocketAddr>,
+    /// URL of the relay server that it is connected to.
+    pub relay: Option<String>,
+}
+
+impl Reach {
+    /// The encoded form. What does not fit is left out, the last addresses first.
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        if let Some(relay) = self.relay.as_ref().filter(|relay| relay.len() <= MAX_RELAY_LEN) {
+            out.put_u8(RELAY);
+            // At most MAX_RELAY_LEN.
+            out.put_u8(relay.len() as u8);
+            out.put_slice(relay.as_bytes());
+        }
+        for addr in self.addrs.iter().take(MAX_ADDRS) {
+            let len = if addr.is_ipv4() { 7 } else { 19 };
+            if out.len() + len > MAX_LEN {
+                break;
+            }
+            match addr.ip() {
+                IpAddr::V4(ip) => {
+                    out.put_u8(V4);
+                    out.put_slice(&ip.octets());
+                }
+                IpAddr::V6(ip) => {
+                    out.put_u8(V6);
+                    out.put_slice(&ip.octets());
+                }
+            }
+            out.put_u16(addr.port());
+        }
+        out.freeze()
+    }
+
+    /// What the bytes say, as far as they can be read. Addresses that cannot be anyone's are left out.
+    pub fn decode(bytes: &Bytes) -> Self {
+        let mut buf = bytes.slice(..bytes.len().min(MAX_LEN));
+        let mut reach = Self::default();
+        while buf.has_remaining() {
+            let addr = match buf.get_u8() {
+                RELAY if buf.remaining() > usize::from(buf[0]) => {
+                    let len = usize::from(buf.get_u8());
+                    let url = buf.split_to(len);
+                    if len <= MAX_RELAY_LEN && reach.relay.is_none() {
+                        reach.relay = std::str::from_utf8(&url).ok().map(str::to_owned);
+                    }
+                    continue;
+                }
+                V4 if buf.remaining() >= 6 => {
+                    let ip = Ipv4Addr::from_bits(buf.get_u32());
+                    SocketAddr::new(ip.into(), buf.get_u16())
+                }
+                V6 if buf.remaining() >= 18 => {
+                    let ip = Ipv6Addr::from_bits(buf.get_u128());
+                    SocketAddr::new(ip.into(), buf.get_u16())
+                }
+                _ => break,
+            };
+            let possible = addr.port() != 0 && !addr.ip().is_unspecified() && !addr.ip().is_multicast();
+            if possible && reach.addrs.len() < MAX_ADDRS && !reach.addrs.contains(&addr) {
+                reach.addrs.push(addr);
+            }
+        }
+        reach
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_address_survives_the_way() {
+        let reach = Reach {
+            addrs: vec!["192.0.2.7:4433".parse().unwrap(), "[2001:db8::1]:7".parse().unwrap()],
+            relay: Some("http://tracker.example:7070/".into()),
+        };
+        assert_eq!(Reach::decode(&reach.encode()), reach);
+        let many =
+            Reach { addrs: vec!["[2001:db8::1]:7".parse().unwrap(); 99], relay: Some("x".repeat(100)) };
+        assert!(many.encode().len() <= MAX_LEN);
+    }
+
+    #[test]
+    fn what_nobody_listens_on_is_left_out() {
+        let reach = Reach {
+            addrs: ["0.0.0.0:7", "192.0.2.7:0", "224.0.0.1:7"].map(|a| a.parse().unwrap()).to_vec(),
+            relay: None,
+        };
+        assert_eq!(Reach::decode(&reach.encode()), Reach::default());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let reach = Reach::decode(&bytes.into());
+            prop_assert!(reach.addrs.len() <= MAX_ADDRS);
+            prop_assert_eq!(Reach::decode(&reach.encode()), reach);
+        }
+    }
+}
