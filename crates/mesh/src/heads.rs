@@ -127,7 +127,7 @@ impl Node {
         }
         self.out.push_back(Output::Head(head));
         if from.is_some() {
-            // Answers come newest first; what the driver brings may not, so that waits for a neighbour's hello.
+            // Answers come newest first; what the driver brings may not, so that waits for a neighbour's bitmap.
             self.try_start(now);
         }
         self.extend_wanted(now);

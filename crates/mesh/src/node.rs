@@ -275,7 +275,7 @@ impl Node {
             Message::DontHave(serials) => self.on_dont_have(from, &serials, now),
             Message::Head(head) => self.on_head(Some(from), head, now),
             Message::GetHeads { first, count } => self.on_get_heads(from, first, count, now),
-            Message::Hello(hello) => self.on_hello(from, hello, now),
+            Message::Hello(hello) => self.on_hello(from, hello),
             Message::Bitfield(window) => self.on_bitfield(from, window, now),
             Message::Record(record) => {
                 if !self.records.contains(&record) {
@@ -325,13 +325,12 @@ impl Node {
         Window { first: Serial(first), bits: bits.into() }
     }
 
-    fn on_hello(&mut self, from: Slab, hello: Hello, now: Timestamp) {
+    fn on_hello(&mut self, from: Slab, hello: Hello) {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         neighbour.greeted = true;
         neighbour.flags = hello.flags;
         neighbour.upload_kbps = hello.upload_kbps;
         self.guess_latency(from);
-        self.try_start(now);
     }
 
     fn on_bitfield(&mut self, from: Slab, window: Window, now: Timestamp) {
@@ -353,6 +352,7 @@ impl Node {
         if self.role != Role::Source && (!self.window.anchored() || self.window.edge() + AHEAD / 2 < edge) {
             self.ask_heads(from, edge.saturating_sub(HEADS_BEHIND), edge + AHEAD, now);
         }
+        self.try_start(now);
         self.ask_more(from, now);
     }
 
@@ -362,6 +362,7 @@ impl Node {
         }
         let before = self.playback.next.unwrap_or(0).max(self.window.base());
         self.playback.set(next.0, due, &self.window);
+        self.playback.playing = true;
         for serial in before..next.0.min(self.window.end()) {
             self.window.wanted.clear(serial);
         }
@@ -382,6 +383,7 @@ impl Node {
             self.config.start,
             self.config.target_delay,
             now.since(since),
+            self.neighbours.iter().filter(|(_, n)| n.newest > 0).count(),
             &self.window,
         );
         if let Some(serial) = start {

@@ -293,7 +293,8 @@ impl Node {
         let mut best: Option<((u64, u16, u64, u32), u64)> = None;
         for serial in neighbour.has.iter_both(&self.window.wanted, from, to) {
             let slot = self.window.slot(serial);
-            let due = self.playback.due(serial, &self.window).filter(|due| *due < now + SOON);
+            let missed = self.playback.missed(serial, &self.window, now);
+            let due = self.playback.due(serial, &self.window).filter(|due| !missed && *due < now + SOON);
             if (slow || neighbour.flags.source && slot.copies > 1) && due.is_none() {
                 continue;
             }
@@ -301,6 +302,7 @@ impl Node {
                 PickOrder::RarestNewest => (slot.copies, u64::MAX - serial),
                 PickOrder::InOrder => (0, serial),
             };
+            let copies = if missed { u16::MAX } else { copies };
             let rank = (due.map_or(u64::MAX, |d| d.0), copies, order, self.rng.random::<u32>());
             if best.is_none_or(|(b, _)| rank < b) {
                 best = Some((rank, serial));
@@ -315,6 +317,7 @@ impl Node {
         let due_in_ms = self
             .playback
             .due(serial, &self.window)
+            .filter(|due| !self.playback.playing || *due > now)
             .map_or(0, |due| (due.since(now).as_millis() as u32).max(1));
         let Some(neighbour) = self.neighbours.get_mut(of) else { return };
         neighbour.asked.push(Asked {
@@ -548,6 +551,9 @@ impl Node {
             }
             let due = self.playback.due(serial, &self.window);
             let late = due.is_some_and(|due| due < now + SOON);
+            if self.playback.missed(serial, &self.window, now) {
+                continue;
+            }
             let age = now.since(self.window.slot(serial).since);
             self.ask_somebody(serial, late || age > DEFER, now);
         }
@@ -601,6 +607,7 @@ impl Node {
             for asked in &neighbour.asked {
                 if asked.received == 0
                     && self.window.slot(asked.serial).asked == 1
+                    && !self.playback.missed(asked.serial, &self.window, now)
                     && self.playback.due(asked.serial, &self.window).is_some_and(|due| due < now + LATE)
                 {
                     late.push(asked.serial);

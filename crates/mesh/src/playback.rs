@@ -8,11 +8,19 @@ use std::time::Duration;
 use crate::window::PieceWindow;
 use crate::{Start, Timestamp};
 
+/// So many neighbours tell what can be had.
+const ENOUGH: usize = 3;
+/// Heads that are asked for arrive newest first and within this time, and so do neighbours' bitmaps; what is known
+/// then is all there is.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 #[derive(Debug, Default)]
 pub(crate) struct Playback {
     /// First piece that is still to be played; `None` until a start is chosen.
     pub next: Option<u64>,
     anchor: Option<Anchor>,
+    /// The player has said where it is; until then nothing is too late.
+    pub playing: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -45,15 +53,20 @@ impl Playback {
         })
     }
 
-    /// Where to start, once that can be told. `waited` is the time since the first head came.
+    /// Whether the player has passed `serial` by now: it is of use to others only.
+    pub fn missed(&mut self, serial: u64, window: &PieceWindow, now: Timestamp) -> bool {
+        self.playing && self.due(serial, window).is_some_and(|due| due < now)
+    }
+
+    /// Where to start, once that can be told. `waited` is the time since the first head came, `heard_of` the number
+    /// of neighbours that have said what they hold.
     pub fn choose_start(
         start: Start,
         target_delay: Duration,
         waited: Duration,
+        heard_of: usize,
         window: &PieceWindow,
     ) -> Option<u64> {
-        /// Heads that are asked for arrive newest first and within this time; what is known then is all there is.
-        const PATIENCE: Duration = Duration::from_millis(500);
         let newest_ms = window.known(window.edge().checked_sub(1)?)?.piece.ingest_ms;
         let behind = match start {
             Start::Live => target_delay,
@@ -61,8 +74,22 @@ impl Playback {
             Start::Oldest => Duration::MAX,
         };
         let behind_ms = u64::try_from(behind.as_millis()).unwrap_or(u64::MAX);
-        let found = newest_ms.checked_sub(behind_ms).and_then(|before| window.random_access_before(before));
-        let found = if found.is_none() && waited >= PATIENCE { window.oldest_random_access() } else { found };
-        found.map(|serial| serial.0)
+        let before_ms = newest_ms.checked_sub(behind_ms);
+        let held = |serial: u64| window.slot(serial).copies > 0 || window.held.get(serial);
+        let wished = before_ms.and_then(|before| window.random_access_before(before, |_| true));
+        if wished.is_some_and(|wished| held(wished.0)) {
+            return wished.map(|serial| serial.0);
+        }
+        if heard_of >= ENOUGH || waited >= PATIENCE {
+            // In a crowd neighbours may all be a little behind: a picture now, rather than one a little newer.
+            let before = before_ms.unwrap_or(0);
+            if let Some(nearest) = window.random_access_before(before, held) {
+                return Some(nearest.0);
+            }
+        }
+        if waited < PATIENCE {
+            return None;
+        }
+        wished.or_else(|| window.oldest_random_access()).map(|serial| serial.0)
     }
 }

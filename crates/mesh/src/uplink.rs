@@ -8,8 +8,8 @@
 //! 3. *Most good first.* What is about to be due at those who have been here for a while; a newcomer's first
 //!    piece, so that it has a picture and something to give; rare pieces, since one copy of such a piece lets many
 //!    others be made: if what is due came before them, a crowd that lacks everything would stop the live edge for
-//!    all; then the rest, newcomers after the others, and riders last. So a crowd at the door lives on what those
-//!    inside leave. In each class the fewest copies among the neighbours and the newest first, of what is not rare
+//!    all; what is due at newcomers, for a part of the uplink; then the rest, newcomers after the others, and riders
+//!    last. So a single newcomer lacks nothing, and a crowd at the door lives on what those inside leave. In each class the fewest copies among the neighbours and the newest first, of what is not rare
 //!    the oldest, so that nobody waits long for what most have. A fresh piece to push interrupts one that most have.
 //! 4. *Short queues, and an answer to each request.* At most [`MAX_WAITING`] requests wait, none longer than
 //!    [`HOLD`]; what would be served last is turned away at once, so that it is asked of an idle holder instead.
@@ -46,6 +46,11 @@ const URGENT: Duration = Duration::from_millis(900);
 
 /// A newcomer's piece that is due within this time is the one that its picture waits for.
 const FIRST: Duration = Duration::from_millis(150);
+/// What is due soon at newcomers goes before what others are in no hurry for, as long as the others have had so
+/// many times as much, …
+const GUEST_SHARE: i64 = 3;
+/// … give or take this many bytes.
+const GUEST_CREDIT: i64 = 128 * 1024;
 /// A request that was not served for so long is turned away. So each request is answered soon, by blocks or by a
 /// word, and who leaves requests without an answer is not merely busy.
 const HOLD: Duration = Duration::from_millis(400);
@@ -65,6 +70,8 @@ pub(crate) struct Uplink {
     log: VecDeque<(Timestamp, u64)>,
     logged: u64,
     undrained: u64,
+    /// Media bytes that newcomers may still have before others.
+    guest_credit: i64,
     /// Control messages that wait for room under the limit.
     backlog: VecDeque<(LinkId, Message)>,
     /// When the limit allows to go on.
@@ -81,6 +88,7 @@ impl Uplink {
             log: VecDeque::new(),
             logged: 0,
             undrained: 0,
+            guest_credit: GUEST_CREDIT,
             backlog: VecDeque::new(),
             timer: None,
             idle_timer: None,
@@ -254,11 +262,12 @@ impl Node {
             (Standing::Giver, true) => 1,
             (Standing::Newcomer, true) if first => 2,
             (Standing::Giver | Standing::Newcomer, _) if rare => FRESH_CLASS,
-            (Standing::Giver, false) => 4,
-            (Standing::Newcomer, true) => 5,
-            (Standing::Newcomer, false) => 6,
-            (Standing::Rider, true) => 7,
-            (Standing::Rider, false) => 8,
+            (Standing::Newcomer, true) if self.uplink.guest_credit > 0 => 4,
+            (Standing::Giver, false) => 5,
+            (Standing::Newcomer, true) => 6,
+            (Standing::Newcomer, false) => 7,
+            (Standing::Rider, true) => 8,
+            (Standing::Rider, false) => 9,
         };
         let hop = hop_us(neighbour) as u32;
         if rare { (class, copies, u64::MAX - want.serial, hop) } else { (class, u16::MAX, want.serial, hop) }
@@ -332,6 +341,10 @@ impl Node {
         }
         let Some(neighbour) = self.neighbours.get_mut(to) else { return };
         let len = self.uplink.block_len().min(piece_len - offset);
+        let newcomer = contribution::standing(neighbour, now) == Standing::Newcomer;
+        let credit = if newcomer { -i64::from(len) } else { i64::from(len) / GUEST_SHARE };
+        let credit = (self.uplink.guest_credit + credit).clamp(-GUEST_CREDIT, GUEST_CREDIT);
+        self.uplink.guest_credit = credit;
         neighbour.wants[index].sent += len;
         if neighbour.wants[index].sent == piece_len {
             neighbour.wants.swap_remove(index);

@@ -1,7 +1,7 @@
 //! The players, and what is measured at them.
 //!
-//! Player model: a viewer holds a fixed delay behind ingest, the target delay or what its first piece
-//! had when it came, if that is more. Each piece is due at its ingest plus that delay; one that is
+//! Player model: a player shows the first picture [`START_UP`] after its first piece came, and then holds a fixed
+//! delay behind ingest: the target delay, or what it has by then if that is more. Each piece is due at its ingest plus that delay; one that is
 //! not verified by then is skipped, and a row of such pieces is one stall. (A player that waits
 //! instead would have all later pieces due later: this is the stricter count.)
 
@@ -15,6 +15,9 @@ use crate::{
 
 /// Distance to the live edge that players aim at.
 pub const TARGET_DELAY: Micros = 4 * SECOND;
+/// From a player's first bytes to its first picture: it has to find out what the stream consists of (ffmpeg's
+/// probing of MPEG-TS), and decodes.
+pub const START_UP: Micros = 500 * MILLISECOND;
 /// Spread and gaps at a viewer count from this long after it joined.
 pub const SETTLE: Micros = 5 * SECOND;
 /// Largest value that a histogram holds.
@@ -193,7 +196,8 @@ impl Audience {
     fn play(&mut self, node: NodeId, position: usize, now: Micros) {
         let Some(Some(viewer)) = self.viewers.get_mut(node.index()) else { return };
         viewer.joined_after = Some(now - viewer.joined);
-        viewer.delay = Some(TARGET_DELAY.max(now.saturating_sub(self.pieces[position].closes_at)));
+        let shown = now + START_UP;
+        viewer.delay = Some(TARGET_DELAY.max(shown.saturating_sub(self.pieces[position].closes_at)));
     }
 
     /// Settles all pieces that were due before `now`.
@@ -209,6 +213,7 @@ impl Audience {
                 break;
             }
             let held = viewer.holds(viewer.next_due);
+            if !held && std::env::var("DBG").is_ok() && viewer.guarded { eprintln!("DBG stall node {} piece {} due {}", node.0, viewer.next_due, due); }
             viewer.due += 1;
             viewer.in_time += u64::from(held);
             viewer.stalls += u64::from(!held && !viewer.in_stall);
