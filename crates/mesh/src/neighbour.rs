@@ -77,7 +77,7 @@ pub(crate) struct Neighbour {
     pub delivered: Timestamp,
     /// It turned a request away: it is not asked before this time.
     pub busy_until: Timestamp,
-    /// Requests in a row that it left without any answer, although it went on talking.
+    /// Requests since its last piece that it left without any answer, although it went on talking.
     pub unanswered: u32,
     /// Pieces in a row that it began to send and did not end.
     pub broken_off: u32,

@@ -83,6 +83,7 @@ pub struct Node {
     pub(crate) heads_asked_at: Option<Timestamp>,
     /// How long a neighbour may say nothing before it is not counted on.
     pub(crate) quiet_after: Duration,
+    pub(crate) retractions: flood::Retractions,
     pub(crate) leaving: bool,
     /// Records passed on, newest last.
     records: VecDeque<Bytes>,
@@ -120,6 +121,7 @@ impl Node {
             edge_at: now,
             heads_asked_at: None,
             quiet_after: crate::neighbour::QUIET,
+            retractions: flood::Retractions::new(now),
             leaving: false,
             records: VecDeque::new(),
             next_tick,

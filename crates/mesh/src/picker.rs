@@ -47,6 +47,8 @@ const MIN_PATIENCE_US: f32 = 600_000.0;
 const MAX_PATIENCE_US: f32 = 4_000_000.0;
 /// A piece that has begun to come and then does not go on is given up after this time.
 const STALL: Duration = Duration::from_millis(400);
+/// Who promised one of so many newest pieces has it in its window as well.
+const RECENT: u64 = 128;
 /// A neighbour that turned a request away is not asked for so long.
 const BUSY: Duration = Duration::from_millis(100);
 /// An offer is taken if the piece can be here within this time.
@@ -55,8 +57,8 @@ const MAX_HOP_US: f32 = 150_000.0;
 const QUIET_PATIENCE: Duration = Duration::from_millis(300);
 /// Who is there has answered a request by this time beyond a round trip: it turns away what it cannot serve.
 const ANSWER: Duration = Duration::from_millis(500);
-/// A neighbour counts as a liar after so many requests in a row that it left without an answer while it went on
-/// talking, and so long without a piece.
+/// A neighbour counts as a liar after so many requests that it left without an answer while it went on talking,
+/// and so long without a piece.
 const MAX_FAILURES: u32 = 5;
 /// The same for one that has never delivered.
 const MAX_FAILURES_UNPROVEN: u32 = 3;
@@ -130,10 +132,15 @@ impl Node {
     }
 
     pub(crate) fn on_dont_have(&mut self, from: Slab, serials: &[Serial], now: Timestamp) {
-        if let Some(neighbour) = self.neighbours.get_mut(from) {
-            neighbour.unanswered = 0;
-        }
         for serial in serials {
+            let recent = serial.0 + RECENT > self.window.edge();
+            let asked = |n: &crate::neighbour::Neighbour| n.asked.iter().any(|a| a.serial == serial.0);
+            if recent
+                && self.neighbours.get(from).is_some_and(asked)
+                && self.charge_flood(from, price::BROKEN_PROMISE, now)
+            {
+                return;
+            }
             self.drop_holder(from, serial.0);
             self.unask(from, serial.0, now);
         }
@@ -143,7 +150,6 @@ impl Node {
     pub(crate) fn on_reject(&mut self, from: Slab, serial: Serial, now: Timestamp) {
         if let Some(neighbour) = self.neighbours.get_mut(from) {
             neighbour.busy_until = now + BUSY;
-            neighbour.unanswered = 0;
         }
         self.unask(from, serial.0, now);
     }
@@ -181,6 +187,7 @@ impl Node {
         }
         if slot.promised {
             slot.promised = false;
+            self.retractions.note(now);
             self.retract(serial, now);
         }
         if serial >= first && serial < self.wanted_to {
@@ -521,8 +528,9 @@ impl Node {
     /// Tells all neighbours that a piece is here or coming: those who lack it may ask for it, and those who have it
     /// learn how far it has spread and that it need not be offered.
     pub(crate) fn promise(&mut self, serial: Serial, from: Option<Slab>, now: Timestamp) {
+        let held = self.window.held.get(serial.0);
         let slot = self.window.slot_mut(serial.0);
-        if slot.promised || !self.config.upload {
+        if slot.promised || !self.config.upload || !held && !self.retractions.may_promise(now) {
             return;
         }
         slot.promised = true;

@@ -163,12 +163,9 @@ impl PieceWindow {
 
     /// The newest random access point with `ingest_ms` at most `before_ms` of which `fits` is true.
     pub fn random_access_before(&self, before_ms: u64, fits: impl Fn(u64) -> bool) -> Option<Serial> {
-        (self.base..self.edge())
-            .rev()
-            .map(Serial)
-            .find(|s| {
-                self.known(s.0).is_some_and(|k| k.random_access && k.piece.ingest_ms <= before_ms) && fits(s.0)
-            })
+        (self.base..self.edge()).rev().map(Serial).find(|s| {
+            self.known(s.0).is_some_and(|k| k.random_access && k.piece.ingest_ms <= before_ms) && fits(s.0)
+        })
     }
 
     /// The oldest random access point.

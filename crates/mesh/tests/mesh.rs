@@ -271,6 +271,19 @@ fn who_promises_and_never_sends_is_banned() {
 }
 
 #[test]
+fn who_promises_and_then_denies_is_banned() {
+    let mut alone = Alone::settled();
+    for _ in 0..200 {
+        alone.say(Mesh::have(0..20));
+        for request in alone.requests() {
+            alone.say(Message::DontHave([request.serial].into_iter().collect()));
+        }
+        alone.mesh.run(SECOND / 20);
+    }
+    assert_eq!(alone.bans(), [HangUpReason::Flood]);
+}
+
+#[test]
 fn who_falls_silent_is_not_counted_on_and_not_banned() {
     let mut alone = Alone::settled();
     let other = alone.mesh.link_to_test(0, NodeId([8; 32]));

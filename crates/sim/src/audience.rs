@@ -213,7 +213,6 @@ impl Audience {
                 break;
             }
             let held = viewer.holds(viewer.next_due);
-            if !held && std::env::var("DBG").is_ok() && viewer.guarded { eprintln!("DBG stall node {} piece {} due {}", node.0, viewer.next_due, due); }
             viewer.due += 1;
             viewer.in_time += u64::from(held);
             viewer.stalls += u64::from(!held && !viewer.in_stall);
