@@ -118,14 +118,16 @@ fn sources(scenario: &Scenario) -> Vec<Life> {
 
 /// `count` viewers' profiles in the scenario's proportions, and who of them can be dialled.
 fn crowd_of(scenario: &Scenario, count: usize) -> Vec<(Profile, Reach)> {
-    let hidden = (count as f64 * scenario.dial_only).round() as usize;
+    let hidden = (count as f64 * scenario.hidden).round() as usize;
+    let mut nats = scenario.nats.iter().cycle();
     let profiles = scenario.profiles.iter().cycle().take(count);
     // Interleaved, so that each profile has its share of hidden nodes.
     profiles
         .enumerate()
         .map(|(number, profile)| {
-            let dial_only = (number + 1) * hidden / count > number * hidden / count;
-            (*profile, if dial_only { Reach::DialOnly } else { Reach::Open })
+            let is_hidden = (number + 1) * hidden / count > number * hidden / count;
+            let nat = if is_hidden { nats.next() } else { None };
+            (*profile, nat.copied().unwrap_or(Reach::Open))
         })
         .collect()
 }

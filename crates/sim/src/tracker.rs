@@ -6,7 +6,10 @@
 
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
-use crate::engine::{Micros, NodeId, SECOND, topology::Reach};
+use crate::engine::{
+    Micros, NodeId, SECOND,
+    topology::{Reach, Way},
+};
 
 /// Nodes in one answer.
 pub const NUMWANT: usize = 32;
@@ -50,7 +53,8 @@ impl Tracker {
         }
         for _ in 0..NUMWANT * TRIES {
             let (peer, its_reach) = self.present[self.rng.random_range(0..self.present.len())];
-            let reachable = its_reach == Reach::Open || reach == Reach::Open;
+            let reachable =
+                its_reach.dialled_by(reach) != Way::None || reach.dialled_by(its_reach) != Way::None;
             if peer != node && reachable && !sample.contains(&peer) {
                 sample.push(peer);
                 if sample.len() == NUMWANT {

@@ -17,7 +17,7 @@ use super::{
     },
     path::{LossModel, Path},
     queue::EventQueue,
-    topology::{Place, Reach},
+    topology::{Place, Reach, Way},
 };
 
 /// After this long without a packet a transport gives a link up (iroh's default for a path).
@@ -161,6 +161,7 @@ pub struct Network<M> {
     flights: Vec<Flight<M>>,
     free_flights: Vec<u32>,
     loss: LossModel,
+    seed: u64,
     rng: Xoshiro256PlusPlus,
     events: u64,
 }
@@ -189,6 +190,7 @@ impl<M> Network<M> {
             flights: Vec::new(),
             free_flights: Vec::new(),
             loss,
+            seed,
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             events: 0,
         }
@@ -272,15 +274,23 @@ impl<M> Network<M> {
         if ends[0] == node { ends[1] } else { ends[0] }
     }
 
-    /// Sets up a link: up at both ends after one and a half round trips, or a failed dial after
-    /// [`DIAL_TIMEOUT`]. A second dial between the same nodes joins the first.
+    /// Sets up a link: up at both ends after one and a half round trips, and the way of a word through a server
+    /// before if a hole must be punched; or a failed dial after [`DIAL_TIMEOUT`]. A pair that fails once always fails. A second dial between the same nodes joins the first.
     pub fn dial(&mut self, node: NodeId, peer: NodeId) {
         if self.link_between(node, peer).is_some() {
             return;
         }
         self.nodes[node.index()].uplink.charge(self.now, HANDSHAKE_BYTES);
+        let way = self.reach(peer).dialled_by(self.reach(node));
+        // To the server and on to the other end, who dials at once.
+        let signalling = (self.rtt_to_centre(node) + self.rtt_to_centre(peer)) / 2;
         let target = &mut self.nodes[peer.index()];
-        if !target.alive || target.reach == Reach::DialOnly || node == peer {
+        let (reachable, signalling) = match way {
+            Way::Direct => (true, 0),
+            Way::Punched(chance) => (pair_draw(self.seed, node, peer) < chance, signalling),
+            Way::None => (false, 0),
+        };
+        if !target.alive || !reachable || node == peer {
             self.queue.push(self.now + DIAL_TIMEOUT, Event::DialFailed { node, peer });
             return;
         }
@@ -289,7 +299,7 @@ impl<M> Network<M> {
         let link = self.new_link([node, peer], rtt);
         self.nodes[node.index()].links.push(link);
         self.nodes[peer.index()].links.push(link);
-        self.queue.push(self.now + rtt + rtt / 2, Event::Connected(link));
+        self.queue.push(self.now + signalling + rtt + rtt / 2, Event::Connected(link));
     }
 
     /// Closes a link. The other end is told after half a round trip, and after the control messages
@@ -570,6 +580,15 @@ impl<M> Network<M> {
     }
 }
 
+/// A number in 0..1 that two nodes have for a run's time, whoever of them dials (SplitMix64).
+fn pair_draw(seed: u64, a: NodeId, b: NodeId) -> f64 {
+    let pair = u64::from(a.0.min(b.0)) << 32 | u64::from(a.0.max(b.0));
+    let mut z = (seed ^ pair).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -723,6 +742,36 @@ mod tests {
         assert_eq!(failed, [hidden, dead, dying]);
         net.dial(hidden, a);
         assert!(matches!(net.next(Micros::MAX), Some(Happening::LinkUp { node, .. }) if node == hidden));
+    }
+
+    #[test]
+    fn holes_are_punched_by_class_and_for_good() {
+        let mut net: Network<u32> = Network::new(1, LossModel::default());
+        let open = net.add_node(access(Reach::Open));
+        let cones: Vec<NodeId> = (0..60).map(|_| net.add_node(access(Reach::Cone))).collect();
+        let symmetric: Vec<NodeId> = (0..60).map(|_| net.add_node(access(Reach::Symmetric))).collect();
+        let mut dial = |from: &[NodeId], to: &[NodeId]| {
+            for (from, to) in from.iter().zip(to) {
+                net.dial(*from, *to);
+            }
+            let (mut up, mut failed) = (0, 0);
+            while let Some(happening) = net.next(Micros::MAX) {
+                match happening {
+                    Happening::LinkUp { dialled: true, .. } => up += 1,
+                    Happening::DialFailed { .. } => failed += 1,
+                    _ => {}
+                }
+            }
+            (up, failed)
+        };
+        assert_eq!(dial(&[open; 60], &symmetric), (60, 0));
+        assert_eq!(dial(&symmetric[..30], &symmetric[30..]), (0, 30));
+        let (up, failed) = dial(&cones[..30], &cones[30..]);
+        assert!(up + failed == 30 && (22..30).contains(&up), "{up}");
+        let (up, failed) = dial(&cones, &symmetric);
+        assert!(up + failed == 60 && (20..40).contains(&up), "{up}");
+        // Whoever of them dials: those that failed fail again, the others have their link.
+        assert_eq!(dial(&symmetric, &cones), (0, failed));
     }
 
     #[test]

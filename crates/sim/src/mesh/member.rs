@@ -90,7 +90,7 @@ impl Member {
         PeerInfo {
             node: core_id(id),
             flags: HelloFlags {
-                dialable: self.life.access.reach == Reach::Open,
+                dialable: dialable(&self.life),
                 no_upload: !self.life.upload,
                 relay: self.life.part == Part::Relay,
                 source: self.life.part == Part::Source,
@@ -99,6 +99,11 @@ impl Member {
             address: Bytes::from_static(&[0; ADDRESS_BYTES]),
         }
     }
+}
+
+/// Whether others may try to dial the node: directly, or with its help.
+fn dialable(life: &Life) -> bool {
+    life.access.reach != Reach::DialOnly
 }
 
 /// Bytes of a typical address in peer exchange: an IPv4 and an IPv6 socket address.
@@ -124,7 +129,7 @@ impl Keys {
         let key = if life.part == Part::Source { &self.private } else { &self.public };
         let mut config = Config::new(core_id(id), key.clone());
         config.upload = life.upload;
-        config.dialable = life.access.reach == Reach::Open;
+        config.dialable = dialable(life);
         config.target_delay = std::time::Duration::from_micros(TARGET_DELAY);
         config.first_serial = first_serial;
         config.push = !tuning.no_push;
