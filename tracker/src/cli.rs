@@ -8,6 +8,7 @@ use clap::Parser;
 use ipnet::IpNet;
 use minuet_proto::units;
 use minuet_tracker::Config;
+use minuet_tracker::relay::{DiscoveryListen, RelayLimits};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The tracker of Minuet: BitTorrent announce and scrape, channels, push.
@@ -61,6 +62,73 @@ pub struct Options {
     #[arg(long, value_name = "ADDR", value_parser = parse_net, env = "MINUET_TRACKER_TRUSTED_PROXY",
           value_delimiter = ',', help_heading = "Network")]
     trusted_proxy: Vec<IpNet>,
+
+    /// The tracker's URL as others reach it, told as the relay server's. Example: https://tracker.example/
+    /// [default: as each request names it]
+    #[arg(long, value_name = "URL", value_parser = parse_url, env = "MINUET_TRACKER_PUBLIC_URL",
+          help_heading = "Network")]
+    public_url: Option<String>,
+
+    /// Run no relay server and no address discovery
+    #[arg(long, env = "MINUET_TRACKER_NO_RELAY", help_heading = "Relay server")]
+    no_relay: bool,
+
+    /// The most clients of the relay server at once
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 2_000,
+        env = "MINUET_TRACKER_RELAY_CLIENTS",
+        help_heading = "Relay server"
+    )]
+    relay_clients: usize,
+
+    /// The most clients of the relay server of one address (/56 for IPv6) at once
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 64,
+        env = "MINUET_TRACKER_RELAY_CLIENTS_PER_ADDRESS",
+        help_heading = "Relay server"
+    )]
+    relay_clients_per_address: u32,
+
+    /// What one client may send through the relay server. Example: 4Mbit
+    #[arg(
+        long,
+        value_name = "RATE",
+        default_value = "20Mbit",
+        env = "MINUET_TRACKER_RELAY_CLIENT_RATE",
+        help_heading = "Relay server"
+    )]
+    relay_client_rate: units::Rate,
+
+    /// What all clients together may send through the relay server; each may send less when they want more.
+    /// Example: 1Gbit
+    #[arg(
+        long,
+        value_name = "RATE",
+        default_value = "200Mbit",
+        env = "MINUET_TRACKER_RELAY_TOTAL_RATE",
+        help_heading = "Relay server"
+    )]
+    relay_total_rate: units::Rate,
+
+    /// Tell nodes the address that they are seen at here (UDP, QUIC); `none` turns it off. Example: 0.0.0.0:7071
+    /// [default: the address of --listen on the next port, if it is free]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_udp_listen,
+          env = "MINUET_TRACKER_DISCOVERY_LISTEN", help_heading = "Relay server")]
+    discovery_listen: Option<UdpListen>,
+
+    /// The most nodes that are connected for address discovery at once
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 20_000,
+        env = "MINUET_TRACKER_DISCOVERY_CONNECTIONS",
+        help_heading = "Relay server"
+    )]
+    discovery_connections: usize,
 
     /// Keep channel windows in this folder; made when missing
     #[arg(long, value_name = "DIR", default_value = "minuet-tracker-data", env = "MINUET_TRACKER_DATA")]
@@ -276,6 +344,20 @@ impl Options {
         config.mesh.nodes = self.max_nodes;
         config.mesh.nodes_per_channel = self.max_nodes_per_channel;
         config.mesh.nodes_per_address = self.max_nodes_per_address;
+        config.public_url = self.public_url;
+        config.relay = RelayLimits {
+            enabled: !self.no_relay,
+            clients: self.relay_clients,
+            clients_per_address: self.relay_clients_per_address,
+            client_rate: u32::try_from(self.relay_client_rate.bytes_per_s()).unwrap_or(u32::MAX),
+            total_rate: self.relay_total_rate.bytes_per_s(),
+            discovery_listen: match self.discovery_listen {
+                None => DiscoveryListen::Beside,
+                Some(UdpListen(None)) => DiscoveryListen::Nowhere,
+                Some(UdpListen(Some(addr))) => DiscoveryListen::At(addr),
+            },
+            discovery_connections: self.discovery_connections,
+        };
         config.http.connections = self.max_connections;
         config.http.connections_per_address = self.max_connections_per_address;
         config.http.subscribers = self.max_subscribers;
@@ -289,6 +371,10 @@ impl Options {
 pub fn raise_open_files_limit() -> rustix::io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+}
+
+fn parse_url(text: &str) -> Result<String, minuet_proto::Error> {
+    minuet_proto::link::parse_tracker(text).map(String::from)
 }
 
 fn parse_net(text: &str) -> Result<IpNet, String> {

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use crate::channel::ChannelLimits;
 use crate::channel::window::WindowLimits;
 use crate::mesh::MeshLimits;
+use crate::relay::{DiscoveryListen, RelayLimits};
 use crate::swarm::slot::MAX_PEER_TTL;
 use crate::swarm::table::Limits;
 
@@ -29,6 +30,10 @@ pub struct Config {
     pub channels: ChannelLimits,
     /// What bounds live meshes.
     pub mesh: MeshLimits,
+    /// The tracker's URL as others reach it, ending in `/`; `None`: as each request names it.
+    pub public_url: Option<String>,
+    /// What bounds the relay server.
+    pub relay: RelayLimits,
     /// What bounds HTTP.
     pub http: HttpLimits,
 }
@@ -78,6 +83,16 @@ impl Default for Config {
                 nodes_per_address: 256,
                 nodes: 200_000,
                 interval: Duration::from_secs(60),
+            },
+            public_url: None,
+            relay: RelayLimits {
+                enabled: true,
+                clients: 2_000,
+                clients_per_address: 64,
+                client_rate: 2_500_000,
+                total_rate: 25_000_000,
+                discovery_listen: DiscoveryListen::Beside,
+                discovery_connections: 20_000,
             },
             http: HttpLimits {
                 connections: 20_000,

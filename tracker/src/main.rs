@@ -10,10 +10,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
+/// What is logged. The relay server's library warns of every client that gives up, which anybody can do at will.
+const LOG: &str = "info,iroh_relay=error,noq=error,noq_proto=error";
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = cli::Options::parse();
-    let filter = EnvFilter::try_from_env("MINUET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("MINUET_LOG").unwrap_or_else(|_| EnvFilter::new(LOG));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
     match run(options).await {
         Ok(()) => ExitCode::SUCCESS,

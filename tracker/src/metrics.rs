@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::relay::RelayTotals;
 use crate::udp::respond::Tally;
 
 /// A number that only grows, or a level that goes up and down.
@@ -77,6 +78,12 @@ pub struct Levels {
     pub mesh_nodes: usize,
     /// Memory of nodes and heads.
     pub mesh_bytes: usize,
+    /// What the relay server has done.
+    pub relay: RelayTotals,
+    /// Nodes connected for address discovery.
+    pub discovery_connections: u64,
+    /// Nodes that there was no room for.
+    pub discovery_refused: u64,
     /// The mean interval that clients are told.
     pub interval_seconds: u32,
     /// Swarms and peers.
@@ -121,6 +128,24 @@ impl Metrics {
         ] {
             put(name, "counter", help, counter.get());
         }
+        let relay = &levels.relay;
+        for (name, help, total) in [
+            ("relay_refused_total", "Clients that the relay server refused.", relay.refused),
+            ("relay_received_bytes_total", "Bytes that the relay server took.", relay.received_bytes),
+            ("relay_sent_bytes_total", "Bytes that the relay server gave on.", relay.sent_bytes),
+            (
+                "relay_limited_bytes_total",
+                "Bytes that had to wait for a client's limit.",
+                relay.limited_bytes,
+            ),
+            (
+                "discovery_refused_total",
+                "Nodes that there was no room for in address discovery.",
+                levels.discovery_refused,
+            ),
+        ] {
+            put(name, "counter", help, total);
+        }
         let swarms = &levels.swarms;
         for (name, help, level) in [
             ("uptime_seconds", "Seconds since the start.", levels.uptime_seconds),
@@ -128,6 +153,9 @@ impl Metrics {
             ("subscribers", "Subscribers of event streams.", self.subscribers.get()),
             ("channels", "Channels known.", levels.channels as u64),
             ("interval_seconds", "The mean interval that clients are told.", levels.interval_seconds.into()),
+            ("relay_clients", "Clients of the relay server.", relay.clients as u64),
+            ("relay_client_rate_bytes", "What one client may relay, in bytes a second.", relay.client_rate),
+            ("discovery_connections", "Nodes connected for address discovery.", levels.discovery_connections),
             ("mesh_nodes", "Nodes of live meshes.", levels.mesh_nodes as u64),
             ("mesh_bytes", "Memory of the meshes' nodes and heads.", levels.mesh_bytes as u64),
             ("channel_swarms", "Swarms of channels.", swarms.channel_swarms as u64),

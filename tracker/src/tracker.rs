@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::channel::Channels;
 use crate::channel::store::{Store, StoreError};
@@ -16,6 +16,8 @@ use crate::config::Config;
 use crate::http;
 use crate::http::connections::Connections;
 use crate::metrics::{Levels, Metrics};
+use crate::relay::discovery::{Certificate, DiscoveryMetrics};
+use crate::relay::{self, DiscoveryListen, RelayLimits, RelayServer, discovery};
 use crate::swarm::table::{SHARDS, Swarms};
 use crate::udp;
 
@@ -59,8 +61,19 @@ pub(crate) struct Shared {
     pub metrics: Metrics,
     pub swarms: Arc<Swarms>,
     pub channels: Channels,
+    pub relay: Option<RelayServer>,
+    pub discovery: Option<Discovery>,
     pub shutdown: CancellationToken,
     pub tasks: TaskTracker,
+}
+
+/// Where nodes learn their public address.
+#[derive(Debug)]
+pub(crate) struct Discovery {
+    pub addr: SocketAddr,
+    /// SHA-256 of the certificate, in hexadecimal digits.
+    pub fingerprint: String,
+    pub metrics: Arc<DiscoveryMetrics>,
 }
 
 impl Shared {
@@ -70,6 +83,9 @@ impl Shared {
             channels: self.channels.len(),
             mesh_nodes: self.channels.nodes().get(),
             mesh_bytes: self.channels.all().iter().map(|channel| channel.mesh().heap_bytes()).sum(),
+            relay: self.relay.as_ref().map(RelayServer::totals).unwrap_or_default(),
+            discovery_connections: self.discovery.as_ref().map_or(0, |d| d.metrics.connections.get()),
+            discovery_refused: self.discovery.as_ref().map_or(0, |d| d.metrics.refused.get()),
             interval_seconds: self.swarms.calm().interval_seconds(),
             swarms: self.swarms.totals(),
         }
@@ -108,6 +124,7 @@ impl Tracker {
             udp_addrs.push(addr);
             sockets.extend(bound);
         }
+        let discovery = bind_discovery(&config.relay, &addrs)?;
         let clock = Clock::start();
         let swarms = Arc::new(Swarms::new(config.swarms.clone(), rand::random()));
         let (folder, limits, restored) = (config.data.clone(), config.channels.clone(), Arc::clone(&swarms));
@@ -119,11 +136,15 @@ impl Tracker {
         };
 
         let shutdown = CancellationToken::new();
+        let relay = config.relay.enabled.then(|| RelayServer::new(&config.relay));
+        let (discovery, endpoint) = discovery.unzip();
         let shared = Arc::new(Shared {
             metrics: Metrics::default(),
             clock,
             swarms,
             channels,
+            relay,
+            discovery,
             shutdown: shutdown.clone(),
             tasks: TaskTracker::new(),
             config,
@@ -134,6 +155,11 @@ impl Tracker {
             shared.tasks.spawn(http::accept(Arc::clone(&shared), listener, Arc::clone(&connections)));
         }
         shared.tasks.spawn(keep_house(Arc::clone(&shared)));
+        if let (Some(discovery), Some(endpoint)) = (&shared.discovery, endpoint) {
+            let (most, metrics) = (shared.config.relay.discovery_connections, Arc::clone(&discovery.metrics));
+            shared.tasks.spawn(discovery::serve(endpoint, most, metrics, shutdown.clone()));
+            info!("telling nodes their address on udp://{}", discovery.addr);
+        }
         let udp_workers = udp::start(&shared, sockets).map_err(StartError::Thread)?;
         for addr in &addrs {
             info!("listening on http://{addr}/");
@@ -158,6 +184,9 @@ impl Tracker {
     pub async fn shutdown(self) {
         let Self { shared, stop, udp_workers, .. } = self;
         drop(stop);
+        if let Some(relay) = &shared.relay {
+            relay.shutdown().await;
+        }
         shared.tasks.close();
         shared.tasks.wait().await;
         let end = move || {
@@ -178,12 +207,48 @@ impl Tracker {
     }
 }
 
+/// Opens the endpoint for address discovery. When the operator left the port to the tracker, it does without rather
+/// than fail.
+fn bind_discovery(
+    limits: &RelayLimits,
+    http: &[SocketAddr],
+) -> Result<Option<(Discovery, noq::Endpoint)>, StartError> {
+    let (addr, named) = match (limits.enabled, limits.discovery_listen, http.first()) {
+        (true, DiscoveryListen::At(addr), _) => (addr, true),
+        // The port after the last is 0, which is any.
+        (true, DiscoveryListen::Beside, Some(http)) => {
+            (SocketAddr::new(http.ip(), http.port().wrapping_add(1)), false)
+        }
+        _ => return Ok(None),
+    };
+    let open = || {
+        let certificate = Certificate::generate()?;
+        let fingerprint = certificate.fingerprint().iter().map(|byte| format!("{byte:02x}")).collect();
+        let endpoint = discovery::open(std::net::UdpSocket::bind(addr)?, certificate)?;
+        let addr = endpoint.local_addr()?;
+        Ok((Discovery { addr, fingerprint, metrics: Arc::default() }, endpoint))
+    };
+    match open() {
+        Ok(opened) => Ok(Some(opened)),
+        Err(source) if named => Err(StartError::Listen { addr, option: "--discovery-listen", source }),
+        Err(error) => {
+            warn!(
+                "cannot use UDP port {} for address discovery ({error}); nodes behind a NAT will reach each other \
+                 through the relay server only, unless --discovery-listen names another port",
+                addr.port()
+            );
+            Ok(None)
+        }
+    }
+}
+
 /// Sweeps one shard after the other, so that each comes up once an interval, watches the load, and forgets quiet
 /// channels.
 async fn keep_house(shared: Arc<Shared>) {
     let mut sweep = tokio::time::interval(shared.config.swarms.interval / SHARDS as u32);
     let mut forget = tokio::time::interval(FORGET_EVERY);
     let mut second = tokio::time::interval(Duration::from_secs(1));
+    let mut relayed = tokio::time::interval(relay::OBSERVE_EVERY);
     let mut nodes = tokio::time::interval(EXPIRE_NODES_EVERY);
     let (mut shard, mut asked) = (0, 0);
     loop {
@@ -200,6 +265,9 @@ async fn keep_house(shared: Arc<Shared>) {
                 shared.swarms.calm().observe(total - before, shared.clock.uptime());
             }
             _ = nodes.tick() => shared.channels.expire_nodes(shared.clock.uptime()),
+            _ = relayed.tick() => if let Some(relay) = &shared.relay {
+                relay.observe();
+            },
             _ = forget.tick() => shared.channels.forget_quiet(shared.clock.unix_ms()).await,
         }
     }

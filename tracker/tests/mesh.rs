@@ -1,4 +1,5 @@
 //! The live mesh's meeting place over real sockets.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod support;
 

@@ -72,6 +72,8 @@ pub struct MeshSnapshot {
     pub relay: Option<String>,
     /// The UDP port on the relay server's host where a node can learn its public address.
     pub relay_quic_port: Option<u16>,
+    /// SHA-256 of the certificate that is shown there.
+    pub relay_quic_cert: Option<[u8; 32]>,
     /// The address that the request came from, as the tracker sees it.
     pub observed: IpAddr,
     /// When to ask again.
@@ -310,6 +312,7 @@ impl MeshSnapshot {
             heads: good,
             relay: join.relay.filter(|url| !too_long(url)),
             relay_quic_port: join.relay_quic_port,
+            relay_quic_cert: join.relay_quic_cert.and_then(|hex| mesh::parse_fingerprint(&hex).ok()),
             observed: join.observed,
             interval: Duration::from_secs(join.interval_s.into()).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL),
         }

@@ -367,6 +367,7 @@ async fn a_mesh_join_is_checked_and_cut_to_its_limits() {
         heads: [head(&key(), 2), head(&key(), 1), head(&other, 3)].iter().map(head_to_base64).collect(),
         relay: Some("http://tracker.example:7070/".into()),
         relay_quic_port: Some(7070),
+        relay_quic_cert: Some("0a".repeat(32)),
         observed: "192.0.2.1".parse().unwrap(),
         interval_s: u32::MAX,
     };
@@ -387,6 +388,7 @@ async fn a_mesh_join_is_checked_and_cut_to_its_limits() {
     assert_eq!(snapshot.nodes.len(), MAX_JOIN_NODES);
     assert!(snapshot.nodes.iter().all(|node| node.addrs.len() == 16 && node.relay.is_none()));
     assert_eq!(snapshot.relay.as_deref(), Some("http://tracker.example:7070/"));
+    assert_eq!(snapshot.relay_quic_cert, Some([10; 32]));
     assert_eq!(snapshot.interval, minuet_node::tracker::LONGEST_INTERVAL);
 }
 

@@ -14,9 +14,11 @@ use minuet_proto::channel_api::mesh::{
 use super::body::Body;
 use super::channel::{join_of, json, refuse, unknown_channel};
 use super::client_addr::client_ip;
+use super::own_url::{is_own, own_url};
 use super::{read_body, text};
 use crate::channel::PublishError;
 use crate::mesh::nodes::Seen;
+use crate::mesh::select::OWN_RELAY;
 use crate::tracker::Shared;
 
 /// Answers a node that joins the mesh, says that it is still there, or leaves.
@@ -27,6 +29,10 @@ pub(super) async fn join(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let ip = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
+    let own_relay = shared
+        .relay
+        .as_ref()
+        .and_then(|_| own_url(shared.config.public_url.as_deref(), request.headers(), false));
     let body = match read_body(request.into_body(), MAX_JOIN_REQUEST_LENGTH).await {
         Ok(body) => body,
         Err(response) => return response,
@@ -39,20 +45,26 @@ pub(super) async fn join(
     let interval_s = interval(&shared);
     let (mut nodes, mut heads) = (Vec::new(), Vec::new());
     {
-        let seen = Seen { ip, own_relay: false };
+        let named = request.relay.as_deref();
+        let seen = Seen { ip, own_relay: named.is_some_and(|url| is_own(url, own_relay.as_deref())) };
         let (now, random) = (shared.clock.uptime(), rand::random());
         let (limits, count) = (&shared.config.mesh, shared.channels.nodes());
         let mut mesh = channel.mesh();
         mesh.join(&request, &seen, limits, count, interval_s, now, random, &mut nodes);
         heads.extend(mesh.heads.newest(request.heads).map(str::to_owned));
     }
+    for node in nodes.iter_mut().filter(|node| node.relay.as_deref() == Some(OWN_RELAY)) {
+        node.relay = own_relay.clone();
+    }
     shared.metrics.mesh_joins.increment();
+    let discovery = own_relay.as_ref().and(shared.discovery.as_ref());
     json(&MeshJoin {
         join: join_of(&shared, &channel, request.from, ip),
         nodes,
         heads,
-        relay: None,
-        relay_quic_port: None,
+        relay: own_relay,
+        relay_quic_port: discovery.map(|discovery| discovery.addr.port()),
+        relay_quic_cert: discovery.map(|discovery| discovery.fingerprint.clone()),
         observed: ip,
         interval_s,
     })

@@ -11,6 +11,7 @@ pub mod client_addr;
 pub mod connections;
 mod events;
 mod mesh;
+pub mod own_url;
 mod pages;
 
 use std::convert::Infallible;
@@ -26,13 +27,15 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use iroh_relay::server::streams::MaybeTlsStream;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, warn};
 
+use crate::relay::{RELAY_PATH, RELAY_PROBE_PATH};
 use crate::tracker::Shared;
 use body::Body;
-use connections::Connections;
+use connections::{Connections, Place};
 
 /// How long a client may take to send a request's head; how long a connection may be idle.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -87,21 +90,20 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, connectio
         let connection = Arc::clone(&shared);
         shared.tasks.spawn(async move {
             connection.metrics.connections.increment();
-            serve(&connection, stream, peer).await;
+            serve(&connection, stream, peer, Arc::new(place)).await;
             connection.metrics.connections.decrement();
-            drop(place);
         });
     }
 }
 
-async fn serve(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
+async fn serve(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, place: Arc<Place>) {
     let options = SockRef::from(&stream);
     if let Err(error) = options.set_tcp_nodelay(true).and(options.set_tcp_user_timeout(Some(SEND_TIMEOUT))) {
         debug!(%error, %peer, "cannot set socket options");
     }
     let service = service_fn(|request| {
-        let shared = Arc::clone(shared);
-        async move { Ok::<_, Infallible>(answer(shared, peer, request).await) }
+        let (shared, place) = (Arc::clone(shared), Arc::clone(&place));
+        async move { Ok::<_, Infallible>(answer(shared, peer, place, request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -109,7 +111,9 @@ async fn serve(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
         .max_buf_size(MAX_HEAD_BYTES)
         .half_close(true)
         .pipeline_flush(true)
-        .serve_connection(TokioIo::new(stream), service);
+        // As the relay server takes it over, when it is asked for.
+        .serve_connection(TokioIo::new(MaybeTlsStream::Plain(stream)), service)
+        .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
@@ -123,7 +127,12 @@ async fn serve(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
     }
 }
 
-async fn answer(shared: Arc<Shared>, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+async fn answer(
+    shared: Arc<Shared>,
+    peer: SocketAddr,
+    place: Arc<Place>,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let path = request.uri().path();
     // The channel part of the path, if it is one, is parsed by its own module.
     if let Some(rest) = path.strip_prefix("/c/") {
@@ -135,6 +144,9 @@ async fn answer(shared: Arc<Shared>, peer: SocketAddr, request: Request<Incoming
         return wrong_method("GET, HEAD");
     }
     match path {
+        RELAY_PATH => relay(shared, peer, place, request).await,
+        // Nodes measure their way to a relay server by this.
+        RELAY_PROBE_PATH if shared.relay.is_some() => text(StatusCode::OK, "pong\n"),
         "/announce" => bittorrent::announce(&shared, peer, &request),
         "/scrape" => bittorrent::scrape(&shared, &request),
         "/health" => text(StatusCode::OK, "ok\n"),
@@ -143,6 +155,20 @@ async fn answer(shared: Arc<Shared>, peer: SocketAddr, request: Request<Incoming
         "/" => pages::home(&shared),
         _ => text(StatusCode::NOT_FOUND, "there is nothing here; see / for what this tracker serves\n"),
     }
+}
+
+/// Hands a connection to the relay server.
+async fn relay(
+    shared: Arc<Shared>,
+    peer: SocketAddr,
+    place: Arc<Place>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let Some(relay) = &shared.relay else {
+        return text(StatusCode::NOT_FOUND, "this tracker has no relay server\n");
+    };
+    let ip = client_addr::client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
+    Box::pin(relay.upgrade(request, ip, place)).await.map(Body::from)
 }
 
 /// Reads a request's body of at most `limit` bytes; else the answer to give.

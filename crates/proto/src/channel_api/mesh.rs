@@ -143,6 +143,9 @@ pub struct MeshJoin {
     /// The UDP port on the relay server's host where a node can learn its public address (QUIC address discovery).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay_quic_port: Option<u16>,
+    /// SHA-256 of the certificate (DER) that is shown there, which no authority signed: 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay_quic_cert: Option<String>,
     /// The address that the request came from, as the tracker sees it.
     pub observed: IpAddr,
     /// Seconds until the node is to ask again; it is forgotten after two to three times as long.
@@ -217,6 +220,11 @@ impl CheckedHead {
     pub fn into_signed(self) -> SignedHead {
         self.signed
     }
+}
+
+/// Parses a certificate's fingerprint, see [`MeshJoin::relay_quic_cert`].
+pub fn parse_fingerprint(hex: &str) -> Result<[u8; 32], Error> {
+    ids::parse_hex("a certificate's fingerprint", hex)
 }
 
 /// A head as JSON carries it: base64 (RFC 4648, standard alphabet, padded) of signature and body, the order in which

@@ -1,0 +1,144 @@
+//! QUIC address discovery: a node opens a QUIC connection and is told the address that it is seen at
+//! (draft-ietf-quic-address-discovery, under iroh's protocol name `/iroh-qad/0`). Without it a node behind a NAT does
+//! not know what to tell others, and no hole can be punched.
+//!
+//! The certificate is made anew at each start and signed by itself; nodes learn its SHA-256 when they join and accept
+//! that one. An address that a stranger made up would cost a node a few dials that lead nowhere.
+//!
+//! Bounds: connections in all; a sender that has not shown that it gets what is sent to its address costs no state
+//! (Retry, RFC 9000 8.1.2); no streams, no datagrams, and windows of a few kilobytes.
+
+use std::io;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::time::Duration;
+
+use iroh_relay::quic::ALPN_QUIC_ADDR_DISC;
+use noq::crypto::rustls::QuicServerConfig;
+use noq::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+use sha2::{Digest as _, Sha256};
+use tokio_rustls::rustls;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use crate::metrics::Counter;
+
+/// How long a connection may be silent; nodes say something every 25 s.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(40);
+/// Bytes that a connection may have in flight: there is nothing to send but the handshake.
+const WINDOW: u32 = 16 << 10;
+/// Handshakes that may wait to be looked at.
+const MAX_INCOMING: usize = 1024;
+/// Bytes of theirs that are kept meanwhile, of all.
+const INCOMING_BYTES: u64 = 1 << 20;
+
+/// What has been done, for metrics.
+#[derive(Debug, Default)]
+pub struct DiscoveryMetrics {
+    /// Connections now.
+    pub connections: Counter,
+    /// Connections refused because there were too many.
+    pub refused: Counter,
+}
+
+/// A certificate for names that nobody checks, and its key.
+pub struct Certificate {
+    tls: rustls::ServerConfig,
+    fingerprint: [u8; 32],
+}
+
+impl Certificate {
+    /// A new one.
+    pub fn generate() -> io::Result<Self> {
+        let made = rcgen::generate_simple_self_signed(["minuet-tracker.invalid".to_owned()])
+            .map_err(io::Error::other)?;
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der())
+            .map_err(io::Error::other)?;
+        let cert = made.cert.der().clone();
+        let fingerprint = Sha256::digest(&cert).into();
+        // Named, since more than one provider is linked in and rustls will not choose.
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(io::Error::other)?
+            .with_no_client_auth()
+            .with_single_cert(vec![cert], key)
+            .map_err(io::Error::other)?;
+        tls.alpn_protocols = vec![ALPN_QUIC_ADDR_DISC.to_vec()];
+        Ok(Self { tls, fingerprint })
+    }
+
+    /// SHA-256 of the certificate (DER).
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
+    }
+}
+
+/// Opens the endpoint. Must be called in a runtime.
+pub fn open(socket: UdpSocket, certificate: Certificate) -> io::Result<Endpoint> {
+    let crypto = QuicServerConfig::try_from(certificate.tls).map_err(io::Error::other)?;
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .receive_window(VarInt::from_u32(WINDOW))
+        .send_window(WINDOW.into())
+        .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().map_err(io::Error::other)?))
+        .send_observed_address_reports(true);
+    config
+        .transport_config(Arc::new(transport))
+        .max_incoming(MAX_INCOMING)
+        .incoming_buffer_size_total(INCOMING_BYTES);
+    Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))
+}
+
+/// Tells nodes their addresses until `shutdown`.
+pub(crate) async fn serve(
+    endpoint: Endpoint,
+    most: usize,
+    metrics: Arc<DiscoveryMetrics>,
+    shutdown: CancellationToken,
+) {
+    let connections = TaskTracker::new();
+    loop {
+        let incoming = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            incoming = endpoint.accept() => match incoming {
+                Some(incoming) => incoming,
+                None => break,
+            },
+        };
+        if !incoming.remote_address_validated() && incoming.may_retry() {
+            if let Err(error) = incoming.retry() {
+                debug!(%error, "an address could not be put to the test");
+            }
+            continue;
+        }
+        if endpoint.open_connections() >= most {
+            metrics.refused.increment();
+            incoming.refuse();
+            continue;
+        }
+        let metrics = Arc::clone(&metrics);
+        connections.spawn(async move {
+            metrics.connections.increment();
+            hold(incoming).await;
+            metrics.connections.decrement();
+        });
+    }
+    endpoint.close(VarInt::from_u32(0), b"the tracker is shutting down");
+    connections.close();
+    connections.wait().await;
+}
+
+/// The transport reports the address by itself; the connection only has to last as long as the node wants it.
+async fn hold(incoming: Incoming) {
+    match incoming.await {
+        Ok(connection) => drop(connection.closed().await),
+        Err(error) => debug!(%error, "no connection for address discovery"),
+    }
+}
