@@ -158,6 +158,22 @@ impl fmt::Display for Notice {
     }
 }
 
+impl std::ops::Add for Counters {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            packets: self.packets + other.packets,
+            null_packets: self.null_packets + other.null_packets,
+            continuity_errors: self.continuity_errors + other.continuity_errors,
+            transport_errors: self.transport_errors + other.transport_errors,
+            scrambled_packets: self.scrambled_packets + other.scrambled_packets,
+            garbage_bytes: self.garbage_bytes + other.garbage_bytes,
+            skipped_bytes: self.skipped_bytes + other.skipped_bytes,
+        }
+    }
+}
+
 /// Totals since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {

@@ -20,8 +20,10 @@ use tokio::{net::TcpListener, signal::unix::SignalKind, sync::oneshot, task::Joi
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    archive::{Archive, Keeping},
     budget::Budget,
-    input::Source,
+    dashboard::Dashboard,
+    input::{Feed, Source},
     keeper::{Keeper, Room},
     key, live,
     log::Screen,
@@ -91,6 +93,17 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
     let web_listener = TcpListener::bind(options.listen).await.with_context(|| {
         format!("cannot serve HTTP on {}; choose another address and port with --listen", options.listen)
     })?;
+    let status_listener = match options.status {
+        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+            format!(
+                "cannot serve the status page on {address}; choose another address and port with --status"
+            )
+        })?),
+        None => None,
+    };
+    if let Some(address) = status_listener.as_ref().and_then(|listener| listener.local_addr().ok()) {
+        tracing::info!("status page: http://{address}/, metrics: http://{address}/metrics");
+    }
     let swarm = Swarm::start(SwarmOptions {
         data_dir: options.data.join("swarm"),
         listen: options.bt_listen(),
@@ -103,17 +116,27 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
     let base = web::public_base(options.public_url.as_ref(), web_addr, &options.trackers);
     tracing::info!("BitTorrent peers connect to {}, web seed clients to {base}", swarm.listen_addr());
 
+    let announce: Vec<String> = trackers.iter().map(TrackerClient::announce_url).collect();
+    let archive = match &options.record {
+        Some(dir) => Some(
+            Archive::open(dir, announce.clone())
+                .context("the recording's folder cannot be made; choose another --record")?,
+        ),
+        None => None,
+    };
     let input = options.input.clone();
     let input_options = options.input_options();
-    let opening = tokio::task::spawn_blocking(move || Source::open(&input, input_options));
+    let opening = tokio::task::spawn_blocking(move || Source::open(&input, &input_options));
     let source = tokio::select! {
         opened = opening => opened.context("the input cannot be opened")??,
         () = signals.next() => return Ok(()),
     };
+    let feed = Feed::new(options.input.clone(), options.input_options(), source, options.feed_options());
 
     let shelf = Arc::new(Shelf::new(recovered.segments));
     let meters = Arc::new(Meters::default());
     let budget = Arc::new(Budget::new(options.upload_bytes_per_s(), options.origin_bytes_per_s()));
+    meters.set_upload_limit(options.upload_bytes_per_s().unwrap_or(0));
     let next = newest.as_ref().map_or(SegmentSeq(0), |newest| newest.seq.next());
     let segments_url = base.join(web::SEGMENTS).context("the HTTP server's URL cannot be used")?;
     let origin = (!options.no_live && !options.no_origin).then(|| segments_url.clone());
@@ -183,18 +206,26 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
     if let Some(mesh) = &mesh {
         tasks.spawn(live::pass_records_on(Arc::clone(mesh), Arc::clone(&shelf), stop.clone()));
     }
-    tasks.spawn(serve(web_listener, web, stop.clone()));
-    tasks.spawn(status::run(screen, Arc::clone(&meters), stop.clone()));
+    tasks.spawn(serve(web_listener, web.router(), stop.clone()));
+    let history = Arc::new(status::History::default());
+    tasks.spawn(status::run(screen, Arc::clone(&meters), Arc::clone(&history), stop.clone()));
+    if let Some(listener) = status_listener {
+        let dashboard = Dashboard::new(
+            options.channel.clone(),
+            Arc::clone(&store),
+            Arc::clone(&shelf),
+            history,
+            announcer.subscribe(),
+        );
+        tasks.spawn(serve(listener, dashboard.router(), stop.clone()));
+    }
 
     let cutting = CutterConfig {
         program: options.program,
         strip_nulls: options.strip_nulls,
         ..CutterConfig::new(options.segment)
     };
-    let head = TorrentHead {
-        announce: trackers.iter().map(TrackerClient::announce_url).collect(),
-        web_seed: segments_url.into(),
-    };
+    let head = TorrentHead { announce, web_seed: segments_url.into() };
     let stop_recording = Arc::new(AtomicBool::new(false));
     let (out, sealed) = sync_channel(UNSYNCED);
     let meters_now = Arc::clone(&meters);
@@ -212,7 +243,7 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
         live: mesh.as_ref().map(|mesh| mesh.publisher()),
     };
     let mut recording =
-        Recording::start(recorder, source, sealed, Arc::clone(&shelf), Arc::clone(&announcer))?;
+        Recording::start(recorder, feed, sealed, Arc::clone(&shelf), Arc::clone(&announcer), archive)?;
     // Whoever has the link finds what an earlier run recorded.
     offered(&shelf).await;
     print_link(channel, &options)?;
@@ -293,14 +324,14 @@ fn new_peer_id() -> PeerId {
     PeerId::new(id)
 }
 
-async fn serve(listener: TcpListener, web: Web, stop: CancellationToken) {
+async fn serve(listener: TcpListener, router: axum::Router, stop: CancellationToken) {
     let stopped = stop.clone();
-    let server = axum::serve(listener, web.router()).with_graceful_shutdown(stop.cancelled_owned());
+    let server = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
     let server = async move { server.await };
     tokio::select! {
         ended = server => {
             if let Err(error) = ended {
-                tracing::error!("the HTTP server failed: {error}; web seeds are not served any more");
+                tracing::error!("an HTTP server failed: {error}; start the segmenter again");
             }
         }
         // Downloads under way do not hold up the end.
@@ -335,24 +366,29 @@ struct Recording {
 impl Recording {
     fn start(
         recorder: Recorder,
-        mut source: Source,
+        mut feed: Feed,
         sealed: Receiver<Recorded>,
         shelf: Arc<Shelf>,
         announcer: Arc<Announcer>,
+        archive: Option<Archive>,
     ) -> Result<Self> {
+        let store = Arc::clone(&recorder.store);
         let (end, ended) = oneshot::channel();
         let (synced, durable) = oneshot::channel();
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
         let no_thread = "the system gives no thread";
+        let runtime = tokio::runtime::Handle::current();
         named("recorder")
             .spawn(move || {
-                let result = recorder.run(&mut source);
+                // Inputs over HTTP read on the runtime.
+                let _entered = runtime.enter();
+                let result = recorder.run(&mut feed);
                 let _ = end.send(result);
             })
             .context(no_thread)?;
         named("sync")
             .spawn(move || {
-                make_durable(&sealed, &shelf, &announcer);
+                make_durable(&sealed, &store, &shelf, &announcer, Keeping::new(archive));
                 let _ = synced.send(());
             })
             .context(no_thread)?;
@@ -361,15 +397,23 @@ impl Recording {
 }
 
 /// Waits for the disk, segment by segment, and only then lets others have the segment.
-fn make_durable(sealed: &Receiver<Recorded>, shelf: &Shelf, announcer: &Announcer) {
+fn make_durable(
+    sealed: &Receiver<Recorded>,
+    store: &Store,
+    shelf: &Shelf,
+    announcer: &Announcer,
+    mut keeping: Keeping,
+) {
     for Recorded { record, sealed } in sealed {
         if let Err(error) = sealed.sync() {
             // It is complete in memory; only a power cut now would lose it.
             tracing::error!("segment {} may not survive a power cut: {error}", record.seq);
         }
+        keeping.keep(store, &record);
         announcer.set_next(record.seq.next());
         shelf.push(record);
     }
+    keeping.finish();
 }
 
 /// Ctrl-C and SIGTERM.

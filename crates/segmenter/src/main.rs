@@ -5,7 +5,9 @@
 //! ([`web`]).
 
 mod app;
+mod archive;
 mod budget;
+mod dashboard;
 mod hasher;
 mod input;
 mod keeper;
@@ -13,6 +15,7 @@ mod key;
 mod live;
 mod log;
 mod meters;
+mod notices;
 mod options;
 mod publisher;
 mod recorder;

@@ -20,6 +20,8 @@ pub struct Meters {
     live_peers: AtomicU64,
     viewers: AtomicU64,
     seeding: AtomicU64,
+    key_distance_ms: AtomicU64,
+    upload_limit: AtomicU64,
     cutter: Mutex<Counters>,
 }
 
@@ -44,8 +46,19 @@ pub struct Reading {
     pub viewers: u64,
     /// Minutes being seeded.
     pub seeding: u64,
+    /// From one place where decoding can start to the next, in milliseconds; 0 while that is not known.
+    pub key_distance_ms: u64,
+    /// The most to send, in bytes a second; 0 without a limit.
+    pub upload_limit: u64,
     /// Totals of the cutter.
     pub cutter: Counters,
+}
+
+impl Reading {
+    /// Payload bytes sent, whatever the way.
+    pub fn sent(&self) -> u64 {
+        self.sent_live + self.sent_to_peers + self.sent_over_http
+    }
 }
 
 impl Meters {
@@ -76,6 +89,15 @@ impl Meters {
         self.live_peers.store(peers, Ordering::Relaxed);
     }
 
+    pub fn set_key_distance(&self, distance: std::time::Duration) {
+        let ms = u64::try_from(distance.as_millis()).unwrap_or(u64::MAX);
+        self.key_distance_ms.store(ms, Ordering::Relaxed);
+    }
+
+    pub fn set_upload_limit(&self, bytes_per_s: u64) {
+        self.upload_limit.store(bytes_per_s, Ordering::Relaxed);
+    }
+
     pub fn set_cutter(&self, counters: Counters) {
         *self.cutter.lock().unwrap_or_else(PoisonError::into_inner) = counters;
     }
@@ -92,6 +114,8 @@ impl Meters {
             live_peers: get(&self.live_peers),
             viewers: get(&self.viewers),
             seeding: get(&self.seeding),
+            key_distance_ms: get(&self.key_distance_ms),
+            upload_limit: get(&self.upload_limit),
             cutter: *self.cutter.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }

@@ -9,7 +9,7 @@ use minuet_proto::{link::parse_tracker, record::MAX_SEGMENT_MS, state::check_tit
 use minuet_swarm::{MIN_UPLOAD_BYTES_PER_S, Upload};
 use url::Url;
 
-use crate::input::{Input, InputError, InputOptions};
+use crate::input::{FeedOptions, FfmpegArguments, Input, InputError, InputOptions};
 
 /// Cuts a live MPEG-TS feed into segments and shares each as a torrent.
 ///
@@ -21,8 +21,9 @@ use crate::input::{Input, InputError, InputOptions};
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110, args_override_self = true)]
 pub struct Options {
-    /// Where the feed comes from: `-` (MPEG-TS on standard input), a file, udp://ADDR:PORT, or anything that ffmpeg
-    /// opens. Example: ffmpeg -re -i in.mkv -c copy -f mpegts - | minuet-segmenter -
+    /// Where the feed comes from: `-` (MPEG-TS on standard input), a file, udp:// or rtp://ADDR:PORT, http(s)://, or
+    /// anything that ffmpeg opens; rtmp://0.0.0.0:1935/live and srt://0.0.0.0:9000 wait for an encoder to come. Example:
+    /// ffmpeg -re -i in.mkv -c copy -f mpegts - | minuet-segmenter -
     #[arg(value_name = "INPUT", value_parser = parse_input)]
     pub input: Input,
 
@@ -58,6 +59,11 @@ pub struct Options {
     #[arg(long, value_name = "ADDR:PORT")]
     pub bt_listen: Option<SocketAddr>,
 
+    /// Address of the status page and of metrics for Prometheus (default: none). Keep it private. Example: --status
+    /// 127.0.0.1:7090
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub status: Option<SocketAddr>,
+
     /// How others reach the HTTP server, when it is not by the address that leads to the first tracker. Example:
     /// --public-url http://tower.example:7080/
     #[arg(long, value_name = "URL", value_parser = parse_tracker)]
@@ -92,6 +98,29 @@ pub struct Options {
     #[arg(long = "loop")]
     pub repeat: bool,
 
+    /// After so long without data the feed is called silent, viewers are told, and an input that can be is opened
+    /// again. Example: --silence 10s
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::duration)]
+    pub silence: Duration,
+
+    /// Another input that takes over while INPUT is silent. With it or with --slate, the channel ends on request only.
+    /// Example: --fallback udp://@239.1.1.2:5000
+    #[arg(long, value_name = "INPUT", value_parser = parse_input)]
+    pub fallback: Option<Input>,
+
+    /// A file that is looped while INPUT (and the --fallback) is silent. Example: --slate back-soon.ts
+    #[arg(long, value_name = "FILE", value_parser = parse_input)]
+    pub slate: Option<Input>,
+
+    /// Arguments for ffmpeg before the input; with them INPUT is always opened by ffmpeg. Example: --ffmpeg-args
+    /// "-f v4l2 -framerate 25"
+    #[arg(long, value_name = "ARGS", default_value = "", allow_hyphen_values = true)]
+    pub ffmpeg_args: String,
+
+    /// Arguments for ffmpeg's output (default: -c copy). Example: --ffmpeg-output-args "-c:v libx264 -g 50 -c:a aac"
+    #[arg(long, value_name = "ARGS", default_value = "", allow_hyphen_values = true)]
+    pub ffmpeg_output_args: String,
+
     /// How much to keep on disk, in media time; the newest segment is always kept. Example: --keep 30m
     #[arg(long, value_name = "DURATION", default_value = "2h", value_parser = units::duration)]
     pub keep: Duration,
@@ -99,6 +128,11 @@ pub struct Options {
     /// How many bytes of media to keep (default: as --keep allows). Example: --keep-bytes 20GB
     #[arg(long, value_name = "SIZE", value_parser = units::bytes)]
     pub keep_bytes: Option<u64>,
+
+    /// Folder in which all segments of this broadcast are kept beyond --keep, with one torrent of the whole when it ends.
+    /// Example: --record /srv/recordings
+    #[arg(long, value_name = "DIR")]
+    pub record: Option<PathBuf>,
 
     /// Program to follow in a multiplex (default: the first with video, else with audio). Example: --program 3
     #[arg(long, value_name = "NUMBER")]
@@ -126,6 +160,16 @@ impl Options {
             "--segment {} is out of bounds; choose from 500ms to {}",
             units::show(self.segment),
             units::show(most)
+        );
+        ensure!(
+            self.silence >= Duration::from_secs(1),
+            "--silence {} is too short: a feed pauses for so long at times; choose 1s or more",
+            units::show(self.silence)
+        );
+        ensure!(
+            matches!(self.slate, None | Some(Input::File(_))),
+            "--slate {} is not a file; name one, or use --fallback",
+            self.slate.as_ref().map(Input::to_string).unwrap_or_default()
         );
         if let Upload::AtMost(rate) = self.upload() {
             ensure!(
@@ -180,7 +224,15 @@ impl Options {
             (_, true) => Some(false),
             _ => None,
         };
-        InputOptions { realtime, repeat: self.repeat }
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+        let ffmpeg =
+            FfmpegArguments { input: words(&self.ffmpeg_args), output: words(&self.ffmpeg_output_args) };
+        InputOptions { realtime, repeat: self.repeat, ffmpeg }
+    }
+
+    /// What takes over when the input is silent.
+    pub fn feed_options(&self) -> FeedOptions {
+        FeedOptions { silence: self.silence, fallback: self.fallback.clone(), slate: self.slate.clone() }
     }
 }
 

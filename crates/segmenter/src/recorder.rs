@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use minuet_media::{Cutter, CutterConfig, Event, SegmentEnd, SegmentStart};
+use minuet_media::{Counters, Cutter, CutterConfig, Event, SegmentEnd, SegmentStart, Ticks};
 use minuet_node::mesh::{ClosedPiece, PiecePublisher};
 use minuet_proto::{
     ChannelKey, Metainfo, Phase, PieceId, PieceIndex, Record, SegmentSeq, SignedRecord, metainfo::Info,
@@ -21,14 +21,12 @@ use minuet_store::{OpenSegment, Sealed, Store};
 
 use crate::{
     hasher::{Closed, SegmentHasher, per_second},
-    input::{InputError, READ_LEN, Read, Source},
+    input::{Fed, Feed, InputError, READ_LEN},
     keeper::Room,
     meters::Meters,
+    notices::{self, Notices},
     state::Announcer,
 };
-
-/// After so long without bytes the channel is called silent.
-const SILENCE: Duration = Duration::from_secs(5);
 
 /// What is written into every torrent besides the pieces.
 #[derive(Debug, Clone)]
@@ -77,10 +75,7 @@ pub struct Recorder {
 /// Why a recording ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The feed cannot be used.
-    #[error(transparent)]
-    Feed(#[from] minuet_media::Error),
-    /// The feed cannot be read.
+    /// The feed cannot be read or used.
     #[error(transparent)]
     Read(#[from] InputError),
 }
@@ -92,6 +87,8 @@ struct Open {
     file: Option<OpenSegment>,
     hasher: SegmentHasher,
     ingest_ms: u64,
+    /// The same moment on the clock that nobody sets.
+    begun: Instant,
     discontinuity: bool,
 }
 
@@ -103,64 +100,103 @@ struct State {
     rate: Option<u64>,
     /// A segment was lost, so that the next does not go on from the one before it.
     lost: bool,
+    notices: Notices,
+    /// Where decoding could start last.
+    last_access: Option<Ticks>,
+    /// Totals of the cutters before the one in use.
+    counted: Counters,
 }
 
 impl Recorder {
     /// Records until the feed ends, fails, or the recording is stopped; the open segment is sealed in each case.
-    pub fn run(self, source: &mut Source) -> Result<(), Failure> {
+    pub fn run(self, feed: &mut Feed) -> Result<(), Failure> {
         let mut cutter = Cutter::new(self.cutting.clone());
         let stop = Arc::clone(&self.stop);
-        let mut state = State { recorder: self, open: None, rate: None, lost: false };
-        let read = state.read(source, &mut cutter, &stop);
+        let mut state = State {
+            recorder: self,
+            open: None,
+            rate: None,
+            lost: false,
+            notices: Notices::default(),
+            last_access: None,
+            counted: Counters::default(),
+        };
+        let read = state.read(feed, &mut cutter, &stop);
         cutter.end();
         // A feed that is unusable says so again here; what was recorded before is sealed all the same.
         let drained = state.drain(&mut cutter, &mut [].as_slice());
-        read.and(drained)
+        if stop.load(Ordering::Relaxed) {
+            return read;
+        }
+        read.and(drained.map_err(|error| Failure::Read(error.into())))
     }
 }
 
 impl State {
-    fn read(&mut self, source: &mut Source, cutter: &mut Cutter, stop: &AtomicBool) -> Result<(), Failure> {
+    fn read(&mut self, feed: &mut Feed, cutter: &mut Cutter, stop: &AtomicBool) -> Result<(), Failure> {
         let mut buffer = vec![0; READ_LEN];
-        let mut heard = Instant::now();
-        let mut silent = false;
+        let mut phase = Phase::Live;
         while !stop.load(Ordering::Relaxed) {
-            match source.read(&mut buffer)? {
-                Read::Data(count) => {
-                    heard = Instant::now();
-                    if silent {
-                        silent = false;
-                        tracing::info!("the feed is back");
-                        self.recorder.announcer.set_phase(Phase::Live);
-                    }
-                    self.recorder.meters.received(count);
-                    self.drain(cutter, &mut &buffer[..count])?;
-                    self.recorder.meters.set_cutter(cutter.counters());
+            let count = match feed.read(&mut buffer)? {
+                Fed::Data(count) => count,
+                Fed::Other(count) => {
+                    self.next_cutter(cutter);
+                    count
                 }
-                Read::Idle if !silent && heard.elapsed() >= SILENCE => {
-                    silent = true;
-                    tracing::warn!("no data for {} s; waiting for the feed to come back", SILENCE.as_secs());
-                    self.recorder.announcer.set_phase(Phase::Silent);
+                Fed::Idle => 0,
+                Fed::End => return Ok(()),
+            };
+            if phase != feed.phase() {
+                phase = feed.phase();
+                match phase {
+                    Phase::Silent => tracing::warn!("the feed is silent; waiting for it to come back"),
+                    _ => tracing::info!("the feed is back"),
                 }
-                Read::Idle => {}
-                Read::End => return Ok(()),
+                self.recorder.announcer.set_phase(phase);
             }
+            if count == 0 {
+                continue;
+            }
+            self.recorder.meters.received(count);
+            if let Err(error) = self.drain(cutter, &mut &buffer[..count]) {
+                feed.reject(error.into())?;
+                self.next_cutter(cutter);
+            }
+            self.recorder.meters.set_cutter(self.counted + cutter.counters());
         }
         Ok(())
     }
 
-    fn drain(&mut self, cutter: &mut Cutter, input: &mut &[u8]) -> Result<(), Failure> {
+    /// What comes now does not go on from what came before: seals what is open and looks at the feed with new eyes.
+    fn next_cutter(&mut self, cutter: &mut Cutter) {
+        cutter.end();
+        // Nothing may be left to be cut.
+        let _ = self.drain(cutter, &mut [].as_slice());
+        self.counted = self.counted + cutter.counters();
+        self.last_access = None;
+        *cutter = Cutter::new(self.recorder.cutting.clone());
+    }
+
+    fn drain(&mut self, cutter: &mut Cutter, input: &mut &[u8]) -> Result<(), minuet_media::Error> {
         while let Some(event) = cutter.poll(input)? {
             match event {
                 Event::Data(bytes) => self.data(bytes),
                 Event::Start(start) => self.start(&start),
                 Event::End(end) => self.end(end),
-                Event::RandomAccess(_) => {
+                Event::RandomAccess(access) => {
                     if let Some(open) = &mut self.open {
                         open.hasher.mark_random_access();
                     }
+                    let last = self.last_access.replace(access.position);
+                    if let Some(distance) = last.and_then(|last| access.position.0.checked_sub(last.0)) {
+                        self.recorder.meters.set_key_distance(Ticks(distance).as_duration());
+                    }
                 }
-                Event::Notice(notice) => tracing::info!("{notice}"),
+                Event::Notice(notice) => {
+                    if let Some(line) = self.notices.tell(&notice, Instant::now()) {
+                        notices::log(&notice, &line);
+                    }
+                }
             }
         }
         Ok(())
@@ -180,7 +216,8 @@ impl State {
         let discontinuity = start.discontinuity || self.lost || (start.index == 0 && newest.is_some());
         let mut hasher = SegmentHasher::new(self.rate, self.recorder.live.is_some());
         hasher.mark_random_access();
-        self.open = Some(Open { seq, file, hasher, ingest_ms: now_ms(), discontinuity });
+        self.open =
+            Some(Open { seq, file, hasher, ingest_ms: now_ms(), begun: Instant::now(), discontinuity });
         self.recorder.meters.set_open(seq);
         self.data(start.tables);
     }
@@ -256,7 +293,8 @@ impl State {
     }
 
     fn seal(&self, open: Open, duration: Duration) -> Option<Recorded> {
-        let Open { seq, file, hasher, ingest_ms, discontinuity } = open;
+        let Open { seq, file, hasher, ingest_ms, begun, discontinuity } = open;
+        let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let file = file?;
         let length = file.length();
         let (piece_length, pieces, closed) = hasher.finish(duration);
@@ -284,7 +322,8 @@ impl State {
                 piece_length,
                 duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
                 ingest_ms,
-                sealed_ms: now_ms(),
+                // A clock that is set meanwhile does not make the segment longer or shorter.
+                sealed_ms: ingest_ms.saturating_add(took_ms),
                 discontinuity,
             },
         );

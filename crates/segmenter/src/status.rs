@@ -1,6 +1,10 @@
 //! What the broadcaster sees: a line that is kept up to date on a terminal, or one now and then elsewhere.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use indicatif::ProgressBar;
 use minuet_node::units::Rate;
@@ -19,13 +23,21 @@ const LINE_INTERVAL: Duration = Duration::from_secs(60);
 /// Rates are those of the last so many readings.
 const WINDOW: usize = 10;
 
-/// Shows the figures until stopped.
-pub async fn run(screen: Screen, meters: Arc<Meters>, stop: CancellationToken) {
+/// How often a rate above the uplink is complained about.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(600);
+/// An uplink of less than this many times the stream cannot start a swarm in time.
+const LEAST_COPIES: f64 = 1.2;
+/// How many figures are kept for the status page: ten minutes of them.
+const HISTORY: usize = 600;
+
+/// Shows the figures until stopped, and keeps them for the status page.
+pub async fn run(screen: Screen, meters: Arc<Meters>, history: Arc<History>, stop: CancellationToken) {
     let bar = screen.status();
     let mut readings = Vec::with_capacity(WINDOW + 1);
     let mut interval = tokio::time::interval(INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut written = Instant::now();
+    let mut complained: Option<Instant> = None;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -34,7 +46,18 @@ pub async fn run(screen: Screen, meters: Arc<Meters>, stop: CancellationToken) {
                     readings.remove(0);
                 }
                 readings.push((now, meters.read()));
-                show(bar.as_ref(), &readings, &mut written);
+                let Some(figures) = figures(&readings) else { continue };
+                show(bar.as_ref(), &figures, &mut written);
+                if figures.exceeds_uplink() && complained.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
+                    complained = Some(now);
+                    tracing::warn!(
+                        "the feed comes at {} and --upload-limit is {}: viewers will fall behind; lower the encoder's \
+                         bitrate or raise the limit",
+                        Rate::from_bytes_per_s(figures.in_per_s),
+                        Rate::from_bytes_per_s(figures.now.upload_limit),
+                    );
+                }
+                history.push(figures);
             }
         }
     }
@@ -43,44 +66,98 @@ pub async fn run(screen: Screen, meters: Arc<Meters>, stop: CancellationToken) {
     }
 }
 
-fn show(bar: Option<&ProgressBar>, readings: &[(Instant, Reading)], written: &mut Instant) {
-    let ([(then, old), ..], [.., (now, new)]) = (readings, readings) else { return };
-    let text = line(old, new, now.duration_since(*then));
+fn show(bar: Option<&ProgressBar>, figures: &Figures, written: &mut Instant) {
     match bar {
         Some(bar) => {
-            bar.set_message(text);
+            bar.set_message(figures.to_string());
             bar.tick();
         }
         None if written.elapsed() >= LINE_INTERVAL => {
             *written = Instant::now();
-            tracing::info!("{text}");
+            tracing::info!("{figures}");
         }
         None => {}
     }
 }
 
-/// The line for what happened between two readings.
-fn line(old: &Reading, new: &Reading, elapsed: Duration) -> String {
-    let rate = |before: u64, after: u64| {
-        let per_s = after.saturating_sub(before) as f64 / elapsed.as_secs_f64().max(1.0);
-        Rate::from_bytes_per_s(per_s as u64)
-    };
-    let sent = |reading: &Reading| reading.sent_live + reading.sent_to_peers + reading.sent_over_http;
-    // How often the whole stream has been sent so far: what a broadcaster's uplink costs.
-    let copies = sent(new) as f64 / new.recorded.max(1) as f64;
-    let mut text = format!(
-        "segment {} | in {} | out {} ({copies:.2} copies) | {} live peers, {} others | {} seeded",
-        new.open,
-        rate(old.received, new.received),
-        rate(sent(old), sent(new)),
-        new.live_peers,
-        new.viewers,
-        new.seeding,
-    );
-    if new.cutter.continuity_errors > 0 {
-        text.push_str(&format!(" | {} continuity errors", new.cutter.continuity_errors));
+/// What happened lately.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Figures {
+    /// The newest reading.
+    pub now: Reading,
+    /// Bytes of feed a second.
+    pub in_per_s: u64,
+    /// Bytes sent a second.
+    pub out_per_s: u64,
+}
+
+impl Figures {
+    /// How often the whole stream has been sent so far: what a broadcaster's uplink costs.
+    pub fn copies(&self) -> f64 {
+        self.now.sent() as f64 / self.now.recorded.max(1) as f64
     }
-    text
+
+    /// The share of what viewers get that does not come from here, in percent; none without viewers.
+    pub fn offload_percent(&self) -> Option<f64> {
+        let wanted = (self.now.live_peers + self.now.viewers) as f64 * self.in_per_s as f64;
+        (wanted > 0.0).then(|| (100.0 * (1.0 - self.out_per_s as f64 / wanted)).clamp(0.0, 100.0))
+    }
+
+    fn exceeds_uplink(&self) -> bool {
+        self.now.upload_limit > 0 && self.in_per_s as f64 * LEAST_COPIES > self.now.upload_limit as f64
+    }
+}
+
+impl std::fmt::Display for Figures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (now, rate) = (&self.now, Rate::from_bytes_per_s);
+        write!(f, "segment {} | in {} | ", now.open, rate(self.in_per_s))?;
+        if now.key_distance_ms > 0 {
+            write!(f, "key frame each {:.1} s | ", now.key_distance_ms as f64 / 1000.0)?;
+        }
+        write!(f, "out {} ({:.2} copies) | ", rate(self.out_per_s), self.copies())?;
+        write!(f, "{} live peers, {} others", now.live_peers, now.viewers)?;
+        if let Some(offload) = self.offload_percent() {
+            write!(f, " | {offload:.0} % offload")?;
+        }
+        write!(f, " | {} seeded", now.seeding)?;
+        if now.cutter.continuity_errors > 0 {
+            write!(f, " | {} continuity errors", now.cutter.continuity_errors)?;
+        }
+        Ok(())
+    }
+}
+
+/// The figures between the first and the last of some readings.
+fn figures(readings: &[(Instant, Reading)]) -> Option<Figures> {
+    let ([(then, old), ..], [.., (now, new)]) = (readings, readings) else { return None };
+    let elapsed_s = now.duration_since(*then).as_secs_f64().max(1.0);
+    let rate = |before: u64, after: u64| (after.saturating_sub(before) as f64 / elapsed_s) as u64;
+    Some(Figures {
+        now: *new,
+        in_per_s: rate(old.received, new.received),
+        out_per_s: rate(old.sent(), new.sent()),
+    })
+}
+
+/// The figures of the last minutes, one a second.
+#[derive(Debug, Default)]
+pub struct History(Mutex<VecDeque<Figures>>);
+
+impl History {
+    fn push(&self, figures: Figures) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() == HISTORY {
+            kept.pop_front();
+        }
+        kept.push_back(figures);
+    }
+
+    /// A copy, oldest first.
+    pub fn read(&self) -> Vec<Figures> {
+        // Each entry is whole by itself, so a panic elsewhere does not spoil the list.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
 }
 
 #[cfg(test)]
@@ -90,21 +167,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_says_rates_and_copies() {
-        let old = Reading::default();
+    fn the_line_says_rates_copies_and_offload() {
+        let start = Instant::now();
         let new = Reading {
             received: 10_000_000,
             recorded: 8_000_000,
             open: SegmentSeq(3),
-            sent_to_peers: 9_000_000,
+            sent_live: 2_000_000,
+            sent_to_peers: 7_000_000,
             sent_over_http: 1_000_000,
+            live_peers: 2,
             viewers: 5,
             seeding: 2,
+            key_distance_ms: 2000,
+            upload_limit: 1_100_000,
             ..Reading::default()
         };
+        let figures =
+            figures(&[(start, Reading::default()), (start + Duration::from_secs(10), new)]).unwrap();
         assert_eq!(
-            line(&old, &new, Duration::from_secs(10)),
-            "segment 3 | in 8Mbit | out 8Mbit (1.25 copies) | 0 live peers, 5 others | 2 seeded"
+            figures.to_string(),
+            "segment 3 | in 8Mbit | key frame each 2.0 s | out 8Mbit (1.25 copies) | 2 live peers, 5 others | 86 % offload | 2 seeded"
         );
+        assert!(figures.exceeds_uplink(), "1.1 times the stream is too little");
     }
 }

@@ -139,6 +139,42 @@ fn a_full_disk_costs_the_oldest_segments_and_then_only_the_open_one() {
 }
 
 #[test]
+fn a_recording_outlives_what_is_kept_and_any_client_can_check_its_torrent() {
+    let dir = tempfile::tempdir().unwrap();
+    let feed = file(dir.path(), &CLIP);
+    let (data, recordings) = (dir.path().join("data"), dir.path().join("recordings"));
+    let arguments = ["--no-realtime", "--segment", "1s", "--keep", "2s", "--exit-at-end", "--record"];
+    let arguments = [&[feed.as_str()], &arguments[..], &[recordings.to_str().unwrap()]].concat();
+    let mut segmenter = Segmenter::start(&data, &arguments);
+    let line = segmenter.wait_for("the broadcast's torrent is ");
+    let (status, _, log) = segmenter.finish();
+    assert!(status.success(), "{log}");
+    let torrent = line.split_once("torrent is ").unwrap().1;
+    let channel = key(&data).channel();
+    let name = |seq| minuet_proto::record::segment_file_name(&channel, minuet_proto::SegmentSeq(seq));
+    let folder = recordings.join(name(0).trim_end_matches(".ts"));
+    assert_eq!(torrent, folder.with_extension("torrent").to_str().unwrap());
+    let segment = |seq| fs::read(folder.join(name(seq))).unwrap().split_off(2 * 188);
+    let media: Vec<u8> = (0..8).flat_map(segment).collect();
+    assert!(CLIP.ends_with(&media) && CLIP.len() - media.len() <= 4 * 188);
+    let aria2 = || {
+        let mut check = std::process::Command::new("aria2c");
+        check.args(["--check-integrity", "--hash-check-only", "--no-conf", "--console-log-level=error"]);
+        let done = check.arg("-d").arg(&recordings).args(["-T", torrent]).output();
+        done.expect("these tests need aria2").status.success()
+    };
+    assert!(aria2(), "all pieces are as the torrent says");
+    // And all but the last of each segment are those that were swarmed.
+    let whole = fs::read(torrent).unwrap();
+    let swarmed = fs::read(folder.join(name(3).replace(".ts", ".torrent"))).unwrap();
+    let swarmed = minuet_proto::Metainfo::parse(&swarmed).unwrap();
+    let (_, pieces) = swarmed.info().pieces.split_last().unwrap();
+    assert!(pieces.iter().all(|piece| whole.windows(20).any(|window| window == piece.as_bytes())));
+    fs::write(folder.join(name(3)), b"something else").unwrap();
+    assert!(!aria2(), "a client sees damage");
+}
+
+#[test]
 fn what_cannot_work_is_said_in_a_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let feed = file(dir.path(), &CLIP);

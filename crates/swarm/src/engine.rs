@@ -49,7 +49,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt};
 use crate::{Error, Role, Upload};
 
 /// Blocks of 16 KiB asked of one peer ahead of their arrival.
-const REQUEST_WINDOW_BLOCKS: usize = 16;
+const REQUEST_WINDOW_BLOCKS: usize = 8;
 /// A peer that sends nothing for this long is dropped. Longer than a capped sender takes to come round to us.
 const PEER_SILENCE: Duration = Duration::from_secs(60);
 /// How long a connection may take to come about.

@@ -8,7 +8,8 @@ use std::{io, net::SocketAddr, path::PathBuf};
 pub enum InputError {
     /// A `udp://` input without address and port.
     #[error(
-        "{0} names no address and port; write it as udp://127.0.0.1:1234, or udp://:1234 for any address"
+        "{0} names no address and port that can be received at; write it as udp://127.0.0.1:1234, udp://:1234 for any \
+         address, or udp://SOURCE@GROUP:1234?interface=ADDRESS for multicast"
     )]
     BadAddress(String),
     /// Only a file can begin again.
@@ -40,10 +41,10 @@ pub enum InputError {
     #[error("UDP port {0} is in use by another program; stop that or choose another port")]
     PortInUse(SocketAddr),
     /// The UDP socket cannot be had.
-    #[error("cannot receive on udp://{address}: {source}; check that the address belongs to this machine")]
+    #[error("cannot receive on {address}: {source}; check the address, and the interface if one is named")]
     Udp {
         /// Where to receive.
-        address: SocketAddr,
+        address: String,
         /// The system's reason.
         source: io::Error,
     },
@@ -69,6 +70,17 @@ pub enum InputError {
         /// The end of what it wrote to standard error.
         last_words: String,
     },
+    /// The HTTP server does not give it.
+    #[error("{input} {reason}; check the address and the server")]
+    Http {
+        /// What was asked for.
+        input: String,
+        /// What came instead.
+        reason: String,
+    },
+    /// The HTTP server gives something that is not MPEG-TS.
+    #[error("{0} is not MPEG-TS; ffmpeg takes it")]
+    HttpOther(String),
     /// Reading failed midway.
     #[error("reading the input failed: {0}")]
     Io(#[from] io::Error),

@@ -6,6 +6,7 @@ use std::{
     os::fd::OwnedFd,
     process::{Child, ChildStderr, Command, Stdio},
     thread::JoinHandle,
+    time::Duration,
 };
 
 use super::{InputError, Read, pipe::Pipe};
@@ -14,6 +15,35 @@ use super::{InputError, Read, pipe::Pipe};
 const LAST_LINES: usize = 4;
 /// A line is cut off here.
 const MAX_LINE: u64 = 500;
+
+/// What the user adds to ffmpeg's command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FfmpegArguments {
+    /// Before the input.
+    pub input: Vec<String>,
+    /// In place of `-c copy`.
+    pub output: Vec<String>,
+}
+
+/// The URL and the options before it. An RTMP or SRT address of no machine in particular means that the encoder comes
+/// to us.
+fn as_ffmpeg_takes_it(input: &str) -> (String, &'static [&'static str]) {
+    let Some((scheme, rest)) = input.split_once("://") else { return (input.to_owned(), &[]) };
+    let anyone = rest.starts_with("0.0.0.0:") || rest.starts_with("[::]:") || rest.starts_with(':');
+    let url = match rest.strip_prefix(':') {
+        Some(port) => format!("{scheme}://0.0.0.0:{port}"),
+        None => input.to_owned(),
+    };
+    match scheme {
+        "rtmp" if anyone => (url, &["-listen", "1"]),
+        "srt" if anyone && !rest.contains("mode=") => {
+            let and = if rest.contains('?') { '&' } else { '?' };
+            (format!("{url}{and}mode=listener"), &[])
+        }
+        "rtsp" | "rtsps" => (url, &["-rtsp_transport", "tcp"]),
+        _ => (url, &[]),
+    }
+}
 
 /// A running ffmpeg; killed and waited for when dropped.
 #[derive(Debug)]
@@ -27,13 +57,18 @@ pub struct Ffmpeg {
 
 impl Ffmpeg {
     /// Starts ffmpeg on `input`, over and over if `repeat`.
-    pub fn start(input: &str, repeat: bool) -> Result<Self, InputError> {
+    pub fn start(input: &str, repeat: bool, arguments: &FfmpegArguments) -> Result<Self, InputError> {
         let mut command = Command::new("ffmpeg");
         command.args(["-nostdin", "-hide_banner", "-loglevel", "warning"]);
         if repeat {
             command.args(["-stream_loop", "-1"]);
         }
-        command.args(["-i", input, "-map", "0:v:0?", "-map", "0:a?", "-c", "copy", "-f", "mpegts", "pipe:1"]);
+        let (url, own) = as_ffmpeg_takes_it(input);
+        command.args(own).args(&arguments.input).args(["-i", &url, "-map", "0:v:0?", "-map", "0:a?"]);
+        if arguments.output.is_empty() {
+            command.args(["-c", "copy"]);
+        }
+        command.args(&arguments.output).args(["-flush_packets", "1", "-f", "mpegts", "pipe:1"]);
         Self::spawn(command, input)
     }
 
@@ -51,8 +86,8 @@ impl Ffmpeg {
         Ok(Self { input: input.to_owned(), child, output, listener })
     }
 
-    pub(super) fn read(&mut self, buf: &mut [u8]) -> Result<Read, InputError> {
-        let read = self.output.read(buf)?;
+    pub(super) fn read(&mut self, buf: &mut [u8], patience: Duration) -> Result<Read, InputError> {
+        let read = self.output.read(buf, patience)?;
         if read != Read::End {
             return Ok(read);
         }
@@ -90,7 +125,7 @@ fn last_words(stderr: ChildStderr) -> VecDeque<String> {
             Ok(0) | Err(_) => return lines,
             Ok(_) => {}
         }
-        let line = String::from_utf8_lossy(&line).trim().to_owned();
+        let line = without_address(String::from_utf8_lossy(&line).trim());
         if !line.is_empty() {
             if lines.len() == LAST_LINES {
                 lines.pop_front();
@@ -100,9 +135,19 @@ fn last_words(stderr: ChildStderr) -> VecDeque<String> {
     }
 }
 
+/// ffmpeg begins its lines with what speaks and where that lies in memory, as in `[http @ 0x564b516f0240] `: of no use,
+/// and never twice the same.
+fn without_address(line: &str) -> String {
+    let Some((before, after)) = line.split_once(" @ 0x") else { return line.to_owned() };
+    let after = after.trim_start_matches(|character: char| character.is_ascii_hexdigit());
+    format!("{before}{after}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
 
     fn shell(script: &str) -> Ffmpeg {
         let mut command = Command::new("sh");
@@ -114,22 +159,26 @@ mod tests {
     fn output_then_the_end() {
         let mut child = shell("printf abc");
         let mut buf = [0; 16];
-        assert_eq!(child.read(&mut buf).unwrap(), Read::Data(3));
-        assert_eq!(child.read(&mut buf).unwrap(), Read::End);
+        assert_eq!(child.read(&mut buf, PATIENCE).unwrap(), Read::Data(3));
+        assert_eq!(child.read(&mut buf, PATIENCE).unwrap(), Read::End);
     }
 
     #[test]
     fn last_words_are_told() {
-        let mut child = shell("for n in 1 2 3 4 5 6; do echo line $n >&2; done; exit 3");
-        let error = child.read(&mut [0; 16]).unwrap_err().to_string();
-        assert_eq!(error, "ffmpeg could not read the feed (exit status: 3): line 3; line 4; line 5; line 6");
+        let mut child =
+            shell("for n in 1 2 3 4 5; do echo line $n >&2; done; echo '[x @ 0x5ab] line 6' >&2; exit 3");
+        let error = child.read(&mut [0; 16], PATIENCE).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "ffmpeg could not read the feed (exit status: 3): line 3; line 4; line 5; [x] line 6"
+        );
     }
 
     #[test]
     fn dropping_it_ends_it() {
         let mut child = shell("printf x; exec sleep 3600");
         let mut buf = [0; 1];
-        assert_eq!(child.read(&mut buf).unwrap(), Read::Data(1));
+        assert_eq!(child.read(&mut buf, PATIENCE).unwrap(), Read::Data(1));
         let pid = child.child.id();
         drop(child);
         assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
@@ -139,5 +188,20 @@ mod tests {
     fn a_missing_program_is_a_sentence() {
         let error = Ffmpeg::spawn(Command::new("/nowhere/ffmpeg"), "clip.mp4").unwrap_err();
         assert!(error.to_string().contains("install it"), "{error}");
+    }
+
+    #[test]
+    fn an_address_of_no_machine_listens() {
+        for (input, url, options) in [
+            ("rtmp://0.0.0.0:1935/live/key", "rtmp://0.0.0.0:1935/live/key", &["-listen", "1"][..]),
+            ("rtmp://:1935/live", "rtmp://0.0.0.0:1935/live", &["-listen", "1"]),
+            ("rtmp://host/live", "rtmp://host/live", &[]),
+            ("srt://:9000", "srt://0.0.0.0:9000?mode=listener", &[]),
+            ("srt://0.0.0.0:9000?latency=200000", "srt://0.0.0.0:9000?latency=200000&mode=listener", &[]),
+            ("srt://host:9000", "srt://host:9000", &[]),
+            ("rtsp://camera/1", "rtsp://camera/1", &["-rtsp_transport", "tcp"]),
+        ] {
+            assert_eq!(as_ffmpeg_takes_it(input), (url.to_owned(), options), "{input}");
+        }
     }
 }

@@ -1,4 +1,7 @@
-//! How bytes get in: standard input, a file, UDP, or anything that ffmpeg opens.
+//! How bytes get in: standard input, a file, UDP and RTP, MPEG-TS over HTTP, or anything that ffmpeg opens.
+//!
+//! A [`Feed`] is what the recorder reads: the main input, watched, reopened when it fails, and replaced by others
+//! meanwhile.
 //!
 //! A [`Source`] is read by blocking calls from a thread of its own, the one that also cuts, hashes and
 //! writes. That costs least where cost matters, with a file at full speed: the bytes go from the page cache
@@ -8,19 +11,27 @@
 //!
 //! When bytes came in is for the caller to note when `read` returns: this module knows no wall clock.
 
+mod address;
 mod error;
+mod feed;
 mod ffmpeg;
 mod file;
+mod http;
+mod level;
 mod pace;
 mod pipe;
 mod udp;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
+pub use address::UdpAddress;
 pub use error::InputError;
+pub use feed::{Fed, Feed, FeedOptions};
+pub use ffmpeg::FfmpegArguments;
 
 use ffmpeg::Ffmpeg;
 use file::{FileInput, Kind};
+use http::Http;
 use pace::Paced;
 use pipe::Pipe;
 use udp::Udp;
@@ -39,19 +50,23 @@ pub enum Input {
     Stdin,
     /// A file: MPEG-TS as it is, anything else through ffmpeg.
     File(PathBuf),
-    /// `udp://address:port`: datagrams sent to this port; a multicast address is joined.
-    Udp(SocketAddr),
+    /// `udp://address:port` or `rtp://`: datagrams sent to this port; a multicast group is joined.
+    Udp(UdpAddress),
+    /// `http://` or `https://`: MPEG-TS as it is, anything else through ffmpeg.
+    Http(String),
     /// Anything else is for ffmpeg to open.
     Ffmpeg(String),
 }
 
 /// How to read it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InputOptions {
     /// Whether to hand bytes out at the pace of their own timestamps; by default files are.
     pub realtime: Option<bool>,
     /// Whether to begin again at the end: files only.
     pub repeat: bool,
+    /// Added to ffmpeg's command line.
+    pub ffmpeg: FfmpegArguments,
 }
 
 /// What a read brought.
@@ -59,7 +74,7 @@ pub struct InputOptions {
 pub enum Read {
     /// So many bytes at the beginning of the buffer.
     Data(usize),
-    /// Nothing came for [`MAX_WAIT`]; the input is still open.
+    /// Nothing came for as long as was waited; the input is still open.
     Idle,
     /// There will be no more.
     End,
@@ -74,10 +89,15 @@ impl Input {
         if text == "-" {
             return Ok(Self::Stdin);
         }
-        if let Some(address) = text.strip_prefix("udp://") {
-            return udp::parse_address(address)
+        if let Some(address) = text.strip_prefix("udp://").or_else(|| text.strip_prefix("rtp://")) {
+            return UdpAddress::parse(address)
                 .map(Self::Udp)
                 .ok_or_else(|| InputError::BadAddress(text.to_owned()));
+        }
+        if text.starts_with("http://") || text.starts_with("https://") {
+            let path = text.split(['?', '#']).next().unwrap_or(text);
+            let playlist = path.ends_with(".m3u8") || path.ends_with(".mpd");
+            return Ok(if playlist { Self::Ffmpeg(text.to_owned()) } else { Self::Http(text.to_owned()) });
         }
         let scheme = text.split_once("://").is_some_and(|(scheme, _)| {
             !scheme.is_empty()
@@ -89,6 +109,24 @@ impl Input {
             None => Self::File(text.into()),
         })
     }
+
+    /// Whether what failed or fell silent is opened again: others' addresses are, what is ours to give is not.
+    fn reopens(&self) -> bool {
+        matches!(self, Self::Udp(_) | Self::Http(_) | Self::Ffmpeg(_))
+    }
+
+    /// Whether its end is only that of a connection: a publisher that left comes back.
+    fn is_endless(&self) -> bool {
+        match self {
+            Self::Ffmpeg(url) => {
+                let finite = ["http://", "https://", "ftp://", "file:"];
+                let path = url.split(['?', '#']).next().unwrap_or(url);
+                path.ends_with(".m3u8") || !finite.iter().any(|scheme| url.starts_with(scheme))
+            }
+            Self::Udp(_) => true,
+            Self::Stdin | Self::File(_) | Self::Http(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for Input {
@@ -96,8 +134,8 @@ impl fmt::Display for Input {
         match self {
             Self::Stdin => write!(f, "standard input"),
             Self::File(path) => write!(f, "{}", path.display()),
-            Self::Udp(address) => write!(f, "udp://{address}"),
-            Self::Ffmpeg(url) => write!(f, "{url}"),
+            Self::Udp(address) => write!(f, "{address}"),
+            Self::Http(url) | Self::Ffmpeg(url) => write!(f, "{url}"),
         }
     }
 }
@@ -106,6 +144,7 @@ impl fmt::Display for Input {
 #[derive(Debug)]
 pub struct Source {
     bytes: Bytes,
+    ffmpeg: FfmpegArguments,
 }
 
 #[derive(Debug)]
@@ -113,6 +152,7 @@ enum Bytes {
     Pipe(Pipe),
     File(FileInput),
     Udp(Udp),
+    Http(Http),
     Ffmpeg(Ffmpeg),
     Paced(Box<Paced>),
 }
@@ -122,37 +162,55 @@ impl Source {
     ///
     /// # Errors
     /// What keeps it from being opened, as a sentence that names the remedy.
-    pub fn open(input: &Input, options: InputOptions) -> Result<Self, InputError> {
+    pub fn open(input: &Input, options: &InputOptions) -> Result<Self, InputError> {
         let repeatable = matches!(input, Input::File(_));
         if options.repeat && !repeatable {
             return Err(InputError::NotRepeatable(input.to_string()));
         }
+        let ffmpeg = &options.ffmpeg;
         let bytes = match input {
             Input::Stdin => Bytes::Pipe(Pipe::stdin()?),
-            Input::Udp(address) => Bytes::Udp(Udp::bind(*address)?),
-            Input::Ffmpeg(url) => Bytes::Ffmpeg(Ffmpeg::start(url, false)?),
+            Input::Udp(address) => Bytes::Udp(Udp::bind(address)?),
+            Input::Http(url) => Bytes::Http(Http::start(url)),
+            Input::Ffmpeg(url) => Bytes::Ffmpeg(Ffmpeg::start(url, false, ffmpeg)?),
+            // Whoever has words for ffmpeg wants it to open what else would be read as it is, such as a device.
+            Input::File(path) if *ffmpeg != FfmpegArguments::default() => {
+                let path = path.to_string_lossy();
+                Bytes::Ffmpeg(Ffmpeg::start(&path, options.repeat, ffmpeg)?)
+            }
             Input::File(path) => match file::sniff(path)? {
                 Kind::MpegTs => Bytes::File(FileInput::open(path, options.repeat)?),
                 Kind::Stream => Bytes::Pipe(Pipe::open(path)?),
-                Kind::Other => Bytes::Ffmpeg(Ffmpeg::start(&file::as_url(path), options.repeat)?),
+                Kind::Other => Bytes::Ffmpeg(Ffmpeg::start(&file::as_url(path), options.repeat, ffmpeg)?),
             },
         };
         let paced = options.realtime.unwrap_or(repeatable && !matches!(bytes, Bytes::Pipe(_)));
-        let source = Self { bytes };
-        if paced { Ok(Self { bytes: Bytes::Paced(Box::new(Paced::new(source))) }) } else { Ok(source) }
+        let source = Self { ffmpeg: ffmpeg.clone(), ..Self::of(bytes) };
+        Ok(if paced { Self::of(Bytes::Paced(Box::new(Paced::new(source)))) } else { source })
     }
 
-    /// Waits for bytes and puts them into `buf`, which should hold [`READ_LEN`].
+    fn of(bytes: Bytes) -> Self {
+        Self { bytes, ffmpeg: FfmpegArguments::default() }
+    }
+
+    /// Waits as long as `patience` for bytes and puts them into `buf`, which should hold [`READ_LEN`].
     ///
     /// # Errors
     /// What ended the input before its time, as a sentence that names the remedy.
-    pub fn read(&mut self, buf: &mut [u8]) -> Result<Read, InputError> {
+    pub fn read(&mut self, buf: &mut [u8], patience: Duration) -> Result<Read, InputError> {
         match &mut self.bytes {
-            Bytes::Pipe(pipe) => pipe.read(buf),
+            Bytes::Pipe(pipe) => pipe.read(buf, patience),
             Bytes::File(file) => file.read(buf),
-            Bytes::Udp(udp) => udp.read(buf),
-            Bytes::Ffmpeg(ffmpeg) => ffmpeg.read(buf),
-            Bytes::Paced(paced) => paced.read(buf),
+            Bytes::Udp(udp) => udp.read(buf, patience),
+            Bytes::Http(http) => match http.read(buf, patience) {
+                Err(InputError::HttpOther(url)) => {
+                    self.bytes = Bytes::Ffmpeg(Ffmpeg::start(&url, false, &self.ffmpeg)?);
+                    Ok(Read::Idle)
+                }
+                read => read,
+            },
+            Bytes::Ffmpeg(ffmpeg) => ffmpeg.read(buf, patience),
+            Bytes::Paced(paced) => paced.read(buf, patience),
         }
     }
 }
@@ -163,17 +221,20 @@ mod tests {
 
     #[test]
     fn inputs_are_told_apart() {
+        let udp = |ip: std::net::IpAddr| Input::Udp(UdpAddress::new((ip, 1234).into()));
         for (text, input) in [
             ("-", Input::Stdin),
             ("clip.ts", Input::File("clip.ts".into())),
             ("/a/b://c.ts", Input::File("/a/b://c.ts".into())),
             ("file:///tmp/clip.ts", Input::File("/tmp/clip.ts".into())),
-            ("udp://127.0.0.1:1234", Input::Udp(([127, 0, 0, 1], 1234).into())),
-            ("udp://@239.1.1.1:1234", Input::Udp(([239, 1, 1, 1], 1234).into())),
-            ("udp://:1234", Input::Udp(([0, 0, 0, 0], 1234).into())),
-            ("udp://[::1]:1234?pkt_size=1316", Input::Udp(([0, 0, 0, 0, 0, 0, 0, 1], 1234).into())),
+            ("udp://127.0.0.1:1234", udp([127, 0, 0, 1].into())),
+            ("udp://@239.1.1.1:1234", udp([239, 1, 1, 1].into())),
+            ("rtp://239.1.1.1:1234", udp([239, 1, 1, 1].into())),
+            ("udp://:1234", udp([0, 0, 0, 0].into())),
+            ("udp://[::1]:1234?pkt_size=1316", udp([0, 0, 0, 0, 0, 0, 0, 1].into())),
             ("rtmp://host/app", Input::Ffmpeg("rtmp://host/app".into())),
-            ("https://host/clip.mp4", Input::Ffmpeg("https://host/clip.mp4".into())),
+            ("https://host/live", Input::Http("https://host/live".into())),
+            ("https://host/live.m3u8?t=1", Input::Ffmpeg("https://host/live.m3u8?t=1".into())),
         ] {
             assert_eq!(Input::parse(text).unwrap(), input, "{text}");
         }

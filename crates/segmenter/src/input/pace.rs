@@ -7,7 +7,7 @@ use std::{
 
 use minuet_media::{PacketSync, StreamClock, Ticks, packet::PACKET_LEN};
 
-use super::{InputError, MAX_WAIT, READ_LEN, Read, Source};
+use super::{InputError, READ_LEN, Read, Source};
 
 /// Who is later than this (the machine slept) goes on from now instead of catching up in a rush.
 const LATEST: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ impl Paced {
         }
     }
 
-    pub(super) fn read(&mut self, buf: &mut [u8]) -> Result<Read, InputError> {
+    pub(super) fn read(&mut self, buf: &mut [u8], patience: Duration) -> Result<Read, InputError> {
         loop {
             if self.ready > 0 {
                 let len = self.ready.min(buf.len());
@@ -60,8 +60,8 @@ impl Paced {
             }
             if let Some(position) = self.due {
                 let left = self.left(position, Instant::now());
-                if left > MAX_WAIT {
-                    sleep(MAX_WAIT);
+                if left > patience {
+                    sleep(patience);
                     return Ok(Read::Idle);
                 }
                 sleep(left);
@@ -79,7 +79,7 @@ impl Paced {
                 continue;
             }
             (self.from, self.to) = (0, 0);
-            match self.source.read(&mut self.raw)? {
+            match self.source.read(&mut self.raw, patience)? {
                 Read::Data(len) => self.to = len,
                 other => return Ok(other),
             }
@@ -113,7 +113,7 @@ mod tests {
     /// A paced source that has nothing to pace.
     fn paced() -> Paced {
         let (reader, _) = std::io::pipe().unwrap();
-        Paced::new(Source { bytes: super::super::Bytes::Pipe(super::super::Pipe::new(reader.into())) })
+        Paced::new(Source::of(super::super::Bytes::Pipe(super::super::Pipe::new(reader.into()))))
     }
 
     #[test]

@@ -5,11 +5,12 @@ use std::{
     io::{self, IsTerminal, Read as _},
     os::fd::{AsFd, OwnedFd},
     path::Path,
+    time::Duration,
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{InputError, MAX_WAIT, READ_LEN, Read};
+use super::{InputError, READ_LEN, Read};
 
 /// A pipe, or anything else that can be waited for.
 #[derive(Debug)]
@@ -42,9 +43,9 @@ impl Pipe {
         Self { file: fd.into() }
     }
 
-    pub(super) fn read(&mut self, buf: &mut [u8]) -> Result<Read, InputError> {
+    pub(super) fn read(&mut self, buf: &mut [u8], patience: Duration) -> Result<Read, InputError> {
         loop {
-            if !self.wait()? {
+            if !wait_readable(&self.file, patience)? {
                 return Ok(Read::Idle);
             }
             match self.file.read(buf) {
@@ -56,15 +57,18 @@ impl Pipe {
             }
         }
     }
+}
 
-    /// Whether something is there to be read, the end included.
-    fn wait(&self) -> io::Result<bool> {
-        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(MAX_WAIT.subsec_nanos()) };
-        match poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&timeout)) {
-            Ok(ready) => Ok(ready > 0),
-            Err(rustix::io::Errno::INTR) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+/// Whether something is there to be read within `patience`, the end included.
+pub fn wait_readable(file: &impl AsFd, patience: Duration) -> io::Result<bool> {
+    let timeout = Timespec {
+        tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(patience.subsec_nanos()),
+    };
+    match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&timeout)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -79,15 +83,15 @@ mod tests {
         let mut pipe = Pipe::new(reader.into());
         writer.write_all(b"abc").unwrap();
         let mut buf = [0; 16];
-        assert_eq!(pipe.read(&mut buf).unwrap(), Read::Data(3));
+        assert_eq!(pipe.read(&mut buf, Duration::from_secs(5)).unwrap(), Read::Data(3));
         drop(writer);
-        assert_eq!(pipe.read(&mut buf).unwrap(), Read::End);
+        assert_eq!(pipe.read(&mut buf, Duration::from_secs(5)).unwrap(), Read::End);
     }
 
     #[test]
     fn a_silent_pipe_is_idle() {
         let (reader, _writer) = io::pipe().unwrap();
         let mut pipe = Pipe::new(reader.into());
-        assert_eq!(pipe.read(&mut [0; 16]).unwrap(), Read::Idle);
+        assert_eq!(pipe.read(&mut [0; 16], Duration::ZERO).unwrap(), Read::Idle);
     }
 }

@@ -1,0 +1,170 @@
+//! One input under watch: opened again when it fails, ends or falls silent, as its kind allows.
+
+use std::time::{Duration, Instant};
+
+use minuet_node::Backoff;
+
+use super::{Input, InputError, InputOptions, Read, Source};
+
+/// The first wait before an input is opened again, and the longest.
+const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+/// How often the same failure is complained about.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(300);
+/// An input that ran so long was well: its next failure is its first.
+const WELL: Duration = Duration::from_secs(20);
+
+/// An input, open or to be opened.
+#[derive(Debug)]
+pub struct Level {
+    input: Input,
+    options: InputOptions,
+    source: Option<Source>,
+    /// When it was opened last.
+    opened: Instant,
+    /// When bytes last came, or else it was opened.
+    heard: Instant,
+    /// Bytes have come since it was opened.
+    fruitful: bool,
+    /// How often it has been opened.
+    pub connection: u64,
+    backoff: Backoff,
+    retry_at: Instant,
+    /// It has ended for good.
+    pub ended: bool,
+    /// What was complained of last, and when.
+    complaint: Option<(String, Instant)>,
+}
+
+impl Level {
+    /// An input that is opened when it is first read.
+    pub fn closed(input: Input, options: InputOptions) -> Self {
+        let now = Instant::now();
+        Self {
+            input,
+            options,
+            source: None,
+            opened: now,
+            heard: now,
+            fruitful: false,
+            connection: 0,
+            backoff: Backoff::new(REOPEN.0, REOPEN.1),
+            retry_at: now,
+            ended: false,
+            complaint: None,
+        }
+    }
+
+    /// An input that is open.
+    pub fn open(input: Input, options: InputOptions, source: Source) -> Self {
+        Self { source: Some(source), connection: 1, ..Self::closed(input, options) }
+    }
+
+    /// Whether there is a connection.
+    pub fn is_open(&self) -> bool {
+        self.source.is_some()
+    }
+
+    /// How long nothing has come.
+    pub fn silent_for(&self) -> Duration {
+        self.heard.elapsed()
+    }
+
+    /// What it is, for a log line.
+    pub fn name(&self) -> String {
+        self.input.to_string()
+    }
+
+    /// Gives up the connection until it is read again.
+    pub fn close(&mut self) {
+        self.source = None;
+        self.fruitful = false;
+        let now = Instant::now();
+        (self.heard, self.retry_at, self.ended) = (now, now, false);
+    }
+
+    /// Reads, and opens first what is due to be opened; `Read::End` only at an end for good.
+    pub fn read(
+        &mut self,
+        buf: &mut [u8],
+        patience: Duration,
+        silence: Duration,
+    ) -> Result<Read, InputError> {
+        if self.ended {
+            std::thread::sleep(patience);
+            return Ok(Read::End);
+        }
+        let source = match &mut self.source {
+            Some(source) => source,
+            None => {
+                let wait = self.retry_at.saturating_duration_since(Instant::now());
+                if !wait.is_zero() {
+                    std::thread::sleep(wait.min(patience));
+                    return Ok(Read::Idle);
+                }
+                match Source::open(&self.input, &self.options) {
+                    Ok(source) => {
+                        self.opened = Instant::now();
+                        self.connection += 1;
+                        self.source.insert(source)
+                    }
+                    Err(error) => return self.failed(error),
+                }
+            }
+        };
+        match source.read(buf, patience) {
+            Ok(Read::Data(len)) => {
+                self.heard = Instant::now();
+                self.fruitful = true;
+                Ok(Read::Data(len))
+            }
+            Ok(Read::Idle) => {
+                // One that waits for an encoder to come is left alone; one that went dead is not.
+                if self.fruitful && self.input.reopens() && self.silent_for() >= silence {
+                    tracing::info!("opening {} again", self.input);
+                    self.put_off();
+                }
+                Ok(Read::Idle)
+            }
+            Ok(Read::End) if self.input.is_endless() => {
+                tracing::info!("{} was closed by the other side; opening it again", self.input);
+                self.put_off();
+                Ok(Read::Idle)
+            }
+            Ok(Read::End) => {
+                self.source = None;
+                self.ended = true;
+                Ok(Read::End)
+            }
+            Err(error) => self.failed(error),
+        }
+    }
+
+    /// What it sends cannot be used: opens it again, if that may help.
+    pub fn reject(&mut self, error: InputError) -> Result<(), InputError> {
+        self.failed(error).map(|_| ())
+    }
+
+    fn failed(&mut self, error: InputError) -> Result<Read, InputError> {
+        // Without ffmpeg no try will do better.
+        if !self.input.reopens() || matches!(error, InputError::NoFfmpeg { .. }) {
+            return Err(error);
+        }
+        let error = error.to_string();
+        let told = |(text, at): &(String, Instant)| *text == error && at.elapsed() < COMPLAINT_INTERVAL;
+        if !self.complaint.as_ref().is_some_and(told) {
+            tracing::warn!("{error}; trying again");
+            self.complaint = Some((error, Instant::now()));
+        }
+        self.put_off();
+        Ok(Read::Idle)
+    }
+
+    fn put_off(&mut self) {
+        self.source = None;
+        if self.fruitful && self.opened.elapsed() >= WELL {
+            self.backoff.succeeded();
+        }
+        self.fruitful = false;
+        self.retry_at = Instant::now() + self.backoff.failed(rand::random());
+    }
+}

@@ -1,0 +1,77 @@
+//! What the cutter says about the feed, as log lines: a feed that is bad all the time must not fill the log.
+
+use std::{
+    mem::Discriminant,
+    time::{Duration, Instant},
+};
+
+use minuet_media::Notice;
+
+/// After a line, others of its kind are only counted for so long.
+const INTERVAL: Duration = Duration::from_secs(30);
+
+/// Notices by kind; there are about a dozen kinds.
+#[derive(Debug, Default)]
+pub struct Notices {
+    told: Vec<Told>,
+}
+
+#[derive(Debug)]
+struct Told {
+    kind: Discriminant<Notice>,
+    at: Instant,
+    withheld: u64,
+}
+
+impl Notices {
+    /// The line to write about a notice, unless one of its kind was written a moment ago.
+    pub fn tell(&mut self, notice: &Notice, now: Instant) -> Option<String> {
+        let kind = std::mem::discriminant(notice);
+        let Some(told) = self.told.iter_mut().find(|told| told.kind == kind) else {
+            self.told.push(Told { kind, at: now, withheld: 0 });
+            return Some(notice.to_string());
+        };
+        if now.saturating_duration_since(told.at) < INTERVAL {
+            told.withheld += 1;
+            return None;
+        }
+        told.at = now;
+        Some(match std::mem::take(&mut told.withheld) {
+            0 => notice.to_string(),
+            withheld => format!("{notice} (and {withheld} times before)"),
+        })
+    }
+}
+
+/// Writes the line, as a warning when the broadcaster should do something.
+pub fn log(notice: &Notice, line: &str) {
+    match notice {
+        Notice::Synchronised { .. } | Notice::Leading { .. } | Notice::Skipped { .. } => {
+            tracing::info!("{line}")
+        }
+        _ => tracing::warn!("{line}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_two_lines() {
+        let mut notices = Notices::default();
+        let start = Instant::now();
+        let at = |s: u64| start + Duration::from_secs(s);
+        let lost = |garbage| Notice::Resynchronised { garbage };
+        assert!(notices.tell(&lost(1), at(0)).is_some());
+        for second in 1..30 {
+            assert_eq!(notices.tell(&lost(second), at(second)), None);
+        }
+        // Another kind is not held back by it.
+        assert!(notices.tell(&Notice::Discontinuity, at(5)).is_some());
+        let line = notices.tell(&lost(7), at(30)).unwrap();
+        assert!(line.starts_with("7 bytes") && line.ends_with("(and 29 times before)"), "{line}");
+        let line = notices.tell(&lost(8), at(60)).unwrap();
+        assert!(!line.contains("before"), "{line}");
+    }
+}
