@@ -37,6 +37,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const MAX_DRIFT: Duration = Duration::from_secs(2);
 /// How often the mesh is told where the player is.
 const TELL: Duration = Duration::from_secs(1);
+/// When a piece is due for which the picture waits.
+const REPRIEVE: Duration = Duration::from_millis(400);
 /// The picture runs once so much media was given, or half the delay if that is less: players, too, look at some media
 /// before they show any.
 const HEAD_START: Duration = Duration::from_millis(500);
@@ -128,9 +130,9 @@ impl LivePlayback {
                 told = None;
                 continue;
             }
-            if told.is_none_or(|told| told.elapsed() >= TELL) {
+            let wait = if self.stands_still() { LOOK } else { TELL };
+            if told.is_none_or(|told| told.elapsed() >= wait) && self.tell(&window, &at).await {
                 told = Some(Instant::now());
-                self.tell(&window, &at).await;
             }
             let ended = self.state.borrow().as_ref().is_some_and(|state| state.phase == Phase::Ended);
             let nothing_open = window.newest().is_none_or(|newest| newest.piece.serial < at.next);
@@ -202,16 +204,28 @@ impl LivePlayback {
         later.held.then_some(later.piece.serial)
     }
 
-    /// Tells the mesh when the next piece is due.
-    async fn tell(&self, window: &LiveWindow, at: &Position) {
+    /// Whether the picture has begun and waits for media.
+    fn stands_still(&self) -> bool {
+        let (mut figures, now) = self.figures.lock();
+        !figures.playout().lack(now).is_zero()
+    }
+
+    /// Tells the mesh when the next piece is due, once the picture runs: until then every piece is as welcome as ever.
+    /// What the picture waits for is not late, but due [`REPRIEVE`] from now: the mesh asks for nothing that is past.
+    async fn tell(&self, window: &LiveWindow, at: &Position) -> bool {
         let due = {
             let (mut figures, now) = self.figures.lock();
+            let playout = figures.playout();
+            if !playout.has_started() {
+                return false;
+            }
             // What is not known yet is due when what was given last has been played.
             let known = window.get(at.next).or(at.last);
             let position = known.map_or(Duration::ZERO, |known| at.of(&known));
-            Instant::now() + figures.playout().until(position, now)
+            Instant::now() + playout.until(position, now).max(REPRIEVE)
         };
         self.mesh.playhead(at.next, due).await;
+        true
     }
 }
 

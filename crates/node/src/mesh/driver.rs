@@ -231,6 +231,9 @@ impl Driver {
     }
 
     fn on_link_event(&mut self, event: LinkEvent) {
+        if let LinkEvent::Frame(id, message, _) = &event {
+            tracing::trace!("from {id:?}: {message:?}");
+        }
         match event {
             LinkEvent::Frame(link, Message::Block(block), payload) if self.links.contains_key(&link) => {
                 let known = self.window.knows(block.serial);
@@ -372,6 +375,7 @@ impl Driver {
     }
 
     fn send(&mut self, id: LinkId, message: Message) {
+        tracing::trace!("to {id:?}: {message:?}");
         let Some(link) = self.links.get_mut(&id) else { return };
         let mut frame = BytesMut::with_capacity(message.encoded_len() - message.payload_len());
         message.encode(&mut frame);
@@ -452,6 +456,7 @@ impl Driver {
         for (id, link) in &self.links {
             let path = link.path();
             self.relayed += usize::from(path.relayed);
+            tracing::trace!("{id:?}: {path:?}, on its way: {:?}", link.undrained());
             let (sent, received) = link.wire_bytes();
             wire.0 += sent;
             wire.1 += received;

@@ -151,13 +151,26 @@ pub(super) struct PathFigures {
     pub rtt: Duration,
     /// Whether it goes through a relay server.
     pub relayed: bool,
+    /// Congestion window in bytes.
+    pub window: u64,
+    /// Packets sent, and those of them that were lost.
+    pub packets: (u64, u64),
 }
 
 /// Figures of the path in use.
 pub(super) fn path_figures(connection: &Connection) -> PathFigures {
     let paths = connection.paths();
     let path = paths.iter().find(|path| path.is_selected()).or_else(|| paths.iter().next());
-    path.map(|path| PathFigures { rtt: path.rtt(), relayed: path.is_relay() }).unwrap_or_default()
+    path.map(|path| {
+        let stats = path.stats();
+        PathFigures {
+            rtt: path.rtt(),
+            relayed: path.is_relay(),
+            window: stats.cwnd,
+            packets: (stats.sent_packets, stats.lost_packets),
+        }
+    })
+    .unwrap_or_default()
 }
 
 /// Bytes that a connection has given to the socket: UDP payload, all paths, everything included.

@@ -196,6 +196,11 @@ impl Link {
         !self.wire.waiting.is_empty()
     }
 
+    /// Bytes handed over that have not gone out.
+    pub fn undrained(&self) -> u64 {
+        self.wire.waiting.iter().map(|(_, bytes)| bytes).sum()
+    }
+
     /// What the transport knows of the path.
     pub fn path(&self) -> PathFigures {
         endpoint::path_figures(&self.connection)
