@@ -198,6 +198,26 @@ impl Node {
         self.charge_flood(from, sent, now);
     }
 
+    /// Asks for heads that have not come although neighbours have had their pieces for a while: without them the
+    /// pieces can be neither verified nor known to be due.
+    pub(crate) fn ask_missing_heads(&mut self, now: Timestamp) {
+        /// Heads go ahead of their pieces, and a piece takes a second to everyone.
+        const MISSING_AFTER: Duration = Duration::from_millis(400);
+        let missing = |serial: &u64| {
+            let slot = self.window.slot(*serial);
+            slot.known.is_none() && slot.copies > 0 && slot.since + MISSING_AFTER < now
+        };
+        let (from, to) = (self.window.base(), self.window.edge());
+        let Some(first) = self.window.wanted.iter(from, to).find(missing) else { return };
+        let last = self.window.wanted.iter(first, to).filter(missing).last().unwrap_or(first);
+        let holders =
+            self.neighbours.iter().filter(|(_, n)| n.has.get(first) && !n.quiet(self.quiet_after, now));
+        let holder = holders.map(|(slab, _)| slab).choose(&mut self.rng);
+        if let Some(holder) = holder {
+            self.ask_heads(holder, first, last + 1, now);
+        }
+    }
+
     /// Asks `of` for the heads that a newcomer needs, or those that are missing before the edge.
     pub(crate) fn ask_heads(&mut self, of: Slab, first: u64, end: u64, now: Timestamp) {
         /// Not again before this time.

@@ -548,6 +548,7 @@ impl Node {
             return;
         }
         self.extend_wanted(now);
+        self.ask_missing_heads(now);
         self.give_up_on_slow(now);
         self.ask_second(now);
         let (from, to) = (self.window.base(), self.window.horizon());

@@ -8,6 +8,8 @@ use std::time::Duration;
 use crate::window::PieceWindow;
 use crate::{Start, Timestamp};
 
+/// A missing head's ingest time is taken from one of so many pieces before it.
+const NEAR: u64 = 8;
 /// So many neighbours tell what can be had.
 const ENOUGH: usize = 3;
 /// Heads that are asked for arrive newest first and within this time, and so do neighbours' bitmaps; what is known
@@ -31,6 +33,13 @@ struct Anchor {
     ingest_ms: Option<u64>,
 }
 
+/// Ingest time of `serial`, or of the nearest piece before it whose head is known.
+fn ingest_ms(serial: u64, window: &PieceWindow) -> Option<u64> {
+    let nearest = (serial.saturating_sub(NEAR)..=serial).rev().find_map(|serial| window.known(serial));
+    // Beyond the edge there is nothing to tell by.
+    nearest.filter(|_| serial < window.edge()).map(|known| known.piece.ingest_ms)
+}
+
 impl Playback {
     pub fn set(&mut self, next: u64, due: Timestamp, window: &PieceWindow) {
         self.next = Some(next);
@@ -38,14 +47,15 @@ impl Playback {
             Some(Anchor { serial: next, due, ingest_ms: window.known(next).map(|k| k.piece.ingest_ms) });
     }
 
-    /// When piece `serial` is due, as far as heads tell.
+    /// When piece `serial` is due, as far as heads tell: a piece whose own head is missing is due with the one before
+    /// it.
     pub fn due(&mut self, serial: u64, window: &PieceWindow) -> Option<Timestamp> {
         let anchor = self.anchor.as_mut()?;
         if anchor.ingest_ms.is_none() {
             anchor.ingest_ms = window.known(anchor.serial).map(|k| k.piece.ingest_ms);
         }
         let from = anchor.ingest_ms?;
-        let ingest = window.known(serial)?.piece.ingest_ms;
+        let ingest = ingest_ms(serial, window)?;
         Some(if ingest >= from {
             anchor.due + Duration::from_millis(ingest - from)
         } else {

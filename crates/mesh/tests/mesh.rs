@@ -271,6 +271,28 @@ fn who_promises_and_never_sends_is_banned() {
 }
 
 #[test]
+fn a_head_that_did_not_come_is_asked_for_and_its_piece_is_due_all_the_same() {
+    let mut alone = Alone::settled();
+    for serial in (20..40).filter(|serial| *serial != 30) {
+        alone.head(serial, PieceHash::of(&(serial as u32).to_le_bytes()), true);
+    }
+    alone.mesh.inbox.clear();
+    alone.say(Mesh::have(20..40));
+    alone.mesh.run(SECOND);
+    let asked = |m: &Message| matches!(m, Message::GetHeads { first: Serial(30), count: 1 });
+    assert!(alone.mesh.inbox.iter().any(|(_, m)| asked(m)));
+    // Of a second holder that has only this piece: its request says when it is due.
+    let other = alone.mesh.link_to_test(0, NodeId([8; 32]));
+    let hello =
+        Hello { version: 1, flags: HelloFlags::default(), upload_kbps: 10_000, extensions: Vec::new() };
+    alone.mesh.say(0, other, Message::Hello(hello), Bytes::new());
+    alone.requests();
+    alone.mesh.say(0, other, Mesh::have([30]), Bytes::new());
+    let requests = alone.requests();
+    assert!(requests.iter().any(|r| r.serial == Serial(30) && r.due_in_ms > 0), "{requests:?}");
+}
+
+#[test]
 fn who_promises_and_then_denies_is_banned() {
     let mut alone = Alone::settled();
     for _ in 0..200 {
