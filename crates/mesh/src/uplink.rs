@@ -59,7 +59,7 @@ const HOLD: Duration = Duration::from_millis(400);
 /// a round trip; more would only bind pieces to a busy holder while others idle.
 const MAX_WAITING: usize = 2;
 /// A piece is rare while fewer than one in this many neighbours have it.
-const RARE: usize = 4;
+const RARE: usize = 5;
 
 #[derive(Debug)]
 pub(crate) struct Uplink {
