@@ -15,13 +15,16 @@
 //! The core paces what it sends by a hard limit, and by what the transport says it has really put on the wire
 //! ([`Input::Drained`]): queues live here, where they can be reordered, not in sockets.
 
+mod arrival;
 mod bans;
 mod bits;
 mod config;
 mod contribution;
 mod event;
 mod flood;
+mod greeting;
 mod heads;
+mod lateness;
 mod neighbour;
 mod neighbourhood;
 mod node;

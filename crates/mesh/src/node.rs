@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use minuet_proto::mesh::{Hello, HelloFlags, Message, NodeId, Serial, Window};
+use minuet_proto::mesh::{Message, NodeId, Serial};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -15,18 +15,13 @@ use crate::neighbourhood::Candidates;
 use crate::playback::Playback;
 use crate::push::Push;
 use crate::uplink::Uplink;
-use crate::window::{AHEAD, PieceWindow};
+use crate::window::PieceWindow;
 use crate::{Config, HangUpReason, Input, LinkId, Output, Role, Timestamp};
 
-/// Protocol version that this crate speaks.
-const VERSION: u32 = 1;
 /// How often requests, deadlines and offers are looked at without an event.
 const TICK: Duration = Duration::from_millis(100);
 /// Ticks between looks at the neighbours.
 const UPKEEP_TICKS: u32 = 10;
-/// Heads that a newcomer asks for behind the edge, for the default delay and a group of pictures at 30 pieces
-/// a second.
-const HEADS_BEHIND: u64 = 256;
 /// Who lets so many pieces pass without a word is quiet.
 const QUIET_PIECES: u64 = 8;
 /// Records remembered so that each is passed on once.
@@ -287,75 +282,6 @@ impl Node {
             Message::Peers(peers) => self.on_peers(peers, Some(from), now),
             Message::Bye(_) => self.hang_up(from, HangUpReason::Leaving, false, now),
         }
-    }
-
-    /// Says who this node is and what it holds.
-    pub(crate) fn greet(&mut self, to: Slab, now: Timestamp) {
-        self.say_hello(to, now);
-        let bits = self.promised_bits();
-        self.send(to, Message::Bitfield(bits), now);
-    }
-
-    pub(crate) fn say_hello(&mut self, to: Slab, now: Timestamp) {
-        let flags = HelloFlags {
-            dialable: self.config.dialable,
-            no_upload: !self.config.upload,
-            relay: self.role == Role::Relay,
-            source: self.role == Role::Source,
-        };
-        let kbps = self.config.upload_limit.unwrap_or(0).saturating_mul(8) / 1000;
-        let hello = Hello {
-            version: VERSION,
-            flags,
-            upload_kbps: u32::try_from(kbps).unwrap_or(u32::MAX),
-            extensions: Vec::new(),
-        };
-        self.send(to, Message::Hello(hello), now);
-    }
-
-    /// What is promised, as a bitmap from the first such piece to the last.
-    fn promised_bits(&self) -> Window {
-        let (base, end) = (self.window.base(), self.window.horizon());
-        let promised = |serial: &u64| self.window.slot(*serial).promised;
-        let first = (base..end).find(promised).unwrap_or(end);
-        let last = (first..end).rfind(promised);
-        let mut bits = vec![0u8; last.map_or(0, |last| (last - first) as usize / 8 + 1)];
-        for serial in (first..end).filter(promised) {
-            let offset = (serial - first) as usize;
-            bits[offset / 8] |= 0x80 >> (offset % 8);
-        }
-        Window { first: Serial(first), bits: bits.into() }
-    }
-
-    fn on_hello(&mut self, from: Slab, hello: Hello) {
-        let Some(neighbour) = self.neighbours.get_mut(from) else { return };
-        neighbour.greeted = true;
-        neighbour.flags = hello.flags;
-        neighbour.upload_kbps = hello.upload_kbps;
-        self.guess_latency(from);
-    }
-
-    fn on_bitfield(&mut self, from: Slab, window: Window, now: Timestamp) {
-        if self.charge_flood(from, price::LIST, now) {
-            return;
-        }
-        let bits = 8 * window.bits.len() as u64;
-        let set = |offset: &u64| window.bits[(*offset / 8) as usize] & (0x80 >> (offset % 8)) != 0;
-        let Some(last) = (0..bits).rfind(set) else { return };
-        let edge = window.first.0 + last + 1;
-        if !self.window.anchored() && !self.window.contains(edge) {
-            // A guess that the first verified head will confirm or correct.
-            let base = (edge + AHEAD).saturating_sub(self.window.len());
-            self.slide_window(base, now);
-        }
-        for offset in (0..bits).filter(set) {
-            self.add_holder(from, window.first.0 + offset);
-        }
-        if self.role != Role::Source && (!self.window.anchored() || self.window.edge() + AHEAD / 2 < edge) {
-            self.ask_heads(from, edge.saturating_sub(HEADS_BEHIND), edge + AHEAD, now);
-        }
-        self.try_start(now);
-        self.ask_more(from, now);
     }
 
     fn on_playhead(&mut self, next: Serial, due: Timestamp, now: Timestamp) {

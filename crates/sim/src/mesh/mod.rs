@@ -5,5 +5,7 @@
 pub mod hostile;
 pub mod media;
 pub mod member;
+mod outcome;
+mod packet;
 pub mod trace;
 pub mod world;

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use minuet_mesh::{Direction, Input, LinkId as CoreLink, Output, PieceRef, Timestamp};
-use minuet_proto::mesh::{Frame, Message, PeerInfo, Serial, SignedHead};
+use minuet_proto::mesh::{Message, PeerInfo, Serial, SignedHead};
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
@@ -14,6 +14,7 @@ use super::{
     member::{
         HARM_EVERY, Keys, Member, PLAYHEAD_EVERY, TRACKER_INTERVAL, TRACKER_RETRY, Tuning, core_id, engine_id,
     },
+    packet::{Packet, Token, received},
     trace,
 };
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
         MILLISECOND, Micros, NodeId, SECOND,
         network::{Happening, LinkId, Network},
     },
-    figures::{Figures, jain},
+    figures::Figures,
     plan::{self, Life, Part},
     scenario::Scenario,
     stream::StreamPiece,
@@ -32,7 +33,7 @@ use crate::{
 /// Ingest time of the stream's first byte, Unix milliseconds: any time that is not the epoch.
 const INGEST_BASE_MS: u64 = 1_700_000_000_000;
 /// When a file that is there at once appears: when the mesh has formed.
-const AT_ONCE: Micros = 3 * SECOND;
+pub(super) const AT_ONCE: Micros = 3 * SECOND;
 /// When a run ends that spreads a file, in lengths of the stream: three times the fluid limit.
 const AT_ONCE_LIMIT: u64 = 2;
 /// How long after the stream's end a run goes on: until players are through, but before links without a stream
@@ -45,60 +46,18 @@ const TRACKER_HEADS: usize = 256;
 /// Bytes of a signed record.
 const RECORD_BYTES: usize = 420;
 
-/// A message on the wire.
-enum Packet {
-    /// As the sender's core made it: in large runs nothing is encoded but its length is charged.
-    Plain(Message, Bytes),
-    /// Encoded, with a block's payload beside it.
-    Encoded(Bytes, Bytes),
-}
-
-/// What was scheduled, packed into the network's token.
-#[derive(Clone, Copy)]
-enum Token {
-    Join(u32),
-    Leave(u32),
-    Close,
-    Forget(u32),
-    TrackerAnswer(u32),
-}
-
-impl Token {
-    fn pack(self) -> u64 {
-        let (kind, number) = match self {
-            Self::Join(life) => (0, life),
-            Self::Leave(node) => (1, node),
-            Self::Close => (2, 0),
-            Self::Forget(node) => (3, node),
-            Self::TrackerAnswer(node) => (4, node),
-        };
-        kind << 32 | u64::from(number)
-    }
-
-    fn unpack(token: u64) -> Self {
-        let number = token as u32;
-        match token >> 32 {
-            0 => Self::Join(number),
-            1 => Self::Leave(number),
-            2 => Self::Close,
-            3 => Self::Forget(number),
-            _ => Self::TrackerAnswer(number),
-        }
-    }
-}
-
 /// The whole run.
 pub struct World<'a> {
-    scenario: &'a Scenario,
+    pub(super) scenario: &'a Scenario,
     tuning: Tuning,
     seed: u64,
-    net: Network<Packet>,
+    pub(super) net: Network<Packet>,
     lives: Vec<Life>,
-    members: Vec<Member>,
+    pub(super) members: Vec<Member>,
     keys: Keys,
     media: Media,
     tracker: Tracker,
-    audience: Audience,
+    pub(super) audience: Audience,
     /// Pieces that are still to close.
     coming: std::iter::Peekable<Box<dyn Iterator<Item = StreamPiece>>>,
     /// The source that is there, and its next serial.
@@ -112,10 +71,10 @@ pub struct World<'a> {
     /// Bytes that the core at work has sent and that have left already.
     drained: Vec<(CoreLink, u64)>,
     scratch: BytesMut,
-    corrupt_delivered: u64,
-    banned: Vec<bool>,
-    false_bans: u64,
-    hang_ups: BTreeMap<String, u64>,
+    pub(super) corrupt_delivered: u64,
+    pub(super) banned: Vec<bool>,
+    pub(super) false_bans: u64,
+    pub(super) hang_ups: BTreeMap<String, u64>,
 }
 
 impl<'a> World<'a> {
@@ -516,107 +475,6 @@ impl<'a> World<'a> {
     fn serial(&self, position: usize) -> Serial {
         let epoch = self.epochs.iter().rev().find(|(_, first)| *first <= position);
         epoch.map_or(Serial(position as u64), |(serial, first)| Serial(serial.0 + (position - first) as u64))
-    }
-
-    fn finish(mut self, end: Micros) -> Figures {
-        let mut figures = Figures { events: self.net.events(), ..Figures::default() };
-        self.audience.finish(end, &mut figures);
-        let (mut media, mut control, mut overhead) = (0, 0, 0);
-        let mut from_source = 0;
-        let (mut received, mut wasted) = (0, 0);
-        for (index, member) in self.members.iter().enumerate() {
-            let sent = self.net.sent(NodeId(index as u32));
-            let stats = member.core.stats();
-            media += sent.media;
-            control += sent.control;
-            overhead += sent.control + sent.control_overhead + sent.transport;
-            from_source += if member.life.part == Part::Source { stats.payload_sent } else { 0 };
-            received += stats.payload_received;
-            wasted += stats.wasted;
-            figures.corrupt_pieces += stats.pieces_corrupt;
-        }
-        let ratio = |a: u64, b: u64| if b == 0 { 0.0 } else { a as f64 / b as f64 };
-        figures.source_copies = ratio(from_source, self.audience.closed_bytes());
-        figures.control_share = ratio(control, media);
-        figures.wire_overhead = ratio(overhead, media);
-        figures.wasted_share = ratio(wasted, received);
-        figures.corrupt_delivered = self.corrupt_delivered;
-        figures.false_bans = self.false_bans;
-        figures.hang_ups = std::mem::take(&mut self.hang_ups);
-        figures.nodes = self.members.len() as u64;
-        self.finish_audience(end, &mut figures);
-        self.finish_hostile(&mut figures);
-        if self.scenario.stream.at_once {
-            figures.fluid_ratio = Some(self.fluid_ratio());
-        }
-        figures
-    }
-
-    fn finish_audience(&self, end: Micros, figures: &mut Figures) {
-        let (mut links, mut shares) = (0, Vec::new());
-        let (mut late, mut late_served) = (0, 0);
-        for (index, member) in self.members.iter().enumerate() {
-            let id = NodeId(index as u32);
-            if !member.is_audience() || !self.net.is_alive(id) {
-                continue;
-            }
-            figures.viewers += 1;
-            links += member.core.link_count();
-            if member.life.upload {
-                let could = member.life.access.up.bytes(end - member.life.joins);
-                shares.push(self.net.sent(id).media as f64 / could as f64);
-            }
-            if matches!(member.life.part, Part::LateViewer(_)) {
-                late += 1;
-                late_served += u64::from(self.audience.plays(id));
-            }
-        }
-        figures.links_mean = links as f64 / figures.viewers.max(1) as f64;
-        figures.upload_fairness = jain(shares.into_iter());
-        figures.late_served = (late > 0).then(|| late_served as f64 / late as f64);
-    }
-
-    fn finish_hostile(&self, figures: &mut Figures) {
-        let hostile = |index: &usize| matches!(self.members[*index].life.part, Part::Hostile(_));
-        let all: Vec<usize> = (0..self.members.len()).filter(hostile).collect();
-        if all.is_empty() {
-            return;
-        }
-        let banned = all.iter().filter(|index| self.banned[**index]).count();
-        figures.hostile_banned = Some(banned as f64 / all.len() as f64);
-        let links: usize = all.iter().map(|index| self.members[*index].links.len()).sum();
-        figures.hostile_links = Some(links as f64 / all.len() as f64 / figures.links_mean.max(1.0));
-    }
-
-    /// Time until the last viewer had everything ÷ the least there could be (Kumar, Ross 2006).
-    fn fluid_ratio(&self) -> f64 {
-        let (mut source, mut all, mut viewers, mut complete) = (0.0, 0.0, 0.0, true);
-        for (index, member) in self.members.iter().enumerate() {
-            let up = member.life.access.up.0 as f64;
-            all += up;
-            if member.life.part == Part::Source {
-                source += up;
-            } else {
-                viewers += 1.0;
-                complete &= self.audience.complete(NodeId(index as u32));
-            }
-        }
-        let bytes = self.audience.closed_bytes() as f64;
-        let least = (bytes / source).max(viewers * bytes / all);
-        let took = (self.audience.last_verified() - AT_ONCE) as f64 / SECOND as f64;
-        if complete { took / least } else { f64::INFINITY }
-    }
-}
-
-fn received(link: CoreLink, packet: Packet) -> Option<Input> {
-    match packet {
-        Packet::Plain(message, payload) => Some(Input::Message { link, message, payload }),
-        Packet::Encoded(header, payload) => match Frame::decode_split(&header, payload) {
-            Ok(Frame { message, payload }) => {
-                message.map(|message| Input::Message { link, message, payload })
-            }
-            Err(_) => Some(Input::Malformed { link }),
-        },
     }
 }
 
