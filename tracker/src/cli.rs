@@ -8,6 +8,8 @@ use clap::Parser;
 use ipnet::IpNet;
 use minuet_proto::units;
 use minuet_tracker::Config;
+use minuet_tracker::config::default_udp_workers;
+use minuet_tracker::http::tls::TlsFiles;
 use minuet_tracker::relay::{DiscoveryListen, RelayLimits};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -47,15 +49,37 @@ pub struct Options {
     )]
     udp_listen: Vec<UdpListen>,
 
-    /// Threads for each UDP address; one answers some 150,000 announces a second
+    /// Threads for each UDP address; one answers some 150,000 announces a second [default: one for each core, at most 4]
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 1,
+        default_value_t = default_udp_workers(),
+        hide_default_value = true,
         env = "MINUET_TRACKER_UDP_WORKERS",
         help_heading = "Network"
     )]
     udp_workers: usize,
+
+    /// Serve HTTPS too, on the same ports, with this certificate (PEM, with those between it and its authority).
+    /// SIGHUP reads it anew
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_key",
+        env = "MINUET_TRACKER_TLS_CERT",
+        help_heading = "Network"
+    )]
+    tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key (PEM)
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_cert",
+        env = "MINUET_TRACKER_TLS_KEY",
+        help_heading = "Network"
+    )]
+    tls_key: Option<PathBuf>,
 
     /// Believe Forwarded and X-Forwarded-For of connections from here: an address or a network such as
     /// 10.0.0.0/8. May repeat
@@ -325,6 +349,7 @@ impl Options {
             listen: self.listen,
             udp_listen,
             udp_workers: self.udp_workers,
+            tls: self.tls_cert.zip(self.tls_key).map(|(cert, key)| TlsFiles { cert, key }),
             data: self.data,
             ..Config::default()
         };

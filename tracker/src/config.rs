@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use crate::channel::ChannelLimits;
 use crate::channel::window::WindowLimits;
+use crate::http::tls::TlsFiles;
 use crate::mesh::MeshLimits;
 use crate::relay::{DiscoveryListen, RelayLimits};
 use crate::swarm::slot::MAX_PEER_TTL;
@@ -22,6 +23,8 @@ pub struct Config {
     pub udp_listen: Vec<SocketAddr>,
     /// Threads, each with a socket of its own, for each UDP address.
     pub udp_workers: usize,
+    /// The certificate, when HTTPS is served too.
+    pub tls: Option<TlsFiles>,
     /// Folder of the channel store.
     pub data: PathBuf,
     /// What bounds swarms and answers.
@@ -58,7 +61,8 @@ impl Default for Config {
         Self {
             listen: vec![SocketAddr::from(([0, 0, 0, 0], 7070))],
             udp_listen: vec![SocketAddr::from(([0, 0, 0, 0], 7070))],
-            udp_workers: 1,
+            udp_workers: default_udp_workers(),
+            tls: None,
             data: PathBuf::from("minuet-tracker-data"),
             swarms: Limits {
                 open: false,
@@ -104,6 +108,14 @@ impl Default for Config {
         }
     }
 }
+
+/// A worker for each core, as far as more of them help.
+pub fn default_udp_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(MOST_DEFAULT_UDP_WORKERS))
+}
+
+/// Beyond this the network is the limit.
+const MOST_DEFAULT_UDP_WORKERS: usize = 4;
 
 impl Config {
     /// The first thing that makes no sense, as a sentence.

@@ -32,10 +32,20 @@ async fn run(options: cli::Options) -> anyhow::Result<()> {
         warn!(%error, "cannot raise the limit of open files; connections may be refused");
     }
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
     let tracker = Tracker::start(options.into_config()).await?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        result = tokio::signal::ctrl_c() => result?,
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = hang_up.recv() => match tracker.reload() {
+                Ok(()) => info!("reloaded the certificate"),
+                Err(error) => warn!("{error}; the old certificate stays in use"),
+            },
+            result = tokio::signal::ctrl_c() => {
+                result?;
+                break;
+            }
+        }
     }
     info!("shutting down");
     tracker.shutdown().await;

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::http;
 use crate::http::connections::Connections;
+use crate::http::tls::{Tls, TlsError};
 use crate::metrics::{Levels, Metrics};
 use crate::relay::discovery::{Certificate, DiscoveryMetrics};
 use crate::relay::{self, DiscoveryListen, RelayLimits, RelayServer, discovery};
@@ -48,6 +49,9 @@ pub enum StartError {
     /// The system refuses a thread.
     #[error("cannot start a thread: {0}; raise the limit of processes")]
     Thread(std::io::Error),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The data folder cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -61,6 +65,7 @@ pub(crate) struct Shared {
     pub metrics: Metrics,
     pub swarms: Arc<Swarms>,
     pub channels: Channels,
+    pub tls: Option<Tls>,
     pub relay: Option<RelayServer>,
     pub discovery: Option<Discovery>,
     pub shutdown: CancellationToken,
@@ -106,6 +111,7 @@ impl Tracker {
     /// Starts a tracker; when this returns, it takes connections.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.check().map_err(StartError::Config)?;
+        let tls = config.tls.clone().map(Tls::load).transpose()?;
         let mut listeners = Vec::new();
         let mut addrs = Vec::new();
         for &addr in &config.listen {
@@ -143,6 +149,7 @@ impl Tracker {
             clock,
             swarms,
             channels,
+            tls,
             relay,
             discovery,
             shutdown: shutdown.clone(),
@@ -178,6 +185,11 @@ impl Tracker {
     /// Where UDP is served, in the order of [`Config::udp_listen`].
     pub fn udp_addrs(&self) -> &[SocketAddr] {
         &self.udp
+    }
+
+    /// Reads the certificate anew, if there is one; connections under way keep the old one.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        self.shared.tls.as_ref().map_or(Ok(()), Tls::reload)
     }
 
     /// Stops taking connections, lets answers under way finish, and returns when every task has ended and the store is closed.

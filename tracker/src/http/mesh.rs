@@ -15,7 +15,7 @@ use super::body::Body;
 use super::channel::{join_of, json, refuse, unknown_channel};
 use super::client_addr::client_ip;
 use super::own_url::{is_own, own_url};
-use super::{read_body, text};
+use super::{is_secure, read_body, text};
 use crate::channel::PublishError;
 use crate::mesh::nodes::Seen;
 use crate::mesh::select::OWN_RELAY;
@@ -29,10 +29,11 @@ pub(super) async fn join(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let ip = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
+    let secure = is_secure(&shared, peer, &request);
     let own_relay = shared
         .relay
         .as_ref()
-        .and_then(|_| own_url(shared.config.public_url.as_deref(), request.headers(), false));
+        .and_then(|_| own_url(shared.config.public_url.as_deref(), request.headers(), secure));
     let body = match read_body(request.into_body(), MAX_JOIN_REQUEST_LENGTH).await {
         Ok(body) => body,
         Err(response) => return response,

@@ -13,10 +13,12 @@ mod events;
 mod mesh;
 pub mod own_url;
 mod pages;
+pub mod tls;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::server::conn::http1::{self, UpgradeableConnection};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -101,20 +104,30 @@ async fn serve(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, place:
     if let Err(error) = options.set_tcp_nodelay(true).and(options.set_tcp_user_timeout(Some(SEND_TIMEOUT))) {
         debug!(%error, %peer, "cannot set socket options");
     }
-    let service = service_fn(|request| {
-        let (shared, place) = (Arc::clone(shared), Arc::clone(&place));
-        async move { Ok::<_, Infallible>(answer(shared, peer, place, request).await) }
-    });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .half_close(true)
-        .pipeline_flush(true)
-        // As the relay server takes it over, when it is asked for.
-        .serve_connection(TokioIo::new(MaybeTlsStream::Plain(stream)), service)
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
+    if let Some(stream) = opening(shared, stream).await {
+        run(shared, stream, peer, place).await;
+    }
+}
+
+/// Shakes hands when the client speaks TLS and the tracker has a certificate.
+async fn opening(shared: &Shared, stream: TcpStream) -> Option<Box<MaybeTlsStream>> {
+    let Some(tls) = &shared.tls else { return Some(Box::new(MaybeTlsStream::Plain(stream))) };
+    tokio::select! {
+        // Boxed, so that connections do not hold room for a handshake after it.
+        opening = tokio::time::timeout(HEAD_TIMEOUT, Box::pin(tls.accept(stream))) => {
+            opening.ok()?.ok().map(Box::new)
+        }
+        () = shared.shutdown.cancelled() => None,
+    }
+}
+
+/// Marks a request that came over TLS.
+#[derive(Debug, Clone, Copy)]
+struct Secure;
+
+/// Answers the requests of a connection until it ends or the tracker shuts down.
+async fn run(shared: &Arc<Shared>, stream: Box<MaybeTlsStream>, peer: SocketAddr, place: Arc<Place>) {
+    let mut connection = connection(shared, stream, peer, place);
     let result = tokio::select! {
         result = connection.as_mut() => result,
         () = shared.shutdown.cancelled() => {
@@ -127,6 +140,62 @@ async fn serve(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, place:
     }
 }
 
+/// What answers the requests of one connection.
+trait Service:
+    hyper::service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>
+{
+}
+
+impl<S> Service for S where
+    S: hyper::service::Service<
+            Request<Incoming>,
+            Response = Response<Body>,
+            Error = Infallible,
+            Future: Send,
+        >
+{
+}
+
+/// A connection as hyper serves it. Made in its place on the heap: a future that moves it holds room for it twice,
+/// and there may be many thousands.
+fn connection(
+    shared: &Arc<Shared>,
+    stream: Box<MaybeTlsStream>,
+    peer: SocketAddr,
+    place: Arc<Place>,
+) -> Pin<Box<UpgradeableConnection<TokioIo<MaybeTlsStream>, impl Service + use<>>>> {
+    let secure = matches!(*stream, MaybeTlsStream::Tls(_));
+    let shared = Arc::clone(shared);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let (shared, place) = (Arc::clone(&shared), Arc::clone(&place));
+        if secure {
+            request.extensions_mut().insert(Secure);
+        }
+        // Boxed, so that a connection has no room of its own for what answers a request while it is idle or streams.
+        Box::pin(async move { Ok::<_, Infallible>(answer(shared, peer, place, request).await) })
+    });
+    Box::pin(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .half_close(true)
+            .pipeline_flush(true)
+            .serve_connection(TokioIo::new(*stream), service)
+            // As the relay server takes it over, when it is asked for.
+            .with_upgrades(),
+    )
+}
+
+/// Whether a request came over TLS, to the tracker itself or to a proxy that it trusts.
+fn is_secure(shared: &Shared, peer: SocketAddr, request: &Request<Incoming>) -> bool {
+    let by_proxy = || {
+        shared.config.http.trusts(peer.ip().to_canonical())
+            && request.headers().get("x-forwarded-proto").is_some_and(|proto| proto == "https")
+    };
+    request.extensions().get::<Secure>().is_some() || by_proxy()
+}
+
 async fn answer(
     shared: Arc<Shared>,
     peer: SocketAddr,
@@ -137,8 +206,7 @@ async fn answer(
     // The channel part of the path, if it is one, is parsed by its own module.
     if let Some(rest) = path.strip_prefix("/c/") {
         let rest = rest.to_owned();
-        // Boxed, so that connections do not hold room for the largest of these while they are idle or stream.
-        return Box::pin(channel::answer(shared, peer, rest, request)).await;
+        return channel::answer(shared, peer, rest, request).await;
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return wrong_method("GET, HEAD");
@@ -168,7 +236,7 @@ async fn relay(
         return text(StatusCode::NOT_FOUND, "this tracker has no relay server\n");
     };
     let ip = client_addr::client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
-    Box::pin(relay.upgrade(request, ip, place)).await.map(Body::from)
+    relay.upgrade(request, ip, place).await.map(Body::from)
 }
 
 /// Reads a request's body of at most `limit` bytes; else the answer to give.

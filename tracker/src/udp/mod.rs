@@ -30,12 +30,14 @@ const SEND_BUFFER: usize = 4 << 20;
 /// Opens the workers' sockets, all on one port. The first decides which, when `addr` leaves it open.
 pub fn bind(addr: SocketAddr, only_v6: bool, workers: usize) -> io::Result<(SocketAddr, Vec<UdpSocket>)> {
     let mut addr = addr;
+    if workers > 1 && addr.port() != 0 {
+        // Sockets that share a port would share it with another tracker's too, and each would miss half.
+        let alone = open(addr, only_v6)?;
+        alone.bind(&addr.into())?;
+    }
     let mut sockets = Vec::with_capacity(workers);
     for _ in 0..workers {
-        let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-        if addr.is_ipv6() {
-            socket.set_only_v6(only_v6)?;
-        }
+        let socket = open(addr, only_v6)?;
         if workers > 1 {
             socket.set_reuse_port(true)?;
         }
@@ -47,6 +49,14 @@ pub fn bind(addr: SocketAddr, only_v6: bool, workers: usize) -> io::Result<(Sock
         sockets.push(socket);
     }
     Ok((addr, sockets))
+}
+
+fn open(addr: SocketAddr, only_v6: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(only_v6)?;
+    }
+    Ok(socket)
 }
 
 fn set_buffers(socket: &Socket) -> io::Result<()> {
