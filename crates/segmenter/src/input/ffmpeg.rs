@@ -13,6 +13,8 @@ use super::{InputError, Read, pipe::Pipe};
 
 /// Lines of standard error that are kept for when ffmpeg dies.
 const LAST_LINES: usize = 4;
+/// What ffmpeg says when an HLS playlist cannot be had any more.
+const PLAYLIST_LOST: &str = "Failed to reload playlist";
 /// A line is cut off here.
 const MAX_LINE: u64 = 500;
 
@@ -92,10 +94,11 @@ impl Ffmpeg {
             return Ok(read);
         }
         let status = self.child.wait()?;
-        if status.success() {
+        let words = self.listener.take().and_then(|listener| listener.join().ok()).unwrap_or_default();
+        // A playlist that ended is an end; one whose server went away is none, though ffmpeg calls both a success.
+        if status.success() && !words.iter().any(|line| line.contains(PLAYLIST_LOST)) {
             return Ok(Read::End);
         }
-        let words = self.listener.take().and_then(|listener| listener.join().ok()).unwrap_or_default();
         Err(InputError::Ffmpeg {
             input: self.input.clone(),
             status: status.to_string(),
@@ -172,6 +175,13 @@ mod tests {
             error,
             "ffmpeg could not read the feed (exit status: 3): line 3; line 4; line 5; [x] line 6"
         );
+    }
+
+    #[test]
+    fn a_playlist_that_cannot_be_had_any_more_is_no_end() {
+        let mut child = shell("echo '[hls @ 0x5ab] Failed to reload playlist 0' >&2");
+        let error = child.read(&mut [0; 16], PATIENCE).unwrap_err().to_string();
+        assert!(error.contains("reload playlist"), "{error}");
     }
 
     #[test]

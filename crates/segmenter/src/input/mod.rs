@@ -120,8 +120,7 @@ impl Input {
         match self {
             Self::Ffmpeg(url) => {
                 let finite = ["http://", "https://", "ftp://", "file:"];
-                let path = url.split(['?', '#']).next().unwrap_or(url);
-                path.ends_with(".m3u8") || !finite.iter().any(|scheme| url.starts_with(scheme))
+                !finite.iter().any(|scheme| url.starts_with(scheme))
             }
             Self::Udp(_) => true,
             Self::Stdin | Self::File(_) | Self::Http(_) => false,
