@@ -269,7 +269,7 @@ mod tests {
             let mut hasher = SegmentHasher::new(None, false);
             media.chunks(PACKET_LEN * 50).for_each(|chunk| hasher.update(chunk));
             assert!(matches!(hasher, SegmentHasher::Hashing(_)), "decided within 3 s");
-            let (length, hashes) = hasher.finish(Duration::from_secs(3));
+            let (length, hashes, _) = hasher.finish(Duration::from_secs(3));
             assert_eq!(length.get(), expected, "at {rate} bytes/s");
             let plain: Vec<_> = media.chunks(expected as usize).map(PieceHash::of).collect();
             assert_eq!(hashes, plain);

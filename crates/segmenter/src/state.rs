@@ -84,7 +84,14 @@ mod tests {
     #[test]
     fn a_change_is_stated_once_and_always_later() {
         let key = ChannelKey::from_seed(&[1; 32]);
-        let announcer = Announcer::new(key, String::new(), true, Duration::from_secs(60), SegmentSeq(4));
+        let about = About {
+            title: String::new(),
+            listed: true,
+            segment: Duration::from_secs(60),
+            next: SegmentSeq(4),
+            origin: None,
+        };
+        let announcer = Announcer::new(key, about);
         let mut heard = announcer.subscribe();
         let first = heard.borrow_and_update().at_ms;
         announcer.set_phase(Phase::Live);
