@@ -95,6 +95,11 @@ pub enum Notice {
         /// The leading stream's PID.
         pid: u16,
     },
+    /// The program has pictures and no sound: from the start, or from now on.
+    NoSound {
+        /// `program_number`.
+        program: u16,
+    },
     /// The leading stream is scrambled.
     Scrambled,
     /// The stream's clock jumped.
@@ -137,6 +142,11 @@ impl fmt::Display for Notice {
             Self::LeadingSilent { pid } => write!(
                 f,
                 "PID {pid:#x} is silent while the rest of the program goes on; check the encoder's picture input"
+            ),
+            Self::NoSound { program } => write!(
+                f,
+                "program {program} has no sound; if it should have, give the encoder an audio input and map it (ffmpeg: \
+                 -map 0:a)"
             ),
             Self::Scrambled => write!(
                 f,

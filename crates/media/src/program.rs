@@ -30,6 +30,12 @@ pub struct Selection {
 }
 
 impl Programs {
+    /// Whether the program in use has sound.
+    pub fn has_sound(&self) -> bool {
+        let table = self.selection.and_then(|selection| self.tables.get(&selection.program));
+        table.is_some_and(|table| table.pmt.streams.iter().any(|stream| stream.codec == Some(Codec::Audio)))
+    }
+
     /// The PIDs of the program's other sound and pictures.
     pub fn companions(&self) -> impl Iterator<Item = u16> {
         let leading = self.selection.map(|selection| selection.leading.pid);

@@ -167,9 +167,17 @@ fn sound_that_is_added_does_not_cut() {
     let outcome = cut(seconds(60), feed.chunks(7000));
     is_the_input(&outcome, &feed);
     assert_eq!(outcome.segments.len(), 1, "{:?}", outcome.notices);
+    assert!(outcome.notices.contains(&Notice::NoSound { program: 1 }), "it began without");
     assert_eq!(pictures(&played(&outcome)), pictures(&feed));
 
     let outcome = cut(seconds(5), feed.chunks(7000));
+    let back = [after.as_slice(), &before].concat();
+    let notices = cut(seconds(60), back.chunks(7000)).notices;
+    assert_eq!(
+        notices.iter().filter(|notice| matches!(notice, Notice::NoSound { .. })).count(),
+        1,
+        "{notices:?}"
+    );
     let tables = |index: usize| outcome.segments[index].tables.clone();
     assert_ne!(tables(1), tables(4), "the tables in force are those repeated");
     assert_eq!(decode(&outcome.segments[4].file(), "a:0").0, "");

@@ -70,6 +70,8 @@ pub struct Scan {
     flag_seen: bool,
     scrambled_noticed: bool,
     silent: bool,
+    /// The program has sound.
+    sound: bool,
 }
 
 impl Scan {
@@ -100,6 +102,7 @@ impl Scan {
             flag_seen: false,
             scrambled_noticed: false,
             silent: false,
+            sound: false,
             config,
         }
     }
@@ -461,6 +464,11 @@ impl Scan {
         let Some(new) = self.selection else { return };
         give(new.leading.pid, LEADING);
         give(new.pcr_pid, CLOCK);
+        let sound = self.programs.has_sound();
+        if new.codec.is_video() && !sound && (old.is_none() || self.sound) {
+            self.notices.push_back(Notice::NoSound { program: new.program });
+        }
+        self.sound = sound;
         let follows = |old: Selection| (old.program, old.leading.pid, old.codec);
         if old.map(follows) == Some(follows(new)) {
             return;
