@@ -3,12 +3,12 @@
 //! The binaries lie beside the tests (`cargo build --release --workspace --bins`); `scripts/test` builds them first.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{BufRead as _, BufReader, Read as _},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
+    sync::mpsc::{self, RecvTimeoutError},
     time::{Duration, Instant},
 };
 
@@ -152,23 +152,18 @@ impl Process {
     pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
         let until = Instant::now() + deadline;
         loop {
-            if let Some(status) = self.child.try_wait().expect("a child of ours") {
-                return status;
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.seen.push(line),
+                // Standard error is closed, so it ends now or has ended.
+                Err(RecvTimeoutError::Disconnected) => return self.child.wait().expect("a child of ours"),
+                Err(RecvTimeoutError::Timeout) => panic!("{} did not end: {:?}", self.name, self.seen),
             }
-            let log = self.log();
-            assert!(Instant::now() < until, "{} did not end: {log:?}", self.name);
-            std::thread::sleep(Duration::from_millis(50));
         }
     }
 
     /// Sends it a signal by name, as in `TERM`.
     pub fn signal(&self, name: &str) {
         run("kill", &[&format!("-{name}"), &self.child.id().to_string()]);
-    }
-
-    /// Whether it still runs.
-    pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("a child of ours").is_none()
     }
 }
 
@@ -211,17 +206,13 @@ pub struct Segmenter {
 impl Segmenter {
     /// Starts one that cuts `input` into segments of 5 s, and waits for its link.
     pub fn start(input: &Path, tracker: &str, data: &Path, more: &[&str]) -> Self {
-        let mut args = vec![
-            path_str(input),
-            "--tracker",
-            tracker,
-            "--segment",
-            "5s",
-            "--listen",
-            "127.0.0.1:0",
-            "--data",
-        ];
-        args.push(path_str(data));
+        Self::start_with(path_str(input), "5s", tracker, data, more)
+    }
+
+    /// Starts one that cuts `input` into segments of this length, and waits for its link.
+    pub fn start_with(input: &str, segment: &str, tracker: &str, data: &Path, more: &[&str]) -> Self {
+        let mut args = vec![input, "--tracker", tracker, "--segment", segment, "--listen", "127.0.0.1:0"];
+        args.extend(["--data", path_str(data)]);
         args.extend(more);
         let mut process = Process::start("minuet-segmenter", &args, Stdio::piped());
         let link = process.first_line();
@@ -241,50 +232,50 @@ pub struct Viewer {
     pub process: Process,
     /// What it received.
     pub media: PathBuf,
-    stats: PathBuf,
+    /// The lines of `--stats`, as they are written.
+    stats: mpsc::Receiver<Value>,
+    seen: Vec<Value>,
 }
 
 impl Viewer {
-    /// Starts one; its files are `dir/<name>.ts` and `dir/<name>.jsonl`.
+    /// Starts one; its files are `dir/<name>.ts` and the pipe `dir/<name>.jsonl`.
     pub fn start(name: &str, link: &str, dir: &Path, more: &[&str]) -> Self {
-        let (media, stats) = (dir.join(format!("{name}.ts")), dir.join(format!("{name}.jsonl")));
-        let mut args = vec![
-            "watch",
-            link,
-            "--mode",
-            "minute",
-            "--stdout",
-            "--listen",
-            "127.0.0.1:0",
-            "--stats",
-            path_str(&stats),
-        ];
+        let (media, pipe) = (dir.join(format!("{name}.ts")), dir.join(format!("{name}.jsonl")));
+        run("mkfifo", &[path_str(&pipe)]);
+        let mut args = vec!["watch", link, "--mode", "minute", "--stdout", "--listen", "127.0.0.1:0"];
+        args.extend(["--stats", path_str(&pipe)]);
         args.extend(more);
         let out = File::create(&media).expect("a file in the test's folder");
         let process = Process::start("minuet", &args, out.into());
-        Self { process, media, stats }
+        let (send, stats) = mpsc::channel();
+        std::thread::spawn(move || {
+            // Waits until the viewer opens it, too.
+            let pipe = File::open(pipe).expect("a pipe in the test's folder");
+            let lines = BufReader::new(pipe).lines().map_while(Result::ok);
+            lines.filter_map(|line| serde_json::from_str(&line).ok()).try_for_each(|line| send.send(line))
+        });
+        Self { process, media, stats, seen: Vec::new() }
     }
 
-    /// The lines of `--stats` so far.
-    pub fn stats(&self) -> Vec<Value> {
-        let text = fs::read_to_string(&self.stats).unwrap_or_default();
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-    }
-
-    /// The last line, which must be the summary.
-    pub fn summary(&self) -> Value {
-        let last = self.stats().pop().unwrap_or_default();
+    /// The last line of `--stats`, which must be the summary. The viewer must have ended.
+    pub fn summary(&mut self) -> Value {
+        while let Ok(line) = self.stats.recv_timeout(DEADLINE) {
+            self.seen.push(line);
+        }
+        let last = self.seen.last().cloned().unwrap_or_default();
         assert_eq!(last["summary"], true, "no summary at the end of --stats");
         last
     }
 
     /// Waits until it plays segment `seq` or a later one.
     pub fn wait_for_segment(&mut self, seq: u64) {
+        let plays = |line: &Value| line["segment"].as_u64().is_some_and(|at| at >= seq);
         let until = Instant::now() + DEADLINE;
-        while !self.stats().iter().any(|line| line["segment"].as_u64().is_some_and(|at| at >= seq)) {
-            assert!(self.process.is_running(), "the viewer ended: {:?}", self.process.log());
-            assert!(Instant::now() < until, "segment {seq} was never played: {:?}", self.process.log());
-            std::thread::sleep(Duration::from_millis(100));
+        while !self.seen.iter().any(plays) {
+            match self.stats.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.seen.push(line),
+                Err(_) => panic!("segment {seq} was never played: {:?}", self.process.log()),
+            }
         }
     }
 }
