@@ -14,7 +14,8 @@
 //! 4. *Short queues, and an answer to each request.* At most [`MAX_WAITING`] requests wait, none longer than
 //!    [`HOLD`]; what would be served last is turned away at once, so that it is asked of an idle holder instead.
 //! 5. *Queues live here.* No more than [`TOTAL_UNDRAINED`] bytes wait in the transport: they could not be
-//!    overtaken there, and each hop would pay for them.
+//!    overtaken there, and each hop would pay for them. Where a limit spaces blocks anyway, what waits are links whose
+//!    congestion window is full, and more of them may: they must not hold up the others.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -34,6 +35,8 @@ const MAX_BLOCK: u64 = 16 * 1024;
 const BLOCKS_PER_SECOND: u64 = 64;
 /// Bytes that may wait in the transport before no more blocks are given to it: one on the wire and one behind it.
 const TOTAL_UNDRAINED: u64 = 2 * MAX_BLOCK - 1;
+/// The same where blocks are spaced by a limit.
+const LIMITED_UNDRAINED: u64 = 8 * MAX_BLOCK - 1;
 /// The same of one link, of which a congested one must not take all.
 const LINK_UNDRAINED: u64 = MAX_BLOCK + MAX_BLOCK / 2;
 /// Part of the limit that blocks leave to control messages.
@@ -270,7 +273,13 @@ impl Node {
             (Standing::Rider, false) => 9,
         };
         let hop = hop_us(neighbour) as u32;
-        if rare { (class, copies, u64::MAX - want.serial, hop) } else { (class, u16::MAX, want.serial, hop) }
+        match (urgent, rare) {
+            // What nobody else has yet, and of that what is due first: newest first, a viewer whose missing piece only
+            // the source has would wait for ever.
+            (true, _) => (class, copies, want.serial, hop),
+            (false, true) => (class, copies, u64::MAX - want.serial, hop),
+            (false, false) => (class, u16::MAX, want.serial, hop),
+        }
     }
 
     pub(crate) fn on_cancel(&mut self, from: Slab, serial: Serial) {
@@ -303,7 +312,8 @@ impl Node {
             return;
         }
         loop {
-            if self.uplink.undrained >= TOTAL_UNDRAINED {
+            let most = if self.uplink.limit.is_some() { LIMITED_UNDRAINED } else { TOTAL_UNDRAINED };
+            if self.uplink.undrained >= most {
                 return; // `Drained` goes on from here.
             }
             let at = self.uplink.block_at();

@@ -8,8 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The account holds, and owes, at most so many seconds' worth.
-const DEPTH_S: f64 = 2.0;
+/// An account holds at most so many seconds' worth: a burst of more would fill the queue before the uplink, and the
+/// live mesh would wait in it.
+const DEPTH_S: f64 = 0.25;
+/// An account owes at most so many seconds' worth.
+const DEBT_S: f64 = 2.0;
 /// How long to wait when there is nothing to spend.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -81,7 +84,8 @@ impl Account {
         let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.filled = now;
         let most = self.bytes_per_s * DEPTH_S;
-        self.balance = (self.balance + elapsed * self.bytes_per_s).clamp(-most, most);
+        let debt = self.bytes_per_s * DEBT_S;
+        self.balance = (self.balance + elapsed * self.bytes_per_s).clamp(-debt, most);
     }
 }
 

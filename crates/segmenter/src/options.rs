@@ -11,6 +11,9 @@ use url::Url;
 
 use crate::input::{FeedOptions, FfmpegArguments, Input, InputError, InputOptions};
 
+/// HTTP has at most one part in so many of the upload limit, unless it has a limit of its own.
+const HTTP_PART: u64 = 8;
+
 /// Cuts a live MPEG-TS feed into segments and shares each as a torrent.
 ///
 /// Standard output carries one line, the channel link, once the segmenter is ready; give it to viewers. Everything
@@ -82,7 +85,7 @@ pub struct Options {
     #[arg(long)]
     pub no_origin: bool,
 
-    /// The most that the HTTP server sends (default: what --upload-limit leaves). Example: --origin-limit 2Mbit
+    /// The most that the HTTP server sends (default: an eighth of --upload-limit). Example: --origin-limit 2Mbit
     #[arg(long, value_name = "RATE")]
     pub origin_limit: Option<Rate>,
 
@@ -212,9 +215,11 @@ impl Options {
         self.upload_limit.map(|limit| limit.bytes_per_s())
     }
 
-    /// `--origin-limit` in bytes a second.
+    /// The most that HTTP may take of the upload, in bytes a second: `--origin-limit`, or a small part of
+    /// `--upload-limit`, so that viewers in need do not take from the mesh what all would get from it.
     pub fn origin_bytes_per_s(&self) -> Option<u64> {
-        self.origin_limit.map(|limit| limit.bytes_per_s())
+        let part = self.upload_bytes_per_s().map(|whole| whole / HTTP_PART);
+        self.origin_limit.map(|limit| limit.bytes_per_s()).or(part)
     }
 
     /// How to read the input.

@@ -10,6 +10,7 @@ use iroh::{
     endpoint::{Connection, QuicTransportConfig, VarInt, presets},
 };
 use minuet_proto::mesh::NodeId;
+use noq_proto::congestion::CubicConfig;
 
 use super::{Error, reach::Reach};
 
@@ -26,6 +27,9 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const LINK_WINDOW: u32 = 3 << 19;
 /// Bytes of a link that may wait in the transport, sent but not acknowledged or not sent yet.
 const SEND_WINDOW: u64 = 512 << 10;
+/// What may be on its way on a new link before the first acknowledgement: a piece, so that it does not take three round
+/// trips. The core spaces blocks by the upload limit, so this is no burst.
+const INITIAL_WINDOW: u64 = 72 << 10;
 /// Streams that a peer may open: control and media.
 const STREAMS: u32 = 2;
 
@@ -38,7 +42,10 @@ pub(super) struct Transport {
 impl Transport {
     /// Binds a UDP socket. `secret` is this node's own key.
     pub async fn bind(listen: SocketAddr, secret: [u8; 32]) -> Result<Self, Error> {
+        let mut congestion = CubicConfig::default();
+        congestion.initial_window(INITIAL_WINDOW);
         let quic = QuicTransportConfig::builder()
+            .congestion_controller_factory(Arc::new(congestion))
             .max_concurrent_uni_streams(VarInt::from_u32(STREAMS))
             .max_concurrent_bidi_streams(VarInt::from_u32(0))
             .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
