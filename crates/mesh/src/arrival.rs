@@ -212,8 +212,8 @@ impl Node {
         }
         slot.promised = true;
         for slab in self.neighbours.slabs() {
-            let Some(neighbour) = self.neighbours.get(slab) else { continue };
-            if neighbour.greeted && Some(slab) != from {
+            // Also who has not said Hello yet: it was sent a bitmap when its link came up, and this is not in it.
+            if Some(slab) != from {
                 self.send(slab, Message::Have(SerialList::from_slice(&[serial])), now);
             }
         }

@@ -376,9 +376,7 @@ impl Node {
         }
         self.records.push_back(record.clone());
         for slab in self.neighbours.slabs() {
-            if self.neighbours.get(slab).is_some_and(|n| n.greeted) {
-                self.send(slab, Message::Record(record.clone()), now);
-            }
+            self.send(slab, Message::Record(record.clone()), now);
         }
     }
 

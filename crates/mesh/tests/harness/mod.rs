@@ -59,6 +59,8 @@ pub struct Member {
     /// Pieces that verified here, and how often each.
     pub stored: BTreeMap<Serial, u32>,
     pub started: Option<Serial>,
+    /// A piece and when it is due.
+    pub plays: Option<(Serial, Timestamp)>,
     /// Times and sizes of all frames sent.
     pub sent: Vec<(Timestamp, usize)>,
     pub links: BTreeMap<LinkId, usize>,
@@ -66,6 +68,11 @@ pub struct Member {
     /// Requests open by piece, to see whether two are asked for one.
     pub asked: BTreeMap<Serial, BTreeSet<LinkId>>,
     pub double_asked: Vec<Serial>,
+    /// Of all pieces asked of a second one, the longest time that was left until one was due.
+    pub earliest_double: Duration,
+    /// What the store holds: verified, and not released.
+    pub kept: BTreeSet<Serial>,
+    pub most_kept: usize,
     pub requests: u32,
     pub equivocations: u32,
 }
@@ -139,11 +146,15 @@ impl Mesh {
             alive: true,
             stored: BTreeMap::new(),
             started: None,
+            plays: None,
             sent: Vec::new(),
             links: BTreeMap::new(),
             bans: Vec::new(),
             asked: BTreeMap::new(),
             double_asked: Vec::new(),
+            earliest_double: Duration::ZERO,
+            kept: BTreeSet::new(),
+            most_kept: 0,
             requests: 0,
             equivocations: 0,
         });
@@ -335,7 +346,10 @@ impl Mesh {
                 let ok = genuine && !self.rng.random_bool(self.faults.corrupt);
                 if ok {
                     assert_eq!(self.closed.get(&piece.serial), Some(&piece.hash));
-                    *self.members[member].stored.entry(piece.serial).or_default() += 1;
+                    let member = &mut self.members[member];
+                    *member.stored.entry(piece.serial).or_default() += 1;
+                    member.kept.insert(piece.serial);
+                    member.most_kept = member.most_kept.max(member.kept.len());
                 }
                 self.members[member].asked.remove(&piece.serial);
                 self.feed(member, Input::Verified { serial: piece.serial, ok });
@@ -343,10 +357,12 @@ impl Mesh {
             Output::Start { serial } => {
                 self.members[member].started = Some(serial);
                 let due = self.now + Duration::from_secs(4);
+                self.members[member].plays = Some((serial, due));
                 self.feed(member, Input::Playhead { next: serial, due });
             }
             Output::Equivocation { .. } => self.members[member].equivocations += 1,
-            Output::Head(_) | Output::FetchHttp { .. } | Output::Record { .. } | Output::Release { .. } => {}
+            Output::Release { before } => self.members[member].kept.retain(|serial| *serial >= before),
+            Output::Head(_) | Output::FetchHttp { .. } | Output::Record { .. } => {}
         }
     }
 
@@ -359,7 +375,16 @@ impl Mesh {
                 let asked = self.members[member].asked.entry(request.serial).or_default();
                 asked.insert(link);
                 if asked.len() > 1 {
-                    self.members[member].double_asked.push(request.serial);
+                    let member = &mut self.members[member];
+                    member.double_asked.push(request.serial);
+                    // Until the player says where it is, everything is due.
+                    let settled = |due: &Timestamp| *due < self.now + Duration::from_secs(3);
+                    if let Some((first, due)) = member.plays.filter(|(_, due)| settled(due)) {
+                        let after =
+                            u32::try_from(request.serial.0.saturating_sub(first.0)).unwrap_or(u32::MAX);
+                        let left = (due + GAP * after).since(self.now);
+                        member.earliest_double = member.earliest_double.max(left);
+                    }
                 }
                 self.members[member].requests += 1;
             }
