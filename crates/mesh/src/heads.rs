@@ -201,11 +201,14 @@ impl Node {
     /// Asks for heads that have not come although neighbours have had their pieces for a while: without them the
     /// pieces can be neither verified nor known to be due.
     pub(crate) fn ask_missing_heads(&mut self, now: Timestamp) {
-        /// Heads go ahead of their pieces, and a piece takes a second to everyone.
+        /// Heads go ahead of their pieces, and a piece takes a second to everyone. Who plays nothing can wait longer.
         const MISSING_AFTER: Duration = Duration::from_millis(400);
+        /// Where a whole minute appears at once, most heads come with their pieces: no need to ask for all.
+        const MAX_MISSING: u64 = 16;
+        let after = if self.role == Role::Viewer { MISSING_AFTER } else { MISSING_AFTER * 25 };
         let missing = |serial: &u64| {
             let slot = self.window.slot(*serial);
-            slot.known.is_none() && slot.copies > 0 && slot.since + MISSING_AFTER < now
+            slot.known.is_none() && slot.copies > 0 && slot.since + after < now
         };
         let (from, to) = (self.window.base(), self.window.edge());
         let Some(first) = self.window.wanted.iter(from, to).find(missing) else { return };
@@ -214,7 +217,7 @@ impl Node {
             self.neighbours.iter().filter(|(_, n)| n.has.get(first) && !n.quiet(self.quiet_after, now));
         let holder = holders.map(|(slab, _)| slab).choose(&mut self.rng);
         if let Some(holder) = holder {
-            self.ask_heads(holder, first, last + 1, now);
+            self.ask_heads(holder, first, (last + 1).min(first + MAX_MISSING), now);
         }
     }
 
