@@ -5,8 +5,9 @@ use minuet_sim::{
     engine::SECOND,
     figures::{Bound, Figure, Figures},
     mesh::member::Tuning,
+    plan::Churn,
     run::{Engine, Job},
-    scenario::{self, Scenario},
+    scenario::{self, Crowd, Scenario},
 };
 
 fn short(name: &str, viewers: usize, seconds: u64) -> Scenario {
@@ -43,7 +44,7 @@ fn the_source_sends_each_piece_about_once() {
         short("steady", 50, 40),
         &[
             Bound::at_most(Figure::SourceCopies, 1.03),
-            Bound::at_most(Figure::SpreadP50, 0.65),
+            Bound::at_most(Figure::SpreadP50, 0.63),
             Bound::at_most(Figure::SpreadP99, 1.0),
             Bound::at_most(Figure::ControlShare, 0.02),
             Bound::at_most(Figure::Stalls, 0.0),
@@ -68,6 +69,41 @@ fn nothing_corrupt_is_delivered_and_those_who_harm_are_banned() {
         &[
             Bound::at_most(Figure::CorruptDelivered, 0.0),
             Bound::at_least(Figure::HostileBanned, 0.8),
+            Bound::at_most(Figure::FalseBans, 0.0),
+        ],
+    );
+}
+
+#[test]
+fn a_crowd_gets_its_picture_and_those_inside_do_not_notice() {
+    let mut scenario = short("crowd", 20, 40);
+    scenario.crowd = Some(Crowd { viewers: 150, at: 20 * SECOND, within: 2 * SECOND });
+    check(
+        scenario,
+        &[
+            Bound::at_most(Figure::JoinP50, 0.8),
+            // The first twenty are among these, who wait for the stream's first seconds.
+            Bound::at_most(Figure::JoinP95, 3.0),
+            Bound::at_most(Figure::Stalls, 0.0),
+            Bound::at_most(Figure::FalseBans, 0.0),
+        ],
+    );
+}
+
+#[test]
+fn those_who_stay_do_not_notice_that_a_quarter_vanishes() {
+    let mut scenario = short("churn", 80, 40);
+    scenario.churn = Some(Churn { exodus_at: 20 * SECOND, exodus: 0.25, per_minute: 0.1 });
+    check(scenario, &[Bound::at_most(Figure::Stalls, 0.0), Bound::at_most(Figure::FalseBans, 0.0)]);
+}
+
+#[test]
+fn viewers_behind_nats_are_served_as_well_as_others() {
+    check(
+        short("nat", 50, 30),
+        &[
+            Bound::at_most(Figure::SpreadP99, 1.2),
+            Bound::at_most(Figure::Stalls, 0.0),
             Bound::at_most(Figure::FalseBans, 0.0),
         ],
     );
