@@ -166,10 +166,14 @@ impl Node {
         let signature = self.config.key.sign(&SignedHead::signed_bytes(&body));
         self.take_head(head, SignedHead { body, signature }, None, now);
         self.window.held.set(serial.0);
-        // What closes before anybody is there waits for who asks: pushed later, it would be old.
-        if self.config.push && self.neighbours.iter().any(|(_, n)| n.greeted && !n.closing) {
+        if self.config.push {
             self.push.note_fresh(serial.0, now, self.role);
-        } else {
+        }
+        let nobody = !self.neighbours.iter().any(|(_, n)| n.greeted && !n.closing);
+        if nobody || !self.config.push {
+            // What closes before anybody is there may be asked for at once. It is pushed, too, if somebody comes soon:
+            // else the first viewers would all ask the source for the first pieces. Pushed later, it would be old.
+            self.push.forget_old(now);
             self.promise(serial, None, now);
         }
         self.pump(now);

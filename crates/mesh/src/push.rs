@@ -64,6 +64,11 @@ impl Push {
         self.fresh.push_back((serial, now));
     }
 
+    /// Nobody was there to push to: what is no longer new is not pushed any more.
+    pub fn forget_old(&mut self, now: Timestamp) {
+        self.fresh.retain(|(_, at)| *at + HELP_AFTER > now);
+    }
+
     pub fn forget_before(&mut self, base: u64) {
         self.fresh.retain(|(serial, _)| *serial >= base);
         self.hidden.retain(|hidden| hidden.serial >= base);
@@ -79,9 +84,9 @@ impl Node {
         if self.role == Role::Source {
             // What all have by now, from each other or on request, must not hold up what they lack.
             let neighbours = &self.neighbours;
-            self.push
-                .fresh
-                .retain(|(serial, _)| neighbours.iter().any(|(_, n)| !n.closing && !n.has.get(*serial)));
+            self.push.fresh.retain(|(serial, _)| {
+                neighbours.len() == 0 || neighbours.iter().any(|(_, n)| !n.closing && !n.has.get(*serial))
+            });
             let (serial, _) = *self.push.fresh.front()?;
             let to = self.source_target(serial, now)?;
             return Some((0, serial, to));
