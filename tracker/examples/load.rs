@@ -48,7 +48,7 @@ fn percentile(sorted: &[Duration], part: f64) -> f64 {
 // A herd.
 
 /// Sockets that the clients share, each on a loopback address of its own, so that ports do not repeat.
-const SOCKETS: usize = 8;
+const SOCKETS: usize = 20;
 const BATCH: usize = 64;
 /// How long after the last came an answer still counts.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -81,6 +81,17 @@ pub struct Options {
     )]
     tls_key: Option<PathBuf>,
 
+    /// Share channels, nodes and peers with other trackers through this Redis or Valkey.
+    /// Example: redis://10.0.0.5:6379/0
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "MINUET_TRACKER_SHARED",
+        hide_env_values = true,
+        help_heading = "Network"
+    )]
+    shared: Option<String>,
+
     /// Believe Forwarded and X-Forwarded-For of connections from here: an address or a network such as
     /// 10.0.0.0/8. May repeat
     #[arg(long, value_name = "ADDR", value_parser = parse_net, env = "MINUET_TRACKER_TRUSTED_PROXY",
@@ -349,6 +360,7 @@ impl Options {
             listen: self.listen,
             udp_listen,
             udp_workers: self.udp_workers,
+            shared: self.shared,
             tls: self.tls_cert.zip(self.tls_key).map(|(cert, key)| TlsFiles { cert, key }),
             data: self.data,
             ..Config::default()

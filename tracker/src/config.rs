@@ -25,6 +25,8 @@ pub struct Config {
     pub udp_workers: usize,
     /// The certificate, when HTTPS is served too.
     pub tls: Option<TlsFiles>,
+    /// The Redis or Valkey that this tracker shares with others, as a `redis://` URL.
+    pub shared: Option<String>,
     /// Folder of the channel store.
     pub data: PathBuf,
     /// What bounds swarms and answers.
@@ -63,6 +65,7 @@ impl Default for Config {
             udp_listen: vec![SocketAddr::from(([0, 0, 0, 0], 7070))],
             udp_workers: default_udp_workers(),
             tls: None,
+            shared: None,
             data: PathBuf::from("minuet-tracker-data"),
             swarms: Limits {
                 open: false,

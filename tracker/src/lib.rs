@@ -10,6 +10,7 @@
 //! - [`announce`]: requests and answers of BEP 3 and its companions. Pure.
 //! - [`mesh`]: the nodes and newest heads of live meshes. Pure.
 //! - [`channel`]: windows of records, and the store that keeps them.
+//! - [`fleet`]: several trackers behind one Redis or Valkey.
 //! - [`relay`]: the relay server and address discovery, for nodes that cannot reach each other.
 //! - [`http`], [`udp`]: the transports.
 //! - [`tracker`]: starts it all and ends it all.
@@ -18,6 +19,7 @@ pub mod announce;
 pub mod channel;
 mod clock;
 pub mod config;
+pub mod fleet;
 pub mod http;
 pub mod mesh;
 pub mod metrics;

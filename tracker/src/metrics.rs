@@ -78,6 +78,12 @@ pub struct Levels {
     pub mesh_nodes: usize,
     /// Memory of nodes and heads.
     pub mesh_bytes: usize,
+    /// Whether the shared store answers.
+    pub fleet_connected: bool,
+    /// What was taken in from other trackers.
+    pub fleet_received: u64,
+    /// What was told to other trackers.
+    pub fleet_told: u64,
     /// What the relay server has done.
     pub relay: RelayTotals,
     /// Nodes connected for address discovery.
@@ -130,6 +136,8 @@ impl Metrics {
         }
         let relay = &levels.relay;
         for (name, help, total) in [
+            ("fleet_received_total", "News taken in from other trackers.", levels.fleet_received),
+            ("fleet_told_total", "News told to other trackers.", levels.fleet_told),
             ("relay_refused_total", "Clients that the relay server refused.", relay.refused),
             ("relay_received_bytes_total", "Bytes that the relay server took.", relay.received_bytes),
             ("relay_sent_bytes_total", "Bytes that the relay server gave on.", relay.sent_bytes),
@@ -153,6 +161,7 @@ impl Metrics {
             ("subscribers", "Subscribers of event streams.", self.subscribers.get()),
             ("channels", "Channels known.", levels.channels as u64),
             ("interval_seconds", "The mean interval that clients are told.", levels.interval_seconds.into()),
+            ("fleet_connected", "Whether the shared store answers.", levels.fleet_connected.into()),
             ("relay_clients", "Clients of the relay server.", relay.clients as u64),
             ("relay_client_rate_bytes", "What one client may relay, in bytes a second.", relay.client_rate),
             ("discovery_connections", "Nodes connected for address discovery.", levels.discovery_connections),

@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use minuet_proto::channel_api::Peer;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::channel::Channels;
 use crate::channel::store::{Store, StoreError};
+use crate::channel::{Channel, Channels};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::fleet::news::{SHARED_NODES, SHARED_PEERS, Sample};
+use crate::fleet::{self, Fleet, SAMPLE_TTL};
 use crate::http;
 use crate::http::connections::Connections;
 use crate::http::tls::{Tls, TlsError};
@@ -52,6 +55,9 @@ pub enum StartError {
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The shared store's URL makes no sense.
+    #[error("cannot use the shared store: {0}; write --shared redis://HOST:PORT/0")]
+    Shared(redis::RedisError),
     /// The data folder cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -66,6 +72,7 @@ pub(crate) struct Shared {
     pub swarms: Arc<Swarms>,
     pub channels: Channels,
     pub tls: Option<Tls>,
+    pub fleet: Option<Fleet>,
     pub relay: Option<RelayServer>,
     pub discovery: Option<Discovery>,
     pub shutdown: CancellationToken,
@@ -82,12 +89,47 @@ pub(crate) struct Discovery {
 }
 
 impl Shared {
+    /// Some of the nodes and peers of a channel that spoke to this tracker.
+    pub fn sample(&self, channel: &Channel) -> Sample {
+        let nodes = channel.mesh().own_sample(SHARED_NODES, rand::random());
+        let mut peers = Vec::new();
+        let newest = channel.window().entries().back().map(|entry| entry.record.info_hash);
+        if let Some(info_hash) = newest {
+            // Asked for as from loopback, since the tracker that tells of a peer leaves out what is of no use.
+            let asker = SocketAddr::from(([127, 0, 0, 1], 0));
+            let (now, random) = (self.clock.uptime(), rand::random());
+            self.swarms.peers_of(&info_hash, asker, SHARED_PEERS, now, random, |addr, seed| {
+                peers.push(Peer { addr, seed });
+            });
+        }
+        Sample { at_ms: self.clock.unix_ms(), nodes, peers }
+    }
+
+    /// Takes in the nodes and peers that other trackers tell of.
+    pub fn take_samples(&self, channel: &Channel, samples: impl Iterator<Item = Sample>) {
+        let now = self.clock.uptime();
+        let expires = now.after(SAMPLE_TTL);
+        let ttl_ms = u64::try_from(SAMPLE_TTL.as_millis()).unwrap_or(u64::MAX);
+        let (mut peers, now_ms) = (Vec::new(), self.clock.unix_ms());
+        for sample in samples.filter(|sample| sample.at_ms.saturating_add(ttl_ms) > now_ms) {
+            let mut mesh = channel.mesh();
+            for (node, ip) in &sample.nodes {
+                mesh.hear_of(node, *ip, &self.config.mesh, self.channels.nodes(), expires);
+            }
+            peers.extend(sample.peers);
+        }
+        channel.set_foreign_peers(peers, expires);
+    }
+
     pub fn levels(&self) -> Levels {
         Levels {
             uptime_seconds: u64::from(self.clock.uptime().0),
             channels: self.channels.len(),
             mesh_nodes: self.channels.nodes().get(),
             mesh_bytes: self.channels.all().iter().map(|channel| channel.mesh().heap_bytes()).sum(),
+            fleet_connected: self.fleet.as_ref().is_some_and(Fleet::is_connected),
+            fleet_received: self.fleet.as_ref().map_or(0, |fleet| fleet.received.get()),
+            fleet_told: self.fleet.as_ref().map_or(0, |fleet| fleet.told.get()),
             relay: self.relay.as_ref().map(RelayServer::totals).unwrap_or_default(),
             discovery_connections: self.discovery.as_ref().map_or(0, |d| d.metrics.connections.get()),
             discovery_refused: self.discovery.as_ref().map_or(0, |d| d.metrics.refused.get()),
@@ -111,6 +153,8 @@ impl Tracker {
     /// Starts a tracker; when this returns, it takes connections.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.check().map_err(StartError::Config)?;
+        let store =
+            config.shared.as_deref().map(redis::Client::open).transpose().map_err(StartError::Shared)?;
         let tls = config.tls.clone().map(Tls::load).transpose()?;
         let mut listeners = Vec::new();
         let mut addrs = Vec::new();
@@ -144,12 +188,14 @@ impl Tracker {
         let shutdown = CancellationToken::new();
         let relay = config.relay.enabled.then(|| RelayServer::new(&config.relay));
         let (discovery, endpoint) = discovery.unzip();
+        let (fleet, waiting) = store.is_some().then(Fleet::new).unzip();
         let shared = Arc::new(Shared {
             metrics: Metrics::default(),
             clock,
             swarms,
             channels,
             tls,
+            fleet,
             relay,
             discovery,
             shutdown: shutdown.clone(),
@@ -162,6 +208,9 @@ impl Tracker {
             shared.tasks.spawn(http::accept(Arc::clone(&shared), listener, Arc::clone(&connections)));
         }
         shared.tasks.spawn(keep_house(Arc::clone(&shared)));
+        if let (Some(store), Some(waiting)) = (store, waiting) {
+            shared.tasks.spawn(fleet::run(Arc::clone(&shared), store, waiting));
+        }
         if let (Some(discovery), Some(endpoint)) = (&shared.discovery, endpoint) {
             let (most, metrics) = (shared.config.relay.discovery_connections, Arc::clone(&discovery.metrics));
             shared.tasks.spawn(discovery::serve(endpoint, most, metrics, shutdown.clone()));

@@ -3,7 +3,9 @@
 //! `info_hash` and `peer_id` are 20 raw bytes, percent-encoded (RFC 3986); they are decoded exactly and are
 //! never looked at as text. `+` is a space, as in HTML forms: clients that mean a plus sign encode it.
 //! Unknown parameters are passed over. Parameters that would let a client speak for another address (`ip`,
-//! `ipv4`, `ipv6`) are passed over too: the address is the one that the request came from.
+//! `ipv4`, `ipv6`) are only read; whether they count is for who knows where the request came from.
+
+use std::net::{IpAddr, SocketAddr};
 
 use minuet_proto::InfoHash;
 
@@ -21,6 +23,8 @@ pub struct HttpAnnounce {
     pub announce: Announce,
     /// `compact=0`: peers as a list of dictionaries (BEP 3) instead of a string (BEP 23).
     pub compact: bool,
+    /// Where the client says that it is (BEP 3, BEP 7); the first that is an address.
+    pub claimed: Option<IpAddr>,
 }
 
 /// Reads an announce's query string.
@@ -35,6 +39,7 @@ pub fn parse_announce(query: &[u8]) -> Result<HttpAnnounce, Refusal> {
             want: None,
         },
         compact: true,
+        claimed: None,
     };
     let announce = &mut parsed.announce;
     for (key, value) in pairs(query)? {
@@ -62,6 +67,7 @@ pub fn parse_announce(query: &[u8]) -> Result<HttpAnnounce, Refusal> {
             }
             // A negative number stands for "as many as you like", as in BEP 15.
             b"numwant" => announce.want = number(value),
+            b"ip" | b"ipv4" | b"ipv6" if parsed.claimed.is_none() => parsed.claimed = address(value),
             b"compact" => parsed.compact = value != b"0",
             _ => {}
         }
@@ -73,6 +79,12 @@ pub fn parse_announce(query: &[u8]) -> Result<HttpAnnounce, Refusal> {
     let port: u32 = port.ok_or(Refusal::Malformed("port is missing"))?;
     announce.port = u16::try_from(port).map_err(|_| Refusal::Malformed("port is above 65535"))?;
     Ok(parsed)
+}
+
+/// An address, alone or with a port, as it is or with its colons and brackets percent-encoded.
+fn address(value: &[u8]) -> Option<IpAddr> {
+    let text = String::from_utf8(decode(value)?).ok()?;
+    text.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|addr| addr.ip()))
 }
 
 /// Reads a scrape's query string: at least one and at most [`MAX_SCRAPE`] torrents.
@@ -108,14 +120,30 @@ fn pairs(query: &[u8]) -> Result<impl Iterator<Item = (&[u8], &[u8])>, Refusal> 
 fn decode20(mut value: &[u8]) -> Option<[u8; 20]> {
     let mut out = [0; 20];
     for byte in &mut out {
-        let (&first, rest) = value.split_first()?;
-        (*byte, value) = match first {
-            b'%' => (hex(*rest.first()?)? << 4 | hex(*rest.get(1)?)?, &rest[2..]),
-            b'+' => (b' ', rest),
-            plain => (plain, rest),
-        };
+        (*byte, value) = decode_one(value)?;
     }
     value.is_empty().then_some(out)
+}
+
+/// Bytes of any length, percent-decoded.
+fn decode(mut value: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    while !value.is_empty() {
+        let (byte, rest) = decode_one(value)?;
+        out.push(byte);
+        value = rest;
+    }
+    Some(out)
+}
+
+/// One byte, and what follows it.
+fn decode_one(value: &[u8]) -> Option<(u8, &[u8])> {
+    let (&first, rest) = value.split_first()?;
+    Some(match first {
+        b'%' => (hex(*rest.first()?)? << 4 | hex(*rest.get(1)?)?, &rest[2..]),
+        b'+' => (b' ', rest),
+        plain => (plain, rest),
+    })
 }
 
 fn hex(digit: u8) -> Option<u8> {
@@ -149,6 +177,20 @@ mod tests {
 
     const HASH: &str = "info_hash=aaaaaaaaaaaaaaaaaaaa";
     const BASE: &str = "info_hash=aaaaaaaaaaaaaaaaaaaa&peer_id=-AA0000-bbbbbbbbbbbb&port=6881";
+
+    #[test]
+    fn a_client_may_say_where_it_is() {
+        for (value, expected) in [
+            ("ip=198.51.100.7", Some("198.51.100.7")),
+            ("ipv6=2001:db8::7", Some("2001:db8::7")),
+            ("ipv6=%5B2001%3adb8::7%5D:6881", Some("2001:db8::7")),
+            ("ip=tracker.example&ipv4=198.51.100.7:6881", Some("198.51.100.7")),
+            ("ip=%ff%", None),
+        ] {
+            let parsed = announce(&format!("{BASE}&{value}")).unwrap();
+            assert_eq!(parsed.claimed.map(|ip| ip.to_string()).as_deref(), expected, "{value}");
+        }
+    }
 
     #[test]
     fn an_announce_as_aria2_sends_it() {

@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use minuet_proto::channel_api::Publication;
 use minuet_proto::channel_api::mesh::{CheckedHead, decode_heads};
+use minuet_proto::channel_api::{Peer, Publication};
 use minuet_proto::{ChannelId, InfoHash, Metainfo, SegmentSeq, SignedRecord, SignedState};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -97,12 +97,25 @@ pub struct Channel {
     brought_by: Option<IpAddr>,
     /// How many have joined; wraps.
     joins: AtomicU32,
+    /// Peers that other trackers have told of, and until when they count.
+    foreign_peers: Mutex<(Vec<Peer>, Uptime)>,
 }
 
 impl Channel {
     /// Counts one who joins: its number among them.
     pub fn count_join(&self) -> u32 {
         self.joins.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Peers that other trackers have told of.
+    pub fn foreign_peers(&self, now: Uptime) -> Vec<Peer> {
+        let foreign = self.foreign_peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if foreign.1 < now { Vec::new() } else { foreign.0.clone() }
+    }
+
+    /// Replaces them.
+    pub fn set_foreign_peers(&self, peers: Vec<Peer>, until: Uptime) {
+        *self.foreign_peers.lock().unwrap_or_else(PoisonError::into_inner) = (peers, until);
     }
 
     fn new(id: ChannelId, window: Window, now_ms: u64, brought_by: Option<IpAddr>) -> Self {
@@ -115,6 +128,7 @@ impl Channel {
             published_at: AtomicU64::new(now_ms),
             brought_by,
             joins: AtomicU32::new(0),
+            foreign_peers: Mutex::default(),
         }
     }
 
@@ -209,14 +223,14 @@ impl Channels {
         self.read().values().cloned().collect()
     }
 
-    /// Accepts a record with its torrent.
+    /// Accepts a record with its torrent, brought by `from`; by another tracker when it is `None`.
     ///
     /// Not to be dropped half-way, since the write may be done by then: run it in a task of its own.
     pub async fn publish_record(
         &self,
         id: ChannelId,
         body: &[u8],
-        from: IpAddr,
+        from: Option<IpAddr>,
         now_ms: u64,
     ) -> Result<Published, PublishError> {
         let publication = Publication::decode(body)?;
@@ -254,7 +268,7 @@ impl Channels {
         &self,
         id: ChannelId,
         body: &[u8],
-        from: IpAddr,
+        from: Option<IpAddr>,
         now_ms: u64,
     ) -> Result<Published, PublishError> {
         let state = SignedState::decode(body, id)?;
@@ -276,7 +290,7 @@ impl Channels {
         &self,
         id: ChannelId,
         body: &[u8],
-        from: IpAddr,
+        from: Option<IpAddr>,
         now_ms: u64,
     ) -> Result<usize, PublishError> {
         let mut heads = decode_heads(body)?;
@@ -342,15 +356,16 @@ impl Channels {
     fn get_or_create(
         &self,
         id: ChannelId,
-        from: IpAddr,
+        from: Option<IpAddr>,
         now_ms: u64,
     ) -> Result<(Arc<Channel>, Option<ChannelId>), PublishError> {
         if let Some(channel) = self.get(&id) {
             channel.touch(now_ms);
             return Ok((channel, None));
         }
-        let network = network(from);
-        let brought = self.read().values().filter(|c| c.brought_by == Some(network)).count();
+        // What another tracker has accepted was counted there.
+        let network = from.map(network);
+        let brought = self.read().values().filter(|c| network.is_some() && c.brought_by == network).count();
         if brought >= self.limits.channels_per_address {
             return Err(PublishError::TooManyOfAddress);
         }
@@ -366,7 +381,7 @@ impl Channels {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let channel = table.entry(id).or_insert_with(|| {
             info!(channel = %id, "a new channel");
-            Arc::new(Channel::new(id, Window::default(), now_ms, Some(network)))
+            Arc::new(Channel::new(id, Window::default(), now_ms, network))
         });
         Ok((Arc::clone(channel), evicted))
     }

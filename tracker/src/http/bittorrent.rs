@@ -1,7 +1,7 @@
 //! Announce and scrape over HTTP. A refusal is a bencoded answer with status 200, as BEP 3 has it: clients do
 //! not read the body of any other status.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
@@ -11,6 +11,7 @@ use super::client_addr::client_ip;
 use super::respond;
 use crate::announce::answer::{PeerList, write_announce, write_refusal, write_scrape};
 use crate::announce::query;
+use crate::mesh::reach::{Reach, reach};
 use crate::swarm::table::Families;
 use crate::tracker::Shared;
 
@@ -21,7 +22,7 @@ pub(super) fn announce(shared: &Shared, peer: SocketAddr, request: &Request<Inco
     let query = request.uri().query().unwrap_or_default().as_bytes();
     let mut peers = PeerList::default();
     let answer = query::parse_announce(query).and_then(|http| {
-        let addr = SocketAddr::new(ip, http.announce.port);
+        let addr = SocketAddr::new(told_address(ip, http.claimed), http.announce.port);
         let random = rand::random();
         let answer = shared.swarms.announce(
             &http.announce,
@@ -47,6 +48,17 @@ pub(super) fn announce(shared: &Shared, peer: SocketAddr, request: &Request<Inco
     respond(StatusCode::OK, CONTENT_TYPE, out)
 }
 
+/// Where others are told that a client is. One on the tracker's own machine or site is seen at an address that is of
+/// no use to the world, so it may say which it has; nobody else is believed, or he could send viewers to a victim.
+fn told_address(seen: IpAddr, claimed: Option<IpAddr>) -> IpAddr {
+    match claimed {
+        Some(claimed) if reach(seen) != Reach::World && reach(claimed) == Reach::World => {
+            claimed.to_canonical()
+        }
+        _ => seen,
+    }
+}
+
 pub(super) fn scrape(shared: &Shared, request: &Request<Incoming>) -> Response<Body> {
     let query = request.uri().query().unwrap_or_default().as_bytes();
     let mut out = Vec::with_capacity(512);
@@ -64,4 +76,20 @@ pub(super) fn scrape(shared: &Shared, request: &Request<Incoming>) -> Response<B
         }
     }
     respond(StatusCode::OK, CONTENT_TYPE, out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_client_of_this_site_is_believed_and_only_a_public_address() {
+        let told =
+            |seen: &str, claimed: &str| told_address(seen.parse().unwrap(), claimed.parse().ok()).to_string();
+        assert_eq!(told("127.0.0.1", "198.51.100.7"), "198.51.100.7");
+        assert_eq!(told("192.168.0.2", "2001:db8::7"), "2001:db8::7");
+        assert_eq!(told("203.0.113.9", "198.51.100.7"), "203.0.113.9");
+        assert_eq!(told("127.0.0.1", "10.0.0.7"), "127.0.0.1");
+        assert_eq!(told("127.0.0.1", ""), "127.0.0.1");
+    }
 }

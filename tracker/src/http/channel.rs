@@ -7,16 +7,17 @@ use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use minuet_proto::channel_api::{
-    Join, MAX_JOIN_PEERS, MAX_JOIN_RECORDS, MAX_PUBLICATION_LENGTH, Peer, nth_place,
+    Join, MAX_JOIN_PEERS, MAX_JOIN_RECORDS, MAX_PUBLICATION_LENGTH, Peer, Publication, nth_place,
 };
 use minuet_proto::signed::MAX_SIGNED_LENGTH;
-use minuet_proto::{ChannelId, SegmentSeq};
+use minuet_proto::{ChannelId, SegmentSeq, SignedRecord};
 
 use super::body::Body;
 use super::client_addr::client_ip;
 use super::{events, mesh, read_body, respond, text, try_later, wrong_method};
 use crate::channel::window::PlaceError;
 use crate::channel::{Channel, PublishError, Published};
+use crate::fleet::news::{Kind, News};
 use crate::tracker::Shared;
 
 /// Records in a join that does not ask for more: the running minute and what a late start may want.
@@ -127,6 +128,10 @@ pub(super) fn join_of(shared: &Shared, channel: &Channel, from: Option<SegmentSe
         shared.swarms.peers_of(&info_hash, asker, MAX_JOIN_PEERS, now, random, |addr, seed| {
             join.peers.push(Peer { addr, seed });
         });
+        let foreign = channel.foreign_peers(now);
+        let room = MAX_JOIN_PEERS - join.peers.len().min(MAX_JOIN_PEERS);
+        let of_use = foreign.into_iter().filter(|peer| ip.is_loopback() || !peer.addr.ip().is_loopback());
+        join.peers.extend(of_use.take(room));
     }
     join
 }
@@ -175,19 +180,24 @@ async fn publish(
         Err(response) => return response,
     };
     // In a task of its own, so that a publisher who hangs up cannot stop it between disk and memory.
-    let publisher = Arc::clone(&shared);
+    let (publisher, told) = (Arc::clone(&shared), body.clone());
     let task = shared.tasks.spawn(async move {
         let now_ms = publisher.clock.unix_ms();
         if is_record {
-            publisher.channels.publish_record(id, &body, from, now_ms).await
+            publisher.channels.publish_record(id, &body, Some(from), now_ms).await
         } else {
-            publisher.channels.publish_state(id, &body, from, now_ms).await
+            publisher.channels.publish_state(id, &body, Some(from), now_ms).await
         }
     });
     let result = task.await.unwrap_or(Err(PublishError::ShuttingDown));
     match result {
         Ok(published) => {
             shared.metrics.publications.increment();
+            if let Some(fleet) = shared.fleet.as_ref().filter(|_| published == Published::New)
+                && let Some(kind) = kind_of(is_record, &told)
+            {
+                fleet.tell(News { channel: id, kind, body: told });
+            }
             text(
                 StatusCode::OK,
                 match published {
@@ -202,6 +212,15 @@ async fn publish(
             refuse(&shared, &id, &error)
         }
     }
+}
+
+/// What an accepted body is.
+fn kind_of(is_record: bool, body: &[u8]) -> Option<Kind> {
+    if !is_record {
+        return Some(Kind::State);
+    }
+    let publication = Publication::decode(body).ok()?;
+    SignedRecord::decode_any(&publication.record).ok().map(|record| Kind::Record(record.seq))
 }
 
 pub(super) fn refuse(shared: &Shared, id: &ChannelId, error: &PublishError) -> Response<Body> {

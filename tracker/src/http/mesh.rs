@@ -17,6 +17,7 @@ use super::client_addr::client_ip;
 use super::own_url::{is_own, own_url};
 use super::{is_secure, read_body, text};
 use crate::channel::PublishError;
+use crate::fleet::news::{Kind, News};
 use crate::mesh::nodes::Seen;
 use crate::mesh::select::OWN_RELAY;
 use crate::tracker::Shared;
@@ -47,7 +48,11 @@ pub(super) async fn join(
     let (mut nodes, mut heads) = (Vec::new(), Vec::new());
     {
         let named = request.relay.as_deref();
-        let seen = Seen { ip, own_relay: named.is_some_and(|url| is_own(url, own_relay.as_deref())) };
+        let seen = Seen {
+            ip,
+            own_relay: named.is_some_and(|url| is_own(url, own_relay.as_deref())),
+            foreign: false,
+        };
         let (now, random) = (shared.clock.uptime(), rand::random());
         let (limits, count) = (&shared.config.mesh, shared.channels.nodes());
         let mut mesh = channel.mesh();
@@ -91,14 +96,17 @@ pub(super) async fn heads(
         Err(response) => return response,
     };
     // In a task of its own, so that a publisher who hangs up cannot stop it between memory and disk.
-    let publisher = Arc::clone(&shared);
+    let (publisher, told) = (Arc::clone(&shared), body.clone());
     let task = shared.tasks.spawn(async move {
         let now_ms = publisher.clock.unix_ms();
-        publisher.channels.publish_heads(id, &body, from, now_ms).await
+        publisher.channels.publish_heads(id, &body, Some(from), now_ms).await
     });
     match task.await.unwrap_or(Err(PublishError::ShuttingDown)) {
         Ok(news) => {
             shared.metrics.heads.add(news as u64);
+            if let Some(fleet) = shared.fleet.as_ref().filter(|_| news > 0) {
+                fleet.tell(News { channel: id, kind: Kind::Heads, body: told });
+            }
             text(StatusCode::OK, if news > 0 { "accepted\n" } else { "known already\n" })
         }
         Err(error) => {

@@ -86,6 +86,27 @@ impl Mesh {
         select::select(&self.nodes, &asker, want, random, told);
     }
 
+    /// Takes in a node that another tracker has told of, until `expires`.
+    pub fn hear_of(
+        &mut self,
+        request: &JoinRequest,
+        ip: IpAddr,
+        limits: &MeshLimits,
+        count: &NodeCount,
+        expires: Uptime,
+    ) {
+        let seen = Seen { ip, own_relay: false, foreign: true };
+        let room = count.get() < limits.nodes && self.nodes.len() < limits.nodes_per_channel;
+        if self.nodes.insert(request, &seen, expires, room, limits.nodes_per_address) {
+            count.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Up to `most` of the nodes that spoke to this tracker, with the addresses that they were seen at.
+    pub fn own_sample(&self, most: usize, random: u64) -> Vec<(JoinRequest, IpAddr)> {
+        self.nodes.own_sample(most, random)
+    }
+
     /// Number of nodes.
     pub fn nodes(&self) -> usize {
         self.nodes.len()

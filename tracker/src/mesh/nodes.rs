@@ -23,6 +23,8 @@ pub struct Seen {
     pub ip: IpAddr,
     /// Whether the relay server that the node named is this tracker's own.
     pub own_relay: bool,
+    /// Whether it was seen by another tracker, which told of it.
+    pub foreign: bool,
 }
 
 impl Seen {
@@ -37,8 +39,8 @@ impl Seen {
 pub enum Relay {
     /// Not at all.
     None,
-    /// Through this tracker's own, whose name depends on who asks.
-    Own,
+    /// Through this tracker's own, whose name depends on who asks; this is how the node named it.
+    Own(Box<str>),
     /// Through another.
     Other(Box<str>),
 }
@@ -64,8 +66,28 @@ pub struct Entry {
     pub is_source: bool,
     /// What it promises to upload.
     pub upload_kbps: u32,
+    /// Whether another tracker has told of it.
+    pub foreign: bool,
     /// When it is forgotten.
     pub expires: Uptime,
+}
+
+impl Entry {
+    /// As the node described itself, with the address that it was seen at among its own.
+    fn described(&self) -> (JoinRequest, IpAddr) {
+        let mut request = JoinRequest::new(self.node);
+        request.addrs = self.addrs.to_vec();
+        request.relay = match &self.relay {
+            Relay::None => None,
+            Relay::Own(url) | Relay::Other(url) => Some(url.to_string()),
+        };
+        request.dialable = self.dialable;
+        request.no_upload = self.no_upload;
+        request.is_relay = self.is_relay;
+        request.is_source = self.is_source;
+        request.upload_kbps = self.upload_kbps;
+        (request, self.observed)
+    }
 }
 
 /// The nodes of one mesh, in no order.
@@ -109,7 +131,7 @@ impl NodeTable {
             addrs: candidates(&request.addrs, seen.ip),
             relay: match &request.relay {
                 None => Relay::None,
-                Some(_) if seen.own_relay => Relay::Own,
+                Some(url) if seen.own_relay => Relay::Own(url.as_str().into()),
                 Some(url) => Relay::Other(url.as_str().into()),
             },
             dialable: request.dialable,
@@ -117,10 +139,14 @@ impl NodeTable {
             is_relay: request.is_relay,
             is_source: request.is_source,
             upload_kbps: request.upload_kbps,
+            foreign: seen.foreign,
             expires,
         };
         if let Some(&at) = self.by_key.get(&(request.node, network)) {
-            self.entries[at as usize] = entry;
+            // What a node says here goes before what another tracker says of it.
+            if self.entries[at as usize].foreign || !entry.foreign {
+                self.entries[at as usize] = entry;
+            }
             return false;
         }
         let of_network = self.by_network.get(&network).copied().unwrap_or(0);
@@ -132,6 +158,14 @@ impl NodeTable {
         *self.by_network.entry(network).or_default() += 1;
         self.entries.push(entry);
         true
+    }
+
+    /// Up to `most` of the nodes that spoke to this tracker, as they described themselves, from `random` on.
+    pub fn own_sample(&self, most: usize, random: u64) -> Vec<(JoinRequest, IpAddr)> {
+        // Below the length, so it fits.
+        let start = random.checked_rem(self.len() as u64).unwrap_or(0) as usize;
+        let (after, before) = self.entries.split_at(start);
+        before.iter().chain(after).filter(|entry| !entry.foreign).take(most).map(Entry::described).collect()
     }
 
     /// Removes a node that was seen in `network`, and returns whether it was there.
@@ -163,7 +197,8 @@ impl NodeTable {
             .iter()
             .map(|entry| {
                 let addrs = if entry.addrs.spilled() { entry.addrs.capacity() } else { 0 };
-                let relay = if let Relay::Other(url) = &entry.relay { url.len() } else { 0 };
+                let relay =
+                    if let Relay::Own(url) | Relay::Other(url) = &entry.relay { url.len() } else { 0 };
                 addrs * size_of::<SocketAddr>() + relay
             })
             .sum();

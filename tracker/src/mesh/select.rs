@@ -90,7 +90,7 @@ pub fn select(table: &NodeTable, asker: &Asker, want: usize, random: u64, told: 
 fn describe(entry: &Entry, asker: &Asker) -> Option<MeshNode> {
     let relay = match &entry.relay {
         Relay::None => None,
-        Relay::Own => Some(OWN_RELAY.to_owned()),
+        Relay::Own(_) => Some(OWN_RELAY.to_owned()),
         Relay::Other(url) => Some(url.to_string()),
     };
     let addrs: Vec<_> =

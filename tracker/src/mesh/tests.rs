@@ -28,7 +28,7 @@ impl Lab {
     fn join_from(&mut self, request: &JoinRequest, ip: IpAddr) -> Vec<MeshNode> {
         self.random += 1;
         let mut told = Vec::new();
-        let seen = Seen { ip, own_relay: false };
+        let seen = Seen { ip, own_relay: false, foreign: false };
         let now = Uptime(self.now);
         self.mesh.join(request, &seen, &LIMITS, &self.count, 60, now, self.random, &mut told);
         told

@@ -115,15 +115,21 @@ impl JoinRequest {
         const WHAT: &str = "a join request";
         Error::check_length(WHAT, json.len(), MAX_JOIN_REQUEST_LENGTH)?;
         let request: Self = serde_json::from_slice(json).map_err(|e| Error::malformed(WHAT, e))?;
-        if request.addrs.len() > MAX_NODE_ADDRS {
+        request.check()?;
+        Ok(request)
+    }
+
+    /// Holds a request to the limits.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.addrs.len() > MAX_NODE_ADDRS {
             return Err(Error::malformed(
-                WHAT,
+                "a join request",
                 format_args!("a node has at most {MAX_NODE_ADDRS} addresses"),
             ));
         }
-        let url_length = request.relay.as_ref().map_or(0, String::len);
+        let url_length = self.relay.as_ref().map_or(0, String::len);
         Error::check_length("a relay URL", url_length, MAX_RELAY_URL_LENGTH)?;
-        Ok(request)
+        Ok(())
     }
 }
 
