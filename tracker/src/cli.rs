@@ -1,10 +1,13 @@
-//! The command line. Every option can also be given in the environment; the command line wins.
+//! The command line. Every option can also be given in the environment or in a file; the command line wins.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use anyhow::Context as _;
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
 use ipnet::IpNet;
 use minuet_proto::units;
 use minuet_tracker::Config;
@@ -12,6 +15,8 @@ use minuet_tracker::config::default_udp_workers;
 use minuet_tracker::http::tls::TlsFiles;
 use minuet_tracker::relay::{DiscoveryListen, RelayLimits};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::config_file;
 
 /// The tracker of Minuet: BitTorrent announce and scrape, channels, push.
 ///
@@ -26,6 +31,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
         minuet-tracker --listen 127.0.0.1:7070 --trusted-proxy 127.0.0.1   (behind nginx or caddy)"
 )]
 pub struct Options {
+    /// Read options from this file too, one `option = value` a line; command line and environment go before it
+    #[arg(long, value_name = "FILE", env = "MINUET_TRACKER_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// Write a commented file for --config with all options as they would be used, and exit
+    #[arg(long)]
+    pub print_config: bool,
+
     /// Serve HTTP here: announce, scrape, channel API, metrics. May repeat; [::]:PORT takes IPv4 too unless an IPv4
     /// address with the same port is also named
     #[arg(
@@ -350,6 +363,25 @@ fn parse_udp_listen(text: &str) -> Result<UdpListen, String> {
 }
 
 impl Options {
+    /// Reads the command line, the environment, and the file that they name. The error is for the user.
+    pub fn read() -> anyhow::Result<(Self, ArgMatches)> {
+        let (command, args) = (Self::command(), std::env::args_os().collect::<Vec<_>>());
+        let matches = command.clone().get_matches_from(&args);
+        let Some(path) = matches.get_one::<PathBuf>("config") else {
+            return Ok((Self::from_arg_matches(&matches)?, matches));
+        };
+        let named = || format!("cannot use {}", path.display());
+        let mut text = String::new();
+        File::open(path)
+            .and_then(|file| file.take(config_file::MAX_FILE_LENGTH).read_to_string(&mut text))
+            .with_context(named)?;
+        let merged = config_file::merge(&command, &matches, args, &text)
+            .map_err(anyhow::Error::msg)
+            .with_context(named)?;
+        let matches = command.get_matches_from(merged);
+        Ok((Self::from_arg_matches(&matches)?, matches))
+    }
+
     /// The configuration that the options describe.
     pub fn into_config(self) -> Config {
         let udp_listen = match self.udp_listen.as_slice() {
@@ -422,8 +454,6 @@ fn parse_net(text: &str) -> Result<IpNet, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
