@@ -43,6 +43,25 @@ impl Notices {
     }
 }
 
+/// One kind of line that must not fill the log.
+#[derive(Debug, Default)]
+pub struct Repeated {
+    told: Option<Instant>,
+    withheld: u64,
+}
+
+impl Repeated {
+    /// Whether to write the line now, and how often it was withheld before.
+    pub fn tell(&mut self, now: Instant) -> Option<u64> {
+        if self.told.is_some_and(|at| now.saturating_duration_since(at) < INTERVAL) {
+            self.withheld += 1;
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.withheld))
+    }
+}
+
 /// Writes the line, as a warning when the broadcaster should do something.
 pub fn log(notice: &Notice, line: &str) {
     match notice {
@@ -56,6 +75,15 @@ pub fn log(notice: &Notice, line: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_of_one_kind_is_written_now_and_then() {
+        let mut line = Repeated::default();
+        let start = Instant::now();
+        let told: Vec<_> = (0..=60).map(|s| line.tell(start + Duration::from_secs(s))).collect();
+        assert_eq!((told[0], told[30], told[60]), (Some(0), Some(29), Some(29)));
+        assert_eq!(told.iter().flatten().count(), 3);
+    }
 
     #[test]
     fn a_flood_is_two_lines() {

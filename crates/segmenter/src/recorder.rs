@@ -24,7 +24,7 @@ use crate::{
     input::{Fed, Feed, InputError, READ_LEN},
     keeper::Room,
     meters::Meters,
-    notices::{self, Notices},
+    notices::{self, Notices, Repeated},
     state::Announcer,
 };
 
@@ -101,6 +101,8 @@ struct State {
     /// A segment was lost, so that the next does not go on from the one before it.
     lost: bool,
     notices: Notices,
+    /// Says that pieces are not shared live.
+    unshared: Repeated,
     /// Where decoding could start last.
     last_access: Option<Ticks>,
     /// Totals of the cutters before the one in use.
@@ -118,6 +120,7 @@ impl Recorder {
             rate: None,
             lost: false,
             notices: Notices::default(),
+            unshared: Repeated::default(),
             last_access: None,
             counted: Counters::default(),
         };
@@ -253,14 +256,17 @@ impl State {
     }
 
     /// Gives pieces to the live mesh.
-    fn share(&self, segment: SegmentSeq, closed: Vec<Closed>) {
+    fn share(&mut self, segment: SegmentSeq, closed: Vec<Closed>) {
         let Some(live) = &self.recorder.live else { return };
         for Closed { index, hash, random_access, data } in closed {
             let id = PieceId { segment, piece: PieceIndex(index) };
             let piece = ClosedPiece { id, hash, ingest_ms: now_ms(), random_access, data };
-            if !live.publish(piece) {
+            if !live.publish(piece)
+                && let Some(withheld) = self.unshared.tell(Instant::now())
+            {
                 tracing::warn!(
-                    "the live mesh is too far behind: a piece of segment {segment} is not shared live"
+                    "the live mesh is too far behind: a piece of segment {segment} is not shared live, and {withheld} \
+                     before it"
                 );
             }
         }
@@ -292,7 +298,7 @@ impl State {
         }
     }
 
-    fn seal(&self, open: Open, duration: Duration) -> Option<Recorded> {
+    fn seal(&mut self, open: Open, duration: Duration) -> Option<Recorded> {
         let Open { seq, file, hasher, ingest_ms, begun, discontinuity } = open;
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let file = file?;
