@@ -86,7 +86,7 @@ async fn figures(State(page): State<Dashboard>) -> Response {
         quoted(&page.title),
         page.phase(),
         newest.now.open,
-        newest.now.viewers,
+        newest.now.viewers + newest.now.live_peers,
         newest.now.key_distance_ms,
         newest.now.cutter.continuity_errors,
         newest.copies(),
@@ -126,6 +126,7 @@ async fn metrics(State(page): State<Dashboard>) -> Response {
     );
     metric("recorded_bytes_total", "counter", "Bytes of sealed segments.", now.recorded as f64);
     metric("open_segment", "gauge", "Number of the segment being recorded.", now.open.0 as f64);
+    metric("sent_live_bytes_total", "counter", "Payload sent in the live mesh.", now.sent_live as f64);
     metric(
         "sent_to_peers_bytes_total",
         "counter",
@@ -139,7 +140,8 @@ async fn metrics(State(page): State<Dashboard>) -> Response {
         now.sent_over_http as f64,
     );
     metric("uplink_copies", "gauge", "Copies of the stream sent since the start.", newest.copies());
-    metric("peers", "gauge", "Peers connected to the busiest segment.", now.viewers as f64);
+    metric("live_peers", "gauge", "Peers linked in the live mesh.", now.live_peers as f64);
+    metric("peers", "gauge", "BitTorrent peers connected to the busiest segment.", now.viewers as f64);
     metric("seeded_segments", "gauge", "Segments being seeded.", now.seeding as f64);
     metric(
         "key_frame_distance_seconds",
