@@ -325,3 +325,31 @@ async fn the_source_is_told_from_other_peers_and_serves_what_an_earlier_run_reco
     drop((segmenter, dir));
     tracker.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn viewers_are_told_that_the_feed_is_silent_and_that_it_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let tracker = tracker(&dir.path().join("tracker"), 0).await;
+    let at = base(&tracker);
+    let data = dir.path().join("data");
+    let arguments = ["-", "--segment", "1s", "--silence", "1s", "--tracker", at.as_str()];
+    let mut segmenter = Segmenter::start(&data, &arguments);
+    let channel = segmenter.link().channel;
+    // Some seconds of feed, and then nothing.
+    segmenter.feed(&CLIP[..CLIP.len() / 188 / 2 * 188]);
+    segmenter.wait_for("the feed is silent");
+    let mut events = client(&at).events(channel, None).await.unwrap();
+    let mut told = async |phase: Phase| loop {
+        match events.next().await.unwrap().unwrap() {
+            News::State(state) if state.phase == phase => break,
+            News::State(_) | News::Record(_) => {}
+        }
+    };
+    told(Phase::Silent).await;
+    segmenter.feed(&CLIP[CLIP.len() / 188 / 2 * 188..]);
+    told(Phase::Live).await;
+    segmenter.end_feed();
+    told(Phase::Ended).await;
+    drop(segmenter);
+    tracker.shutdown().await;
+}
