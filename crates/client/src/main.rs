@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let done = match options.command {
         Command::Watch(watch) => watch::main(watch, options.verbose),
+        Command::Relay(relay) => watch::relay::main(*relay, options.verbose),
         Command::Inspect(inspect) => inspect::main(&inspect),
     };
     match done {

@@ -31,6 +31,8 @@ pub struct Options {
 pub enum Command {
     /// Play a channel, and pass on to other viewers what is received.
     Watch(Box<Watch>),
+    /// Pass a channel on without playing it: a node with much uplink, for its viewers.
+    Relay(Box<Relay>),
     /// Show what a channel link, a signed record or a .torrent says.
     Inspect(Inspect),
 }
@@ -85,6 +87,31 @@ pub struct Watch {
     /// Give up when nothing could be played for so long.
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = units::duration)]
     pub give_up: Duration,
+}
+
+/// Options of `minuet relay`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  \
+minuet relay http://tracker.example:7070/c/<64 hexadecimal digits> --listen 0.0.0.0:7090 --upload-limit 200Mbit")]
+pub struct Relay {
+    /// The channel link: magnet:?xs=urn:btpk:… or http://tracker/c/<key>.
+    #[arg(value_name = "LINK")]
+    pub link: ChannelLink,
+    /// Ask this tracker too; may repeat [example: http://tracker.example:7070].
+    #[arg(long, value_name = "URL", value_parser = parse_tracker)]
+    pub tracker: Vec<url::Url>,
+    /// Most that is sent to viewers, in bits a second [example: 200Mbit] [default: no limit].
+    #[arg(long, value_name = "RATE")]
+    pub upload_limit: Option<Rate>,
+    /// Where viewers connect to, by UDP; port 0 takes any free port [example: 0.0.0.0:7090].
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:0")]
+    pub listen: SocketAddr,
+    /// Folder for the newest pieces, emptied at the end; one process at a time [default: a temporary folder].
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Write one JSON object a line to this file, once a second and at the end.
+    #[arg(long, value_name = "FILE")]
+    pub stats: Option<PathBuf>,
 }
 
 /// How the stream is had.

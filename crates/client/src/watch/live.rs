@@ -6,8 +6,10 @@
 //!    buffer, and that is what the delay is for.
 //! 2. The picture's clock ([`Playout`](super::playout::Playout)) says when each piece is due, and the mesh is told.
 //! 3. The picture waits for a missing piece. When it has stood still for [`MAX_DRIFT`] in all, it is that much further
-//!    behind than was asked for, and it leaps: to the newest random access point behind the delay. So the delay holds
-//!    over hours, and a short hitch costs nothing that the viewer would miss.
+//!    behind than was asked for, and it leaps: within the delay, to the oldest random access point from which on
+//!    nothing is missing, else to the newest one behind the delay. So the delay holds over hours, and a short hitch
+//!    costs nothing that the viewer would miss. One that has not begun within [`MAX_DRIFT`] leaps, too: the first
+//!    viewers of a channel find nobody who has what is behind the live edge.
 //! 4. Serials that the source never used (it was restarted) are passed over once a later piece is there and the picture
 //!    stands still.
 
@@ -35,6 +37,8 @@ use super::{
 const LOOK: Duration = Duration::from_millis(100);
 /// How long the picture may have stood still in all before it leaps to where it should be.
 const MAX_DRIFT: Duration = Duration::from_secs(2);
+/// How much media must be here without a gap where the picture leaps to, in milliseconds.
+const PLAYABLE_MS: u64 = 800;
 /// How often the mesh is told where the player is.
 const TELL: Duration = Duration::from_secs(1);
 /// When a piece is due for which the picture waits.
@@ -74,6 +78,8 @@ struct Position {
     zero_ms: u64,
     /// Time stood still that was made good by leaps, or was the source's.
     forgiven: Duration,
+    /// When playback began, or leapt last.
+    since: Instant,
     packets: Packets,
 }
 
@@ -108,6 +114,7 @@ impl LivePlayback {
             last: None,
             zero_ms,
             forgiven: Duration::ZERO,
+            since: Instant::now(),
             packets: Packets::default(),
         };
         let mut told: Option<Instant> = None;
@@ -126,7 +133,10 @@ impl LivePlayback {
                 self.figures.lock().0.leapt();
                 tracing::info!("{} pieces did not come in time: playing on after them", target.0 - at.next.0);
                 at.next = target;
+                at.since = Instant::now();
                 at.packets.leap();
+                // What lies between is not wanted any more, whether the picture runs or not.
+                self.mesh.playhead(target, Instant::now() + REPRIEVE).await;
                 told = None;
                 continue;
             }
@@ -187,14 +197,19 @@ impl LivePlayback {
         let (lack, drift) = {
             let (mut figures, now) = self.figures.lock();
             let playout = figures.playout();
-            (playout.lack(now), playout.stalled(now).saturating_sub(at.forgiven))
+            match playout.has_started() {
+                true => (playout.lack(now), playout.stalled(now).saturating_sub(at.forgiven)),
+                false => (at.since.elapsed(), at.since.elapsed()),
+            }
         };
         if lack.is_zero() {
             return None;
         }
         if drift >= MAX_DRIFT {
             let delay_ms = u64::try_from(self.delay.as_millis()).unwrap_or(u64::MAX);
-            let target = window.random_access_before(newest.ingest_ms.saturating_sub(delay_ms));
+            let from_ms = newest.ingest_ms.saturating_sub(delay_ms);
+            let playable = window.playable_after(at.next, from_ms, PLAYABLE_MS);
+            let target = playable.or_else(|| window.random_access_before(from_ms));
             if let Some(target) = target.map(|known| known.piece.serial).filter(|target| *target > at.next) {
                 return Some(target);
             }

@@ -8,6 +8,7 @@ mod minutes;
 mod packets;
 mod playback;
 mod playout;
+pub mod relay;
 mod reporter;
 mod sink;
 
@@ -26,7 +27,7 @@ use minuet_node::{
     follow::{Followed, Start, follow},
     mesh::{Mesh, MeshOptions, MeshRole, MeshStart},
 };
-use minuet_proto::{SignedState, mesh::Serial};
+use minuet_proto::{ChannelLink, SignedState, mesh::Serial};
 use minuet_swarm::{Role, Swarm, SwarmOptions, Upload};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -62,14 +63,9 @@ pub fn main(options: Box<Watch>, verbose: u8) -> anyhow::Result<()> {
 }
 
 async fn run(options: Box<Watch>, console: Console, epoch: Instant) -> anyhow::Result<()> {
-    let trackers = trackers(&options)?;
+    let trackers = trackers(&options.link, &options.tracker)?;
     let to_player = !options.stdout && std::io::stdout().is_terminal();
-    let stats = options.stats.as_deref().map(|path| {
-        let file = File::create(path)
-            .with_context(|| format!("cannot write {}: choose another --stats", path.display()))?;
-        anyhow::Ok(BufWriter::new(file))
-    });
-    let stats = stats.transpose()?;
+    let stats = open_stats(options.stats.as_deref())?;
     let folder = Folder::open(options.data.as_deref())?;
     let engine = Engine::start(&options, &trackers, folder.path()).await?;
     let figures = Arc::new(Figures::new(epoch));
@@ -174,10 +170,18 @@ impl Engine {
     }
 }
 
+/// The file of `--stats`.
+fn open_stats(path: Option<&Path>) -> anyhow::Result<Option<BufWriter<File>>> {
+    let Some(path) = path else { return Ok(None) };
+    let file = File::create(path)
+        .with_context(|| format!("cannot write {}: choose another --stats", path.display()))?;
+    Ok(Some(BufWriter::new(file)))
+}
+
 /// The trackers of link and options, each once.
-fn trackers(options: &Watch) -> anyhow::Result<Arc<[TrackerClient]>> {
-    let mut urls = options.link.trackers.clone();
-    for url in &options.tracker {
+fn trackers(link: &ChannelLink, more: &[url::Url]) -> anyhow::Result<Arc<[TrackerClient]>> {
+    let mut urls = link.trackers.clone();
+    for url in more {
         if !urls.contains(url) {
             urls.push(url.clone());
         }

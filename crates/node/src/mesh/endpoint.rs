@@ -153,6 +153,7 @@ pub(super) fn peer_of(connection: &Connection) -> NodeId {
 
 /// What the transport knows of a connection.
 #[derive(Debug, Clone, Copy, Default)]
+#[allow(dead_code, reason = "window and packets are for whoever reads the trace")]
 pub(super) struct PathFigures {
     /// Smoothed round trip of the path in use.
     pub rtt: Duration,

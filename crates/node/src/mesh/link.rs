@@ -122,17 +122,15 @@ pub(super) async fn open(connection: Connection, channel: ChannelId, accepted: b
 
 /// Takes the far end's first stream, which must be its control stream for `channel`.
 async fn control_stream(connection: &Connection, channel: ChannelId) -> Option<RecvStream> {
-    loop {
-        let mut stream = connection.accept_uni().await.ok()?;
-        let mut kind = [0];
-        stream.read_exact(&mut kind).await.ok()?;
-        if kind[0] != CONTROL {
-            return None;
-        }
-        let mut named = [0; ChannelId::LENGTH];
-        stream.read_exact(&mut named).await.ok()?;
-        return (named == *channel.as_bytes()).then_some(stream);
+    let mut stream = connection.accept_uni().await.ok()?;
+    let mut kind = [0];
+    stream.read_exact(&mut kind).await.ok()?;
+    if kind[0] != CONTROL {
+        return None;
     }
+    let mut named = [0; ChannelId::LENGTH];
+    stream.read_exact(&mut named).await.ok()?;
+    (named == *channel.as_bytes()).then_some(stream)
 }
 
 impl Opened {

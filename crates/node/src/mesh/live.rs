@@ -86,6 +86,31 @@ impl LiveWindow {
         back.find(|known| known.random_access && known.piece.ingest_ms <= before_ms).copied()
     }
 
+    /// The oldest piece after `after` that came in at `from_ms` or later, in which a random access point starts, and
+    /// from which on all pieces of the next `media_ms` are here: playing can go on there without waiting.
+    pub fn playable_after(&self, after: Serial, from_ms: u64, media_ms: u64) -> Option<LivePiece> {
+        let state = self.lock();
+        let mut candidate: Option<LivePiece> = None;
+        let mut before: Option<Serial> = None;
+        for known in state.pieces.values() {
+            let follows = before.is_none_or(|before| before.0 + 1 == known.piece.serial.0);
+            before = Some(known.piece.serial);
+            if !known.held || !follows {
+                candidate = None;
+            }
+            if let Some(found) = candidate
+                && known.piece.ingest_ms >= found.piece.ingest_ms + media_ms
+            {
+                return candidate;
+            }
+            let fits = known.piece.serial > after && known.piece.ingest_ms >= from_ms;
+            if candidate.is_none() && known.held && known.random_access && fits {
+                candidate = Some(*known);
+            }
+        }
+        None
+    }
+
     /// A verified piece's bytes.
     pub fn read(&self, serial: Serial) -> Option<Bytes> {
         self.lock().ring.piece(serial)
@@ -166,5 +191,66 @@ impl LiveWindow {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each entry is whole by itself.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use minuet_proto::{
+        PieceHash, PieceIndex, SegmentSeq,
+        mesh::{Head, HeadPiece},
+    };
+
+    use super::*;
+
+    /// Ten pieces a second, a random access point every second; `held` says which are here.
+    fn window(pieces: u64, held: impl Fn(u64) -> bool) -> LiveWindow {
+        let window = LiveWindow::new(PieceRing::new(&std::env::temp_dir(), 256).unwrap());
+        for serial in 0..pieces {
+            let piece = HeadPiece {
+                hash: PieceHash::new([0; 20]),
+                len: 4,
+                ingest_ms: serial * 100,
+                random_access: serial % 10 == 0,
+            };
+            let head = Head {
+                first: Serial(serial),
+                segment: SegmentSeq(serial / 50),
+                first_index: PieceIndex((serial % 50) as u32),
+                pieces: vec![piece],
+            };
+            window.note_head(&head, false);
+            if held(serial) {
+                window.keep(Serial(serial), b"data").unwrap();
+            }
+        }
+        window
+    }
+
+    #[test]
+    fn playing_goes_on_where_nothing_is_missing() {
+        let playable = |window: &LiveWindow, after, from_ms| {
+            window.playable_after(Serial(after), from_ms, 1000).map(|known| known.piece.serial.0)
+        };
+        let all = window(100, |_| true);
+        assert_eq!(playable(&all, 5, 0), Some(10));
+        assert_eq!(playable(&all, 5, 3500), Some(40));
+        assert_eq!(playable(&all, 85, 0), None);
+        let hole = window(100, |serial| serial != 14 && serial != 33);
+        assert_eq!(playable(&hole, 5, 0), Some(20));
+        assert_eq!(playable(&hole, 20, 0), Some(40));
+        assert_eq!(playable(&window(100, |serial| serial % 10 != 9), 0, 0), None);
+    }
+
+    #[test]
+    fn a_piece_has_its_place_in_its_segment_if_that_can_be_told() {
+        let window = window(60, |serial| serial < 55);
+        let offset = |serial| window.get(Serial(serial)).and_then(|known| window.offset(&known.piece));
+        assert_eq!((offset(50), offset(53), offset(59)), (Some(0), Some(12), Some(36)));
+        assert_eq!(window.read(Serial(3)).as_deref(), Some(&b"data"[..]));
+        assert_eq!(window.read(Serial(57)), None);
+        window.forget_before(Serial(59));
+        assert_eq!(offset(59), None);
+        assert!(window.knows(Serial(3)) && !window.knows(Serial(60)));
     }
 }

@@ -1,0 +1,93 @@
+//! `minuet relay`: the same node as a live viewer's, without a player.
+
+use std::{sync::Arc, time::Instant};
+
+use anyhow::Context as _;
+use minuet_node::{
+    follow::{Followed, Start, follow},
+    mesh::{Mesh, MeshOptions, MeshRole, MeshStart},
+};
+use minuet_proto::{Phase, mesh::Serial};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    END_TIMEOUT, console::Console, figures::Figures, folder::Folder, interrupted, now_ms, open_stats,
+    reporter::Reporter, trackers,
+};
+use crate::options::Relay;
+
+/// Pieces that a relay keeps: some 4 to 8 minutes.
+const WINDOW: usize = 8192;
+
+/// Relays.
+pub fn main(options: Relay, verbose: u8) -> anyhow::Result<()> {
+    let console = Console::start(verbose);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(run(options, console))
+}
+
+async fn run(options: Relay, console: Console) -> anyhow::Result<()> {
+    let trackers = trackers(&options.link, &options.tracker)?;
+    let stats = open_stats(options.stats.as_deref())?;
+    let folder = Folder::open(options.data.as_deref())?;
+    let channel = options.link.channel;
+    let (mesh, _) = Mesh::start(MeshOptions {
+        channel,
+        key: None,
+        role: MeshRole::Relay,
+        start: MeshStart::Live,
+        target_delay: std::time::Duration::ZERO,
+        listen: options.listen,
+        upload_limit: options.upload_limit.map(|rate| rate.bytes_per_s()),
+        upload: true,
+        folder: folder.path().to_owned(),
+        window: WINDOW,
+        first_serial: Serial(0),
+        trackers: trackers.to_vec(),
+    })
+    .await?;
+    tracing::info!("relaying; viewers connect to {:?} by UDP; Ctrl-C ends", mesh.listen_addrs());
+    let figures = Arc::new(Figures::new(Instant::now()));
+    let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+    let watched = mesh.watch_stats();
+    let traffic = Box::new(move || (*watched.borrow()).into());
+    let reporting = CancellationToken::new();
+    let reporter = Reporter { figures: Arc::clone(&figures), traffic, console, stats };
+    let reporter = tokio::spawn(reporter.run(reporting.clone()));
+
+    let mut followed = follow(channel, trackers.to_vec(), Start::Live, now_ms, &tasks, cancel.clone());
+    let following = async {
+        while let Some(news) = followed.recv().await {
+            match news {
+                Followed::State(state) => {
+                    figures.lock().0.phase = Some(state.phase);
+                    if state.phase == Phase::Ended {
+                        tracing::info!("the broadcast has ended");
+                        return;
+                    }
+                }
+                Followed::Record(record) => {
+                    figures.lock().0.newest = Some(record.seq);
+                    mesh.record(record).await;
+                }
+                Followed::Joined(..) => {}
+                Followed::Failed(failure) => {
+                    let (tracker, error) = &*failure;
+                    tracing::warn!("{tracker} {error}; trying again, the stream goes on");
+                }
+            }
+        }
+    };
+    let done = tokio::select! {
+        () = following => Ok(()),
+        interrupted = interrupted() => interrupted,
+    };
+    reporting.cancel();
+    let _ = reporter.await;
+    cancel.cancel();
+    tasks.close();
+    let _ = tokio::time::timeout(END_TIMEOUT, tasks.wait()).await;
+    mesh.stop().await;
+    drop(folder);
+    done
+}
