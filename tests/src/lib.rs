@@ -238,11 +238,16 @@ pub struct Viewer {
 }
 
 impl Viewer {
-    /// Starts one; its files are `dir/<name>.ts` and the pipe `dir/<name>.jsonl`.
+    /// Starts one that plays finished minutes; its files are `dir/<name>.ts` and the pipe `dir/<name>.jsonl`.
     pub fn start(name: &str, link: &str, dir: &Path, more: &[&str]) -> Self {
+        Self::start_in("minute", name, link, dir, more)
+    }
+
+    /// Starts one that plays in this `--mode`.
+    pub fn start_in(mode: &str, name: &str, link: &str, dir: &Path, more: &[&str]) -> Self {
         let (media, pipe) = (dir.join(format!("{name}.ts")), dir.join(format!("{name}.jsonl")));
         run("mkfifo", &[path_str(&pipe)]);
-        let mut args = vec!["watch", link, "--mode", "minute", "--stdout", "--listen", "127.0.0.1:0"];
+        let mut args = vec!["watch", link, "--mode", mode, "--stdout", "--listen", "127.0.0.1:0"];
         args.extend(["--stats", path_str(&pipe)]);
         args.extend(more);
         let out = File::create(&media).expect("a file in the test's folder");

@@ -5,17 +5,16 @@
 //!    second proves it; blocks are also spaced evenly, so that a burst never has to be paid for with silence.
 //! 2. *One piece at a time, at full rate.* Store and forward spreads fastest when the first receiver is served
 //!    whole before the second (Liu, "snowball", ACM MM 2007). A receiver whose link is congested is passed over.
-//! 3. *Most good first.* Of all pieces that wait here: rare ones before all else, since one copy of them lets many
-//!    others be made, and a live edge that spreads late makes everything urgent soon (the mesh then stays where it is,
-//!    each piece just in time, with uplink to spare); the fewest copies first, of these what is due, then the newest.
-//!    It takes a fifth of what is sent. Then what is about to be due, then the others, the oldest first, so that nobody
-//!    waits long for what most have. In each case those who give come before newcomers, so that a crowd at the door
-//!    cannot make those inside stall, and riders come last. A fresh piece to push interrupts one that most have.
+//! 3. *Most good first.* What is about to be due at those who have been here for a while; a newcomer's first
+//!    piece, so that it has a picture and something to give; rare pieces, since one copy of such a piece lets many
+//!    others be made: if what is due came before them, a crowd that lacks everything would stop the live edge for
+//!    all; what is due at newcomers, for a part of the uplink; then the rest, newcomers after the others, and riders
+//!    last. So a single newcomer lacks nothing, and a crowd at the door lives on what those inside leave. In each class the fewest copies among the neighbours and the newest first, of what is not rare
+//!    the oldest, so that nobody waits long for what most have. A fresh piece to push interrupts one that most have.
 //! 4. *Short queues, and an answer to each request.* At most [`MAX_WAITING`] requests wait, none longer than
 //!    [`HOLD`]; what would be served last is turned away at once, so that it is asked of an idle holder instead.
 //! 5. *Queues live here.* No more than [`TOTAL_UNDRAINED`] bytes wait in the transport: they could not be
-//!    overtaken there, and each hop would pay for them. Where a limit spaces blocks anyway, what waits are links whose
-//!    congestion window is full, and more of them may: they must not hold up the others.
+//!    overtaken there, and each hop would pay for them.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -35,8 +34,6 @@ const MAX_BLOCK: u64 = 16 * 1024;
 const BLOCKS_PER_SECOND: u64 = 64;
 /// Bytes that may wait in the transport before no more blocks are given to it: one on the wire and one behind it.
 const TOTAL_UNDRAINED: u64 = 2 * MAX_BLOCK - 1;
-/// The same where blocks are spaced by a limit.
-const LIMITED_UNDRAINED: u64 = 64 * MAX_BLOCK - 1;
 /// The same of one link, of which a congested one must not take all.
 const LINK_UNDRAINED: u64 = MAX_BLOCK + MAX_BLOCK / 2;
 /// Part of the limit that blocks leave to control messages.
@@ -156,10 +153,7 @@ impl Uplink {
 }
 
 /// Where a piece stands that hardly anybody has, pushed or asked for: one copy of it lets many others be made.
-pub(crate) const FRESH_CLASS: u8 = 1;
-
-/// What serials are taken from to rank the newest first; more than any serial.
-const NEWEST_FIRST: u64 = 1 << 62;
+pub(crate) const FRESH_CLASS: u8 = 3;
 
 /// How much good it does to send a piece: the least first.
 type Rank = (u8, u16, u64, u32);
@@ -265,9 +259,9 @@ impl Node {
         let copies = self.window.slot(want.serial).copies;
         let rare = usize::from(copies) * RARE < self.neighbours.len();
         let class = match (contribution::standing(neighbour, now), urgent) {
+            (Standing::Giver, true) => 1,
+            (Standing::Newcomer, true) if first => 2,
             (Standing::Giver | Standing::Newcomer, _) if rare => FRESH_CLASS,
-            (Standing::Giver, true) => 2,
-            (Standing::Newcomer, true) if first => 3,
             (Standing::Newcomer, true) if self.uplink.guest_credit > 0 => 4,
             (Standing::Giver, false) => 5,
             (Standing::Newcomer, true) => 6,
@@ -276,13 +270,7 @@ impl Node {
             (Standing::Rider, false) => 9,
         };
         let hop = hop_us(neighbour) as u32;
-        match (urgent, rare) {
-            // Of what is as rare, what is due first: else a viewer whose missing piece only the source has would wait
-            // behind all that is newer.
-            (true, _) => (class, copies, want.serial, hop),
-            (false, true) => (class, copies, NEWEST_FIRST + NEWEST_FIRST.saturating_sub(want.serial), hop),
-            (false, false) => (class, u16::MAX, want.serial, hop),
-        }
+        if rare { (class, copies, u64::MAX - want.serial, hop) } else { (class, u16::MAX, want.serial, hop) }
     }
 
     pub(crate) fn on_cancel(&mut self, from: Slab, serial: Serial) {
@@ -315,8 +303,7 @@ impl Node {
             return;
         }
         loop {
-            let most = if self.uplink.limit.is_some() { LIMITED_UNDRAINED } else { TOTAL_UNDRAINED };
-            if self.uplink.undrained >= most {
+            if self.uplink.undrained >= TOTAL_UNDRAINED {
                 return; // `Drained` goes on from here.
             }
             let at = self.uplink.block_at();

@@ -34,6 +34,8 @@ pub(super) const EVENT_QUEUE: usize = 512;
 const BATCH: usize = 64;
 /// How often links that have not drained are looked at.
 const DRAIN_LOOK: Duration = Duration::from_millis(3);
+/// How late a timer may be and count as in time.
+const TIMER_LATENESS: Duration = Duration::from_millis(5);
 /// How often round trips are told to the core and figures are published.
 const REVIEW: Duration = Duration::from_millis(500);
 /// Part of an upload limit that packet headers, acknowledgements and packets sent again take, in per cent: measured at
@@ -97,6 +99,8 @@ pub(super) struct Driver {
     epoch: Instant,
     transport: Transport,
     window: Arc<LiveWindow>,
+    /// The time of the last input.
+    handled: Timestamp,
     links: HashMap<LinkId, Link>,
     /// Blocks of links that came before their heads.
     early: HashMap<LinkId, EarlyBlocks>,
@@ -138,6 +142,7 @@ impl Driver {
             epoch,
             transport,
             window,
+            handled: Timestamp::ZERO,
             links: HashMap::new(),
             early: HashMap::new(),
             next_link: 0,
@@ -172,8 +177,8 @@ impl Driver {
             let now = self.now();
             let core = self.node.poll_timeout().unwrap_or(now + REVIEW);
             let draining = self.links.values().any(Link::is_draining);
-            let wake = if draining { core.min(now + DRAIN_LOOK) } else { core };
-            let wake = tokio::time::Instant::from_std(self.epoch + Duration::from_micros(wake.0));
+            let due = if draining { core.min(now + DRAIN_LOOK) } else { core };
+            let wake = tokio::time::Instant::from_std(self.epoch + Duration::from_micros(due.0));
             tokio::select! {
                 () = self.cancel.cancelled() => break,
                 event = self.events.1.recv() => {
@@ -199,9 +204,8 @@ impl Driver {
                 },
                 _ = review.tick() => self.review(),
                 () = tokio::time::sleep_until(wake) => {
-                    self.report_drained();
+                    self.on_timeout(due);
                     self.release_early();
-                    self.handle(Input::Timeout);
                 }
             }
         }
@@ -217,17 +221,25 @@ impl Driver {
 
     fn handle(&mut self, input: Input) {
         let now = self.now();
+        self.handled = now;
         self.node.handle(input, now);
     }
 
-    fn report_drained(&mut self) {
+    /// Tells the core what has drained, and that its time has come, as of that time: timers are late by a millisecond or
+    /// two, and the core spaces blocks from one to the next, so that a tenth of an upload limit would never be used.
+    fn on_timeout(&mut self, due: Timestamp) {
         let now = self.now();
+        let in_time = now.since(due) <= TIMER_LATENESS;
+        // The core's time never goes back.
+        let as_of = if in_time { due.max(self.handled) } else { now };
+        self.handled = as_of;
         for (id, link) in &mut self.links {
             let bytes = link.take_drained();
             if bytes > 0 {
-                self.node.handle(Input::Drained { link: *id, bytes }, now);
+                self.node.handle(Input::Drained { link: *id, bytes }, as_of);
             }
         }
+        self.node.handle(Input::Timeout, as_of);
     }
 
     fn on_link_event(&mut self, event: LinkEvent) {
@@ -451,6 +463,7 @@ impl Driver {
     /// Tells the core of round trips, and readers of figures.
     fn review(&mut self) {
         let now = self.now();
+        self.handled = now;
         let mut wire = self.past_wire;
         self.relayed = 0;
         for (id, link) in &self.links {
