@@ -59,7 +59,7 @@ fn seen_from(lab: &Lab, socket: &UdpSocket, host: usize) -> (UdpSocket, SocketAd
 fn gets_in(stranger: &UdpSocket, known: &UdpSocket, outside: SocketAddr, socket: &UdpSocket) -> bool {
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     stranger.send_to(b"stranger", outside).unwrap();
-    let mut came = || {
+    let came = || {
         known.send_to(b"known", outside).unwrap();
         let mut packet = [0; 16];
         let length = socket.recv(&mut packet).unwrap();
