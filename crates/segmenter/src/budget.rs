@@ -1,7 +1,7 @@
 //! What the HTTP server may send when the upload is limited: what the live mesh and BitTorrent peers leave over.
 //!
-//! All draw on one account that fills at the limit. The mesh and BitTorrent go first: their own limiters let them use
-//! it, and what they sent is charged here afterwards, so that all together stay within the limit over some seconds.
+//! What the others sent is charged here afterwards: they have limiters of their own (each the whole limit), and HTTP sends
+//! only while they leave something over.
 
 use std::{
     sync::{Mutex, PoisonError},

@@ -43,6 +43,8 @@ const PLAYABLE_MS: u64 = 800;
 const TELL: Duration = Duration::from_secs(1);
 /// When a piece is due for which the picture waits.
 const REPRIEVE: Duration = Duration::from_millis(400);
+/// No piece is due later than this, whatever ingest times the source has signed.
+const FARTHEST: Duration = Duration::from_secs(3600);
 /// The picture runs once so much media was given, or half the delay if that is less: players, too, look at some media
 /// before they show any.
 const HEAD_START: Duration = Duration::from_millis(500);
@@ -237,7 +239,7 @@ impl LivePlayback {
             // What is not known yet is due when what was given last has been played.
             let known = window.get(at.next).or(at.last);
             let position = known.map_or(Duration::ZERO, |known| at.of(&known));
-            Instant::now() + playout.until(position, now).max(REPRIEVE)
+            Instant::now() + playout.until(position, now).clamp(REPRIEVE, FARTHEST)
         };
         self.mesh.playhead(at.next, due).await;
         true

@@ -99,7 +99,7 @@ impl LiveWindow {
                 candidate = None;
             }
             if let Some(found) = candidate
-                && known.piece.ingest_ms >= found.piece.ingest_ms + media_ms
+                && known.piece.ingest_ms >= found.piece.ingest_ms.saturating_add(media_ms)
             {
                 return candidate;
             }
