@@ -311,7 +311,8 @@ impl Node {
             self.config.start,
             self.config.target_delay,
             now.since(since),
-            self.neighbours.iter().filter(|(_, n)| n.newest > 0).count(),
+            self.neighbours.iter().filter(|(_, n)| n.newest > 0 && !n.flags.source).count(),
+            |serial| self.neighbours.iter().any(|(_, n)| n.flags.source && n.has.get(serial)).into(),
             &self.window,
         );
         if let Some(serial) = start {

@@ -264,8 +264,10 @@ impl Node {
         let mut best: Option<((u64, u16, u64, u32), u64)> = None;
         for serial in neighbour.has.iter_both(&self.window.wanted, from, to) {
             let slot = self.window.slot(serial);
-            let missed = self.playback.missed(serial, &self.window, now);
-            let due = self.playback.due(serial, &self.window).filter(|due| !missed && *due < now + SOON);
+            if self.playback.missed(serial, &self.window, now) {
+                continue;
+            }
+            let due = self.playback.due(serial, &self.window).filter(|due| *due < now + SOON);
             if (slow || neighbour.flags.source && slot.copies > 1) && due.is_none() {
                 continue;
             }
@@ -273,8 +275,10 @@ impl Node {
                 PickOrder::RarestNewest => (slot.copies, u64::MAX - serial),
                 PickOrder::InOrder => (0, serial),
             };
-            let copies = if missed { u16::MAX } else { copies };
-            let rank = (due.map_or(u64::MAX, |d| d.0), copies, order, self.rng.random::<u32>());
+            // What only the source has all lack: each asks it for something else, and they pass it on to each other.
+            let order = if neighbour.flags.source { self.rng.random() } else { order };
+            let due = due.map_or(u64::MAX, |d| if neighbour.flags.source { 0 } else { d.0 });
+            let rank = (due, copies, order, self.rng.random::<u32>());
             if best.is_none_or(|(b, _)| rank < b) {
                 best = Some((rank, serial));
             }

@@ -2,6 +2,12 @@
 //!
 //! Rule: one piece and its time are the anchor; all others are due as much later or earlier as the source got
 //! them later or earlier. Only differences of ingest times count, so no clock needs to be right, only steady.
+//!
+//! Where a live viewer begins: at the target delay, if two in three neighbours have what follows there, the source not
+//! counted. Else what lies behind the edge would have to come from few, or from the source alone, which has to send
+//! the live edge at the same time: a channel's first viewers, each with seconds to catch up on, would keep it behind
+//! for as long again. So these begin as near to the edge as there is a random access point, and the player waits
+//! there until the target delay is reached.
 
 use std::time::Duration;
 
@@ -15,6 +21,11 @@ const ENOUGH: usize = 3;
 /// Heads that are asked for arrive newest first and within this time, and so do neighbours' bitmaps; what is known
 /// then is all there is.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// So many pieces from the start on must be common: about the target delay at the usual 16 pieces a second.
+const RUN: u64 = 64;
+/// Where little is common a viewer begins at least so far behind the edge.
+const NEAR_EDGE: Duration = Duration::from_millis(300);
 
 #[derive(Debug, Default)]
 pub(crate) struct Playback {
@@ -69,12 +80,14 @@ impl Playback {
     }
 
     /// Where to start, once that can be told. `waited` is the time since the first head came, `heard_of` the number
-    /// of neighbours that have said what they hold.
+    /// of neighbours that have said what they hold, `by_source` how many copies are the source's own, which is not
+    /// among these.
     pub fn choose_start(
         start: Start,
         target_delay: Duration,
         waited: Duration,
         heard_of: usize,
+        by_source: impl Fn(u64) -> u16,
         window: &PieceWindow,
     ) -> Option<u64> {
         let newest_ms = window.known(window.edge().checked_sub(1)?)?.piece.ingest_ms;
@@ -83,23 +96,44 @@ impl Playback {
             Start::Ago(ago) => ago,
             Start::Oldest => Duration::MAX,
         };
-        let behind_ms = u64::try_from(behind.as_millis()).unwrap_or(u64::MAX);
+        let behind_ms = millis(behind);
         let before_ms = newest_ms.checked_sub(behind_ms);
-        let held = |serial: u64| window.slot(serial).copies > 0 || window.held.get(serial);
         let wished = before_ms.and_then(|before| window.random_access_before(before, |_| true));
-        if wished.is_some_and(|wished| held(wished.0)) {
-            return wished.map(|serial| serial.0);
+        let enough = (2 * heard_of).div_ceil(3).max(1);
+        let common = |serial: u64| {
+            let others = window.slot(serial).copies.saturating_sub(by_source(serial));
+            usize::from(others) >= enough || window.held.get(serial)
+        };
+        // Who begins there must be able to go on from there.
+        let plenty = |serial: u64| {
+            let to = (serial + RUN).min(window.edge());
+            common(serial) && 8 * (serial..to).filter(|s| common(*s)).count() as u64 >= 7 * (to - serial)
+        };
+        if let Some(wished) = wished.filter(|wished| plenty(wished.0)) {
+            return Some(wished.0);
         }
-        if heard_of >= ENOUGH || waited >= PATIENCE {
-            // In a crowd neighbours may all be a little behind: a picture now, rather than one a little newer.
-            let before = before_ms.unwrap_or(0);
-            if let Some(nearest) = window.random_access_before(before, held) {
-                return Some(nearest.0);
-            }
-        }
-        if waited < PATIENCE {
+        // Heads come newest first: what lies at the delay may not be known yet.
+        if (heard_of < ENOUGH || wished.is_none()) && waited < PATIENCE {
             return None;
+        }
+        let held = |serial: u64| window.slot(serial).copies > 0 || window.held.get(serial);
+        let begins = if start == Start::Live {
+            let random_access = |s: &u64| window.known(*s).is_some_and(|known| known.random_access);
+            let from = wished.map_or(window.base(), |wished| wished.0);
+            let newer = (from..window.edge()).filter(random_access).find(|s| plenty(*s));
+            let near_ms = newest_ms.saturating_sub(behind_ms.min(millis(NEAR_EDGE)));
+            newer.or_else(|| Some(window.random_access_before(near_ms, held)?.0))
+        } else {
+            // A picture now, rather than one a little newer.
+            window.random_access_before(before_ms.unwrap_or(0), held).map(|serial| serial.0)
+        };
+        if begins.is_some() || waited < PATIENCE {
+            return begins;
         }
         wished.or_else(|| window.oldest_random_access()).map(|serial| serial.0)
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -4,8 +4,8 @@
 //! Rules:
 //! 1. The *source* pushes each piece once, as soon as it closes, to one neighbour (super-seeding, BEP 16). Turns
 //!    are taken in proportion to how fast a neighbour can pass a piece on (to the third power: measured), and
-//!    newcomers get few. A piece that nobody else promises within [`REAPPEARS`] was lost with its receiver, or is
-//!    kept back by it, and is pushed again. The source does not say that it holds a piece until [`HELP_AFTER`],
+//!    newcomers get few. A piece that hardly anybody else promises within [`REAPPEARS`] was lost with its receiver,
+//!    or is kept back by it, and is pushed again. The source does not say that it holds a piece until [`HELP_AFTER`],
 //!    when what is still missing somewhere may be asked of it.
 //! 2. A *viewer* pushes a fresh piece on while fewer than one in [`PUSH_BELOW`] of its neighbours have it, those
 //!    it pushed to included (to push more often was tried and collides); after that pushes would collide, and
@@ -26,8 +26,12 @@ use crate::{Role, Timestamp};
 
 /// Age at which the source offers a piece to all who lack it.
 pub(crate) const HELP_AFTER: Duration = Duration::from_millis(1000);
-/// A piece that was pushed and that nobody else has promised after this time is pushed again.
-const REAPPEARS: Duration = Duration::from_millis(500);
+/// A piece that was pushed and that hardly anybody else has promised after this time is pushed again.
+const REAPPEARS: Duration = Duration::from_millis(700);
+/// One in so many neighbours must have promised it, beyond those it was pushed to: a few may lie.
+const REAPPEARS_AT: usize = 8;
+/// Age up to which the source sees to it that a piece spreads.
+const WATCHED: Duration = Duration::from_secs(3);
 /// A viewer pushes while fewer than one in this many neighbours have the piece.
 const PUSH_BELOW: usize = 10;
 /// Age at which a viewer no longer pushes a piece.
@@ -36,7 +40,7 @@ const FRESH: Duration = Duration::from_millis(500);
 /// the window.
 const MAX_FRESH: usize = 8;
 
-/// A piece that the source does not speak of yet.
+/// A piece that the source watches: it does not speak of it until [`HELP_AFTER`].
 #[derive(Debug)]
 struct Hidden {
     serial: u64,
@@ -50,7 +54,7 @@ struct Hidden {
 pub(crate) struct Push {
     /// Pieces to push, oldest first, and when they came.
     fresh: VecDeque<(u64, Timestamp)>,
-    /// Source: pieces that were not yet offered to all.
+    /// Source: the newest pieces, oldest first.
     hidden: VecDeque<Hidden>,
 }
 
@@ -82,7 +86,7 @@ impl Node {
             return None;
         }
         if self.role == Role::Source {
-            // What all have by now, from each other or on request, must not hold up what they lack.
+            // What all have by now must not hold up what they lack.
             let neighbours = &self.neighbours;
             self.push.fresh.retain(|(serial, _)| {
                 neighbours.len() == 0 || neighbours.iter().any(|(_, n)| !n.closing && !n.has.get(*serial))
@@ -144,8 +148,8 @@ impl Node {
         Some(slab)
     }
 
-    /// A push was begun.
-    pub(crate) fn on_pushed(&mut self, serial: u64, now: Timestamp) {
+    /// A piece has begun to go out, pushed or on request: the source need not push it any more.
+    pub(crate) fn on_begun(&mut self, serial: u64, now: Timestamp) {
         if self.role == Role::Source {
             self.push.fresh.retain(|(s, _)| *s != serial);
             if let Some(hidden) = self.push.hidden.iter_mut().find(|h| h.serial == serial) {
@@ -154,17 +158,20 @@ impl Node {
         }
     }
 
-    /// Source: pushes again what did not reappear, and offers to all what is no longer fresh.
+    /// Source: offers to all what is no longer fresh, and pushes again what did not reappear.
     pub(crate) fn offer_hidden(&mut self, now: Timestamp) {
-        while self.push.hidden.front().is_some_and(|hidden| hidden.closed + HELP_AFTER <= now) {
-            if let Some(hidden) = self.push.hidden.pop_front() {
-                self.promise(Serial(hidden.serial), None, now);
-            }
+        let hidden = self.push.hidden.iter();
+        let old: Vec<u64> = hidden.take_while(|h| h.closed + HELP_AFTER <= now).map(|h| h.serial).collect();
+        for serial in old {
+            self.promise(Serial(serial), None, now);
         }
+        self.push.hidden.retain(|hidden| hidden.closed + WATCHED > now);
+        let believed = self.neighbours.len() / REAPPEARS_AT;
         for hidden in &self.push.hidden {
+            let copies = usize::from(self.window.slot(hidden.serial).copies);
             let lost = hidden.pushes > 0
                 && hidden.pushed + REAPPEARS < now
-                && self.window.slot(hidden.serial).copies <= hidden.pushes;
+                && copies <= usize::from(hidden.pushes) + believed;
             if lost && !self.push.fresh.iter().any(|(serial, _)| *serial == hidden.serial) {
                 self.push.fresh.push_front((hidden.serial, now));
             }

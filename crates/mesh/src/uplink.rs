@@ -11,10 +11,14 @@
 //!    all; what is due at newcomers, for a part of the uplink; then the rest, newcomers after the others, and riders
 //!    last. So a single newcomer lacks nothing, and a crowd at the door lives on what those inside leave. In each class the fewest copies among the neighbours and the newest first, of what is not rare
 //!    the oldest, so that nobody waits long for what most have. A fresh piece to push interrupts one that most have.
+//!    A source sends first what is due soon and was never sent, then pushes (`push.rs`), then the rest: so each byte
+//!    goes out once before any goes out twice, in the order in which it is needed, also if the source is behind.
 //! 4. *Short queues, and an answer to each request.* At most [`MAX_WAITING`] requests wait, none longer than
 //!    [`HOLD`]; what would be served last is turned away at once, so that it is asked of an idle holder instead.
-//! 5. *Queues live here.* No more than [`TOTAL_UNDRAINED`] bytes wait in the transport: they could not be
-//!    overtaken there, and each hop would pay for them.
+//! 5. *Queues live here.* No more than [`LINK_UNDRAINED`] bytes of a link wait in the transport: they could not be
+//!    overtaken there, and each hop would pay for them. Without a limit that spaces blocks, no more than
+//!    [`TOTAL_UNDRAINED`] of all links: the line itself is what they wait for. With one, they wait for the congestion
+//!    window of their own link, and hold up nobody else.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -32,7 +36,8 @@ use crate::{LinkId, Output, Role, Timestamp};
 const MAX_BLOCK: u64 = 16 * 1024;
 /// A block is at most this part of a second's upload, so that a slow uplink, too, stays responsive.
 const BLOCKS_PER_SECOND: u64 = 64;
-/// Bytes that may wait in the transport before no more blocks are given to it: one on the wire and one behind it.
+/// Bytes that may wait in the transport before no more blocks are given to it, if no limit spaces them: one on the wire
+/// and one behind it.
 const TOTAL_UNDRAINED: u64 = 2 * MAX_BLOCK - 1;
 /// The same of one link, of which a congested one must not take all.
 const LINK_UNDRAINED: u64 = MAX_BLOCK + MAX_BLOCK / 2;
@@ -58,8 +63,10 @@ const HOLD: Duration = Duration::from_millis(400);
 /// Requests that may wait for their turn; the least good one beyond it is turned away. Two keep the uplink busy over
 /// a round trip; more would only bind pieces to a busy holder while others idle.
 const MAX_WAITING: usize = 2;
-/// A piece is rare while fewer than one in this many neighbours have it.
+/// A piece is rare while fewer than one in this many neighbours have it, …
 const RARE: usize = 5;
+/// … and among so many newest: of older ones few copies are left because nobody needs them any more.
+const LIVE: u64 = 96;
 
 #[derive(Debug)]
 pub(crate) struct Uplink {
@@ -154,6 +161,9 @@ impl Uplink {
 
 /// Where a piece stands that hardly anybody has, pushed or asked for: one copy of it lets many others be made.
 pub(crate) const FRESH_CLASS: u8 = 3;
+
+/// Where a piece stands that is due soon and that nobody has but this source.
+const UNIQUE_CLASS: u8 = 0;
 
 /// How much good it does to send a piece: the least first.
 type Rank = (u8, u16, u64, u32);
@@ -257,7 +267,12 @@ impl Node {
         let urgent = want.due.is_some_and(|due| due < now + URGENT);
         let first = neighbour.given == 0 && want.due.is_some_and(|due| due < now + FIRST);
         let copies = self.window.slot(want.serial).copies;
-        let rare = usize::from(copies) * RARE < self.neighbours.len();
+        let rare =
+            usize::from(copies) * RARE < self.neighbours.len() && want.serial + LIVE > self.window.edge();
+        let hop = hop_us(neighbour) as u32;
+        if self.role == Role::Source && urgent && self.window.slot(want.serial).given == 0 {
+            return (UNIQUE_CLASS, 0, want.serial, hop);
+        }
         let class = match (contribution::standing(neighbour, now), urgent) {
             (Standing::Giver, true) => 1,
             (Standing::Newcomer, true) if first => 2,
@@ -269,7 +284,6 @@ impl Node {
             (Standing::Rider, true) => 8,
             (Standing::Rider, false) => 9,
         };
-        let hop = hop_us(neighbour) as u32;
         if rare { (class, copies, u64::MAX - want.serial, hop) } else { (class, u16::MAX, want.serial, hop) }
     }
 
@@ -303,7 +317,7 @@ impl Node {
             return;
         }
         loop {
-            if self.uplink.undrained >= TOTAL_UNDRAINED {
+            if self.uplink.limit.is_none() && self.uplink.undrained >= TOTAL_UNDRAINED {
                 return; // `Drained` goes on from here.
             }
             let at = self.uplink.block_at();
@@ -338,6 +352,11 @@ impl Node {
             if tell_head {
                 self.put_on_link(to, Message::Head((*head).clone()), now);
             }
+        }
+        if offset == 0 {
+            self.on_begun(serial, now);
+            let slot = self.window.slot_mut(serial);
+            slot.given = slot.given.saturating_add(1);
         }
         let Some(neighbour) = self.neighbours.get_mut(to) else { return };
         let len = self.uplink.block_len().min(piece_len - offset);
@@ -385,11 +404,10 @@ impl Node {
         }
         if let Some((class, serial, to)) = self.choose_push(now) {
             let copies = self.window.slot(serial).copies;
-            let first = self.role == Role::Source;
+            let first = self.role == Role::Source && best.as_ref().is_none_or(|(b, ..)| b.0 > UNIQUE_CLASS);
             if first || best.as_ref().is_none_or(|(b, ..)| (class, copies) < (b.0, b.1)) {
                 let neighbour = self.neighbours.get_mut(to)?;
                 neighbour.wants.push(Want { serial, since: now, due: None, sent: 0 });
-                self.on_pushed(serial, now);
                 return Some((to, serial));
             }
         }

@@ -33,6 +33,8 @@ pub(crate) struct Slot {
     pub since: Timestamp,
     /// Neighbours that hold or promise it.
     pub copies: u16,
+    /// How often this node has begun to send it.
+    pub given: u16,
     /// Neighbours that are asked for it or are sending it.
     pub asked: u8,
     /// All bytes are in, the driver is hashing them.

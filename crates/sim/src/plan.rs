@@ -61,8 +61,6 @@ pub struct Life {
 
 /// Downlinks are this many times the stream: wide enough for what comes, narrow enough to queue.
 const DOWNLINK_FACTOR: f64 = 5.0;
-/// The first audience arrives over this long; nobody's line answers everyone at one instant.
-const ARRIVAL: Micros = SECOND;
 
 /// The lives of all nodes of a scenario, sources first.
 pub fn lives(scenario: &Scenario, seed: u64) -> Vec<Life> {
@@ -72,7 +70,8 @@ pub fn lives(scenario: &Scenario, seed: u64) -> Vec<Life> {
     profiles.shuffle(&mut rng);
     let first = lives.len();
     for (profile, reach) in profiles {
-        let joins = if scenario.stream.at_once { 0 } else { rng.random_range(0..ARRIVAL) };
+        let joins =
+            if scenario.stream.at_once { 0 } else { scenario.opens + rng.random_range(0..scenario.arrival) };
         lives.push(viewer(&scenario.stream, profile, reach, joins));
     }
     let hostile = (scenario.viewers as f64 * scenario.hostile).round() as usize;

@@ -36,8 +36,12 @@ pub struct Scenario {
     pub about: &'static str,
     /// What is broadcast.
     pub stream: StreamSpec,
-    /// Viewers there from the start.
+    /// The first viewers.
     pub viewers: usize,
+    /// When the first of them comes: until then the stream runs without anybody.
+    pub opens: Micros,
+    /// How long until all of them have come.
+    pub arrival: Micros,
     /// Their kinds, in equal parts.
     pub profiles: Vec<Profile>,
     /// The source's uplink, as a multiple of the stream's rate.
@@ -68,6 +72,8 @@ fn steady() -> Scenario {
         about: "50 viewers, every uplink 1.5 times the stream",
         stream: StreamSpec::standard(),
         viewers: 50,
+        opens: 0,
+        arrival: SECOND,
         profiles: vec![EVEN],
         source_up: 1.5,
         hidden: 0.0,
@@ -147,6 +153,22 @@ pub fn all() -> Vec<Scenario> {
                 Bound::at_most(SpreadP50, 0.6),
                 Bound::at_most(SpreadP99, 1.0),
                 Bound::at_most(BoundarySpreadP99, 1.0),
+                Bound::at_most(Stalls, 0.0),
+            ],
+            ..steady()
+        },
+        Scenario {
+            name: "opening",
+            about: "20 viewers come within 6 s to a stream that ran for 10 s without anybody",
+            stream: StreamSpec { duration: 90 * SECOND, ..stream },
+            viewers: 20,
+            opens: 10 * SECOND,
+            arrival: 6 * SECOND,
+            bounds: vec![
+                Bound::at_most(JoinP50, 0.8),
+                Bound::at_most(JoinP95, 2.0),
+                Bound::at_most(SpreadP50, 0.6),
+                Bound::at_most(SpreadP99, 2.5),
                 Bound::at_most(Stalls, 0.0),
             ],
             ..steady()

@@ -91,6 +91,19 @@ fn a_crowd_gets_its_picture_and_those_inside_do_not_notice() {
 }
 
 #[test]
+fn a_channels_first_viewers_do_not_hold_each_other_up() {
+    check(
+        short("opening", 20, 40),
+        &[
+            Bound::at_most(Figure::JoinP95, 2.0),
+            Bound::at_most(Figure::SpreadP99, 2.5),
+            Bound::at_most(Figure::Stalls, 0.0),
+            Bound::at_most(Figure::SourceCopies, 1.05),
+        ],
+    );
+}
+
+#[test]
 fn those_who_stay_do_not_notice_that_a_quarter_vanishes() {
     let mut scenario = short("churn", 80, 40);
     scenario.churn = Some(Churn { exodus_at: 20 * SECOND, exodus: 0.25, per_minute: 0.1 });

@@ -2,7 +2,8 @@
 //!
 //! Rules:
 //! 1. Playing begins at the random access point that the mesh chose, `--delay` or a little more behind the live edge.
-//!    Each piece is given to the player as soon as all before it are there: what the player has not played yet is its
+//!    If it chose one nearer to the edge, because hardly anybody has older ones (a channel's first viewers), the player
+//!    gets its head start and the rest when the delay is reached: it shows a picture and waits there. Each piece is given to the player as soon as all before it are there: what the player has not played yet is its
 //!    buffer, and that is what the delay is for.
 //! 2. The picture's clock ([`Playout`](super::playout::Playout)) says when each piece is due, and the mesh is told.
 //! 3. The picture waits for a missing piece. When it has stood still for [`MAX_DRIFT`] in all, it is that much further
@@ -82,6 +83,8 @@ struct Position {
     forgiven: Duration,
     /// When playback began, or leapt last.
     since: Instant,
+    /// The player gets no more than its head start before.
+    hold: Instant,
     packets: Packets,
 }
 
@@ -111,12 +114,16 @@ impl LivePlayback {
         let window = Arc::clone(self.mesh.window());
         let mut news = window.subscribe();
         let zero_ms = window.get(start).map_or(0, |known| known.piece.ingest_ms);
+        let newest_ms = window.newest().map_or(zero_ms, |newest| newest.piece.ingest_ms);
+        let behind = Duration::from_millis(newest_ms.saturating_sub(zero_ms));
+        let hold = Instant::now() + self.delay.saturating_sub(behind);
         let mut at = Position {
             next: start,
             last: None,
             zero_ms,
             forgiven: Duration::ZERO,
-            since: Instant::now(),
+            since: hold,
+            hold,
             packets: Packets::default(),
         };
         let mut told: Option<Instant> = None;
@@ -124,6 +131,10 @@ impl LivePlayback {
         loop {
             news.borrow_and_update();
             while let Some(known) = window.get(at.next).filter(|known| known.held) {
+                if at.hold > Instant::now() && at.of(&known) >= head_start(self.delay) {
+                    good = Instant::now();
+                    break;
+                }
                 // Held, but its slot may have gone to a newer piece meanwhile.
                 let Some(bytes) = window.read(at.next) else { break };
                 if self.give(&mut at, known, &bytes).await? == Written::Closed {
@@ -227,19 +238,20 @@ impl LivePlayback {
         !figures.playout().lack(now).is_zero()
     }
 
-    /// Tells the mesh when the next piece is due, once the picture runs: until then every piece is as welcome as ever.
+    /// Tells the mesh when the next piece is due, once that can be told: until then every piece is as welcome as ever.
     /// What the picture waits for is not late, but due [`REPRIEVE`] from now: the mesh asks for nothing that is past.
     async fn tell(&self, window: &LiveWindow, at: &Position) -> bool {
         let due = {
             let (mut figures, now) = self.figures.lock();
             let playout = figures.playout();
-            if !playout.has_started() {
+            let hold = at.hold.saturating_duration_since(Instant::now());
+            if !playout.has_started() && hold.is_zero() {
                 return false;
             }
             // What is not known yet is due when what was given last has been played.
             let known = window.get(at.next).or(at.last);
             let position = known.map_or(Duration::ZERO, |known| at.of(&known));
-            Instant::now() + playout.until(position, now).clamp(REPRIEVE, FARTHEST)
+            Instant::now() + (hold + playout.until(position, now)).clamp(REPRIEVE, FARTHEST)
         };
         self.mesh.playhead(at.next, due).await;
         true
