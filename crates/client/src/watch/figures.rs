@@ -167,6 +167,8 @@ impl Inner {
 pub struct Traffic {
     /// Other nodes connected.
     pub peers: usize,
+    /// Of these, through a relay server.
+    pub relayed: Option<usize>,
     /// Media from the source.
     pub from_source: u64,
     /// Media from other viewers.
@@ -179,6 +181,8 @@ pub struct Traffic {
     pub control: Option<u64>,
     /// Pieces that failed their hash.
     pub corrupt: Option<u64>,
+    /// Nodes that were found to do harm and are not talked to any more.
+    pub bans: Option<u64>,
 }
 
 impl From<SwarmStats> for Traffic {
@@ -199,12 +203,14 @@ impl From<MeshStats> for Traffic {
         let core = stats.core;
         Self {
             peers: stats.peers,
+            relayed: Some(stats.relayed),
             from_source: core.source_received,
             from_peers: core.payload_received - core.source_received,
             from_http: stats.http_bytes,
             sent: core.payload_sent,
             control: Some(core.control_sent + core.control_received),
             corrupt: Some(core.pieces_corrupt),
+            bans: Some(core.bans),
         }
     }
 }
@@ -215,19 +221,21 @@ impl std::ops::Add for Traffic {
     fn add(self, other: Self) -> Self {
         Self {
             peers: self.peers + other.peers,
+            relayed: self.relayed.or(other.relayed),
             from_source: self.from_source + other.from_source,
             from_peers: self.from_peers + other.from_peers,
             from_http: self.from_http + other.from_http,
             sent: self.sent + other.sent,
             control: self.control.or(other.control),
             corrupt: self.corrupt.or(other.corrupt),
+            bans: self.bans.or(other.bans),
         }
     }
 }
 
 impl Look {
     /// One line of `--stats`, as the command-line contract names its fields. `null` is what plain BitTorrent does
-    /// not tell: control traffic, and pieces that failed their hash.
+    /// not tell: control traffic, pieces that failed their hash, and whom that cost its place.
     pub fn to_json(&self, now_ms: u64, traffic: &Traffic) -> Value {
         json!({
             "t_ms": now_ms,
@@ -235,6 +243,7 @@ impl Look {
             "live_delay_ms": self.live_delay_ms,
             "buffer_ms": u64::try_from(self.buffer.as_millis()).unwrap_or(u64::MAX),
             "peers": traffic.peers,
+            "relayed_peers": traffic.relayed,
             "source_bytes": traffic.from_source,
             "peer_bytes": traffic.from_peers,
             "http_bytes": traffic.from_http,
@@ -243,6 +252,7 @@ impl Look {
             "stalls": self.stalls.0,
             "stall_ms": u64::try_from(self.stalls.1.as_millis()).unwrap_or(u64::MAX),
             "corrupt_pieces": traffic.corrupt,
+            "bans": traffic.bans,
             "first_byte_ms": self.first_byte.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
             "segments_played": self.segments_played,
             "segments_skipped": self.skipped,
