@@ -94,6 +94,17 @@ pub enum Input {
         /// The nodes; only the first 256 are looked at.
         peers: Vec<PeerInfo>,
     },
+    /// The line can send so much, as far as is known now. Given where [`Config::upload_limit`](crate::Config) says
+    /// nothing: it counts in its place, but is promised to nobody.
+    UploadLimit {
+        /// Bytes a second, counted as in [`Output::Send`].
+        bytes_per_s: u64,
+    },
+    /// This node can be reached in another way than before ([`Config::address`](crate::Config)). Neighbours are told.
+    Address {
+        /// How, in the words of the transport; at most 256 bytes.
+        address: Bytes,
+    },
     /// Source: a piece is complete; its data is in the driver's store.
     PieceClosed {
         /// Segment and index.

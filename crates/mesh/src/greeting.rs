@@ -1,6 +1,7 @@
 //! What two nodes say to each other first: who they are, and what they hold.
 
-use minuet_proto::mesh::{Hello, HelloFlags, Message, Serial, Window};
+use bytes::Bytes;
+use minuet_proto::mesh::{Hello, HelloFlags, Message, PeerInfo, Serial, Window};
 
 use crate::flood::price;
 use crate::neighbour::Slab;
@@ -15,28 +16,49 @@ const VERSION: u32 = 1;
 const HEADS_BEHIND: u64 = 256;
 
 impl Node {
-    /// Says who this node is and what it holds.
+    /// Says who this node is, what it holds, and where it is, so that the neighbour can tell others.
     pub(crate) fn greet(&mut self, to: Slab, now: Timestamp) {
         self.say_hello(to, now);
         let bits = self.promised_bits();
         self.send(to, Message::Bitfield(bits), now);
+        self.tell_address(to, now);
     }
 
     pub(crate) fn say_hello(&mut self, to: Slab, now: Timestamp) {
-        let flags = HelloFlags {
-            dialable: self.config.dialable,
-            no_upload: !self.config.upload,
-            relay: self.role == Role::Relay,
-            source: self.role == Role::Source,
-        };
-        let kbps = self.config.upload_limit.unwrap_or(0).saturating_mul(8) / 1000;
-        let hello = Hello {
-            version: VERSION,
-            flags,
-            upload_kbps: u32::try_from(kbps).unwrap_or(u32::MAX),
-            extensions: Vec::new(),
-        };
+        let PeerInfo { flags, upload_kbps, .. } = self.own_info();
+        let hello = Hello { version: VERSION, flags, upload_kbps, extensions: Vec::new() };
         self.send(to, Message::Hello(hello), now);
+    }
+
+    /// What others should know of this node.
+    fn own_info(&self) -> PeerInfo {
+        let kbps = self.config.upload_limit.unwrap_or(0).saturating_mul(8) / 1000;
+        PeerInfo {
+            node: self.config.node,
+            flags: HelloFlags {
+                dialable: self.config.dialable,
+                no_upload: !self.config.upload,
+                relay: self.role == Role::Relay,
+                source: self.role == Role::Source,
+            },
+            upload_kbps: u32::try_from(kbps).unwrap_or(u32::MAX),
+            address: self.config.address.clone(),
+        }
+    }
+
+    /// Tells a neighbour how others can reach this node: a list that names its sender alone.
+    fn tell_address(&mut self, to: Slab, now: Timestamp) {
+        if !self.config.address.is_empty() {
+            let info = self.own_info();
+            self.send(to, Message::Peers(vec![info]), now);
+        }
+    }
+
+    pub(crate) fn on_address(&mut self, address: Bytes, now: Timestamp) {
+        self.config.address = address;
+        for slab in self.neighbours.slabs() {
+            self.tell_address(slab, now);
+        }
     }
 
     /// What is promised, as a bitmap from the first such piece to the last.

@@ -8,7 +8,8 @@
 //! 3. Every [`REVIEW`] the least useful link that this node dialled makes place for a new one: usefulness is what
 //!    went over it of late, both ways, and a short round trip.
 //! 4. A link over which nothing is heard for [`IDLE`] is given up, before it is missed.
-//! 5. Neighbours tell each other of nodes (BEP 11), a few at a time.
+//! 5. Neighbours tell each other of nodes (BEP 11), a few at a time, and where they themselves are; of who has not said
+//!    where it is nobody is told.
 
 use std::time::Duration;
 
@@ -106,6 +107,12 @@ impl Node {
             self.charge_flood(from, price::LIST, now);
         }
         for info in peers.into_iter().take(MAX_LEARNED) {
+            if let Some(sender) = from.and_then(|from| self.neighbours.get_mut(from))
+                && sender.node == info.node
+            {
+                sender.address = info.address;
+                continue;
+            }
             let linked = self.neighbours.iter().any(|(_, n)| n.node == info.node);
             if info.node == self.config.node
                 || linked
@@ -132,6 +139,26 @@ impl Node {
     pub(crate) fn on_dial_failed(&mut self, peer: NodeId, now: Timestamp) {
         self.candidates.dialing.retain(|(node, _)| *node != peer);
         self.dial(now);
+    }
+
+    /// Neighbours that others can find, as they have described themselves.
+    pub fn neighbours(&self) -> Vec<PeerInfo> {
+        self.findable(None).collect()
+    }
+
+    /// The same, but for one of them.
+    fn findable(&self, but: Option<Slab>) -> impl Iterator<Item = PeerInfo> {
+        self.neighbours
+            .iter()
+            .filter(move |(slab, n)| {
+                Some(*slab) != but && n.greeted && n.flags.dialable && !n.closing && !n.address.is_empty()
+            })
+            .map(|(_, n)| PeerInfo {
+                node: n.node,
+                flags: n.flags,
+                upload_kbps: n.upload_kbps,
+                address: n.address.clone(),
+            })
     }
 
     /// Dials as many as are missing.
@@ -170,18 +197,9 @@ impl Node {
 
     /// Tells a neighbour of a few others.
     fn tell_peers(&mut self, to: Slab, now: Timestamp) {
-        let neighbours = self
-            .neighbours
-            .iter()
-            .filter(|(slab, n)| *slab != to && n.greeted && n.flags.dialable && !n.closing)
-            .map(|(_, n)| PeerInfo {
-                node: n.node,
-                flags: n.flags,
-                upload_kbps: n.upload_kbps,
-                address: n.address.clone(),
-            });
         let candidates = self.candidates.list.iter().map(|c| c.info.clone());
-        let list = neighbours.chain(candidates).sample(&mut self.rng, TOLD);
+        let known = self.findable(Some(to)).chain(candidates).collect::<Vec<_>>();
+        let list = known.into_iter().sample(&mut self.rng, TOLD);
         if !list.is_empty() {
             self.send(to, Message::Peers(list), now);
         }

@@ -156,6 +156,11 @@ impl Node {
                 }
             }
             Input::PeersLearned { peers } => self.on_peers(peers, None, now),
+            Input::UploadLimit { bytes_per_s } => {
+                self.uplink.set_limit(bytes_per_s);
+                self.pump(now);
+            }
+            Input::Address { address } => self.on_address(address, now),
             closed @ Input::PieceClosed { .. } => self.on_piece_closed(closed, now),
             Input::Record { record } => self.pass_record_on(record, now),
             Input::Head { head } => self.on_head(None, head, now),

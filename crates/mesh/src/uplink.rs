@@ -102,6 +102,12 @@ impl Uplink {
         }
     }
 
+    /// What is sent from now on is spaced by another limit.
+    pub fn set_limit(&mut self, bytes_per_s: u64) {
+        self.limit = Some(bytes_per_s.max(1));
+        self.timer = None;
+    }
+
     fn block_len(&self) -> u32 {
         // At most MAX_BLOCK, so it fits.
         self.limit.map_or(MAX_BLOCK, |limit| (limit / BLOCKS_PER_SECOND).clamp(512, MAX_BLOCK)) as u32

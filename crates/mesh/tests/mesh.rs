@@ -8,7 +8,7 @@ use bytes::Bytes;
 use harness::{Faults, Mesh, PIECE, TestKey, config};
 use minuet_mesh::{HangUpReason, HeadKey, Input, LinkId, Role, Timestamp};
 use minuet_proto::mesh::{
-    Block, Head, HeadPiece, Hello, HelloFlags, Message, NodeId, Request, Serial, SignedHead, Window,
+    Block, Head, HeadPiece, Hello, HelloFlags, Message, NodeId, PeerInfo, Request, Serial, SignedHead, Window,
 };
 use minuet_proto::{PieceHash, PieceIndex, SegmentSeq};
 use proptest::prelude::*;
@@ -407,4 +407,33 @@ fn a_node_that_leaves_says_so() {
     mesh.run(SECOND);
     assert_eq!(mesh.members[1].node.link_count(), 0);
     assert!(mesh.members[2].links.values().all(|peer| *peer != 1));
+}
+
+#[test]
+fn who_was_dialled_says_where_it_is_and_others_are_told() {
+    let mut alone = Alone::new();
+    let told = |alone: &mut Alone| -> Vec<PeerInfo> {
+        let said = std::mem::take(&mut alone.mesh.inbox).into_iter();
+        said.filter_map(|(_, message)| if let Message::Peers(peers) = message { Some(peers) } else { None })
+            .flatten()
+            .filter(|info| info.address != config(0).address)
+            .collect()
+    };
+    let hello = |flags| Message::Hello(Hello { version: 1, flags, upload_kbps: 0, extensions: Vec::new() });
+    let flags = HelloFlags { dialable: true, ..HelloFlags::default() };
+    let (node, address) = (NodeId([8; 32]), Bytes::from_static(b"elsewhere"));
+    let first = alone.mesh.link_to_test(0, node);
+    alone.mesh.say(0, first, hello(flags), Bytes::new());
+    alone.mesh.link_to_test(0, NodeId([7; 32]));
+    assert!(told(&mut alone).is_empty(), "told of a node that nobody can find");
+    let info = PeerInfo { node, flags, upload_kbps: 0, address };
+    alone.mesh.say(0, first, Message::Peers(vec![info.clone()]), Bytes::new());
+    alone.mesh.link_to_test(0, NodeId([6; 32]));
+    assert_eq!(told(&mut alone), [info]);
+
+    let address = Bytes::from_static(b"there");
+    alone.mesh.feed(0, Input::Address { address: address.clone() });
+    let all = told(&mut alone);
+    assert_eq!(all.len(), 4, "not all neighbours were told: {all:?}");
+    assert!(all.iter().all(|info| info.address == address));
 }

@@ -102,6 +102,7 @@ pub fn config(member: usize) -> Config {
     let mut config = Config::new(id(member), Arc::new(TestKey));
     config.upload_limit = Some(1_500_000);
     config.window = 512;
+    config.address = Bytes::from_static(b"here");
     config
 }
 

@@ -133,6 +133,7 @@ impl Keys {
         let mut config = Config::new(core_id(id), key.clone());
         config.upload = life.upload;
         config.dialable = dialable(life);
+        config.address = Bytes::from_static(&[0; ADDRESS_BYTES]);
         config.target_delay = std::time::Duration::from_micros(TARGET_DELAY);
         config.first_serial = first_serial;
         config.push = !tuning.no_push;
