@@ -37,25 +37,58 @@ pub enum Command {
     Inspect(Inspect),
 }
 
-/// Options of `minuet watch`.
+/// What every node of a channel is told, whether it plays or not.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
-minuet watch 'magnet:?xs=urn:btpk:…&tr=http://tracker.example:7070'\n  \
-minuet watch http://tracker.example:7070/c/<64 hexadecimal digits> --start -10m\n  \
-minuet watch LINK | mpv -\n  \
-minuet watch LINK --no-upload > recording.ts")]
-pub struct Watch {
-    /// The channel link: magnet:?xs=urn:btpk:… or http://tracker/c/<key>.
+pub struct Common {
+    /// The channel link, as the broadcaster gives it: magnet:?xs=urn:btpk:… or http://tracker/c/<key>.
     #[arg(value_name = "LINK")]
     pub link: ChannelLink,
     /// Ask this tracker too; may repeat [example: http://tracker.example:7070].
     #[arg(long, value_name = "URL", value_parser = parse_tracker)]
     pub tracker: Vec<url::Url>,
+    /// Most that is sent to others, in bits a second; without it, what the line can send is found out by and by
+    /// [example: 8Mbit].
+    #[arg(long, value_name = "RATE")]
+    pub upload_limit: Option<Rate>,
+    /// Where others connect to, by UDP, and by TCP for finished minutes; port 0 takes any free port
+    /// [example: 0.0.0.0:7090].
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:0")]
+    pub listen: SocketAddr,
+    /// Keep so many finished minutes of the live stream and seed them to any BitTorrent client; 0 for none
+    /// [default: 0 for watch, 10 for relay; 10 if no number is given] [example: --seed-minutes=30].
+    #[arg(long, value_name = "COUNT", num_args = 0..=1, require_equals = true, default_missing_value = "10")]
+    pub seed_minutes: Option<u16>,
+    /// Folder for media at hand, which is removed at the end, and for nodes to find again; one process at a time
+    /// [default: a temporary folder, and nodes below ~/.cache/minuet].
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Write one JSON object a line to this file, once a second and at the end.
+    #[arg(long, value_name = "FILE")]
+    pub stats: Option<PathBuf>,
+}
+
+/// Options of `minuet watch`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+minuet watch LINK                                   play in mpv\n  \
+minuet watch LINK --player 'vlc --fullscreen'       play in another player\n  \
+minuet watch LINK -o - | mpv -                      play it yourself\n  \
+minuet watch LINK -o evening.ts                     record\n  \
+minuet watch LINK --start -10m                      begin ten minutes ago, over plain BitTorrent\n  \
+minuet watch LINK --delay 2s --upload-limit 5Mbit   closer to the source; leave the line to others\n\n\
+LINK is what the broadcaster gives you, in quotes: 'magnet:?xs=urn:btpk:…&tr=…' or http://tracker.example:7070/c/…\n\
+While you watch, what you receive is passed on to other viewers: that is how the stream gets to all. --upload-limit \
+bounds it, --no-upload stops it.")]
+pub struct Watch {
+    #[command(flatten)]
+    pub common: Common,
     /// The player, which reads the media on its standard input; "-" is put behind it [example: "vlc --fullscreen"].
     #[arg(long, value_name = "CMD", default_value = "mpv")]
     pub player: String,
-    /// Write the media to standard output instead of a player; so it is done also when standard output is not a
-    /// terminal.
+    /// Write the media to this file instead of a player, - for standard output [example: evening.ts].
+    #[arg(short, long, value_name = "FILE", conflicts_with = "stdout")]
+    pub output: Option<PathBuf>,
+    /// The same as --output -; so it is done also when standard output is not a terminal.
     #[arg(long)]
     pub stdout: bool,
     /// Where to begin: live, so long ago as in -10m, or oldest.
@@ -69,21 +102,9 @@ pub struct Watch {
     /// [example: 2s].
     #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = delay)]
     pub delay: Duration,
-    /// Most that is sent to other viewers, in bits a second [example: 8Mbit] [default: no limit].
-    #[arg(long, value_name = "RATE", conflicts_with = "no_upload")]
-    pub upload_limit: Option<Rate>,
     /// Send nothing to other viewers.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["upload_limit", "seed_minutes"])]
     pub no_upload: bool,
-    /// Where other viewers connect to; port 0 takes any free port [example: 0.0.0.0:6881].
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:0")]
-    pub listen: SocketAddr,
-    /// Folder for the minutes at hand, emptied at the end; one process at a time [default: a temporary folder].
-    #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
-    /// Write one JSON object a line to this file, once a second and at the end.
-    #[arg(long, value_name = "FILE")]
-    pub stats: Option<PathBuf>,
     /// Give up when nothing could be played for so long.
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = units::duration)]
     pub give_up: Duration,
@@ -94,24 +115,8 @@ pub struct Watch {
 #[command(after_help = "Example:\n  \
 minuet relay http://tracker.example:7070/c/<64 hexadecimal digits> --listen 0.0.0.0:7090 --upload-limit 200Mbit")]
 pub struct Relay {
-    /// The channel link: magnet:?xs=urn:btpk:… or http://tracker/c/<key>.
-    #[arg(value_name = "LINK")]
-    pub link: ChannelLink,
-    /// Ask this tracker too; may repeat [example: http://tracker.example:7070].
-    #[arg(long, value_name = "URL", value_parser = parse_tracker)]
-    pub tracker: Vec<url::Url>,
-    /// Most that is sent to viewers, in bits a second [example: 200Mbit] [default: no limit].
-    #[arg(long, value_name = "RATE")]
-    pub upload_limit: Option<Rate>,
-    /// Where viewers connect to, by UDP; port 0 takes any free port [example: 0.0.0.0:7090].
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:0")]
-    pub listen: SocketAddr,
-    /// Folder for the newest pieces, emptied at the end; one process at a time [default: a temporary folder].
-    #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
-    /// Write one JSON object a line to this file, once a second and at the end.
-    #[arg(long, value_name = "FILE")]
-    pub stats: Option<PathBuf>,
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// How the stream is had.
@@ -162,6 +167,19 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Options::command().debug_assert();
+    }
+
+    #[test]
+    fn finished_minutes_are_seeded_when_asked_for() {
+        let seeds = |more: &[&str]| {
+            let link = format!("magnet:?xs=urn:btpk:{}", "00".repeat(32));
+            let words = ["minuet", "relay", &link].iter().chain(more).copied().collect::<Vec<_>>();
+            let Command::Relay(relay) = Options::parse_from(words).command else { panic!("no relay") };
+            relay.common.seed_minutes
+        };
+        assert_eq!(seeds(&[]), None);
+        assert_eq!(seeds(&["--seed-minutes"]), Some(10));
+        assert_eq!(seeds(&["--seed-minutes=0"]), Some(0));
     }
 
     #[test]

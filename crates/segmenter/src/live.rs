@@ -43,6 +43,7 @@ pub async fn start(
         folder: folder.to_owned(),
         window: WINDOW,
         first_serial: first_serial(now_ms(), newest.map(|record| record.sealed_ms)),
+        known: None,
         trackers,
     };
     // Records come from here, so none that a neighbour brings is news.

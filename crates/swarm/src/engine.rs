@@ -142,10 +142,11 @@ impl Engine {
         torrent: Bytes,
         folder: &Path,
         pieces: u32,
+        trackers: Vec<String>,
     ) -> Result<Torrent, Error> {
         let bitfield = self.state_dir.join(format!("{}.bitv", id20(info_hash).as_string()));
         tokio::fs::write(&bitfield, full_bitfield(pieces)).await.map_err(Error::folder(&bitfield))?;
-        self.add(info_hash, torrent, folder, Vec::new(), Vec::new()).await
+        self.add(info_hash, torrent, folder, Vec::new(), trackers).await
     }
 
     /// Adds a minute, whatever of it is in `folder` already.

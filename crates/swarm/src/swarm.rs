@@ -101,6 +101,11 @@ impl Swarm {
     ///
     /// Nothing is announced to any tracker: that is the caller's part, when the trackers know of the minute.
     pub async fn seed(&self, finished: Finished) -> Result<InfoHash, Error> {
+        self.seed_announced(finished, Vec::new()).await
+    }
+
+    /// The same, for a minute that these trackers (announce URLs) know of already: it is announced to them.
+    pub async fn seed_announced(&self, finished: Finished, trackers: Vec<String>) -> Result<InfoHash, Error> {
         let unknown = InfoHash::new([0; 20]);
         let metainfo = Metainfo::parse(&finished.torrent)
             .map_err(|error| Error::NotAMinute { info_hash: unknown, reason: error.to_string() })?;
@@ -113,8 +118,10 @@ impl Swarm {
         }
         // The count fits: a length of at most 60 GB in pieces of at least 16 KiB.
         let pieces = u32::try_from(info.pieces.len()).unwrap_or(u32::MAX);
-        let torrent =
-            self.engine.add_finished(info_hash, bare_torrent(&metainfo), &finished.folder, pieces).await?;
+        let torrent = self
+            .engine
+            .add_finished(info_hash, bare_torrent(&metainfo), &finished.folder, pieces, trackers)
+            .await?;
         self.shared.lock().minutes.insert(info_hash, Minute { torrent, fetching: None });
         Ok(info_hash)
     }

@@ -30,13 +30,13 @@ impl Console {
             _ => "debug",
         };
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-        // A second start in one process (tests) keeps the first.
-        let _ = tracing_subscriber::fmt()
+        let log = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_target(verbose > 1)
             .with_ansi(terminal)
-            .with_writer(console.clone())
-            .try_init();
+            .with_writer(console.clone());
+        // Who reads along knows what time it is. A second start in one process (tests) keeps the first.
+        let _ = if terminal { log.without_time().try_init() } else { log.try_init() };
         console
     }
 

@@ -62,7 +62,7 @@ impl Drop for Folder {
             let _ = fs::remove_dir_all(&self.path);
         } else {
             // What the swarm keeps here; the folder itself is its owner's.
-            for part in ["state", "minutes"] {
+            for part in ["state", "minutes", super::seeder::FOLDER] {
                 let _ = fs::remove_dir_all(self.path.join(part));
             }
             let _ = fs::remove_file(self.path.join(LOCK));

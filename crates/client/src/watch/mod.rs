@@ -4,18 +4,20 @@ mod console;
 mod figures;
 mod folder;
 mod live;
+mod live_node;
 mod minutes;
 mod packets;
 mod playback;
 mod playout;
 pub mod relay;
 mod reporter;
+mod seeder;
 mod sink;
 
 use std::{
     collections::VecDeque,
     fs::File,
-    io::{BufWriter, IsTerminal as _},
+    io::BufWriter,
     path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -25,7 +27,7 @@ use anyhow::{Context as _, bail};
 use minuet_node::{
     TrackerClient,
     follow::{Followed, Start, follow},
-    mesh::{Mesh, MeshOptions, MeshRole, MeshStart},
+    units,
 };
 use minuet_proto::{ChannelLink, SignedState, mesh::Serial};
 use minuet_swarm::{Role, Swarm, SwarmOptions, Upload};
@@ -37,10 +39,11 @@ use self::{
     figures::{Figures, Traffic},
     folder::Folder,
     live::LivePlayback,
+    live_node::LiveNode,
     minutes::Joiner,
     playback::{End, Playback},
     reporter::Reporter,
-    sink::{Player, Sink},
+    sink::Out,
 };
 use crate::options::{Mode, Watch};
 
@@ -48,8 +51,6 @@ use crate::options::{Mode, Watch};
 const FIND_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long tasks may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
-/// Pieces that a live viewer keeps and passes on: some 30 to 60 s.
-const LIVE_WINDOW: usize = 1024;
 
 /// Watches.
 pub fn main(options: Box<Watch>, verbose: u8) -> anyhow::Result<()> {
@@ -63,10 +64,10 @@ pub fn main(options: Box<Watch>, verbose: u8) -> anyhow::Result<()> {
 }
 
 async fn run(options: Box<Watch>, console: Console, epoch: Instant) -> anyhow::Result<()> {
-    let trackers = trackers(&options.link, &options.tracker)?;
-    let to_player = !options.stdout && std::io::stdout().is_terminal();
-    let stats = open_stats(options.stats.as_deref())?;
-    let folder = Folder::open(options.data.as_deref())?;
+    let trackers = trackers(&options.common.link, &options.common.tracker)?;
+    let out = Out::choose(&options)?;
+    let stats = open_stats(options.common.stats.as_deref())?;
+    let folder = Folder::open(options.common.data.as_deref())?;
     let engine = Engine::start(&options, &trackers, folder.path()).await?;
     let figures = Arc::new(Figures::new(epoch));
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
@@ -75,12 +76,11 @@ async fn run(options: Box<Watch>, console: Console, epoch: Instant) -> anyhow::R
     let reporter = Reporter { figures: Arc::clone(&figures), traffic: engine.traffic(), console, stats };
     let reporter = tokio::spawn(reporter.run(reporting.clone()));
 
-    let session =
-        Session { options, trackers, to_player, figures, tasks: tasks.clone(), cancel: cancel.clone() };
+    let session = Session { options, trackers, figures, tasks: tasks.clone(), cancel: cancel.clone() };
     let playing = async {
         match &engine {
-            Engine::Live(mesh) => session.play_live(mesh).await,
-            Engine::Minutes(swarm) => session.play_minutes(swarm).await,
+            Engine::Live(node) => session.play_live(node, out).await,
+            Engine::Minutes(swarm) => session.play_minutes(swarm, out).await,
         }
     };
     let done = tokio::select! {
@@ -103,7 +103,7 @@ async fn run(options: Box<Watch>, console: Console, epoch: Instant) -> anyhow::R
 /// Where the media comes from.
 enum Engine {
     /// Pieces of the open minute, over the live mesh.
-    Live(Arc<Mesh>),
+    Live(LiveNode),
     /// Finished minutes, over BitTorrent.
     Minutes(Arc<Swarm>),
 }
@@ -112,40 +112,27 @@ impl Engine {
     async fn start(options: &Watch, trackers: &[TrackerClient], folder: &Path) -> anyhow::Result<Self> {
         // What was on air a while ago is in finished minutes.
         if options.mode == Mode::Live && options.start == Start::Live {
-            let mesh = MeshOptions {
-                channel: options.link.channel,
-                key: None,
-                role: MeshRole::Viewer,
-                start: MeshStart::Live,
-                target_delay: options.delay,
-                listen: options.listen,
-                upload_limit: options.upload_limit.map(|rate| rate.bytes_per_s()),
-                upload: !options.no_upload,
-                folder: folder.to_owned(),
-                window: LIVE_WINDOW,
-                first_serial: Serial(0),
-                trackers: trackers.to_vec(),
-            };
-            // Records come from the tracker.
-            let (mesh, _) = Mesh::start(mesh).await?;
-            return Ok(Self::Live(Arc::new(mesh)));
+            let (delay, upload) = (Some(options.delay), !options.no_upload);
+            let node = LiveNode::start(&options.common, delay, upload, trackers, folder).await?;
+            return Ok(Self::Live(node));
         }
-        let upload = match (options.no_upload, options.upload_limit) {
+        let upload = match (options.no_upload, options.common.upload_limit) {
             (true, _) => Upload::Never,
             (false, None) => Upload::Unlimited,
             (false, Some(rate)) => Upload::AtMost(u32::try_from(rate.bytes_per_s()).unwrap_or(u32::MAX)),
         };
-        let swarm =
-            SwarmOptions { data_dir: folder.to_owned(), listen: options.listen, upload, role: Role::Viewer };
+        let swarm = SwarmOptions {
+            data_dir: folder.to_owned(),
+            listen: options.common.listen,
+            upload,
+            role: Role::Viewer,
+        };
         Ok(Self::Minutes(Arc::new(Swarm::start(swarm).await?)))
     }
 
     fn traffic(&self) -> Box<dyn Fn() -> Traffic + Send + Sync> {
         match self {
-            Self::Live(mesh) => {
-                let stats = mesh.watch_stats();
-                Box::new(move || (*stats.borrow()).into())
-            }
+            Self::Live(node) => node.traffic(),
             Self::Minutes(swarm) => {
                 // The reporter must not keep the swarm from ending.
                 let swarm = Arc::downgrade(swarm);
@@ -156,11 +143,7 @@ impl Engine {
 
     async fn stop(self) {
         match self {
-            Self::Live(mesh) => {
-                if let Some(mesh) = Arc::into_inner(mesh) {
-                    mesh.stop().await;
-                }
-            }
+            Self::Live(node) => node.stop().await,
             Self::Minutes(swarm) => {
                 if let Some(swarm) = Arc::into_inner(swarm) {
                     swarm.stop().await;
@@ -211,24 +194,29 @@ pub(crate) fn now_ms() -> u64 {
 struct Session {
     options: Box<Watch>,
     trackers: Arc<[TrackerClient]>,
-    to_player: bool,
     figures: Arc<Figures>,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
 
 impl Session {
-    async fn play_live(&self, mesh: &Arc<Mesh>) -> anyhow::Result<()> {
-        let (channel, delay) = (self.options.link.channel, self.options.delay);
+    async fn play_live(&self, node: &LiveNode, out: Out) -> anyhow::Result<()> {
+        let (channel, delay) = (self.options.common.link.channel, self.options.delay);
         let mut followed =
             follow(channel, self.trackers.to_vec(), Start::Live, now_ms, &self.tasks, self.cancel.clone());
         let (say_state, state) = watch::channel(None);
         self.figures.lock().0.playout().set_head_start(live::head_start(delay));
-        let start = self.find_start(mesh, &mut followed, &say_state).await?;
-        let (player, sink) = self.open_sink(&state)?;
+        let start = self.find_start(node, &mut followed, &say_state).await?;
+        tracing::info!(
+            "{}: {} neighbours found, playing {} behind the source",
+            self.title(&state),
+            node.mesh.stats().peers,
+            units::show(delay)
+        );
+        let (player, sink) = out.open(&self.title(&state))?;
         let closed = player.as_ref().map(|player| player.closed().clone());
         let mut playback = LivePlayback {
-            mesh: Arc::clone(mesh),
+            mesh: Arc::clone(&node.mesh),
             state,
             sink,
             figures: Arc::clone(&self.figures),
@@ -237,7 +225,7 @@ impl Session {
         };
         let following = async {
             while let Some(news) = followed.recv().await {
-                self.take_live(news, mesh, &say_state).await;
+                self.take_live(news, node, &say_state).await;
             }
             std::future::pending::<()>().await
         };
@@ -254,7 +242,7 @@ impl Session {
     /// Waits until the mesh knows where to begin; says why not when that takes too long.
     async fn find_start(
         &self,
-        mesh: &Mesh,
+        node: &LiveNode,
         followed: &mut mpsc::Receiver<Followed>,
         state: &watch::Sender<Option<SignedState>>,
     ) -> anyhow::Result<Serial> {
@@ -263,7 +251,7 @@ impl Session {
                        --mode minute does without"
                 .to_owned();
         let finding = async {
-            let start = live::find_start(mesh.window());
+            let start = live::find_start(node.mesh.window());
             tokio::pin!(start);
             loop {
                 tokio::select! {
@@ -274,7 +262,7 @@ impl Session {
                                 why = self.why(failure);
                                 tracing::warn!("{why}; trying again");
                             }
-                            _ => self.take_live(news, mesh, state).await,
+                            _ => self.take_live(news, node, state).await,
                         }
                     }
                 }
@@ -287,18 +275,18 @@ impl Session {
     }
 
     /// Takes in what following brought.
-    async fn take_live(&self, news: Followed, mesh: &Mesh, state: &watch::Sender<Option<SignedState>>) {
+    async fn take_live(&self, news: Followed, node: &LiveNode, state: &watch::Sender<Option<SignedState>>) {
         match news {
             Followed::State(new) => {
                 self.figures.lock().0.phase = Some(new.phase);
                 let before = state.send_replace(Some(new.clone()));
                 if before.and_then(|before| before.origin.clone()) != new.origin {
-                    mesh.set_origin(new.origin.clone()).await;
+                    node.mesh.set_origin(new.origin.clone()).await;
                 }
             }
             Followed::Record(record) => {
                 self.figures.lock().0.newest = Some(record.seq);
-                mesh.record(record).await;
+                node.record(record).await;
             }
             Followed::Joined(..) => {}
             Followed::Failed(failure) => {
@@ -308,8 +296,8 @@ impl Session {
         }
     }
 
-    async fn play_minutes(&self, swarm: &Arc<Swarm>) -> anyhow::Result<()> {
-        let (channel, start) = (self.options.link.channel, self.options.start);
+    async fn play_minutes(&self, swarm: &Arc<Swarm>, out: Out) -> anyhow::Result<()> {
+        let (channel, start) = (self.options.common.link.channel, self.options.start);
         let mut followed =
             follow(channel, self.trackers.to_vec(), start, now_ms, &self.tasks, self.cancel.clone());
         let (mut joiner, minutes) = Joiner::new(
@@ -322,7 +310,7 @@ impl Session {
         let first = self.find(&mut followed).await?;
         self.take(first, &mut joiner, &say_state).await;
 
-        let (player, sink) = self.open_sink(&state)?;
+        let (player, sink) = out.open(&self.title(&state))?;
         let closed = player.as_ref().map(|player| player.closed().clone());
         let mut playback = Playback {
             minutes,
@@ -353,18 +341,6 @@ impl Session {
         // Nothing more for the player: it sees the end of its input.
         drop(playback);
         finish(end, player).await
-    }
-
-    /// Starts the player, or opens standard output.
-    fn open_sink(
-        &self,
-        state: &watch::Receiver<Option<SignedState>>,
-    ) -> anyhow::Result<(Option<Player>, Sink)> {
-        if !self.to_player {
-            return Ok((None, Sink::stdout()?));
-        }
-        let (player, sink) = Player::start(&self.options.player, &self.title(state))?;
-        Ok((Some(player), sink))
     }
 
     /// Why a tracker is of no use.
@@ -426,7 +402,7 @@ impl Session {
 
     fn title(&self, state: &watch::Receiver<Option<SignedState>>) -> String {
         let said = state.borrow().as_ref().map(|state| state.title.clone()).filter(|title| !title.is_empty());
-        said.or_else(|| self.options.link.title.clone()).unwrap_or_else(|| "Minuet".into())
+        said.or_else(|| self.options.common.link.title.clone()).unwrap_or_else(|| "Minuet".into())
     }
 }
 
@@ -439,7 +415,7 @@ async fn until_closed(closed: Option<CancellationToken>) {
 }
 
 /// Ends the player as fits what became of playback.
-async fn finish(end: anyhow::Result<End>, player: Option<Player>) -> anyhow::Result<()> {
+async fn finish(end: anyhow::Result<End>, player: Option<sink::Player>) -> anyhow::Result<()> {
     match (end, player) {
         (Ok(End::Ended), player) => {
             tracing::info!("the broadcast has ended");

@@ -3,21 +3,15 @@
 use std::{sync::Arc, time::Instant};
 
 use anyhow::Context as _;
-use minuet_node::{
-    follow::{Followed, Start, follow},
-    mesh::{Mesh, MeshOptions, MeshRole, MeshStart},
-};
-use minuet_proto::{Phase, mesh::Serial};
+use minuet_node::follow::{Followed, Start, follow};
+use minuet_proto::Phase;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    END_TIMEOUT, console::Console, figures::Figures, folder::Folder, interrupted, now_ms, open_stats,
-    reporter::Reporter, trackers,
+    END_TIMEOUT, console::Console, figures::Figures, folder::Folder, interrupted, live_node::LiveNode,
+    now_ms, open_stats, reporter::Reporter, trackers,
 };
 use crate::options::Relay;
-
-/// Pieces that a relay keeps: some 4 to 8 minutes.
-const WINDOW: usize = 8192;
 
 /// Relays.
 pub fn main(options: Relay, verbose: u8) -> anyhow::Result<()> {
@@ -27,32 +21,16 @@ pub fn main(options: Relay, verbose: u8) -> anyhow::Result<()> {
 }
 
 async fn run(options: Relay, console: Console) -> anyhow::Result<()> {
-    let trackers = trackers(&options.link, &options.tracker)?;
-    let stats = open_stats(options.stats.as_deref())?;
-    let folder = Folder::open(options.data.as_deref())?;
-    let channel = options.link.channel;
-    let (mesh, _) = Mesh::start(MeshOptions {
-        channel,
-        key: None,
-        role: MeshRole::Relay,
-        start: MeshStart::Live,
-        target_delay: std::time::Duration::ZERO,
-        listen: options.listen,
-        upload_limit: options.upload_limit.map(|rate| rate.bytes_per_s()),
-        upload: true,
-        folder: folder.path().to_owned(),
-        window: WINDOW,
-        first_serial: Serial(0),
-        trackers: trackers.to_vec(),
-    })
-    .await?;
-    tracing::info!("relaying; viewers connect to {:?} by UDP; Ctrl-C ends", mesh.listen_addrs());
+    let trackers = trackers(&options.common.link, &options.common.tracker)?;
+    let stats = open_stats(options.common.stats.as_deref())?;
+    let folder = Folder::open(options.common.data.as_deref())?;
+    let channel = options.common.link.channel;
+    let node = LiveNode::start(&options.common, None, true, &trackers, folder.path()).await?;
+    tracing::info!("relaying; viewers connect to {:?} by UDP; Ctrl-C ends", node.mesh.listen_addrs());
     let figures = Arc::new(Figures::new(Instant::now()));
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-    let watched = mesh.watch_stats();
-    let traffic = Box::new(move || (*watched.borrow()).into());
     let reporting = CancellationToken::new();
-    let reporter = Reporter { figures: Arc::clone(&figures), traffic, console, stats };
+    let reporter = Reporter { figures: Arc::clone(&figures), traffic: node.traffic(), console, stats };
     let reporter = tokio::spawn(reporter.run(reporting.clone()));
 
     let mut followed = follow(channel, trackers.to_vec(), Start::Live, now_ms, &tasks, cancel.clone());
@@ -68,7 +46,7 @@ async fn run(options: Relay, console: Console) -> anyhow::Result<()> {
                 }
                 Followed::Record(record) => {
                     figures.lock().0.newest = Some(record.seq);
-                    mesh.record(record).await;
+                    node.record(record).await;
                 }
                 Followed::Joined(..) => {}
                 Followed::Failed(failure) => {
@@ -87,7 +65,7 @@ async fn run(options: Relay, console: Console) -> anyhow::Result<()> {
     cancel.cancel();
     tasks.close();
     let _ = tokio::time::timeout(END_TIMEOUT, tasks.wait()).await;
-    mesh.stop().await;
+    node.stop().await;
     drop(folder);
     done
 }

@@ -2,6 +2,9 @@
 //!
 //! One task, fed by queues; nothing in it waits for a peer, a disk beyond the page cache, or whoever reads the window.
 
+mod accept;
+mod review;
+
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -9,7 +12,6 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use iroh::endpoint::Connection;
 use minuet_mesh::{Direction, Input, LinkId, Node, Output, PieceRef, Role, Timestamp};
 use minuet_proto::{
     ChannelId, PieceHash, PieceId, SignedRecord,
@@ -22,6 +24,7 @@ use super::{
     MeshStats,
     early::EarlyBlocks,
     endpoint::Transport,
+    estimate::UplinkEstimate,
     link::{self, Link, LinkEvent, Opened},
     live::LiveWindow,
     origin::Origin,
@@ -87,8 +90,6 @@ enum Done {
     Fetched { piece: PieceRef, bytes: Option<Bytes> },
 }
 
-/// Most connections that others open here and that are in their handshake.
-const MAX_ACCEPTING: usize = 64;
 /// Finished work that may wait for the driver.
 const DONE_QUEUE: usize = 64;
 
@@ -98,6 +99,10 @@ pub(super) struct Driver {
     channel: ChannelId,
     epoch: Instant,
     transport: Transport,
+    /// How this node can be reached.
+    reach: watch::Receiver<Reach>,
+    /// What the line can send, where nobody said so.
+    estimate: Option<UplinkEstimate>,
     window: Arc<LiveWindow>,
     /// The time of the last input.
     handled: Timestamp,
@@ -115,10 +120,16 @@ pub(super) struct Driver {
     /// New heads, for who passes them on by other ways.
     heads: broadcast::Sender<Head>,
     stats: watch::Sender<MeshStats>,
+    /// Neighbours that others can find, now and then.
+    neighbours: watch::Sender<Vec<PeerInfo>>,
+    /// Looks taken.
+    reviews: u32,
     events: (mpsc::Sender<LinkEvent>, mpsc::Receiver<LinkEvent>),
     done: (mpsc::Sender<Done>, mpsc::Receiver<Done>),
     tasks: TaskTracker,
     cancel: CancellationToken,
+    /// Ends links, once they have had time for their last words.
+    links_cancel: CancellationToken,
 }
 
 impl Driver {
@@ -129,18 +140,25 @@ impl Driver {
         first_serial: Serial,
         epoch: Instant,
         transport: Transport,
+        reach: watch::Receiver<Reach>,
+        estimates: bool,
         window: Arc<LiveWindow>,
         records: mpsc::Sender<SignedRecord>,
         heads: broadcast::Sender<Head>,
         stats: watch::Sender<MeshStats>,
+        neighbours: watch::Sender<Vec<PeerInfo>>,
         tasks: TaskTracker,
         cancel: CancellationToken,
+        links_cancel: CancellationToken,
     ) -> Self {
+        let is_source = node.role() == Role::Source;
         Self {
             node,
             channel,
             epoch,
             transport,
+            reach,
+            estimate: estimates.then(|| UplinkEstimate::new(is_source, Timestamp::ZERO)),
             window,
             handled: Timestamp::ZERO,
             links: HashMap::new(),
@@ -154,22 +172,29 @@ impl Driver {
             records,
             heads,
             stats,
+            neighbours,
+            reviews: 0,
             events: mpsc::channel(EVENT_QUEUE),
             done: mpsc::channel(DONE_QUEUE),
             tasks,
             cancel,
+            links_cancel,
         }
     }
 
     /// Runs until cancelled, then takes leave of all neighbours.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        self.tasks.spawn(accept(
+        self.tasks.spawn(accept::accept(
             self.transport.clone(),
             self.channel,
             self.done.0.clone(),
             self.tasks.clone(),
             self.cancel.clone(),
         ));
+        if let Some(estimate) = &self.estimate {
+            let bytes_per_s = message_rate(estimate.limit());
+            self.handle(Input::UploadLimit { bytes_per_s });
+        }
         let mut review = tokio::time::interval(REVIEW);
         review.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -202,6 +227,11 @@ impl Driver {
                     Some(command) => self.on_command(command),
                     None => break,
                 },
+                Ok(()) = self.reach.changed() => {
+                    let address = self.reach.borrow_and_update().encode();
+                    tracing::debug!("reached at {:?}", *self.reach.borrow());
+                    self.handle(Input::Address { address });
+                }
                 _ = review.tick() => self.review(),
                 () = tokio::time::sleep_until(wake) => {
                     self.on_timeout(due);
@@ -303,7 +333,8 @@ impl Driver {
                 let id = LinkId(self.next_link);
                 self.next_link += 1;
                 let (peer, rtt) = (opened.peer, opened.rtt());
-                let link = opened.start(id, self.channel, self.events.0.clone(), &self.tasks, &self.cancel);
+                let link =
+                    opened.start(id, self.channel, self.events.0.clone(), &self.tasks, &self.links_cancel);
                 self.links.insert(id, link);
                 tracing::debug!("{id:?}: {direction:?} {peer:?}, round trip {} ms", rtt.as_millis());
                 self.handle(Input::LinkUp { link: id, peer, direction, rtt });
@@ -458,66 +489,5 @@ impl Driver {
             let _ = done.send(Done::Fetched { piece, bytes }).await;
         };
         self.tasks.spawn(cancel.run_until_cancelled_owned(fetching));
-    }
-
-    /// Tells the core of round trips, and readers of figures.
-    fn review(&mut self) {
-        let now = self.now();
-        self.handled = now;
-        let mut wire = self.past_wire;
-        self.relayed = 0;
-        for (id, link) in &self.links {
-            let path = link.path();
-            self.relayed += usize::from(path.relayed);
-            tracing::trace!("{id:?}: {path:?}, on its way: {:?}", link.undrained());
-            let (sent, received) = link.wire_bytes();
-            wire.0 += sent;
-            wire.1 += received;
-            if !path.rtt.is_zero() {
-                self.node.handle(Input::LinkRtt { link: *id, rtt: path.rtt }, now);
-            }
-        }
-        self.stats.send_replace(MeshStats {
-            core: *self.node.stats(),
-            peers: self.node.link_count(),
-            relayed: self.relayed,
-            http_bytes: self.http_bytes,
-            wire_sent: wire.0,
-            wire_received: wire.1,
-        });
-    }
-}
-
-/// Takes connections that others open, some handshakes at a time.
-async fn accept(
-    transport: Transport,
-    channel: ChannelId,
-    done: mpsc::Sender<Done>,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
-) {
-    let places = Arc::new(tokio::sync::Semaphore::new(MAX_ACCEPTING));
-    loop {
-        let place = match Arc::clone(&places).acquire_owned().await {
-            Ok(place) => place,
-            Err(_) => return,
-        };
-        let incoming = tokio::select! {
-            incoming = transport.incoming() => incoming,
-            () = cancel.cancelled() => return,
-        };
-        let Some(handshake) = incoming else { return };
-        let done = done.clone();
-        let opening = async move {
-            let connection: Option<Connection> = handshake.await;
-            if let Some(connection) = connection
-                && let Some(opened) = link::open(connection, channel, true).await
-            {
-                let opened = Some(Box::new(opened));
-                let _ = done.send(Done::Opened { peer: None, direction: Direction::Accepted, opened }).await;
-            }
-            drop(place);
-        };
-        tasks.spawn(cancel.clone().run_until_cancelled_owned(opening));
     }
 }

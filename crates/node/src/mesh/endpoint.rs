@@ -7,12 +7,13 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use iroh::{
     Endpoint, EndpointAddr, EndpointId, RelayConfig, RelayMap, RelayMode, RelayUrl, SecretKey, TransportAddr,
     Watcher as _,
-    endpoint::{Connection, QuicTransportConfig, VarInt, presets},
+    endpoint::{Connection, NetReportConfig, QuicTransportConfig, VarInt, presets},
 };
 use minuet_proto::mesh::NodeId;
 use noq_proto::congestion::CubicConfig;
+use tokio::sync::watch;
 
-use super::{Error, reach::Reach};
+use super::{Error, certificates::Pins, reach::Reach};
 
 /// Names the protocol in the handshake (RFC 7301). The number is that of the framing, not of the mesh messages, whose
 /// version is negotiated in Hello.
@@ -37,6 +38,18 @@ const STREAMS: u32 = 2;
 #[derive(Debug, Clone)]
 pub(super) struct Transport {
     endpoint: Endpoint,
+    pins: Pins,
+}
+
+/// A relay server, as a tracker describes its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RelayServer {
+    /// Its URL.
+    pub url: String,
+    /// The UDP port on its host at which a node is told the address that it is seen at.
+    pub discovery_port: Option<u16>,
+    /// SHA-256 of the certificate that is shown there; another one after each restart.
+    pub discovery_cert: Option<[u8; 32]>,
 }
 
 impl Transport {
@@ -55,10 +68,17 @@ impl Transport {
             .max_idle_timeout(IDLE_TIMEOUT.try_into().ok())
             .datagram_receive_buffer_size(None)
             .build();
+        let pins = Pins::default();
+        let mut net_report = NetReportConfig::default();
+        // It would ask port 80 of the relay server's host, where something else may listen.
+        net_report.captive_portal_check = false;
         let mut builder = Endpoint::builder(presets::Minimal)
             .secret_key(SecretKey::from_bytes(&secret))
             .alpns(vec![ALPN.to_vec()])
             .transport_config(quic)
+            .clear_address_lookup()
+            .ca_tls_config(pins.tls_config())
+            .net_report_config(net_report)
             .relay_mode(RelayMode::Custom(RelayMap::empty()));
         if !listen.ip().is_unspecified() {
             builder = builder.clear_ip_transports();
@@ -69,7 +89,7 @@ impl Transport {
             .bind()
             .await
             .map_err(|error| Error::Bind { listen, reason: innermost(&error) })?;
-        Ok(Self { endpoint })
+        Ok(Self { endpoint, pins })
     }
 
     /// This node's public key.
@@ -84,28 +104,41 @@ impl Transport {
 
     /// How this node can be reached, as far as is known now.
     pub fn reach(&self) -> Reach {
-        let addr = self.endpoint.addr();
-        let mut reach = Reach { relay: addr.relay_urls().next().map(ToString::to_string), addrs: Vec::new() };
-        reach.addrs.extend(addr.ip_addrs().copied());
-        // What may be of use far away goes first.
-        reach.addrs.sort_by_key(|addr| addr.ip().is_loopback());
-        reach
+        reach_of(&self.endpoint.addr())
     }
 
-    /// Waits until [`Transport::reach`] has changed.
-    pub async fn reach_changed(&self) {
+    /// Tells `reach` how this node can be reached whenever that changes, for ever.
+    pub async fn watch_reach(self, reach: watch::Sender<Reach>) {
         let mut watcher = self.endpoint.watch_addr();
-        if watcher.updated().await.is_err() {
-            std::future::pending::<()>().await;
+        let mut addr = watcher.get();
+        loop {
+            let now = reach_of(&addr);
+            reach.send_if_modified(|told| {
+                *told != now && {
+                    *told = now;
+                    true
+                }
+            });
+            match watcher.updated().await {
+                Ok(changed) => addr = changed,
+                // The endpoint is closed.
+                Err(_) => std::future::pending().await,
+            }
         }
     }
 
-    /// Uses the relay server at `url` from now on.
-    pub async fn use_relay(&self, url: &str) -> Result<(), Error> {
-        let bad = |reason: String| Error::Relay { url: url.to_owned(), reason };
-        let parsed: RelayUrl = url.parse().map_err(|error| bad(format!("{error}")))?;
-        let config = RelayConfig::new(parsed.clone(), None);
-        self.endpoint.insert_relay(parsed, Arc::new(config)).await;
+    /// Uses a relay server from now on, and learns this node's public address there.
+    pub async fn use_relay(&self, relay: &RelayServer) -> Result<(), Error> {
+        let bad = |reason: String| Error::Relay { url: relay.url.clone(), reason };
+        let url: RelayUrl = relay.url.parse().map_err(|error| bad(format!("{error}")))?;
+        let mut config = RelayConfig::from(url.clone());
+        config.quic = relay.discovery_port.zip(relay.discovery_cert).map(|(port, cert)| {
+            self.pins.add(cert);
+            let mut quic = config.quic.take().unwrap_or_default();
+            quic.port = port;
+            quic
+        });
+        self.endpoint.insert_relay(url, Arc::new(config)).await;
         Ok(())
     }
 
@@ -146,6 +179,10 @@ impl Transport {
     }
 }
 
+fn reach_of(addr: &EndpointAddr) -> Reach {
+    Reach::new(addr.ip_addrs().copied(), addr.relay_urls().next().map(ToString::to_string))
+}
+
 /// The far end's key.
 pub(super) fn peer_of(connection: &Connection) -> NodeId {
     NodeId(*connection.remote_id().as_bytes())
@@ -153,7 +190,7 @@ pub(super) fn peer_of(connection: &Connection) -> NodeId {
 
 /// What the transport knows of a connection.
 #[derive(Debug, Clone, Copy, Default)]
-#[allow(dead_code, reason = "window and packets are for whoever reads the trace")]
+#[allow(dead_code, reason = "the window is for whoever reads the trace")]
 pub(super) struct PathFigures {
     /// Smoothed round trip of the path in use.
     pub rtt: Duration,

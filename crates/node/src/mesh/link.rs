@@ -7,7 +7,7 @@
 //! Rule: media is read only once the control stream's first frame, which is Hello, was given on. Streams overtake each
 //! other, and a block before Hello would look like a broken protocol.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
@@ -34,6 +34,8 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How much is read at once.
 const READ_LEN: usize = 64 << 10;
+/// What has not gone out by then waits for the path, not for its turn.
+const LATE: Duration = Duration::from_millis(50);
 /// Control goes before media (higher is sooner).
 const CONTROL_PRIORITY: i32 = 1;
 
@@ -66,21 +68,25 @@ pub(super) struct Link {
 /// transport has sent as many more as were waiting then.
 #[derive(Debug, Default)]
 struct Wire {
-    /// What was handed over: the transport's count by which it is out, and its length.
-    waiting: std::collections::VecDeque<(u64, u64)>,
+    /// What was handed over: the transport's count by which it is out, its length, and when.
+    waiting: std::collections::VecDeque<(u64, u64, Instant)>,
+    /// Something has waited for longer than [`LATE`].
+    late: bool,
 }
 
 impl Wire {
-    fn hand_over(&mut self, bytes: u64, sent: u64) {
-        let behind = self.waiting.back().map_or(sent, |(target, _)| *target);
-        self.waiting.push_back((behind.max(sent) + bytes, bytes));
+    fn hand_over(&mut self, bytes: u64, sent: u64, now: Instant) {
+        let behind = self.waiting.back().map_or(sent, |(target, ..)| *target);
+        self.waiting.push_back((behind.max(sent) + bytes, bytes, now));
     }
 
-    fn drained(&mut self, sent: u64) -> u64 {
+    fn drained(&mut self, sent: u64, now: Instant) -> u64 {
         let mut drained = 0;
-        while let Some((target, bytes)) = self.waiting.front()
-            && *target <= sent
-        {
+        while let Some((target, bytes, since)) = self.waiting.front() {
+            self.late |= now.saturating_duration_since(*since) > LATE;
+            if *target > sent {
+                break;
+            }
             drained += bytes;
             self.waiting.pop_front();
         }
@@ -170,13 +176,14 @@ impl Opened {
 impl Link {
     /// Hands a control frame over. False if the far end takes none any more.
     pub fn send_control(&mut self, frame: Bytes) -> bool {
-        self.wire.hand_over(frame.len() as u64, endpoint::sent_bytes(&self.connection));
+        self.wire.hand_over(frame.len() as u64, endpoint::sent_bytes(&self.connection), Instant::now());
         self.control.try_send(frame).is_ok()
     }
 
     /// Hands a block over: its frame's header and its payload. False if the far end takes none any more.
     pub fn send_block(&mut self, header: Bytes, payload: Bytes) -> bool {
-        self.wire.hand_over((header.len() + payload.len()) as u64, endpoint::sent_bytes(&self.connection));
+        let sent = endpoint::sent_bytes(&self.connection);
+        self.wire.hand_over((header.len() + payload.len()) as u64, sent, Instant::now());
         self.media.try_send([header, payload]).is_ok()
     }
 
@@ -185,8 +192,13 @@ impl Link {
         if self.wire.waiting.is_empty() {
             0
         } else {
-            self.wire.drained(endpoint::sent_bytes(&self.connection))
+            self.wire.drained(endpoint::sent_bytes(&self.connection), Instant::now())
         }
+    }
+
+    /// Whether anything has waited for the path since the last call.
+    pub fn take_late(&mut self) -> bool {
+        std::mem::take(&mut self.wire.late)
     }
 
     /// Whether anything that was handed over has not gone out.
@@ -196,7 +208,7 @@ impl Link {
 
     /// Bytes handed over that have not gone out.
     pub fn undrained(&self) -> u64 {
-        self.wire.waiting.iter().map(|(_, bytes)| bytes).sum()
+        self.wire.waiting.iter().map(|(_, bytes, _)| bytes).sum()
     }
 
     /// What the transport knows of the path.
@@ -316,14 +328,17 @@ mod tests {
     #[test]
     fn what_was_handed_over_is_out_when_as_much_was_sent() {
         let mut wire = Wire::default();
-        wire.hand_over(100, 1000);
-        wire.hand_over(50, 1000);
-        assert_eq!(wire.drained(1099), 0);
-        assert_eq!(wire.drained(1100), 100);
-        assert_eq!(wire.drained(1149), 0);
-        assert_eq!(wire.drained(9000), 50);
-        wire.hand_over(10, 9000);
-        assert_eq!(wire.drained(9009), 0);
-        assert_eq!(wire.drained(9010), 10);
+        let begin = Instant::now();
+        wire.hand_over(100, 1000, begin);
+        wire.hand_over(50, 1000, begin);
+        assert_eq!(wire.drained(1099, begin), 0);
+        assert_eq!(wire.drained(1100, begin + LATE), 100);
+        assert_eq!(wire.drained(1149, begin + LATE), 0);
+        assert!(!wire.late);
+        assert_eq!(wire.drained(9000, begin + 2 * LATE), 50);
+        assert!(wire.late);
+        wire.hand_over(10, 9000, begin);
+        assert_eq!(wire.drained(9009, begin), 0);
+        assert_eq!(wire.drained(9010, begin), 10);
     }
 }

@@ -14,6 +14,9 @@ use minuet_proto::mesh::{Head, Serial};
 use minuet_store::PieceRing;
 use tokio::sync::watch;
 
+/// Over how much of the stream its rate is taken, in milliseconds.
+const RATE_MS: u64 = 4000;
+
 /// A piece that a verified head has named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LivePiece {
@@ -70,6 +73,24 @@ impl LiveWindow {
     /// The newest piece that is known.
     pub fn newest(&self) -> Option<LivePiece> {
         self.lock().pieces.last_key_value().map(|(_, piece)| *piece)
+    }
+
+    /// The stream's rate of late in bytes a second, 0 where too little is known.
+    pub(super) fn rate(&self) -> u64 {
+        let state = self.lock();
+        let Some(newest) = state.pieces.last_key_value().map(|(_, known)| known.piece.ingest_ms) else {
+            return 0;
+        };
+        let (mut bytes, mut oldest) = (0, newest);
+        for known in state.pieces.values().rev() {
+            if known.piece.ingest_ms.saturating_add(RATE_MS) < newest {
+                break;
+            }
+            bytes += u64::from(known.piece.len);
+            oldest = oldest.min(known.piece.ingest_ms);
+        }
+        let ms = newest - oldest;
+        if ms * 2 < RATE_MS { 0 } else { bytes * 1000 / ms }
     }
 
     /// The first known piece after `serial`.
@@ -252,5 +273,11 @@ mod tests {
         window.forget_before(Serial(59));
         assert_eq!(offset(59), None);
         assert!(window.knows(Serial(3)) && !window.knows(Serial(60)));
+    }
+
+    #[test]
+    fn the_rate_is_that_of_the_last_seconds() {
+        assert_eq!(window(10, |_| false).rate(), 0);
+        assert!((40..=42).contains(&window(100, |_| false).rate()));
     }
 }

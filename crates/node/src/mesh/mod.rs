@@ -3,10 +3,13 @@
 //! This module is the only one that names iroh. What others see: [`Mesh`] (a running node), [`LiveWindow`] (the newest
 //! pieces), [`MeshStats`].
 
+mod certificates;
 mod driver;
 mod early;
 mod endpoint;
 mod error;
+mod estimate;
+mod known;
 mod link;
 mod live;
 mod origin;
@@ -28,7 +31,10 @@ use minuet_proto::{
 use minuet_store::PieceRing;
 use reqwest::Url;
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 pub use driver::ClosedPiece;
 use driver::{Command, Driver};
@@ -65,7 +71,7 @@ pub struct MeshOptions {
     pub target_delay: Duration,
     /// Where links are accepted, by UDP.
     pub listen: SocketAddr,
-    /// Most that is sent, in bytes a second on the wire.
+    /// Most that is sent, in bytes a second on the wire; found out by and by where it is not given.
     pub upload_limit: Option<u64>,
     /// Whether media is passed on at all.
     pub upload: bool,
@@ -75,6 +81,8 @@ pub struct MeshOptions {
     pub window: usize,
     /// Source: number of the first piece; above all that were ever given out.
     pub first_serial: Serial,
+    /// File in which neighbours are remembered for the next run.
+    pub known: Option<PathBuf>,
     /// Whom to ask for nodes.
     pub trackers: Vec<TrackerClient>,
 }
@@ -88,6 +96,8 @@ pub struct MeshStats {
     pub peers: usize,
     /// Of these, through a relay server.
     pub relayed: usize,
+    /// What the line seems to send, in bytes a second on the wire, where no limit was given.
+    pub upload_limit: Option<u64>,
     /// Payload from the HTTP origin.
     pub http_bytes: u64,
     /// UDP payload sent over links, everything included.
@@ -105,6 +115,8 @@ pub struct Mesh {
     transport: Transport,
     tasks: TaskTracker,
     cancel: CancellationToken,
+    /// Ends links that are still there; they outlive the driver, which has last words for them.
+    _links: DropGuard,
 }
 
 /// Gives closed pieces to a source's mesh, from any thread. Cheap to clone.
@@ -143,30 +155,50 @@ impl Mesh {
         let (records, brought) = mpsc::channel(RECORD_QUEUE);
         let (heads, _) = broadcast::channel(HEAD_QUEUE);
         let (say_stats, stats) = watch::channel(MeshStats::default());
-        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let (tasks, cancel, links) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+        let (say_neighbours, neighbours) = watch::channel(Vec::new());
+        if let Some(path) = options.known.clone() {
+            let peers = known::read(&path);
+            tracing::debug!("{} nodes are known from before", peers.len());
+            // The queue is empty.
+            let _ = commands.try_send(Command::Peers(peers));
+            tasks.spawn(known::remember(path, neighbours, cancel.clone()));
+        }
+        let (say_reach, reach) = watch::channel(transport.reach());
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(transport.clone().watch_reach(say_reach)));
         let driver = Driver::new(
             node,
             options.channel,
             options.first_serial,
             epoch,
             transport.clone(),
+            reach.clone(),
+            options.upload && options.upload_limit.is_none(),
             Arc::clone(&window),
             records,
             heads.clone(),
             say_stats,
+            say_neighbours,
             tasks.clone(),
             cancel.clone(),
+            links.clone(),
         );
         tasks.spawn(driver.run(queue));
         for tracker in options.trackers.clone() {
-            let rendezvous =
-                rendezvous::Rendezvous::new(tracker.clone(), &options, transport.clone(), commands.clone());
+            let rendezvous = rendezvous::Rendezvous::new(
+                tracker.clone(),
+                &options,
+                transport.clone(),
+                reach.clone(),
+                commands.clone(),
+            );
             tasks.spawn(rendezvous.run(cancel.clone()));
             if let Some(key) = options.key.clone() {
                 tasks.spawn(rendezvous::post_heads(tracker, key, heads.subscribe(), cancel.clone()));
             }
         }
-        Ok((Self { commands, window, stats, transport, tasks, cancel }, brought))
+        let _links = links.drop_guard();
+        Ok((Self { commands, window, stats, transport, tasks, cancel, _links }, brought))
     }
 
     /// The newest pieces.

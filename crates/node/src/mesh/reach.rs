@@ -29,6 +29,17 @@ pub struct Reach {
 }
 
 impl Reach {
+    /// Addresses in the order of how far they reach: what is of use far away goes first.
+    pub fn new(addrs: impl IntoIterator<Item = SocketAddr>, relay: Option<String>) -> Self {
+        let mut addrs: Vec<SocketAddr> = addrs.into_iter().collect();
+        addrs.sort_by_key(|addr| match addr.ip().to_canonical() {
+            ip if ip.is_loopback() => 2,
+            IpAddr::V4(ip) => u8::from(ip.is_private() || ip.is_link_local()),
+            IpAddr::V6(ip) => u8::from(ip.is_unique_local() || ip.is_unicast_link_local()),
+        });
+        Self { addrs, relay }
+    }
+
     /// The encoded form. What does not fit is left out, the last addresses first.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
@@ -107,6 +118,17 @@ mod tests {
         let many =
             Reach { addrs: vec!["[2001:db8::1]:7".parse().unwrap(); 99], relay: Some("x".repeat(100)) };
         assert!(many.encode().len() <= MAX_LEN);
+    }
+
+    #[test]
+    fn addresses_that_reach_farthest_are_told_first() {
+        let addrs = ["127.0.0.1:7", "192.168.1.2:7", "[fe80::1]:7", "198.51.100.1:7", "[2001:db8::1]:7"];
+        let reach = Reach::new(addrs.map(|addr| addr.parse().unwrap()), None);
+        let order: Vec<String> = reach.addrs.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            order,
+            ["198.51.100.1:7", "[2001:db8::1]:7", "192.168.1.2:7", "[fe80::1]:7", "127.0.0.1:7"]
+        );
     }
 
     #[test]

@@ -7,16 +7,22 @@ use std::{collections::VecDeque, time::Duration};
 use minuet_mesh::Role;
 use minuet_proto::{
     ChannelId, ChannelKey,
-    channel_api::mesh::{CheckedHead, JoinRequest, MAX_JOIN_HEAD_PIECES, MAX_POSTED_HEADS, MeshNode},
-    mesh::{Head, HelloFlags, PeerInfo},
+    channel_api::mesh::{CheckedHead, JoinRequest, MAX_JOIN_HEAD_PIECES, MAX_NODE_ADDRS, MAX_POSTED_HEADS},
+    mesh::Head,
 };
 use tokio::{
-    sync::{broadcast, mpsc},
+    sync::{broadcast, mpsc, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{MeshOptions, driver::Command, endpoint::Transport, reach::Reach};
+use super::{
+    MeshOptions,
+    driver::Command,
+    endpoint::{RelayServer, Transport},
+    known::peer_info,
+    reach::Reach,
+};
 use crate::{Backoff, TrackerClient, tracker::MeshSnapshot};
 
 /// The first wait after a failure, and the longest.
@@ -38,8 +44,9 @@ pub(super) struct Rendezvous {
     channel: ChannelId,
     request: JoinRequest,
     transport: Transport,
+    reach: watch::Receiver<Reach>,
     commands: mpsc::Sender<Command>,
-    relay: Option<String>,
+    relay: Option<RelayServer>,
 }
 
 impl Rendezvous {
@@ -47,6 +54,7 @@ impl Rendezvous {
         tracker: TrackerClient,
         options: &MeshOptions,
         transport: Transport,
+        reach: watch::Receiver<Reach>,
         commands: mpsc::Sender<Command>,
     ) -> Self {
         let kbps = options.upload_limit.unwrap_or(0).saturating_mul(8) / 1000;
@@ -60,7 +68,7 @@ impl Rendezvous {
             heads: if options.role == Role::Source { 0 } else { MAX_JOIN_HEAD_PIECES },
             ..JoinRequest::new(transport.id())
         };
-        Self { tracker, channel: options.channel, request, transport, commands, relay: None }
+        Self { tracker, channel: options.channel, request, transport, reach, commands, relay: None }
     }
 
     /// Announces the node until cancelled, then takes leave.
@@ -77,8 +85,9 @@ impl Rendezvous {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut complained = false;
         loop {
-            let reach = self.transport.reach();
+            let reach = self.reach.borrow_and_update().clone();
             self.request.addrs = reach.addrs;
+            self.request.addrs.truncate(MAX_NODE_ADDRS);
             self.request.relay = reach.relay;
             let asked = Instant::now();
             let wait = match self.tracker.join_mesh(self.channel, &self.request).await {
@@ -100,7 +109,9 @@ impl Rendezvous {
             };
             // A new address is worth telling at once, but not again and again.
             let news = async {
-                self.transport.reach_changed().await;
+                if self.reach.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
                 tokio::time::sleep_until(asked + SHORTEST).await;
             };
             let _ = tokio::time::timeout(wait, news).await;
@@ -108,7 +119,12 @@ impl Rendezvous {
     }
 
     async fn take(&mut self, answer: MeshSnapshot) {
-        if let Some(relay) = answer.relay
+        let relay = answer.relay.map(|url| RelayServer {
+            url,
+            discovery_port: answer.relay_quic_port,
+            discovery_cert: answer.relay_quic_cert,
+        });
+        if let Some(relay) = relay
             && self.relay.as_ref() != Some(&relay)
         {
             match self.transport.use_relay(&relay).await {
@@ -120,20 +136,6 @@ impl Rendezvous {
         let _ = self.commands.send(Command::Heads(heads)).await;
         let peers = answer.nodes.into_iter().map(peer_info).collect();
         let _ = self.commands.send(Command::Peers(peers)).await;
-    }
-}
-
-fn peer_info(node: MeshNode) -> PeerInfo {
-    PeerInfo {
-        node: node.node,
-        flags: HelloFlags {
-            dialable: node.dialable,
-            no_upload: node.no_upload,
-            relay: node.is_relay,
-            source: node.is_source,
-        },
-        upload_kbps: node.upload_kbps,
-        address: Reach { addrs: node.addrs, relay: node.relay }.encode(),
     }
 }
 

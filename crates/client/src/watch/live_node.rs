@@ -1,0 +1,147 @@
+//! A node of the live mesh as `watch` and `relay` run it, with what it seeds of the stream.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use minuet_node::{
+    TrackerClient,
+    mesh::{Mesh, MeshOptions, MeshRole, MeshStart},
+};
+use minuet_proto::{SignedRecord, mesh::Serial};
+use minuet_swarm::{MIN_UPLOAD_BYTES_PER_S, Swarm, Upload};
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use super::{figures::Traffic, seeder::Seeder};
+use crate::options::Common;
+
+/// Pieces that a viewer keeps and passes on: some 30 to 60 s.
+const VIEWER_WINDOW: usize = 1024;
+/// The same of a viewer that seeds finished minutes, which it puts together from them.
+const SEEDING_WINDOW: usize = 4096;
+/// The same of a relay: some 4 to 8 minutes.
+const RELAY_WINDOW: usize = 8192;
+/// Finished minutes that a relay seeds unless told otherwise.
+const RELAY_SEEDS: u16 = 10;
+/// Part of an upload limit that finished minutes may take; the live mesh has the rest, so that both keep within it.
+const SEEDS_SHARE: u64 = 8;
+
+/// A running node.
+pub struct LiveNode {
+    /// Its place in the mesh.
+    pub mesh: Arc<Mesh>,
+    seeding: Option<Seeding>,
+}
+
+struct Seeding {
+    swarm: Arc<Swarm>,
+    records: mpsc::Sender<SignedRecord>,
+    task: JoinHandle<()>,
+}
+
+impl LiveNode {
+    /// Joins the mesh. `delay` is what a viewer aims at; a relay has none.
+    pub async fn start(
+        common: &Common,
+        delay: Option<Duration>,
+        upload: bool,
+        trackers: &[TrackerClient],
+        folder: &Path,
+    ) -> anyhow::Result<Self> {
+        let channel = common.link.channel;
+        let seeds = common.seed_minutes.unwrap_or(if delay.is_some() { 0 } else { RELAY_SEEDS });
+        let limit = common.upload_limit.map(|rate| rate.bytes_per_s());
+        let for_seeds = limit.filter(|_| seeds > 0).map_or(0, |limit| limit / SEEDS_SHARE);
+        let window = match delay {
+            None => RELAY_WINDOW,
+            Some(_) if seeds > 0 => SEEDING_WINDOW,
+            Some(_) => VIEWER_WINDOW,
+        };
+        let options = MeshOptions {
+            channel,
+            key: None,
+            role: if delay.is_some() { MeshRole::Viewer } else { MeshRole::Relay },
+            start: MeshStart::Live,
+            target_delay: delay.unwrap_or_default(),
+            listen: common.listen,
+            upload_limit: limit.map(|limit| limit - for_seeds),
+            upload,
+            folder: folder.to_owned(),
+            window,
+            first_serial: Serial(0),
+            known: known_nodes(common),
+            trackers: trackers.to_vec(),
+        };
+        // Records come from the trackers.
+        let (mesh, _) = Mesh::start(options).await?;
+        let mesh = Arc::new(mesh);
+        let mut listen = common.listen;
+        if let Some(bound) = mesh.listen_addrs().iter().find(|addr| addr.is_ipv4() == listen.is_ipv4()) {
+            listen.set_port(bound.port());
+        }
+        let seeding = if seeds > 0 {
+            let upload = match limit {
+                None => Upload::Unlimited,
+                Some(_) => {
+                    Upload::AtMost(u32::try_from(for_seeds).unwrap_or(u32::MAX).max(MIN_UPLOAD_BYTES_PER_S))
+                }
+            };
+            let seeder = Seeder::start(folder, listen, upload, trackers, usize::from(seeds)).await?;
+            let (records, queue) = Seeder::queue();
+            let swarm = Arc::clone(seeder.swarm());
+            let task = tokio::spawn(seeder.run(queue, Arc::clone(mesh.window())));
+            Some(Seeding { swarm, records, task })
+        } else {
+            None
+        };
+        Ok(Self { mesh, seeding })
+    }
+
+    /// A minute is sealed.
+    pub async fn record(&self, record: SignedRecord) {
+        if let Some(seeding) = &self.seeding {
+            // A minute that finds no place here is not seeded.
+            let _ = seeding.records.try_send(record.clone());
+        }
+        self.mesh.record(record).await;
+    }
+
+    /// What it sends and receives.
+    pub fn traffic(&self) -> Box<dyn Fn() -> Traffic + Send + Sync> {
+        let stats = self.mesh.watch_stats();
+        // Who reports must not keep it from ending.
+        let swarm = self.seeding.as_ref().map(|seeding| Arc::downgrade(&seeding.swarm));
+        Box::new(move || {
+            let live: Traffic = (*stats.borrow()).into();
+            let swarm = swarm.as_ref().and_then(std::sync::Weak::upgrade);
+            let sent = swarm.map_or(0, |swarm| swarm.stats().transfer.sent);
+            Traffic { sent: live.sent + sent, ..live }
+        })
+    }
+
+    /// Takes leave.
+    pub async fn stop(self) {
+        if let Some(Seeding { swarm, records, task }) = self.seeding {
+            drop(records);
+            task.abort();
+            let _ = task.await;
+            if let Some(swarm) = Arc::into_inner(swarm) {
+                swarm.stop().await;
+            }
+        }
+        if let Some(mesh) = Arc::into_inner(self.mesh) {
+            mesh.stop().await;
+        }
+    }
+}
+
+/// The file of nodes to find again: in `--data`, else where caches belong (XDG Base Directory Specification).
+fn known_nodes(common: &Common) -> Option<PathBuf> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = || absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    let folder = common.data.clone().or_else(|| cache().map(|cache| cache.join("minuet")))?;
+    Some(folder.join(format!("nodes-{}.json", common.link.channel)))
+}

@@ -1,0 +1,185 @@
+//! Nodes that are remembered from one run to the next, so that a viewer finds its way back while no tracker answers.
+//!
+//! A file in JSON, one for each channel: those that this node was linked with, the last seen first. It is a hint, no more:
+//! a link proves who is at its other end. Bounds: [`MAX_KNOWN`] nodes, none older than [`MAX_AGE`], [`MAX_LEN`] bytes.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use minuet_proto::{
+    channel_api::mesh::MeshNode,
+    mesh::{HelloFlags, PeerInfo},
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::reach::Reach;
+
+/// Most nodes in a file.
+const MAX_KNOWN: usize = 64;
+/// A node that was not seen for so long has most likely another key and address by now.
+const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
+/// A longer file is not ours.
+const MAX_LEN: u64 = 128 * 1024;
+/// When the file is written first, and how often after that.
+const WRITE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+
+/// The file's content.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    /// The last seen first.
+    nodes: Vec<Seen>,
+}
+
+/// A node, and when it was a neighbour.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Seen {
+    /// In Unix seconds.
+    at_s: u64,
+    #[serde(flatten)]
+    node: MeshNode,
+}
+
+impl Known {
+    /// What a file says, as far as it is of use.
+    fn parse(json: &[u8], now_s: u64) -> Self {
+        let mut known: Self = serde_json::from_slice(json).unwrap_or_default();
+        known.forget(now_s);
+        known
+    }
+
+    fn forget(&mut self, now_s: u64) {
+        // What comes from the future was written under a wrong clock.
+        self.nodes.retain(|seen| now_s.checked_sub(seen.at_s).is_some_and(|age| age <= MAX_AGE.as_secs()));
+        self.nodes.truncate(MAX_KNOWN);
+    }
+
+    /// These are neighbours now.
+    fn note(&mut self, neighbours: &[PeerInfo], now_s: u64) {
+        self.nodes.retain(|seen| neighbours.iter().all(|neighbour| neighbour.node != seen.node.node));
+        let seen = neighbours.iter().map(|info| Seen { at_s: now_s, node: describe(info) });
+        self.nodes.splice(..0, seen);
+        self.forget(now_s);
+    }
+
+    fn peers(&self) -> Vec<PeerInfo> {
+        self.nodes.iter().map(|seen| peer_info(seen.node.clone())).collect()
+    }
+}
+
+/// What the channel API says of a node, as the mesh knows it.
+pub(super) fn peer_info(node: MeshNode) -> PeerInfo {
+    PeerInfo {
+        node: node.node,
+        flags: HelloFlags {
+            dialable: node.dialable,
+            no_upload: node.no_upload,
+            relay: node.is_relay,
+            source: node.is_source,
+        },
+        upload_kbps: node.upload_kbps,
+        address: Reach { addrs: node.addrs, relay: node.relay }.encode(),
+    }
+}
+
+fn describe(info: &PeerInfo) -> MeshNode {
+    let reach = Reach::decode(&info.address);
+    MeshNode {
+        node: info.node,
+        addrs: reach.addrs,
+        relay: reach.relay,
+        dialable: info.flags.dialable,
+        no_upload: info.flags.no_upload,
+        is_relay: info.flags.relay,
+        is_source: info.flags.source,
+        upload_kbps: info.upload_kbps,
+    }
+}
+
+/// The nodes of an earlier run.
+pub(super) fn read(path: &Path) -> Vec<PeerInfo> {
+    let json = std::fs::metadata(path)
+        .and_then(|found| if found.len() > MAX_LEN { Ok(Vec::new()) } else { std::fs::read(path) });
+    Known::parse(&json.unwrap_or_default(), now_s()).peers()
+}
+
+/// Keeps the file up to date until cancelled.
+pub(super) async fn remember(
+    path: PathBuf,
+    neighbours: watch::Receiver<Vec<PeerInfo>>,
+    cancel: CancellationToken,
+) {
+    let mut wait = WRITE.0;
+    let mut known = Known::parse(&tokio::fs::read(&path).await.unwrap_or_default(), now_s());
+    loop {
+        let ends = tokio::time::timeout(wait, cancel.cancelled()).await.is_ok();
+        wait = WRITE.1;
+        let now = neighbours.borrow().clone();
+        if !now.is_empty() {
+            known.note(&now, now_s());
+            if let Err(error) = write(&path, &known).await {
+                tracing::debug!("neighbours are not remembered in {}: {error}", path.display());
+            }
+        }
+        if ends {
+            return;
+        }
+    }
+}
+
+async fn write(path: &Path, known: &Known) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        tokio::fs::create_dir_all(folder).await?;
+    }
+    let part = path.with_extension("part");
+    tokio::fs::write(&part, serde_json::to_vec(known)?).await?;
+    tokio::fs::rename(&part, path).await
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use minuet_proto::mesh::NodeId;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn info(n: u8) -> PeerInfo {
+        let addrs = vec![([192, 0, 2, n], 7).into()];
+        let flags = HelloFlags { dialable: true, ..HelloFlags::default() };
+        let address = Reach { addrs, relay: Some("http://tracker.example/".into()) }.encode();
+        PeerInfo { node: NodeId([n; 32]), flags, upload_kbps: 9, address }
+    }
+
+    #[test]
+    fn neighbours_survive_a_restart_but_not_for_ever_and_not_without_number() {
+        let mut known = Known::default();
+        for n in 0..100 {
+            known.note(&[info(n)], 1000 + u64::from(n));
+        }
+        assert_eq!(known.nodes.len(), MAX_KNOWN);
+        let json = serde_json::to_vec(&known).unwrap();
+        assert!(json.len() < MAX_LEN as usize);
+        let peers = Known::parse(&json, 1100).peers();
+        assert_eq!(peers[0], info(99));
+        assert_eq!(peers.len(), MAX_KNOWN);
+        known.note(&[info(50)], 1100);
+        assert_eq!((known.peers()[0].clone(), known.nodes.len()), (info(50), MAX_KNOWN));
+        assert_eq!(Known::parse(&json, 1098 + MAX_AGE.as_secs()).peers(), [info(99), info(98)]);
+        assert!(Known::parse(&json, 10).nodes.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_file_is_read_without_harm(json in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Known::parse(&json, 1000).peers();
+        }
+    }
+}
