@@ -2,6 +2,8 @@
 //!
 //! The binaries lie beside the tests (`cargo build --release --workspace --bins`); `scripts/test` builds them first.
 
+pub mod hostile;
+
 use std::{
     fs::File,
     io::{BufRead as _, BufReader, Read as _},
@@ -159,6 +161,14 @@ impl Process {
                 Err(RecvTimeoutError::Timeout) => panic!("{} did not end: {:?}", self.name, self.seen),
             }
         }
+    }
+
+    /// The most memory that it has had in use, in MB. It must still run.
+    pub fn peak_memory_mb(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says so");
+        let kb = peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB");
+        kb / 1000
     }
 
     /// Sends it a signal by name, as in `TERM`.

@@ -1,0 +1,272 @@
+//! Nodes that do harm, over real links: they join a channel's mesh as any node does, and then lie. One kind of harm each,
+//! so that it can be told which one an honest node did not survive.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use iroh::{
+    Endpoint, EndpointAddr, EndpointId, RelayMode, TransportAddr,
+    endpoint::{Connection, RecvStream, SendStream, presets},
+};
+use minuet_node::TrackerClient;
+use minuet_proto::{
+    ChannelId, ChannelLink, PieceHash,
+    channel_api::mesh::JoinRequest,
+    mesh::{Block, Frame, Head, Hello, HelloFlags, Message, NodeId, Request, Serial, SignedHead, Window},
+};
+use tokio::{runtime::Runtime, task::JoinHandle};
+
+const ALPN: &[u8] = b"minuet-mesh/1";
+/// How often the tracker is asked for victims, and those who hung up are dialled again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Payload of a block.
+const BLOCK: u32 = 16 * 1024;
+
+/// What a node does to those who trust it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Harm {
+    /// Promises every piece, and sends garbage for it.
+    Corrupt,
+    /// Passes on heads that it has changed, signed by nobody.
+    Forge,
+    /// Asks for everything, again and again, as fast as it can.
+    Flood,
+    /// Promises every piece, and never sends one.
+    Silence,
+}
+
+/// A node that does harm until it is dropped.
+pub struct Hostile {
+    deeds: Arc<Deeds>,
+    _runtime: Runtime,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Deeds {
+    /// Links over which an honest node said something.
+    pub links: AtomicU64,
+    /// Links that were cut off without a word: the far end knows what this is, and refuses it.
+    pub refused: AtomicU64,
+    /// Messages sent.
+    pub sent: AtomicU64,
+}
+
+impl Hostile {
+    /// Starts one in the channel that `link` names.
+    pub fn start(harm: Harm, link: &str) -> Self {
+        let link: ChannelLink = link.parse().expect("a channel link");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let deeds = Arc::new(Deeds::default());
+        runtime.spawn(live(harm, link, Arc::clone(&deeds)));
+        Self { deeds, _runtime: runtime }
+    }
+
+    /// Links over which it was listened to.
+    pub fn links(&self) -> u64 {
+        self.deeds.links.load(Ordering::Relaxed)
+    }
+
+    /// How often it was refused.
+    pub fn refused(&self) -> u64 {
+        self.deeds.refused.load(Ordering::Relaxed)
+    }
+
+    /// Messages that it has sent.
+    pub fn sent(&self) -> u64 {
+        self.deeds.sent.load(Ordering::Relaxed)
+    }
+}
+
+/// Meets all it can, and meets them again when they hang up.
+async fn live(harm: Harm, link: ChannelLink, deeds: Arc<Deeds>) {
+    let endpoint = Endpoint::builder(presets::Minimal)
+        .alpns(vec![ALPN.to_vec()])
+        .relay_mode(RelayMode::Disabled)
+        .clear_address_lookup()
+        .bind()
+        .await
+        .expect("an endpoint");
+    let tracker = TrackerClient::new(link.trackers[0].clone()).expect("a tracker");
+    let mut request = JoinRequest::new(NodeId(*endpoint.id().as_bytes()));
+    request.addrs = endpoint.bound_sockets();
+    request.upload_kbps = 1_000_000;
+    request.want = 32;
+    let mut victims: HashMap<NodeId, JoinHandle<()>> = HashMap::new();
+    loop {
+        let told = tracker.join_mesh(link.channel, &request).await;
+        for node in told.map(|answer| answer.nodes).unwrap_or_default() {
+            if victims.get(&node.node).is_some_and(|task| !task.is_finished()) {
+                continue;
+            }
+            let Ok(id) = EndpointId::from_bytes(&node.node.0) else { continue };
+            let addr = EndpointAddr::from_parts(id, node.addrs.into_iter().map(TransportAddr::Ip));
+            let (endpoint, deeds) = (endpoint.clone(), Arc::clone(&deeds));
+            let harming = async move {
+                if let Ok(connection) = endpoint.connect(addr, ALPN).await {
+                    let _ = Link { harm, channel: link.channel, deeds }.run(connection).await;
+                }
+            };
+            victims.insert(node.node, tokio::spawn(harming));
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+struct Link {
+    harm: Harm,
+    channel: ChannelId,
+    deeds: Arc<Deeds>,
+}
+
+type Broken = Box<dyn std::error::Error + Send + Sync>;
+
+impl Link {
+    async fn run(self, connection: Connection) -> Result<(), Broken> {
+        let mut control = connection.open_uni().await?;
+        control.write_all(&[0]).await?;
+        control.write_all(self.channel.as_bytes()).await?;
+        let flags = HelloFlags { dialable: true, ..HelloFlags::default() };
+        let hello = Hello { version: 1, flags, upload_kbps: 1_000_000, extensions: Vec::new() };
+        self.say(&mut control, &Message::Hello(hello)).await?;
+        let nothing = Window { first: Serial(0), bits: Bytes::new() };
+        self.say(&mut control, &Message::Bitfield(nothing)).await?;
+        let mut media = connection.open_uni().await?;
+        media.write_all(&[1]).await?;
+
+        let said = tokio::time::timeout(Duration::from_secs(5), connection.accept_uni()).await;
+        let mut frames = match said {
+            Ok(Ok(stream)) => Frames { stream, buffer: BytesMut::new() },
+            _ => return self.refused(),
+        };
+        let greeting = 1 + ChannelId::LENGTH;
+        if frames.stream.read_exact(&mut vec![0; greeting]).await.is_err() {
+            return self.refused();
+        }
+        let Some(first) = frames.next().await else { return self.refused() };
+        self.deeds.links.fetch_add(1, Ordering::Relaxed);
+        // Unread blocks would hold the far end's stream up.
+        let unread = connection.clone();
+        tokio::spawn(async move {
+            let Ok(mut stream) = unread.accept_uni().await else { return };
+            while let Ok(Some(_)) = stream.read_chunk(1 << 16).await {}
+        });
+        let newest = Arc::new(Mutex::new(Serial(0)));
+        let control = Arc::new(tokio::sync::Mutex::new(control));
+        if self.harm == Harm::Flood {
+            let (control, newest, deeds) =
+                (Arc::clone(&control), Arc::clone(&newest), Arc::clone(&self.deeds));
+            tokio::spawn(flood(control, newest, deeds));
+        }
+        let mut lens: HashMap<Serial, u32> = HashMap::new();
+        let mut message = Some(first);
+        while let Some(said) = message {
+            if let Message::Head(head) = &said
+                && let Ok(head) = Head::decode(&head.body)
+            {
+                lens.extend(head.iter().map(|(serial, _, piece)| (serial, piece.len)));
+                *newest.lock().unwrap_or_else(PoisonError::into_inner) = head.first;
+            }
+            self.harm(said, &lens, &mut *control.lock().await, &mut media).await?;
+            message = frames.next().await;
+        }
+        Ok(())
+    }
+
+    /// Does it.
+    async fn harm(
+        &self,
+        said: Message,
+        lens: &HashMap<Serial, u32>,
+        control: &mut SendStream,
+        media: &mut SendStream,
+    ) -> Result<(), Broken> {
+        match (self.harm, said) {
+            (Harm::Corrupt | Harm::Silence, Message::Have(serials)) => {
+                self.say(control, &Message::Have(serials)).await?;
+            }
+            (Harm::Corrupt | Harm::Silence, Message::Head(head)) => {
+                let serials = Head::decode(&head.body)?.iter().map(|(serial, ..)| serial).collect();
+                self.say(control, &Message::Have(serials)).await?;
+            }
+            (Harm::Corrupt, Message::Request(Request { serial, .. })) => {
+                let Some(&piece_len) = lens.get(&serial) else { return Ok(()) };
+                for offset in (0..piece_len).step_by(BLOCK as usize) {
+                    let len = BLOCK.min(piece_len - offset);
+                    self.say(media, &Message::Block(Block { serial, offset, len, piece_len })).await?;
+                    media.write_all(&vec![0x66; len as usize]).await?;
+                }
+            }
+            (Harm::Forge, Message::Head(head)) => {
+                let mut forged = Head::decode(&head.body)?;
+                forged.pieces[0].hash = PieceHash::new([0x66; 20]);
+                let forged = SignedHead { body: forged.encode(), signature: head.signature };
+                self.say(control, &Message::Head(forged)).await?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn say(&self, stream: &mut SendStream, message: &Message) -> Result<(), Broken> {
+        let mut frame = BytesMut::new();
+        message.encode(&mut frame);
+        stream.write_all(&frame).await?;
+        self.deeds.sent.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn refused(&self) -> Result<(), Broken> {
+        self.deeds.refused.fetch_add(1, Ordering::Relaxed);
+        Err("refused".into())
+    }
+}
+
+/// Asks for whatever there is until the link breaks.
+async fn flood(control: Arc<tokio::sync::Mutex<SendStream>>, newest: Arc<Mutex<Serial>>, deeds: Arc<Deeds>) {
+    loop {
+        let newest = *newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut frames = BytesMut::new();
+        for back in 0..100 {
+            let serial = Serial(newest.0.saturating_sub(back));
+            Message::Request(Request { serial, due_in_ms: 1 }).encode(&mut frames);
+            Message::GetHeads { first: serial, count: 1024 }.encode(&mut frames);
+        }
+        deeds.sent.fetch_add(200, Ordering::Relaxed);
+        if control.lock().await.write_all(&frames).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A stream's messages.
+struct Frames {
+    stream: RecvStream,
+    buffer: BytesMut,
+}
+
+impl Frames {
+    async fn next(&mut self) -> Option<Message> {
+        loop {
+            match Frame::decode(&mut self.buffer).ok()? {
+                Some(Frame { message: Some(message), .. }) => return Some(message),
+                Some(_) => {}
+                None => {
+                    let chunk = self.stream.read_chunk(1 << 16).await.ok()??;
+                    self.buffer.extend_from_slice(&chunk);
+                }
+            }
+        }
+    }
+}
