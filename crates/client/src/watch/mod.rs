@@ -207,12 +207,7 @@ impl Session {
         let (say_state, state) = watch::channel(None);
         self.figures.lock().0.playout().set_head_start(live::head_start(delay));
         let start = self.find_start(node, &mut followed, &say_state).await?;
-        tracing::info!(
-            "{}: {} neighbours found, playing {} behind the source",
-            self.title(&state),
-            node.mesh.stats().peers,
-            units::show(delay)
-        );
+        tracing::info!("{}: playing {} behind the source", self.title(&state), units::show(delay));
         let (player, sink) = out.open(&self.title(&state))?;
         let closed = player.as_ref().map(|player| player.closed().clone());
         let mut playback = LivePlayback {

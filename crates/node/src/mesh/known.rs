@@ -1,7 +1,8 @@
 //! Nodes that are remembered from one run to the next, so that a viewer finds its way back while no tracker answers.
 //!
 //! A file in JSON, one for each channel: those that this node was linked with, the last seen first. It is a hint, no more:
-//! a link proves who is at its other end. Bounds: [`MAX_KNOWN`] nodes, none older than [`MAX_AGE`], [`MAX_LEN`] bytes.
+//! a link proves who is at its other end. Bounds: [`MAX_KNOWN`] nodes, none older than [`MAX_AGE`], [`MAX_LEN`] bytes; and
+//! files of channels that were not watched for as long are removed.
 
 use std::{
     io,
@@ -102,9 +103,13 @@ fn describe(info: &PeerInfo) -> MeshNode {
 
 /// The nodes of an earlier run.
 pub(super) fn read(path: &Path) -> Vec<PeerInfo> {
+    load(path).peers()
+}
+
+fn load(path: &Path) -> Known {
     let json = std::fs::metadata(path)
         .and_then(|found| if found.len() > MAX_LEN { Ok(Vec::new()) } else { std::fs::read(path) });
-    Known::parse(&json.unwrap_or_default(), now_s()).peers()
+    Known::parse(&json.unwrap_or_default(), now_s())
 }
 
 /// Keeps the file up to date until cancelled.
@@ -114,7 +119,8 @@ pub(super) async fn remember(
     cancel: CancellationToken,
 ) {
     let mut wait = WRITE.0;
-    let mut known = Known::parse(&tokio::fs::read(&path).await.unwrap_or_default(), now_s());
+    let mut known = load(&path);
+    sweep(&path);
     loop {
         let ends = tokio::time::timeout(wait, cancel.cancelled()).await.is_ok();
         wait = WRITE.1;
@@ -131,11 +137,25 @@ pub(super) async fn remember(
     }
 }
 
+/// Removes files beside this one that are as old as what nobody should use any more.
+fn sweep(path: &Path) {
+    let entries = path.parent().map(std::fs::read_dir).and_then(Result::ok);
+    for entry in entries.into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let ours = name.to_str().is_some_and(|name| name.starts_with("nodes-") && name.ends_with(".json"));
+        let old = |found: std::fs::Metadata| found.modified().ok()?.elapsed().ok();
+        if ours && entry.metadata().ok().and_then(old).is_some_and(|age| age > MAX_AGE) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 async fn write(path: &Path, known: &Known) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         tokio::fs::create_dir_all(folder).await?;
     }
-    let part = path.with_extension("part");
+    // Several nodes may share the file; each of them writes it whole.
+    let part = path.with_extension(format!("{}.part", std::process::id()));
     tokio::fs::write(&part, serde_json::to_vec(known)?).await?;
     tokio::fs::rename(&part, path).await
 }
@@ -174,6 +194,22 @@ mod tests {
         assert_eq!((known.peers()[0].clone(), known.nodes.len()), (info(50), MAX_KNOWN));
         assert_eq!(Known::parse(&json, 1098 + MAX_AGE.as_secs()).peers(), [info(99), info(98)]);
         assert!(Known::parse(&json, 10).nodes.is_empty());
+    }
+
+    #[test]
+    fn files_of_channels_that_nobody_watches_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = |name: &str| dir.path().join(name);
+        for file in ["nodes-old.json", "nodes-new.json", "mine.json"] {
+            std::fs::write(name(file), "{}").unwrap();
+        }
+        for file in ["nodes-old.json", "mine.json"] {
+            let file = std::fs::File::options().write(true).open(name(file)).unwrap();
+            file.set_modified(SystemTime::now() - 2 * MAX_AGE).unwrap();
+        }
+        sweep(&name("nodes-this.json"));
+        assert!(!name("nodes-old.json").exists());
+        assert!(name("nodes-new.json").exists() && name("mine.json").exists());
     }
 
     proptest! {

@@ -1,7 +1,14 @@
 //! The HTTP origin: the segmenter's own server, or any cache in front of it, from which a piece comes that no peer
 //! delivers in time. What it sends is verified like what any peer sends.
+//!
+//! Rule: an origin that is slow or fails is left alone for a while, longer each time. It mostly shares its line with the
+//! live mesh, and pieces are late at all viewers at once: if all came for them by HTTP, the mesh would have no room left
+//! in which to recover, and they would come again and again.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use minuet_mesh::PieceRef;
@@ -13,6 +20,10 @@ use tokio::{sync::Semaphore, time::timeout};
 const MAX_FETCHES: usize = 2;
 /// How long one piece may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(4);
+/// A piece that takes longer than this comes over a line that is full.
+const SLOW: Duration = Duration::from_millis(400);
+/// How long a slow origin is left alone, the first time and at most.
+const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(16));
 
 /// An HTTP origin. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -20,6 +31,31 @@ pub(super) struct Origin {
     http: Client,
     base: Url,
     fetching: Arc<Semaphore>,
+    rest: Arc<Mutex<Rest>>,
+}
+
+/// How an origin that is slow is left alone. Pure.
+#[derive(Debug, Default)]
+struct Rest {
+    until: Option<Instant>,
+    last: Duration,
+}
+
+impl Rest {
+    /// Whether it is left alone now.
+    fn lasts(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+
+    /// A piece came in this time; none: it did not come.
+    fn note(&mut self, took: Option<Duration>, now: Instant) {
+        if took.is_some_and(|took| took <= SLOW) {
+            *self = Self::default();
+        } else if !self.lasts(now) {
+            self.last = (self.last * 2).clamp(REST.0, REST.1);
+            self.until = Some(now + self.last);
+        }
+    }
 }
 
 impl Origin {
@@ -30,14 +66,20 @@ impl Origin {
             .connect_timeout(FETCH_TIMEOUT)
             .redirect(reqwest::redirect::Policy::limited(3))
             .build()?;
-        Ok(Self { http, base, fetching: Arc::new(Semaphore::new(MAX_FETCHES)) })
+        Ok(Self { http, base, fetching: Arc::new(Semaphore::new(MAX_FETCHES)), rest: Arc::default() })
     }
 
     /// Fetches a piece that begins at `offset` in its segment. None if that does not work out; not verified.
     pub async fn fetch(self, channel: ChannelId, piece: PieceRef, offset: u64) -> Option<Bytes> {
         // Who finds all places taken gives up at once: the piece is late, and asking later does not help it.
         let _place = self.fetching.try_acquire().ok()?;
+        let began = Instant::now();
+        if self.lock().lasts(began) {
+            return None;
+        }
         let fetched = timeout(FETCH_TIMEOUT, self.get(channel, piece, offset)).await;
+        let came = matches!(fetched, Ok(Ok(_)));
+        self.lock().note(came.then(|| began.elapsed()), Instant::now());
         match fetched {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(error)) => {
@@ -46,6 +88,10 @@ impl Origin {
             }
             Err(_) => None,
         }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Rest> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn get(&self, channel: ChannelId, piece: PieceRef, offset: u64) -> reqwest::Result<Option<Bytes>> {
@@ -65,5 +111,31 @@ impl Origin {
             bytes.extend_from_slice(&chunk);
         }
         Ok((bytes.len() == len).then(|| bytes.freeze()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_origin_is_left_alone_longer_each_time_until_it_is_fast_again() {
+        let (mut rest, begin) = (Rest::default(), Instant::now());
+        let at = |s| begin + Duration::from_secs(s);
+        rest.note(Some(SLOW), at(0));
+        assert!(!rest.lasts(at(0)));
+        rest.note(Some(2 * SLOW), at(0));
+        assert!(rest.lasts(at(0)) && !rest.lasts(at(1)));
+        // Of two that were under way together only one counts.
+        rest.note(None, at(0));
+        rest.note(None, at(2));
+        assert!(rest.lasts(at(3)) && !rest.lasts(at(4)));
+        for s in 10..100 {
+            rest.note(None, at(s));
+        }
+        assert!(!rest.lasts(at(99) + REST.1));
+        rest.note(Some(SLOW), at(200));
+        rest.note(None, at(200));
+        assert!(!rest.lasts(at(201)));
     }
 }
