@@ -16,10 +16,14 @@ const DEBT_S: f64 = 2.0;
 /// How long to wait when there is nothing to spend.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The accounts: what the whole upload may be, and what HTTP may send of it. Without a limit everything may be sent.
+/// The accounts: what the whole upload may be, and what HTTP may send of it. Without a limit everything may be sent, until
+/// the live mesh has found out what the line can send: if HTTP filled the line, the mesh would have no room left, and
+/// viewers would come for all that is late by HTTP, too.
 #[derive(Debug)]
 pub struct Budget {
-    whole: Option<Mutex<Account>>,
+    whole: Mutex<Option<Account>>,
+    /// The whole was given, so what is found out does not count.
+    given: bool,
     http: Option<Mutex<Account>>,
 }
 
@@ -35,11 +39,19 @@ struct Account {
 impl Budget {
     /// Accounts that fill at so many bytes a second: for everything that is sent, and for HTTP alone.
     pub fn new(whole: Option<u64>, http: Option<u64>) -> Self {
-        let account = |rate: u64| {
-            let filled = Instant::now();
-            Mutex::new(Account { bytes_per_s: rate as f64, balance: 0.0, filled, charged: 0 })
-        };
-        Self { whole: whole.map(account), http: http.map(account) }
+        Self {
+            whole: Mutex::new(whole.map(Account::new)),
+            given: whole.is_some(),
+            http: http.map(Account::new).map(Mutex::new),
+        }
+    }
+
+    /// The line seems to send so many bytes a second.
+    pub fn found(&self, bytes_per_s: u64) {
+        if !self.given {
+            let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+            whole.get_or_insert_with(|| Account::new(bytes_per_s)).bytes_per_s = bytes_per_s as f64;
+        }
     }
 
     /// Charges what others sent, given their total since the start.
@@ -48,8 +60,8 @@ impl Budget {
     }
 
     fn charge_total_at(&self, sent: u64, now: Instant) {
-        if let Some(account) = &self.whole {
-            let mut account = account.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(account) = &mut *whole {
             account.fill(now);
             account.balance -= sent.saturating_sub(account.charged) as f64;
             account.charged = sent;
@@ -64,11 +76,9 @@ impl Budget {
     }
 
     fn try_spend(&self, bytes: usize, now: Instant) -> bool {
-        let mut accounts: Vec<_> = [&self.whole, &self.http]
-            .into_iter()
-            .flatten()
-            .map(|account| account.lock().unwrap_or_else(PoisonError::into_inner))
-            .collect();
+        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut http = self.http.as_ref().map(|http| http.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut accounts: Vec<&mut Account> = whole.as_mut().into_iter().chain(http.as_deref_mut()).collect();
         accounts.iter_mut().for_each(|account| account.fill(now));
         // In debt by at most one chunk.
         let may = accounts.iter().all(|account| account.balance > 0.0);
@@ -80,6 +90,10 @@ impl Budget {
 }
 
 impl Account {
+    fn new(bytes_per_s: u64) -> Self {
+        Self { bytes_per_s: bytes_per_s as f64, balance: 0.0, filled: Instant::now(), charged: 0 }
+    }
+
     fn fill(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.filled = now;
@@ -121,6 +135,20 @@ mod tests {
         let sent =
             (0..10_000).filter(|ms| budget.try_spend(10, start + Duration::from_millis(*ms))).count() * 10;
         assert!((8_000..=12_500).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn what_is_found_out_counts_where_nothing_was_given() {
+        let start = Instant::now();
+        let sent = |budget: &Budget| {
+            (0..10_000).filter(|ms| budget.try_spend(10, start + Duration::from_millis(*ms))).count() * 10
+        };
+        let (free, given) = (Budget::new(None, None), Budget::new(Some(5000), None));
+        free.found(1000);
+        given.found(1000);
+        let (free, given) = (sent(&free), sent(&given));
+        assert!((8_000..=12_500).contains(&free), "{free}");
+        assert!(given > 40_000, "{given}");
     }
 
     #[test]

@@ -145,6 +145,9 @@ impl Keeper {
     fn read_figures(&self) {
         let stats = self.swarm.stats();
         let live = self.live.as_ref().map(|live| *live.borrow()).unwrap_or_default();
+        if let Some(bytes_per_s) = live.upload_limit {
+            self.budget.found(bytes_per_s);
+        }
         self.budget.charge_total(stats.transfer.sent + live.wire_sent);
         self.meters.set_live(live.core.payload_sent, live.peers as u64);
         self.meters.set_swarm(stats.transfer.sent, stats.peers as u64, stats.minutes as u64);
