@@ -58,7 +58,7 @@ pub struct Common {
     /// [default: 0 for watch, 10 for relay; 10 if no number is given] [example: --seed-minutes=30].
     #[arg(long, value_name = "COUNT", num_args = 0..=1, require_equals = true, default_missing_value = "10")]
     pub seed_minutes: Option<u16>,
-    /// Folder for media at hand, which is removed at the end, and for nodes to find again; one process at a time
+    /// Folder for media at hand (removed at the end) and for nodes to find again; one process at a time
     /// [default: a temporary folder, and nodes below ~/.cache/minuet].
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
