@@ -84,8 +84,12 @@ pub struct Process {
 impl Process {
     /// Starts it; `stdout` is where its standard output goes.
     pub fn start(name: &str, args: &[&str], stdout: Stdio) -> Self {
-        let mut child = Command::new(bin(name))
-            .args(args)
+        Self::spawn(name, Command::new(bin(name)).args(args), stdout)
+    }
+
+    /// Starts it by a command that becomes it.
+    pub fn spawn(name: &str, command: &mut Command, stdout: Stdio) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(Stdio::piped())
@@ -171,6 +175,11 @@ impl Process {
         kb / 1000
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal by name, as in `TERM`.
     pub fn signal(&self, name: &str) {
         run("kill", &[&format!("-{name}"), &self.child.id().to_string()]);
@@ -221,10 +230,22 @@ impl Segmenter {
 
     /// Starts one that cuts `input` into segments of this length, and waits for its link.
     pub fn start_with(input: &str, segment: &str, tracker: &str, data: &Path, more: &[&str]) -> Self {
-        let mut args = vec![input, "--tracker", tracker, "--segment", segment, "--listen", "127.0.0.1:0"];
-        args.extend(["--data", path_str(data)]);
-        args.extend(more);
-        let mut process = Process::start("minuet-segmenter", &args, Stdio::piped());
+        let mut command = Command::new(bin("minuet-segmenter"));
+        Self::start_by(&mut command, input, segment, tracker, data, more)
+    }
+
+    /// Starts one by a command that becomes it when the segmenter's arguments are added.
+    pub fn start_by(
+        command: &mut Command,
+        input: &str,
+        segment: &str,
+        tracker: &str,
+        data: &Path,
+        more: &[&str],
+    ) -> Self {
+        command.args([input, "--tracker", tracker, "--segment", segment, "--listen", "127.0.0.1:0"]);
+        command.args(["--data", path_str(data)]).args(more);
+        let mut process = Process::spawn("minuet-segmenter", command, Stdio::piped());
         let link = process.first_line();
         Self { process, link, data: data.to_owned() }
     }

@@ -76,10 +76,11 @@ impl Chain {
     pub fn take_next(&mut self) -> Option<SignedRecord> {
         loop {
             let first = self.waiting.first_entry()?;
-            if self.wanted.is_some_and(|wanted| wanted != *first.key()) {
-                return None;
-            }
-            match self.newest.as_ref().map(|newest| first.get().check_follows(newest)) {
+            let follows = self.newest.as_ref().map(|newest| first.get().check_follows(newest));
+            match follows {
+                // Numbers that it leaves out were never sealed.
+                Some(Ok(())) => return self.next_past_gap(),
+                _ if self.wanted.is_some_and(|wanted| wanted != *first.key()) => return None,
                 Some(Err(broken @ ChainError::BrokenLink(_))) => {
                     // It came before the one that it should follow, and does not.
                     tracing::warn!("thrown away: {broken}");
@@ -201,6 +202,18 @@ mod tests {
         chain.insert(records[2].clone());
         chain.insert(records[1].clone());
         assert_eq!(drain(&mut chain), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_number_that_was_never_sealed_is_no_gap() {
+        let records = history(2);
+        let mut chain = Chain::default();
+        chain.insert(records[0].clone());
+        drain(&mut chain);
+        assert_eq!(chain.insert(record(4, Some(records[0].hash()), 7)), Verdict::Taken);
+        assert_eq!((chain.gap(), drain(&mut chain)), (Some(SegmentSeq(1)), vec![4]));
+        assert_eq!((chain.gap(), chain.wanted()), (None, Some(SegmentSeq(5))));
+        assert_eq!(chain.insert(records[1].clone()), Verdict::Old);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The record of a sealed segment: what its torrent is and where it stands in the channel.
 //!
 //! Records form a chain: each names the SHA-256 of the one before it, so the source cannot give two histories to
-//! two viewers without it showing. A record is signed once, when its segment is sealed.
+//! two viewers without it showing. A record is signed once, when its segment is sealed. A segment that was begun but
+//! never sealed has no record: its number is left out, and the next record names the one before it.
 
 use bytes::Bytes;
 
@@ -23,7 +24,8 @@ pub struct Record {
     pub channel: ChannelId,
     /// Its number \[`seq`].
     pub seq: SegmentSeq,
-    /// [`Signed::hash`] of the record before it \[`prev`, 32 bytes; absent in a channel's first record].
+    /// [`Signed::hash`] of the record before it \[`prev`, 32 bytes; absent in a channel's first record, always in that of
+    /// segment 0].
     pub prev: Option<RecordHash>,
     /// Its torrent \[`info_hash`, 20 bytes].
     pub info_hash: InfoHash,
@@ -85,7 +87,7 @@ impl Statement for Record {
         };
         check((1..=MAX_SEGMENT_LENGTH).contains(&record.length), "its length is out of bounds")?;
         check(record.duration_ms <= MAX_SEGMENT_MS, "its duration is out of bounds")?;
-        check((record.seq.0 == 0) == record.prev.is_none(), "all but segment 0 name the record before them")?;
+        check(record.seq.0 > 0 || record.prev.is_none(), "segment 0 names a record before it")?;
         Ok(record)
     }
 }
@@ -93,7 +95,7 @@ impl Statement for Record {
 /// Why a record is not the next one of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
-    /// Not the next number.
+    /// Not the next one.
     #[error("segment {found} does not follow segment {newest}")]
     NotNext {
         /// The newest known number.
@@ -107,15 +109,16 @@ pub enum ChainError {
 }
 
 impl Record {
-    /// Whether this record is the one right after `newest`.
+    /// Whether this record is the one right after `newest`. Numbers between the two are those of segments that were
+    /// never sealed.
     pub fn check_follows(&self, newest: &SignedRecord) -> Result<(), ChainError> {
-        if self.seq != newest.seq.next() {
-            return Err(ChainError::NotNext { newest: newest.seq, found: self.seq });
+        if self.seq > newest.seq && self.prev == Some(newest.hash()) {
+            return Ok(());
         }
-        if self.prev != Some(newest.hash()) {
-            return Err(ChainError::BrokenLink(self.seq));
-        }
-        Ok(())
+        Err(match self.seq == newest.seq.next() {
+            true => ChainError::BrokenLink(self.seq),
+            false => ChainError::NotNext { newest: newest.seq, found: self.seq },
+        })
     }
 
     /// The segment's file name, which is also the torrent's `name`: the channel's first 8 digits and the number.
@@ -219,10 +222,13 @@ pub(crate) mod tests {
         let key = ChannelKey::from_seed(&[1; 32]);
         let first = record(&key, 0, None);
         assert_eq!(record(&key, 1, Some(first.hash())).check_follows(&first), Ok(()));
+        assert_eq!(record(&key, 2, Some(first.hash())).check_follows(&first), Ok(()), "1 was never sealed");
         assert_eq!(
-            record(&key, 2, Some(first.hash())).check_follows(&first),
+            record(&key, 2, Some(RecordHash::new([0; 32]))).check_follows(&first),
             Err(ChainError::NotNext { newest: SegmentSeq(0), found: SegmentSeq(2) })
         );
+        let later = record(&key, 5, None);
+        assert!(record(&key, 5, Some(later.hash())).check_follows(&later).is_err());
         assert_eq!(
             record(&key, 1, Some(RecordHash::new([0; 32]))).check_follows(&first),
             Err(ChainError::BrokenLink(SegmentSeq(1)))

@@ -30,7 +30,7 @@ use crate::{
     meters::Meters,
     options::Options,
     publisher::Publisher,
-    recorder::{Failure, Recorded, Recorder, TorrentHead},
+    recorder::{Failure, Recorded, Recorder, TorrentHead, Unsynced},
     shelf::Shelf,
     state::{About, Announcer},
     status,
@@ -39,8 +39,8 @@ use crate::{
 
 /// Worker threads: the hot path has a thread of its own.
 const WORKERS: usize = 2;
-/// Sealed segments that may wait to be made durable before the recorder waits too.
-const UNSYNCED: usize = 8;
+/// Segments that may wait to be made durable, each once begun and once sealed, before the recorder waits too.
+const UNSYNCED: usize = 16;
 /// How long trackers are asked for the channel's history when the folder has none.
 const HISTORY_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the seeding of what is on the shelf is waited for.
@@ -85,9 +85,15 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
     if trackers.is_empty() {
         tracing::warn!("no --tracker is given, so viewers cannot find the channel by its link");
     }
-    let newest = match recovered.newest {
-        None if !key_made => history(&trackers, channel).await,
-        newest => newest,
+    let next = first_number(recovered.newest.as_ref(), recovered.begun);
+    let (newest, next) = match recovered.newest {
+        None if !key_made && recovered.begun.is_none() => {
+            let newest = history(&trackers, channel).await;
+            // The segment after it may have been begun, too.
+            let next = newest.as_ref().map_or(next, |newest| newest.seq.next().next());
+            (newest, next)
+        }
+        newest => (newest, next),
     };
 
     let web_listener = TcpListener::bind(options.listen).await.with_context(|| {
@@ -137,7 +143,6 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
     let meters = Arc::new(Meters::default());
     let budget = Arc::new(Budget::new(options.upload_bytes_per_s(), options.origin_bytes_per_s()));
     meters.set_upload_limit(options.upload_bytes_per_s().unwrap_or(0));
-    let next = newest.as_ref().map_or(SegmentSeq(0), |newest| newest.seq.next());
     let segments_url = base.join(web::SEGMENTS).context("the HTTP server's URL cannot be used")?;
     let origin = (!options.no_live && !options.no_origin).then(|| segments_url.clone());
     let announcer = Arc::new(Announcer::new(
@@ -234,6 +239,7 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
         key,
         head,
         newest,
+        next,
         out,
         room,
         meters,
@@ -339,6 +345,12 @@ async fn serve(listener: TcpListener, router: axum::Router, stop: CancellationTo
     }
 }
 
+/// The number to go on with: above that of every segment that was begun, since its pieces may have been seen live.
+fn first_number(newest: Option<&SignedRecord>, begun: Option<SegmentSeq>) -> SegmentSeq {
+    let sealed = newest.map(|newest| newest.seq);
+    sealed.max(begun).map_or(SegmentSeq(0), SegmentSeq::next)
+}
+
 /// The channel's newest record as trackers know it: where a key goes on that has lost its folder.
 async fn history(trackers: &[TrackerClient], channel: ChannelId) -> Option<SignedRecord> {
     let mut asking: JoinSet<_> = trackers
@@ -367,7 +379,7 @@ impl Recording {
     fn start(
         recorder: Recorder,
         mut feed: Feed,
-        sealed: Receiver<Recorded>,
+        sealed: Receiver<Unsynced>,
         shelf: Arc<Shelf>,
         announcer: Arc<Announcer>,
         archive: Option<Archive>,
@@ -398,13 +410,19 @@ impl Recording {
 
 /// Waits for the disk, segment by segment, and only then lets others have the segment.
 fn make_durable(
-    sealed: &Receiver<Recorded>,
+    unsynced: &Receiver<Unsynced>,
     store: &Store,
     shelf: &Shelf,
     announcer: &Announcer,
     mut keeping: Keeping,
 ) {
-    for Recorded { record, sealed } in sealed {
+    for work in unsynced {
+        let Unsynced::Sealed(Recorded { record, sealed }) = work else {
+            if let Err(error) = store.sync_begun() {
+                tracing::error!("{error}");
+            }
+            continue;
+        };
         if let Err(error) = sealed.sync() {
             // It is complete in memory; only a power cut now would lose it.
             tracing::error!("segment {} may not survive a power cut: {error}", record.seq);

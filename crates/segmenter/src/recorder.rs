@@ -1,7 +1,10 @@
 //! The hot path: one thread that takes the feed's bytes through the cutter, the piece hasher and into a file.
 //!
-//! Rule: it waits for the feed and the disk, for nothing else. Publishing and seeding happen elsewhere, and what they
-//! need stands in the store. A segment that cannot be written is given up; the feed goes on with the next.
+//! Rules:
+//! - It waits for the feed and the disk, for nothing else. Publishing and seeding happen elsewhere, and what they need
+//!   stands in the store.
+//! - A segment that cannot be written is not kept, but still goes out live; the next one is written again.
+//! - A number is given to one segment only, from the moment the segment begins: viewers may have seen its pieces.
 
 use std::{
     sync::{
@@ -37,6 +40,15 @@ pub struct TorrentHead {
     pub web_seed: String,
 }
 
+/// What waits for the disk.
+#[derive(Debug)]
+pub enum Unsynced {
+    /// The number of a segment that has begun.
+    Begun,
+    /// A segment.
+    Sealed(Recorded),
+}
+
 /// A segment that is sealed but may not have reached the disk.
 #[derive(Debug)]
 pub struct Recorded {
@@ -56,8 +68,10 @@ pub struct Recorder {
     pub head: TorrentHead,
     /// The newest record: the next segment follows it.
     pub newest: Option<SignedRecord>,
+    /// The number of the next segment.
+    pub next: SegmentSeq,
     /// Where sealed segments go. Bounded: it holds up the feed only when the disk is so many segments behind.
-    pub out: SyncSender<Recorded>,
+    pub out: SyncSender<Unsynced>,
     /// Makes room when the disk is full.
     pub room: Room,
     /// What the status line shows.
@@ -83,7 +97,7 @@ pub enum Failure {
 /// The segment that is open.
 struct Open {
     seq: SegmentSeq,
-    /// None once it was given up.
+    /// None once it cannot be kept.
     file: Option<OpenSegment>,
     hasher: SegmentHasher,
     ingest_ms: u64,
@@ -206,17 +220,17 @@ impl State {
     }
 
     fn start(&mut self, start: &SegmentStart<'_>) {
-        let newest = self.recorder.newest.as_ref();
-        let seq = newest.map_or(SegmentSeq(0), |newest| newest.seq.next());
+        let seq = self.begin();
         let file = match self.create(seq) {
             Ok(file) => Some(file),
             Err(error) => {
-                tracing::error!("segment {seq} is lost: {error}");
+                self.tell_unkept(seq, &error);
                 None
             }
         };
         // After a restart, too, the media does not go on from the segment before.
-        let discontinuity = start.discontinuity || self.lost || (start.index == 0 && newest.is_some());
+        let restarted = start.index == 0 && self.recorder.newest.is_some();
+        let discontinuity = start.discontinuity || self.lost || restarted;
         let mut hasher = SegmentHasher::new(self.rate, self.recorder.live.is_some());
         hasher.mark_random_access();
         self.open =
@@ -225,13 +239,33 @@ impl State {
         self.data(start.tables);
     }
 
+    /// Takes the next number, for good.
+    fn begin(&mut self) -> SegmentSeq {
+        let recorder = &mut self.recorder;
+        let seq = recorder.next;
+        recorder.next = seq.next();
+        if let Err(error) = recorder.store.note_begun(seq) {
+            tracing::error!("a restart might give the number of segment {seq} to another segment: {error}");
+        }
+        // The receiver ends only after this thread.
+        let _ = recorder.out.send(Unsynced::Begun);
+        let follows = recorder.newest.as_ref().map_or(SegmentSeq(0), |newest| newest.seq.next());
+        if seq != follows {
+            recorder.announcer.set_next(seq);
+        }
+        seq
+    }
+
+    /// Says that a segment will be missing among the finished ones.
+    fn tell_unkept(&self, seq: SegmentSeq, error: &dyn std::error::Error) {
+        match self.recorder.live {
+            Some(_) => tracing::error!("segment {seq} goes out live from memory, but is not kept: {error}"),
+            None => tracing::error!("segment {seq} is lost: {error}"),
+        }
+    }
+
     fn create(&self, seq: SegmentSeq) -> Result<OpenSegment, minuet_store::Error> {
-        let mut file = loop {
-            match self.recorder.store.create(seq) {
-                Err(minuet_store::Error::DiskFull { .. }) if self.recorder.room.make() => {}
-                result => break result?,
-            }
-        };
+        let file = self.with_room(|| self.recorder.store.create(seq))?;
         // Known once a segment of this run has ended. A little more, since none is quite like the one before.
         if let (Some(_), Some(newest)) = (self.rate, &self.recorder.newest) {
             file.reserve(newest.length + newest.length / 32);
@@ -239,19 +273,33 @@ impl State {
         Ok(file)
     }
 
-    fn data(&mut self, bytes: &[u8]) {
-        let Some(open) = &mut self.open else { return };
-        let Some(file) = &mut open.file else { return };
-        open.hasher.update(bytes);
-        while let Err(error) = file.write(bytes) {
-            if matches!(error, minuet_store::Error::DiskFull { .. }) && self.recorder.room.make() {
-                continue;
+    /// Does something on disk, and drops the oldest segments for it as long as the disk is full.
+    fn with_room<T>(
+        &self,
+        mut work: impl FnMut() -> Result<T, minuet_store::Error>,
+    ) -> Result<T, minuet_store::Error> {
+        loop {
+            match work() {
+                Err(minuet_store::Error::DiskFull { .. }) if self.recorder.room.make() => {}
+                result => return result,
             }
-            tracing::error!("segment {} is lost: {error}", open.seq);
+        }
+    }
+
+    fn data(&mut self, bytes: &[u8]) {
+        let Some(mut open) = self.open.take() else { return };
+        if open.file.is_some() || self.recorder.live.is_some() {
+            open.hasher.update(bytes);
+        }
+        if let Some(file) = &mut open.file
+            && let Err(error) = self.with_room(|| file.write(bytes))
+        {
+            self.tell_unkept(open.seq, &error);
+            // What was written goes: there may be room for something else then.
             open.file = None;
-            return;
         }
         let (seq, closed) = (open.seq, open.hasher.take_closed());
+        self.open = Some(open);
         self.share(seq, closed);
     }
 
@@ -291,8 +339,7 @@ impl State {
                 );
                 self.recorder.meters.recorded(recorded.record.length);
                 self.recorder.newest = Some(recorded.record.clone());
-                // The receiver ends only after this thread.
-                let _ = self.recorder.out.send(recorded);
+                let _ = self.recorder.out.send(Unsynced::Sealed(recorded));
             }
             None => self.lost = true,
         }
@@ -301,10 +348,10 @@ impl State {
     fn seal(&mut self, open: Open, duration: Duration) -> Option<Recorded> {
         let Open { seq, file, hasher, ingest_ms, begun, discontinuity } = open;
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let file = file?;
-        let length = file.length();
         let (piece_length, pieces, closed) = hasher.finish(duration);
         self.share(seq, closed);
+        let mut file = file?;
+        let length = file.length();
         let key = &self.recorder.key;
         let name = minuet_proto::record::segment_file_name(&key.channel(), seq);
         let web_seed = format!("{}{name}", self.recorder.head.web_seed);
@@ -313,7 +360,7 @@ impl State {
         let torrent = match torrent {
             Ok(torrent) => torrent,
             Err(error) => {
-                tracing::error!("segment {seq} is lost: {error}");
+                self.tell_unkept(seq, &error);
                 return None;
             }
         };
@@ -333,10 +380,11 @@ impl State {
                 discontinuity,
             },
         );
-        match file.seal(&torrent.encode(), &record) {
+        let torrent = torrent.encode();
+        match self.with_room(|| file.seal(&torrent, &record)) {
             Ok(sealed) => Some(Recorded { record, sealed }),
             Err(error) => {
-                tracing::error!("segment {seq} is lost: {error}");
+                self.tell_unkept(seq, &error);
                 None
             }
         }

@@ -114,7 +114,8 @@ async fn a_lost_folder_goes_on_where_the_tracker_remembers() {
         assert!(status.success(), "{log}");
     }
     let join = client(&at).join(channel.unwrap(), Begin::Seq(SegmentSeq(0))).await.unwrap();
-    assert_eq!(common::numbers(&join.records), (0..8).collect::<Vec<_>>());
+    // The tracker cannot tell whether a segment 4 was begun and seen live: its number is left out.
+    assert_eq!(common::numbers(&join.records), [0, 1, 2, 3, 5, 6, 7, 8]);
     tracker.shutdown().await;
 }
 

@@ -9,9 +9,11 @@
 //!   A process that is killed at any point leaves either all three or strays, which the next start removes.
 //! - [`Sealed::sync`] makes a segment survive a power cut. A record is published only after that, so a number whose
 //!   record anybody has seen is never given to another segment.
-//! - The newest record is never removed, not even when its media is: it carries the number to go on from.
+//! - The newest record is never removed, not even when its media is: it carries the number to go on from. The file
+//!   `begun` carries the number of a segment that was begun after it and never sealed.
 //! - Age is counted in media time, not by the clock on the wall, so a clock that is set does not empty the folder.
 
+mod begun;
 mod error;
 mod pieces;
 mod recover;
@@ -23,11 +25,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use begun::Begun;
 use bytes::Bytes;
 use minuet_proto::{ChannelId, SegmentSeq, record::segment_file_name};
 
 pub use error::Error;
-pub use pieces::{MAX_SLOTS, PieceRing};
+pub use pieces::{MAX_MEMORY, MAX_SLOTS, Medium, PieceRing};
 pub use recover::Recovered;
 pub use retention::{Held, Retention};
 pub use segment::{OpenSegment, Sealed};
@@ -37,6 +40,7 @@ pub use segment::{OpenSegment, Sealed};
 pub struct Store {
     segments_dir: PathBuf,
     channel: ChannelId,
+    begun: Begun,
     /// Locked; unlocks when the process ends, however it ends.
     _lock: File,
 }
@@ -68,9 +72,21 @@ impl Store {
             fs::TryLockError::WouldBlock => Error::InUse { path: dir.to_owned() },
             fs::TryLockError::Error(source) => Error::of(&lock_path)(source),
         })?;
-        let store = Self { segments_dir, channel, _lock: lock };
+        let begun = Begun::open(dir, channel)?;
+        let store = Self { segments_dir, channel, begun, _lock: lock };
         let recovered = recover::recover(&store)?;
         Ok((store, recovered))
+    }
+
+    /// Notes that the number `seq` is given to a segment, before anybody else sees the segment. It survives this
+    /// process at once, and a power cut after [`Store::sync_begun`].
+    pub fn note_begun(&self, seq: SegmentSeq) -> Result<(), Error> {
+        self.begun.note(seq)
+    }
+
+    /// Waits until what [`Store::note_begun`] noted would survive a power cut.
+    pub fn sync_begun(&self) -> Result<(), Error> {
+        self.begun.sync()
     }
 
     /// Begins a segment's file.

@@ -15,14 +15,16 @@ pub struct Recovered {
     /// Records of the segments that are whole, ascending. Their signatures are good, their files have the right
     /// length and metadata, and neighbours are linked.
     pub segments: Vec<SignedRecord>,
-    /// The newest record, also when its media is gone: the next segment takes the number after it.
+    /// The newest record, also when its media is gone: the next record follows it.
     pub newest: Option<SignedRecord>,
+    /// The number of the segment that was begun last, sealed or not: the next segment takes a higher one.
+    pub begun: Option<SegmentSeq>,
     /// Segments that were begun but not finished, or damaged, and so removed.
     pub removed: usize,
 }
 
 pub(crate) fn recover(store: &Store) -> Result<Recovered, Error> {
-    let mut recovered = Recovered::default();
+    let mut recovered = Recovered { begun: store.begun.found, ..Recovered::default() };
     // From the newest on, so that where two histories meet the newer one stays.
     let mut next: Option<SignedRecord> = None;
     for seq in scan(store)?.into_iter().rev() {

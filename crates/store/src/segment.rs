@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{Seek, SeekFrom, Write},
+    io::{self, IoSlice, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
@@ -10,6 +10,10 @@ use minuet_proto::{SegmentSeq, SignedRecord};
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::{Error, Kind, Store, part};
+
+/// Bytes are written in multiples of this, at multiples of this: pages that are filled in one go cost a tenth less, and
+/// the file system takes them in large folios.
+const UNIT: usize = 64 << 10;
 
 /// The file of the segment that is being recorded. Dropped without [`OpenSegment::seal`], it is removed.
 #[derive(Debug)]
@@ -19,11 +23,12 @@ pub struct OpenSegment {
     torrent: PathBuf,
     record: PathBuf,
     dir: PathBuf,
-    length: u64,
-    /// A write failed, so the file may go on beyond `length` and the next write belongs elsewhere.
+    /// Bytes in the file.
+    written: u64,
+    /// Bytes after those, less than [`UNIT`], that wait for more.
+    tail: Vec<u8>,
+    /// A write failed, so the file may go on beyond `written` and the next write belongs elsewhere.
     overhang: bool,
-    /// Room was reserved, so the file may go on beyond `length`.
-    reserved: bool,
 }
 
 /// A segment whose three files have their final names, but may not have reached the disk.
@@ -45,44 +50,62 @@ impl OpenSegment {
             torrent: store.path(seq, Kind::Torrent),
             record: store.path(seq, Kind::Record),
             dir: store.segments_dir.clone(),
-            length: 0,
+            written: 0,
+            tail: Vec::with_capacity(UNIT),
             overhang: false,
-            reserved: false,
         })
     }
 
     /// Reserves room on disk for `bytes`, if the file system can do so: writing then costs a third less, and
     /// the file lies in one piece. What is not used is given back when the segment is sealed.
-    pub fn reserve(&mut self, bytes: u64) {
+    pub fn reserve(&self, bytes: u64) {
         let Some(file) = &self.file else { return };
         // A full disk shows when the bytes are written, and whoever cannot reserve can still write.
         let _ = fallocate(file, FallocateFlags::empty(), 0, bytes.max(1));
-        self.reserved = true;
     }
 
-    /// Appends bytes. After an error nothing of `bytes` counts as written: the next write takes their place.
+    /// Appends bytes. After an error nothing of `bytes` counts as appended: the next write takes their place.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let Some(file) = &mut self.file else { return Ok(()) };
-        if self.overhang {
-            file.seek(SeekFrom::Start(self.length)).map_err(Error::of(&part(&self.media)))?;
-        }
-        if let Err(error) = file.write_all(bytes) {
-            self.overhang = true;
-            return Err(Error::of(&part(&self.media))(error));
-        }
-        self.length += bytes.len() as u64;
+        let whole = (self.tail.len() + bytes.len()) / UNIT * UNIT;
+        let Some(now) = whole.checked_sub(self.tail.len()).filter(|_| whole > 0) else {
+            self.tail.extend_from_slice(bytes);
+            return Ok(());
+        };
+        let (now, later) = bytes.split_at(now);
+        self.write_out(now)?;
+        self.tail.extend_from_slice(later);
         Ok(())
     }
 
-    /// Bytes written.
+    /// Bytes appended.
     pub fn length(&self) -> u64 {
-        self.length
+        self.written + self.tail.len() as u64
     }
 
-    /// Gives the segment its final names: media, then torrent, then record. Does not wait for the disk.
-    pub fn seal(mut self, torrent: &[u8], record: &SignedRecord) -> Result<Sealed, Error> {
-        if let Some(file) = self.file.as_ref().filter(|_| self.overhang || self.reserved) {
-            file.set_len(self.length).map_err(Error::of(&part(&self.media)))?;
+    /// Writes the tail and `bytes` to the file.
+    fn write_out(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let overhang = std::mem::replace(&mut self.overhang, true);
+        let written = match overhang {
+            true => file.seek(SeekFrom::Start(self.written)).map(drop),
+            false => Ok(()),
+        };
+        written
+            .and_then(|()| write_all_vectored(file, &mut [IoSlice::new(&self.tail), IoSlice::new(bytes)]))
+            .map_err(Error::of(&part(&self.media)))?;
+        self.overhang = false;
+        self.written += (self.tail.len() + bytes.len()) as u64;
+        self.tail.clear();
+        Ok(())
+    }
+
+    /// Gives the segment its final names: media, then torrent, then record. Does not wait for the disk. After an error
+    /// it can be tried again.
+    pub fn seal(&mut self, torrent: &[u8], record: &SignedRecord) -> Result<Sealed, Error> {
+        self.write_out(&[])?;
+        if let Some(file) = &self.file {
+            // Beyond lies what was reserved, or what is left of a write that failed.
+            file.set_len(self.written).map_err(Error::of(&part(&self.media)))?;
         }
         let torrent_file = write_part(&self.torrent, torrent)?;
         let record_file = write_part(&self.record, &record.encode())?;
@@ -124,6 +147,19 @@ impl Sealed {
         // The names: a rename is durable once its folder is.
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(Error::of(&self.dir))
     }
+}
+
+fn write_all_vectored(file: &mut File, mut bytes: &mut [IoSlice<'_>]) -> io::Result<()> {
+    IoSlice::advance_slices(&mut bytes, 0);
+    while !bytes.is_empty() {
+        match file.write_vectored(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => IoSlice::advance_slices(&mut bytes, count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn write_part(path: &Path, bytes: &[u8]) -> Result<File, Error> {

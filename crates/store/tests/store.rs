@@ -128,17 +128,53 @@ fn a_write_that_failed_leaves_no_bytes() {
     part.push(".part");
     std::os::unix::fs::symlink("/dev/full", part).unwrap();
     let mut open = store.create(SegmentSeq(0)).unwrap();
+    open.write(b"little enough to wait for more").unwrap();
+    let length = open.length();
     for _ in 0..2 {
-        assert!(matches!(open.write(b"media").unwrap_err(), Error::DiskFull { .. }));
-        assert_eq!(open.length(), 0);
+        assert!(matches!(open.write(&[7; 100_000]).unwrap_err(), Error::DiskFull { .. }));
+        assert_eq!(open.length(), length);
     }
+}
+
+#[test]
+fn the_file_is_what_was_written_in_whatever_portions() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), key().channel()).unwrap();
+    let mut open = store.create(SegmentSeq(0)).unwrap();
+    let mut media = Vec::new();
+    for (n, length) in [376, 0, 262_144, 188, 65_536 - 376 - 188, 1, 65_535, 400_000].into_iter().enumerate()
+    {
+        let portion = vec![n as u8 + 1; length];
+        open.write(&portion).unwrap();
+        media.extend(portion);
+        assert_eq!(open.length(), media.len() as u64);
+    }
+    let other = record(&store, &key(), 1, None);
+    open.seal(b"a torrent", &other).unwrap().sync().unwrap();
+    assert!(open.seal(b"a torrent", &other).is_err(), "once only");
+    assert_eq!(fs::read(store.media_path(SegmentSeq(0))).unwrap(), media);
+}
+
+#[test]
+fn the_number_begun_last_is_known_after_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = three(dir.path());
+    let (store, recovered) = Store::open(dir.path(), key().channel()).unwrap();
+    assert_eq!(recovered.begun, None);
+    store.note_begun(SegmentSeq(12)).unwrap();
+    store.sync_begun().unwrap();
+    std::mem::forget(store.create(SegmentSeq(12)).unwrap());
+    drop(store);
+    let (_store, recovered) = Store::open(dir.path(), key().channel()).unwrap();
+    assert_eq!(recovered.begun, Some(SegmentSeq(12)));
+    assert_eq!(recovered.newest.as_ref(), records.last());
 }
 
 #[test]
 fn reserved_room_that_is_not_used_is_given_back() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(dir.path(), key().channel()).unwrap();
-    let mut open = store.create(SegmentSeq(0)).unwrap();
+    let open = store.create(SegmentSeq(0)).unwrap();
     open.reserve(1 << 20);
     let mut part = file(dir.path(), 0, "ts").into_os_string();
     part.push(".part");

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use minuet_proto::{InfoHash, SegmentSeq, SignedRecord, SignedState};
+use minuet_proto::{InfoHash, SegmentSeq, SignedRecord, SignedState, record::ChainError};
 
 /// How many of the newest torrents are kept in memory; the store has the others.
 pub const HOT_TORRENTS: usize = 4;
@@ -133,15 +133,15 @@ impl Window {
         seq.map_or(0, |seq| self.entries.partition_point(|entry| entry.record.seq <= seq))
     }
 
-    /// The swarm of the record before index `at`, if that one is the number before.
+    /// The swarm of the record before index `at`, if that one is the one right before it.
     pub fn predecessor(&self, at: usize) -> Option<InfoHash> {
         let before = &self.entries.get(at.checked_sub(1)?)?.record;
-        (before.seq.next() == self.entries.get(at)?.record.seq).then_some(before.info_hash)
+        self.entries.get(at)?.record.check_follows(before).is_ok().then_some(before.info_hash)
     }
 
     /// Where a record belongs.
     ///
-    /// Any record may be the first. Later ones follow the newest without a gap, unless the newest is so much
+    /// Any record may be the first. Later ones name the newest as the one before them, unless the newest is so much
     /// older ([`GAP_TAKEN_AFTER`], by when they were sealed) that the publisher may have lost the ones between.
     /// A record from inside a gap, or from before a window that has room, is taken too, when it fits its
     /// neighbours: so a publisher can fill a tracker that has missed some.
@@ -153,15 +153,19 @@ impl Window {
         };
         let before = at.checked_sub(1).map(|at| &self.entries[at].record);
         let after = self.entries.get(at).map(|entry| &entry.record);
-        if let Some(before) = before {
-            if before.seq.next() == record.seq {
-                record.check_follows(before).map_err(|_| PlaceError::BrokenChain(record.seq))?;
-            } else if after.is_none() && !is_gap_taken(before, record) {
-                return Err(PlaceError::Gap { newest: before.seq, found: record.seq });
+        match before.map(|before| record.check_follows(before)) {
+            Some(Err(ChainError::BrokenLink(_))) => return Err(PlaceError::BrokenChain(record.seq)),
+            Some(Err(ChainError::NotNext { newest, found }))
+                if after.is_none() && before.is_some_and(|before| !is_gap_taken(before, record)) =>
+            {
+                return Err(PlaceError::Gap { newest, found });
             }
+            _ => {}
         }
         if let Some(after) = after {
-            if record.seq.next() == after.seq && after.prev != Some(record.hash()) {
+            // Where the two neighbours are each other's, the numbers between them were never sealed.
+            let no_room = before.is_some_and(|before| after.check_follows(before).is_ok());
+            if no_room || matches!(after.check_follows(record), Err(ChainError::BrokenLink(_))) {
                 return Err(PlaceError::BrokenChain(record.seq));
             }
             if before.is_none() && self.is_full(record, limits) {
@@ -365,6 +369,16 @@ pub(crate) mod tests {
         assert_eq!(numbers(&window), [0, 9, 10, 11, 12]);
         assert_eq!(window.predecessor(1), None);
         assert_eq!(window.predecessor(2), Some(chain[9].info_hash));
+    }
+
+    #[test]
+    fn a_number_that_was_never_sealed_is_no_gap() {
+        let (chain, mut window) = (chain(2), Window::default());
+        add(&mut window, &chain[0]).unwrap();
+        let next = record(2, Some(chain[0].hash()));
+        assert_eq!(add(&mut window, &next), Ok(vec![]));
+        assert_eq!(window.predecessor(1), Some(chain[0].info_hash));
+        assert_eq!(window.place(&chain[1], &LIMITS), Err(PlaceError::BrokenChain(SegmentSeq(1))));
     }
 
     #[test]

@@ -83,6 +83,7 @@ impl Playback {
     /// Plays until the broadcast ends or the player is closed. Dropping it is safe at any time.
     pub async fn run(&mut self) -> anyhow::Result<End> {
         let mut wanted: Option<SegmentSeq> = None;
+        let mut before: Option<SignedRecord> = None;
         let mut catch_up_to = SegmentSeq(0);
         let mut last_good = Instant::now();
         loop {
@@ -91,11 +92,14 @@ impl Playback {
             if wanted.is_none() && self.live {
                 self.settle(&record).await;
             }
-            if let Some(wanted) = wanted.filter(|wanted| *wanted < record.seq) {
+            // Numbers that are left out between a record and the one it names were never sealed.
+            let follows = before.is_some_and(|before| record.check_follows(&before).is_ok());
+            if let Some(wanted) = wanted.filter(|wanted| *wanted < record.seq && !follows) {
                 self.figures.lock().0.skipped(record.seq.0 - wanted.0);
                 tracing::warn!("segments {wanted} to before {} are not to be had: skipped", record.seq);
             }
             wanted = Some(record.seq.next());
+            before = Some(record.clone());
             let outcome =
                 if record.seq < catch_up_to { Outcome::Late } else { self.play(minute, last_good).await? };
             match outcome {

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use minuet_mesh::PieceRef;
 use minuet_proto::mesh::{Head, Serial};
-use minuet_store::PieceRing;
+use minuet_store::{Medium, PieceRing};
 use tokio::sync::watch;
 
 /// Over how much of the stream its rate is taken, in milliseconds.
@@ -39,12 +39,14 @@ pub struct LiveWindow {
 struct State {
     pieces: BTreeMap<Serial, LivePiece>,
     ring: PieceRing,
+    /// Where the ring kept the piece that came last.
+    medium: Medium,
     start: Option<Serial>,
 }
 
 impl LiveWindow {
     pub(super) fn new(ring: PieceRing) -> Self {
-        let state = Mutex::new(State { pieces: BTreeMap::new(), ring, start: None });
+        let state = Mutex::new(State { pieces: BTreeMap::new(), ring, medium: Medium::Disk, start: None });
         Self { state, changed: watch::Sender::new(()) }
     }
 
@@ -143,7 +145,7 @@ impl LiveWindow {
     }
 
     /// All pieces known of a segment, in order. Those of a segment that was begun twice under one number (its source
-    /// was restarted) are those of the later beginning.
+    /// lost its folder) are those of the later beginning.
     pub fn of_segment(&self, segment: minuet_proto::SegmentSeq) -> Vec<LivePiece> {
         let state = self.lock();
         let mut pieces: Vec<LivePiece> = Vec::new();
@@ -190,11 +192,21 @@ impl LiveWindow {
     /// Keeps a verified piece.
     pub(super) fn keep(&self, serial: Serial, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.lock();
-        state.ring.put(serial, bytes)?;
+        let medium = state.ring.put(serial, bytes)?;
+        let changed = std::mem::replace(&mut state.medium, medium) != medium;
         if let Some(known) = state.pieces.get_mut(&serial) {
             known.held = true;
         }
         drop(state);
+        match medium {
+            Medium::Memory if changed => {
+                tracing::warn!(
+                    "the disk is full: live pieces are kept in memory, some half a minute of them"
+                );
+            }
+            Medium::Disk if changed => tracing::info!("the disk has room again for live pieces"),
+            _ => {}
+        }
         self.changed.send_replace(());
         Ok(())
     }

@@ -1,0 +1,50 @@
+//! A source that is killed and started again, as viewers see it who were there before.
+
+use std::{fs, time::Duration};
+
+use minuet_tests::{Segmenter, Tracker, Viewer, clip_of, free_port};
+
+#[test]
+fn viewers_play_on_over_a_source_that_was_killed_in_the_middle_of_a_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let feed = clip_of(24, dir);
+    let tracker = Tracker::start(free_port(), &dir.join("tracker"));
+    let data = dir.join("segmenter");
+    let mut first = Segmenter::start(&feed, &tracker.url, &data, &[]);
+    let mut minutes = Viewer::start("minutes", &first.link, dir, &["--start", "oldest"]);
+    let mut live = Viewer::start_in("live", "live", &first.link, dir, &[]);
+    // It shows what is open now: segment 2 is never sealed.
+    first.process.wait_for("segment 1 sealed");
+    live.wait_for_segment(2);
+    first.process.signal("KILL");
+    first.process.wait(Duration::from_secs(10));
+    let mut second = Segmenter::start(&feed, &tracker.url, &data, &[]);
+    assert_eq!(first.link, second.link);
+    second.process.wait_for("segment 3 sealed");
+
+    for viewer in [&mut minutes, &mut live] {
+        let status = viewer.process.wait(Duration::from_secs(120));
+        assert!(status.success(), "{:?}", viewer.process.log());
+    }
+    assert!(!second.segment(2).exists(), "the number of a segment that viewers saw is given to no other");
+    let join = |numbers: std::ops::RangeFrom<u64>| -> Vec<u8> {
+        numbers.map(|seq| second.segment(seq)).map_while(|path| fs::read(path).ok()).flatten().collect()
+    };
+    let (before, after) = (join(0..), join(3..));
+    let (summary, log) = (live.summary(), live.process.whole_log().to_vec());
+    let media = fs::read(&live.media).unwrap();
+    let old = media.strip_suffix(&after[..]);
+    let old = old.unwrap_or_else(|| panic!("not all of the second beginning: {log:#?} {summary}"));
+    // The sealed segments from some place on, then what came of segment 2: the same media as in segment 3.
+    let begins =
+        (0..before.len()).find(|from| old.starts_with(&before[*from..])).expect("the first beginning");
+    let lost = &old[before.len() - begins..];
+    assert!(!lost.is_empty(), "{log:#?} {summary}");
+    assert_eq!(summary["corrupt_pieces"], 0, "{summary}");
+    assert_eq!(summary["segment"], summary["segment"].as_u64().unwrap().max(3), "{summary}");
+
+    let (summary, log) = (minutes.summary(), minutes.process.whole_log());
+    assert_eq!(fs::read(&minutes.media).unwrap(), [before, after].concat(), "{log:#?} {summary}");
+    assert_eq!(summary["segments_skipped"], 0, "a number without a segment is no loss: {log:#?} {summary}");
+}
