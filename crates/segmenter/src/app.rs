@@ -31,6 +31,7 @@ use crate::{
     options::Options,
     publisher::Publisher,
     recorder::{Failure, Recorded, Recorder, TorrentHead, Unsynced},
+    share::Share,
     shelf::Shelf,
     state::{About, Announcer},
     status,
@@ -50,8 +51,6 @@ const END_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How long an ending segmenter goes on to seed, so that viewers get the last segment from it.
 const PASS_ON_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often it looks whether they have it.
-const PASS_ON_LOOK: Duration = Duration::from_millis(250);
 
 /// Runs the segmenter until its feed ends or it is told to stop.
 pub fn run(options: Options, screen: Screen) -> Result<()> {
@@ -163,11 +162,11 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
                 &key,
                 newest.as_ref(),
                 options.mesh_listen(),
-                options.upload_bytes_per_s(),
+                options.upload_bytes_per_s().map(Share::of_mesh),
                 &options.data,
                 trackers.clone(),
             );
-            let mesh = mesh.await?;
+            let mesh = mesh.await.context("live viewers cannot connect (see --listen and --no-live)")?;
             tracing::info!("live viewers connect to {:?} by UDP", mesh.listen_addrs());
             Some(Arc::new(mesh))
         }
@@ -185,6 +184,7 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
         meters: Arc::clone(&meters),
         budget: Arc::clone(&budget),
         live: mesh.as_ref().map(|mesh| mesh.watch_stats()),
+        share: options.upload_bytes_per_s().filter(|_| mesh.is_some()).map(Share::new),
         requests,
     };
     tasks.spawn(keeper.run(stop.clone()));
@@ -195,6 +195,7 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
             store: Arc::clone(&store),
             shelf: Arc::clone(&shelf),
             state: announcer.subscribe(),
+            announcer: Arc::clone(&announcer),
             peer_id,
             port,
         };
@@ -306,12 +307,8 @@ async fn offered(shelf: &Shelf) {
 async fn passed_on(meters: &Meters, before: u64, shelf: &Shelf) {
     let before_it = shelf.newest().and_then(SegmentSeq::previous);
     let length: u64 = shelf.after(before_it).iter().map(|record| record.length).sum();
-    let gone = async {
-        while meters.read().sent_to_peers < before + length {
-            tokio::time::sleep(PASS_ON_LOOK).await;
-        }
-    };
-    let _ = timeout(PASS_ON_TIMEOUT, gone).await;
+    let mut sent = meters.watch_sent_to_peers();
+    let _ = timeout(PASS_ON_TIMEOUT, sent.wait_for(|sent| *sent >= before + length)).await;
 }
 
 /// The one line on standard output.

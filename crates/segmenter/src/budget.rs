@@ -1,7 +1,7 @@
 //! What the HTTP server may send when the upload is limited: what the live mesh and BitTorrent peers leave over.
 //!
-//! What the others sent is charged here afterwards: they have limiters of their own (each the whole limit), and HTTP sends
-//! only while they leave something over.
+//! What the others sent is charged here afterwards: they have limiters of their own (`share`), and HTTP sends only while
+//! they leave something over.
 
 use std::{
     sync::{Mutex, PoisonError},

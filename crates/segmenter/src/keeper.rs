@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use minuet_node::mesh::MeshStats;
@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{budget::Budget, meters::Meters, shelf::Shelf};
+use crate::{budget::Budget, meters::Meters, share::Share, shelf::Shelf};
 
 /// How often the swarm's figures are read.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
@@ -40,6 +40,8 @@ pub struct Keeper {
     pub budget: Arc<Budget>,
     /// Figures of the live mesh.
     pub live: Option<watch::Receiver<MeshStats>>,
+    /// What BitTorrent may send beside the live mesh, if there is a limit for both.
+    pub share: Option<Share>,
     /// Asks for room.
     pub requests: channel::Receiver<mpsc::Sender<bool>>,
 }
@@ -142,11 +144,15 @@ impl Keeper {
         }
     }
 
-    fn read_figures(&self) {
+    fn read_figures(&mut self) {
         let stats = self.swarm.stats();
         let live = self.live.as_ref().map(|live| *live.borrow()).unwrap_or_default();
         if let Some(bytes_per_s) = live.upload_limit {
             self.budget.found(bytes_per_s);
+        }
+        let share = self.share.as_mut().and_then(|share| share.look(live.wire_sent, Instant::now()));
+        if let Some(bytes_per_s) = share {
+            self.swarm.set_upload(bytes_per_s);
         }
         self.budget.charge_total(stats.transfer.sent + live.wire_sent);
         self.meters.set_live(live.core.payload_sent, live.peers as u64);

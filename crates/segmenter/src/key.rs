@@ -50,8 +50,9 @@ fn load(path: &Path, file: File) -> Result<ChannelKey> {
 
 fn make(path: &Path) -> Result<ChannelKey> {
     let name = path.display();
-    let cannot =
-        || format!("cannot make the key file {name}; choose a folder that can be written with --key");
+    let cannot = || {
+        format!("cannot make the key file {name}; choose a folder that can be written, with --data or --key")
+    };
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).with_context(cannot)?;
     }

@@ -7,6 +7,7 @@
 mod app;
 mod archive;
 mod budget;
+mod clock;
 mod dashboard;
 mod hasher;
 mod input;
@@ -19,6 +20,7 @@ mod notices;
 mod options;
 mod publisher;
 mod recorder;
+mod share;
 mod shelf;
 mod state;
 mod status;

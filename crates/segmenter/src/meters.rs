@@ -7,6 +7,7 @@ use std::sync::{
 
 use minuet_media::Counters;
 use minuet_proto::SegmentSeq;
+use tokio::sync::watch;
 
 /// Figures since the start, and of now.
 #[derive(Debug, Default)]
@@ -14,7 +15,7 @@ pub struct Meters {
     received: AtomicU64,
     recorded: AtomicU64,
     open: AtomicU64,
-    sent_to_peers: AtomicU64,
+    sent_to_peers: watch::Sender<u64>,
     sent_over_http: AtomicU64,
     sent_live: AtomicU64,
     live_peers: AtomicU64,
@@ -79,9 +80,14 @@ impl Meters {
     }
 
     pub fn set_swarm(&self, sent: u64, viewers: u64, seeding: u64) {
-        self.sent_to_peers.store(sent, Ordering::Relaxed);
+        self.sent_to_peers.send_replace(sent);
         self.viewers.store(viewers, Ordering::Relaxed);
         self.seeding.store(seeding, Ordering::Relaxed);
+    }
+
+    /// Tells of each reading of what was sent to BitTorrent peers.
+    pub fn watch_sent_to_peers(&self) -> watch::Receiver<u64> {
+        self.sent_to_peers.subscribe()
     }
 
     pub fn set_live(&self, sent: u64, peers: u64) {
@@ -108,7 +114,7 @@ impl Meters {
             received: get(&self.received),
             recorded: get(&self.recorded),
             open: SegmentSeq(get(&self.open)),
-            sent_to_peers: get(&self.sent_to_peers),
+            sent_to_peers: *self.sent_to_peers.borrow(),
             sent_over_http: get(&self.sent_over_http),
             sent_live: get(&self.sent_live),
             live_peers: get(&self.live_peers),

@@ -18,7 +18,7 @@ use minuet_store::Store;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::shelf::Shelf;
+use crate::{shelf::Shelf, state::Announcer};
 
 /// The first wait after a failure.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -43,6 +43,8 @@ pub struct Publisher {
     pub shelf: Arc<Shelf>,
     /// The channel's state.
     pub state: watch::Receiver<SignedState>,
+    /// States it.
+    pub announcer: Arc<Announcer>,
     /// This node's BitTorrent id in this run.
     pub peer_id: PeerId,
     /// Where BitTorrent peers connect to.
@@ -135,8 +137,15 @@ impl Publisher {
             let Ok(torrent) = self.store.torrent(record.seq) else { continue };
             self.tracker.publish(self.channel, &Publication { record: record.encode(), torrent }).await?;
         }
-        let state = self.state.borrow().clone();
+        let mut state = self.state.borrow().clone();
         let stated = known.and_then(|known| known.state);
+        // The clock was set back since an earlier run.
+        if let Some(stated) =
+            stated.as_ref().filter(|stated| stated.at_ms >= state.at_ms && **stated != state)
+        {
+            self.announcer.go_on_after(stated.at_ms);
+            state = self.state.borrow().clone();
+        }
         if stated.is_none_or(|stated| stated.at_ms < state.at_ms) {
             self.tracker.publish_state(&state).await?;
         }

@@ -23,6 +23,7 @@ use minuet_proto::{
 use minuet_store::{OpenSegment, Sealed, Store};
 
 use crate::{
+    clock::SourceClock,
     hasher::{Closed, SegmentHasher, per_second},
     input::{Fed, Feed, InputError, READ_LEN},
     keeper::Room,
@@ -121,6 +122,8 @@ struct State {
     last_access: Option<Ticks>,
     /// Totals of the cutters before the one in use.
     counted: Counters,
+    /// Gives ingest times.
+    clock: SourceClock,
 }
 
 impl Recorder {
@@ -137,13 +140,15 @@ impl Recorder {
             unshared: Repeated::default(),
             last_access: None,
             counted: Counters::default(),
+            clock: SourceClock::new(Instant::now(), now_ms()),
         };
         let read = state.read(feed, &mut cutter, &stop);
         cutter.end();
         // A feed that is unusable says so again here; what was recorded before is sealed all the same.
         let drained = state.drain(&mut cutter, &mut [].as_slice());
         if stop.load(Ordering::Relaxed) {
-            return read;
+            // Whatever the feed came to meanwhile, it was to end.
+            return Ok(());
         }
         read.and(drained.map_err(|error| Failure::Read(error.into())))
     }
@@ -233,8 +238,14 @@ impl State {
         let discontinuity = start.discontinuity || self.lost || restarted;
         let mut hasher = SegmentHasher::new(self.rate, self.recorder.live.is_some());
         hasher.mark_random_access();
-        self.open =
-            Some(Open { seq, file, hasher, ingest_ms: now_ms(), begun: Instant::now(), discontinuity });
+        let begun = Instant::now();
+        if let Some(set_ms) = self.clock.check(begun, now_ms()) {
+            let way = if set_ms > 0 { "ahead" } else { "back" };
+            let set_s = (set_ms.unsigned_abs() + 500) / 1000;
+            tracing::warn!("the clock was set {set_s} s {way}: times are new from segment {seq} on");
+        }
+        let ingest_ms = self.clock.at(begun);
+        self.open = Some(Open { seq, file, hasher, ingest_ms, begun, discontinuity });
         self.recorder.meters.set_open(seq);
         self.data(start.tables);
     }
@@ -306,9 +317,10 @@ impl State {
     /// Gives pieces to the live mesh.
     fn share(&mut self, segment: SegmentSeq, closed: Vec<Closed>) {
         let Some(live) = &self.recorder.live else { return };
+        let ingest_ms = self.clock.at(Instant::now());
         for Closed { index, hash, random_access, data } in closed {
             let id = PieceId { segment, piece: PieceIndex(index) };
-            let piece = ClosedPiece { id, hash, ingest_ms: now_ms(), random_access, data };
+            let piece = ClosedPiece { id, hash, ingest_ms, random_access, data };
             if !live.publish(piece)
                 && let Some(withheld) = self.unshared.tell(Instant::now())
             {

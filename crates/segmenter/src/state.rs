@@ -62,6 +62,16 @@ impl Announcer {
         self.change(|state| state.next = next);
     }
 
+    /// States everything anew, later than at `at_ms`: what an earlier run stated by a clock that was set back since must
+    /// not stand.
+    pub fn go_on_after(&self, at_ms: u64) {
+        self.current.send_modify(|signed| {
+            let mut state = signed.get().clone();
+            state.at_ms = now_ms().max(at_ms.max(state.at_ms) + 1);
+            *signed = SignedState::sign(&self.key, state);
+        });
+    }
+
     fn change(&self, change: impl FnOnce(&mut ChannelState)) {
         self.current.send_if_modified(|signed| {
             let mut state = signed.get().clone();
@@ -102,5 +112,10 @@ mod tests {
         let last = heard.borrow_and_update();
         assert_eq!((last.phase, last.next), (Phase::Ended, SegmentSeq(4)));
         assert!(last.at_ms >= first + 2);
+        let ahead = last.at_ms + 3_600_000;
+        drop(last);
+        announcer.go_on_after(ahead);
+        announcer.set_next(SegmentSeq(5));
+        assert_eq!((heard.borrow().at_ms, heard.borrow().next), (ahead + 2, SegmentSeq(5)));
     }
 }

@@ -163,6 +163,21 @@ fn ffmpeg_is_started_again_and_its_last_words_are_told() {
 }
 
 #[test]
+fn a_ctrl_c_on_the_terminal_ends_the_segmenter_first_and_not_its_ffmpeg() {
+    let dir = tempfile::tempdir().unwrap();
+    let input =
+        ["--ffmpeg-args", "-re -f lavfi", "--ffmpeg-output-args", "-c:v libx264 -preset ultrafast -g 25"];
+    let arguments = [&["testsrc2=size=320x180:rate=25", "--segment", "1s"], &input[..]].concat();
+    let mut segmenter = Segmenter::start(dir.path(), &arguments);
+    segmenter.wait_for("segment 0 sealed");
+    segmenter.interrupt_job();
+    let (status, _, log) = segmenter.finish();
+    assert!(status.success() && !log.contains("ERROR"), "{log}");
+    assert!(log.contains("sealing the open segment"), "{log}");
+    assert!(numbers(&contents(dir.path()).0).len() >= 2);
+}
+
+#[test]
 fn an_encoder_comes_goes_and_comes_back_over_rtmp() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");

@@ -226,6 +226,13 @@ impl Engine {
         self.session.stats_snapshot().counters.uploaded_bytes
     }
 
+    /// Sets what may be sent from now on, in payload bytes a second, with a burst of one second's worth at once.
+    pub fn set_upload(&self, bytes_per_s: u32) {
+        self.session
+            .ratelimits
+            .set_upload_bps(NonZeroU32::new(bytes_per_s.max(crate::MIN_UPLOAD_BYTES_PER_S)));
+    }
+
     /// Ends every task of the session. Tasks that do not end in [`STOP_TIMEOUT`] end with the runtime.
     pub async fn stop(self) {
         let session: Weak<Session> = Arc::downgrade(&self.session);

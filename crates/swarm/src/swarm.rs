@@ -158,6 +158,12 @@ impl Swarm {
         Ok(Download::new(Arc::clone(&self.shared), torrent, metainfo, folder))
     }
 
+    /// Sets what may be sent from now on, in payload bytes a second and at least [`crate::MIN_UPLOAD_BYTES_PER_S`]. The
+    /// engine's account begins anew, with a burst of one second's worth: not for every second.
+    pub fn set_upload(&self, bytes_per_s: u32) {
+        self.engine.set_upload(bytes_per_s);
+    }
+
     /// Drops a minute: it is neither fetched nor seeded any more. False when it was not here.
     pub async fn forget(&self, minute: InfoHash, files: Files) -> Result<bool, Error> {
         self.shared.enter(minute);

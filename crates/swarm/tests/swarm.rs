@@ -3,11 +3,18 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
-use std::{net::SocketAddr, path::Path, time::Instant};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use minuet_proto::{InfoHash, Metainfo, PieceHash, PieceLength, metainfo::Info};
-use minuet_swarm::{Download, Error, Files, Finished, Place, Role, Swarm, SwarmOptions, Upload, Wanted};
+use minuet_swarm::{
+    Download, Error, Files, Finished, MIN_UPLOAD_BYTES_PER_S, Place, Role, Swarm, SwarmOptions, Upload,
+    Wanted,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -227,6 +234,22 @@ async fn viewers_pass_pieces_on_and_every_upload_stays_within_its_limit() {
         assert!(sent <= most, "sent {sent} bytes where the limit allows {most}");
     }
     assert!(one.swarm.stats().transfer.sent >= length * 2 - sent);
+}
+
+/// At its first limit the source would need an hour.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_can_be_set_anew_while_peers_wait() {
+    let minute = minute(3600);
+    let source = node(Role::Source, Upload::AtMost(MIN_UPLOAD_BYTES_PER_S)).await;
+    let viewer = node(Role::Viewer, Upload::Unlimited).await;
+    source.seed(&minute).await;
+    let download = viewer.fetch(&minute, &[&source]).await;
+    let mut reader = download.reader(0).await.unwrap();
+    let read = reader.read(&mut [0; PIECE]).await.unwrap();
+    assert!(read > 0 && !download.progress().unwrap().is_complete());
+    source.swarm.set_upload(u32::MAX);
+    tokio::time::timeout(Duration::from_secs(300), download.complete()).await.expect("in time").unwrap();
+    assert!(file(&download.path()) == minute.media);
 }
 
 #[tokio::test(flavor = "multi_thread")]

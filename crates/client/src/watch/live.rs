@@ -181,6 +181,9 @@ impl LivePlayback {
             let (mut figures, now) = self.figures.lock();
             let gap = Duration::from_millis(source_gap_ms.unwrap_or(0));
             let leapt = at.last.is_some_and(|last| last.piece.serial.0 + 1 != known.piece.serial.0);
+            // The source's clock was set back: the media goes on where it was.
+            let back_ms = at.last.map_or(0, |last| last.piece.ingest_ms.saturating_sub(ingest_ms));
+            at.zero_ms = at.zero_ms.saturating_sub(back_ms);
             if gap > SOURCE_GAP || leapt {
                 at.zero_ms = at.zero_ms.saturating_add(source_gap_ms.unwrap_or(0));
                 at.forgiven = figures.playout().stalled(now);

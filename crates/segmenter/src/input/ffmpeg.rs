@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     io::{BufRead as _, BufReader, ErrorKind, Read as _},
     os::fd::OwnedFd,
+    os::unix::process::CommandExt as _,
     process::{Child, ChildStderr, Command, Stdio},
     thread::JoinHandle,
     time::Duration,
@@ -76,6 +77,8 @@ impl Ffmpeg {
 
     fn spawn(mut command: Command, input: &str) -> Result<Self, InputError> {
         let (reader, writer) = std::io::pipe()?;
+        // A Ctrl-C on the terminal is for us; we end ffmpeg.
+        command.process_group(0);
         command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| match error.kind() {
             ErrorKind::NotFound => InputError::NoFfmpeg { input: input.to_owned() },

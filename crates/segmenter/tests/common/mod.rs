@@ -5,6 +5,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::SocketAddr,
+    os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{LazyLock, mpsc},
@@ -61,6 +62,8 @@ impl Segmenter {
             .arg(data)
             .args(arguments)
             .env_remove("RUST_LOG")
+            // As a terminal's job, which a Ctrl-C is for.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -135,6 +138,12 @@ impl Segmenter {
     pub fn terminate(&self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+
+    /// Ctrl-C on its terminal: it and all processes that are of its job are told.
+    pub fn interrupt_job(&self) {
+        let group = format!("-{}", self.child.id());
+        assert!(Command::new("kill").args(["-INT", "--", &group]).status().unwrap().success());
     }
 
     /// Waits for its end: how it ended, what else it wrote on standard output, and all log lines.
