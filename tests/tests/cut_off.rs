@@ -1,44 +1,87 @@
 //! An encoder that is cut off in the middle of a broadcast and comes back, as a viewer sees it.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests: a panic is how they fail")]
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
 
-use minuet_tests::{Segmenter, Tracker, Viewer, clip_of, free_port, path_str};
+use minuet_tests::{DEADLINE, Process, Segmenter, Tracker, Viewer, clip_of, free_port, path_str};
 
-/// Publishes a file over RTMP at its own pace. Whoever comes before the listener does comes again.
-fn publish(file: &Path, url: &str) {
-    for _ in 0..200 {
-        let publisher = Command::new("ffmpeg")
-            .args(["-nostdin", "-v", "error", "-re", "-i", path_str(file), "-c", "copy", "-f", "flv", url])
-            .output()
-            .expect("ffmpeg runs");
-        if publisher.status.success() {
-            return;
+/// An encoder that publishes a file at its own pace; killed when dropped.
+struct Encoder(Child);
+
+impl Encoder {
+    /// Publishes to `url` until the segmenter says `text`, from its next line on. Whoever comes before the listener does
+    /// comes again.
+    fn publish_until(file: &Path, (url, format): (&str, &str), segmenter: &mut Process, text: &str) -> Self {
+        let start = || {
+            let mut encoder = Command::new("ffmpeg");
+            encoder.args([
+                "-nostdin",
+                "-v",
+                "error",
+                "-re",
+                "-i",
+                path_str(file),
+                "-c",
+                "copy",
+                "-f",
+                format,
+                url,
+            ]);
+            Self(encoder.stderr(Stdio::null()).spawn().expect("ffmpeg runs"))
+        };
+        let (said, until) = (segmenter.log().len(), Instant::now() + DEADLINE);
+        let mut encoder = start();
+        while !segmenter.log()[said..].iter().any(|line| line.contains(text)) {
+            assert!(Instant::now() < until, "nothing came of {url}: {:?}", segmenter.log());
+            if encoder.0.try_wait().expect("a child of ours").is_some() {
+                encoder = start();
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
-        std::thread::sleep(Duration::from_millis(50));
+        encoder
     }
-    panic!("nobody takes {url}");
+}
+
+impl Drop for Encoder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]
-fn viewers_play_on_when_the_encoder_is_cut_off_and_comes_back() {
+fn viewers_play_on_when_an_encoder_over_rtmp_is_cut_off_and_comes_back() {
+    let port = free_port();
+    cut_off(&format!("rtmp://:{port}/live/key"), (&format!("rtmp://127.0.0.1:{port}/live/key"), "flv"));
+}
+
+#[test]
+fn viewers_play_on_when_an_encoder_over_srt_is_cut_off_and_comes_back() {
+    let port = free_port();
+    cut_off(&format!("srt://:{port}"), (&format!("srt://127.0.0.1:{port}?pkt_size=1316"), "mpegts"));
+}
+
+/// An encoder is killed in the middle of a segment; a slate plays until it is back.
+fn cut_off(input: &str, output: (&str, &str)) {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let feed = clip_of(14, dir);
+    let feed = clip_of(60, dir);
     let slate = dir.join("slate.ts");
     fs::copy(&feed, &slate).unwrap();
-    let url = format!("rtmp://127.0.0.1:{}/live/key", free_port());
     let tracker = Tracker::start(free_port(), &dir.join("tracker"));
-    let input = url.replace("127.0.0.1", "");
     let more = ["--silence", "2s", "--slate", path_str(&slate)];
-    let mut segmenter = Segmenter::start_with(&input, "5s", &tracker.url, &dir.join("segmenter"), &more);
+    let mut segmenter = Segmenter::start_with(input, "5s", &tracker.url, &dir.join("segmenter"), &more);
     let mut viewer = Viewer::start("viewer", &segmenter.link, dir, &[]);
-    publish(&feed, &url);
-    segmenter.process.wait_for("was closed by the other side");
+    drop(Encoder::publish_until(&feed, output, &mut segmenter.process, "sealed"));
     segmenter.process.wait_for("stands in for the main input");
     // While the slate plays, the encoder comes back.
     segmenter.process.wait_for("sealed");
-    publish(&feed, &url);
-    segmenter.process.wait_for("back to rtmp");
+    let _encoder = Encoder::publish_until(&feed, output, &mut segmenter.process, "back to ");
     let sealed = segmenter.process.wait_for("sealed");
     let number: u64 =
         sealed.split("segment ").nth(1).and_then(|text| text.split(' ').next()?.parse().ok()).unwrap();
