@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
+use minuet_proto::channel_api::EVENT_RECORD;
 use minuet_proto::{InfoHash, SegmentSeq, SignedRecord, SignedState, record::ChainError};
 
 /// How many of the newest torrents are kept in memory; the store has the others.
@@ -73,8 +74,8 @@ pub enum Place {
 pub struct Entry {
     /// The record.
     pub record: SignedRecord,
-    /// Its base64, as joins and events carry it.
-    pub base64: Box<str>,
+    /// The server-sent event that carries it.
+    pub event: Bytes,
     /// The torrent, if it is one of the newest.
     pub torrent: Option<Bytes>,
     /// Bytes of the record and the torrent.
@@ -85,7 +86,14 @@ impl Entry {
     /// Takes a record and its torrent.
     pub fn new(record: SignedRecord, torrent: Bytes) -> Self {
         let size = record.encode().len() + torrent.len();
-        Self { base64: record.to_base64().into(), record, torrent: Some(torrent), size }
+        let event = format!("event: {EVENT_RECORD}\nid: {}\ndata: {}\n\n", record.seq, record.to_base64());
+        Self { event: event.into(), record, torrent: Some(torrent), size }
+    }
+
+    /// The record's base64, as joins carry it.
+    pub fn base64(&self) -> &str {
+        let text = std::str::from_utf8(&self.event).unwrap_or_default();
+        text.rsplit_once(' ').map_or("", |(_, data)| data.trim_end())
     }
 }
 

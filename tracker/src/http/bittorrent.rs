@@ -3,23 +3,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use hyper::body::Incoming;
-use hyper::{Request, Response, StatusCode};
-
-use super::body::Body;
-use super::client_addr::client_ip;
-use super::respond;
 use crate::announce::answer::{PeerList, write_announce, write_refusal, write_scrape};
 use crate::announce::query;
 use crate::mesh::reach::{Reach, reach};
 use crate::swarm::table::Families;
 use crate::tracker::Shared;
 
-const CONTENT_TYPE: &str = "text/plain";
+/// What every answer is.
+pub(super) const CONTENT_TYPE: &str = "text/plain";
 
-pub(super) fn announce(shared: &Shared, peer: SocketAddr, request: &Request<Incoming>) -> Response<Body> {
-    let ip = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
-    let query = request.uri().query().unwrap_or_default().as_bytes();
+/// Appends the answer to an announce from `ip` to `out`.
+pub(super) fn announce(shared: &Shared, ip: IpAddr, query: &[u8], out: &mut Vec<u8>) {
     let mut peers = PeerList::default();
     let answer = query::parse_announce(query).and_then(|http| {
         let addr = SocketAddr::new(told_address(ip, http.claimed), http.announce.port);
@@ -34,18 +28,17 @@ pub(super) fn announce(shared: &Shared, peer: SocketAddr, request: &Request<Inco
         )?;
         Ok((answer, http.compact))
     });
-    let mut out = Vec::with_capacity(192 + peers.v4.len() + peers.v6.len());
+    out.reserve(192 + peers.v4.len() + peers.v6.len());
     match answer {
         Ok((answer, compact)) => {
             shared.metrics.announces.increment();
-            write_announce(&mut out, &answer, &peers, ip, compact);
+            write_announce(out, &answer, &peers, ip, compact);
         }
         Err(refusal) => {
             shared.metrics.refusals.increment();
-            write_refusal(&mut out, refusal);
+            write_refusal(out, refusal);
         }
     }
-    respond(StatusCode::OK, CONTENT_TYPE, out)
 }
 
 /// Where others are told that a client is. One on the tracker's own machine or site is seen at an address that is of
@@ -59,23 +52,21 @@ fn told_address(seen: IpAddr, claimed: Option<IpAddr>) -> IpAddr {
     }
 }
 
-pub(super) fn scrape(shared: &Shared, request: &Request<Incoming>) -> Response<Body> {
-    let query = request.uri().query().unwrap_or_default().as_bytes();
-    let mut out = Vec::with_capacity(512);
+/// Appends the answer to a scrape to `out`.
+pub(super) fn scrape(shared: &Shared, query: &[u8], out: &mut Vec<u8>) {
     match query::parse_scrape(query) {
         Ok(hashes) => {
             shared.metrics.scrapes.increment();
             let known: Vec<_> =
                 hashes.into_iter().filter_map(|hash| Some((hash, shared.swarms.scrape(&hash)?))).collect();
-            write_scrape(&mut out, &known, shared.swarms.calm().interval_seconds());
+            write_scrape(out, &known, shared.swarms.calm().interval_seconds());
         }
         // A scrape of everything would be a dump of the tracker; BEP 48 leaves it to the tracker.
         Err(refusal) => {
             shared.metrics.refusals.increment();
-            write_refusal(&mut out, refusal);
+            write_refusal(out, refusal);
         }
     }
-    respond(StatusCode::OK, CONTENT_TYPE, out)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use minuet_proto::{ChannelId, SegmentSeq, SignedRecord};
 
 use super::body::Body;
 use super::client_addr::client_ip;
-use super::{events, mesh, read_body, respond, text, try_later, wrong_method};
+use super::{events, mesh, query, read_body, respond, text, try_later, wrong_method};
 use crate::channel::window::PlaceError;
 use crate::channel::{Channel, PublishError, Published};
 use crate::fleet::news::{Kind, News};
@@ -48,7 +48,7 @@ pub(super) async fn answer(
     let Some(channel) = shared.channels.get(&id) else { return unknown_channel() };
     match rest {
         "" => join(&shared, &channel, peer, &request),
-        "events" => match parse_from(&request) {
+        "events" => match parse_from(query(&request)) {
             Ok(from) => events::subscribe(&shared, channel, from, &request),
             Err(sentence) => text(StatusCode::BAD_REQUEST, sentence),
         },
@@ -70,8 +70,7 @@ pub(super) fn unknown_channel() -> Response<Body> {
 }
 
 /// The query's `from=`: a segment number, or `oldest`.
-fn parse_from(request: &Request<Incoming>) -> Result<Option<SegmentSeq>, &'static str> {
-    let query = request.uri().query().unwrap_or_default();
+pub(super) fn parse_from(query: &str) -> Result<Option<SegmentSeq>, &'static str> {
     match query.split('&').find_map(|pair| pair.strip_prefix("from=")) {
         None => Ok(None),
         Some("oldest") => Ok(Some(SegmentSeq(0))),
@@ -83,7 +82,7 @@ fn parse_from(request: &Request<Incoming>) -> Result<Option<SegmentSeq>, &'stati
 }
 
 fn join(shared: &Shared, channel: &Channel, peer: SocketAddr, request: &Request<Incoming>) -> Response<Body> {
-    let from = match parse_from(request) {
+    let from = match parse_from(query(request)) {
         Ok(from) => from,
         Err(sentence) => return text(StatusCode::BAD_REQUEST, sentence),
     };
@@ -113,7 +112,7 @@ pub(super) fn join_of(shared: &Shared, channel: &Channel, from: Option<SegmentSe
         let join = Join {
             channel: channel.id().to_string(),
             state: window.state().map(|state| state.to_base64()),
-            records: all.iter().skip(start).take(most).map(|entry| entry.base64.to_string()).collect(),
+            records: all.iter().skip(start).take(most).map(|entry| entry.base64().to_owned()).collect(),
             oldest: window.oldest(),
             newest: window.newest(),
             peers: Vec::new(),

@@ -8,13 +8,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::unfold;
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use minuet_proto::SegmentSeq;
-use minuet_proto::channel_api::{EVENT_RECORD, EVENT_STATE};
+use minuet_proto::channel_api::EVENT_STATE;
 use tokio::sync::watch;
 
 use super::body::Body;
@@ -36,7 +36,8 @@ impl Drop for Counted {
     }
 }
 
-struct Subscriber {
+/// One who is sent what is new.
+pub(super) struct Subscriber {
     counted: Counted,
     channel: Arc<Channel>,
     changes: watch::Receiver<u64>,
@@ -53,21 +54,14 @@ pub(super) fn subscribe(
     from: Option<SegmentSeq>,
     request: &Request<Incoming>,
 ) -> Response<Body> {
-    let last_id = request.headers().get("last-event-id").map(|id| id.to_str().unwrap_or("?"));
-    let last_record = match (last_id.filter(|id| !id.is_empty()).map(str::parse), from) {
-        (Some(Ok(number)), _) => Some(SegmentSeq(number)),
-        (Some(Err(_)), _) => return text(StatusCode::BAD_REQUEST, "Last-Event-ID takes a segment number\n"),
-        (None, Some(from)) => from.previous(),
-        (None, None) => channel.window().newest(),
+    let last_id = request.headers().get("last-event-id").map(HeaderValue::as_bytes);
+    let last_record = match last_seen(&channel, from, last_id) {
+        Ok(last_record) => last_record,
+        Err(sentence) => return text(StatusCode::BAD_REQUEST, sentence),
     };
-    shared.metrics.subscribers.increment();
-    let counted = Counted(Arc::clone(shared));
-    if shared.metrics.subscribers.get() > shared.config.http.subscribers as u64 {
+    let Some(subscriber) = Subscriber::new(shared, channel, last_record) else {
         return try_later("this tracker has as many subscribers as it may serve\n", 60);
-    }
-    let changes = channel.subscribe();
-    let subscriber =
-        Subscriber { counted, channel, changes, greeted: false, last_record, last_state_ms: None };
+    };
     let chunks = unfold(subscriber, |mut subscriber| async {
         let chunk = subscriber.next().await?;
         Some((chunk, subscriber))
@@ -80,13 +74,41 @@ pub(super) fn subscribe(
     response
 }
 
+/// The record before the first that a subscriber is to be sent.
+pub(super) fn last_seen(
+    channel: &Channel,
+    from: Option<SegmentSeq>,
+    last_id: Option<&[u8]>,
+) -> Result<Option<SegmentSeq>, &'static str> {
+    match (last_id.filter(|id| !id.is_empty()), from) {
+        (Some(id), _) => std::str::from_utf8(id)
+            .ok()
+            .and_then(|id| id.parse().ok())
+            .map(|number| Some(SegmentSeq(number)))
+            .ok_or("Last-Event-ID takes a segment number\n"),
+        (None, Some(from)) => Ok(from.previous()),
+        (None, None) => Ok(channel.window().newest()),
+    }
+}
+
 impl Subscriber {
+    /// One who has had all up to `last_record`; `None` when there are as many as there may be.
+    pub fn new(shared: &Arc<Shared>, channel: Arc<Channel>, last_record: Option<SegmentSeq>) -> Option<Self> {
+        shared.metrics.subscribers.increment();
+        let counted = Counted(Arc::clone(shared));
+        if shared.metrics.subscribers.get() > shared.config.http.subscribers as u64 {
+            return None;
+        }
+        let changes = channel.subscribe();
+        Some(Self { counted, channel, changes, greeted: false, last_record, last_state_ms: None })
+    }
+
     /// The next bytes to send; `None` when the tracker shuts down.
-    async fn next(&mut self) -> Option<Bytes> {
+    pub async fn next(&mut self) -> Option<Bytes> {
         loop {
             let news = self.take_news();
             if !news.is_empty() {
-                return Some(news.into());
+                return Some(news);
             }
             let shared = &self.counted.0;
             tokio::select! {
@@ -101,28 +123,33 @@ impl Subscriber {
     }
 
     /// What is newer than what was sent.
-    fn take_news(&mut self) -> String {
-        let mut news = String::new();
+    fn take_news(&mut self) -> Bytes {
+        let mut news = BytesMut::new();
         if !self.greeted {
             self.greeted = true;
             let spread_ms = rand::random_range(0..=RETRY.as_millis());
-            news = format!("retry: {}\n\n", RETRY.as_millis() + spread_ms);
+            news.extend_from_slice(format!("retry: {}\n\n", RETRY.as_millis() + spread_ms).as_bytes());
         }
         let window = self.channel.window();
         let mut events = 0;
         if let Some(state) = window.state().filter(|state| Some(state.at_ms) > self.last_state_ms) {
-            news.push_str(&format!("event: {EVENT_STATE}\ndata: {}\n\n", state.to_base64()));
+            let event = format!("event: {EVENT_STATE}\ndata: {}\n\n", state.to_base64());
+            news.extend_from_slice(event.as_bytes());
             self.last_state_ms = Some(state.at_ms);
             events += 1;
         }
         let first = window.first_after(self.last_record);
-        for entry in window.entries().iter().skip(first).take(RECORDS_PER_CHUNK) {
-            let seq = entry.record.seq;
-            news.push_str(&format!("event: {EVENT_RECORD}\nid: {seq}\ndata: {}\n\n", entry.base64));
-            self.last_record = Some(seq);
-            events += 1;
-        }
+        let mut records = window.entries().range(first..).take(RECORDS_PER_CHUNK);
+        self.last_record = records.clone().last().map(|entry| entry.record.seq).or(self.last_record);
+        events += records.len() as u64;
         self.counted.0.metrics.events.add(events);
-        news
+        match (records.next(), records.len()) {
+            // What all are sent at once is written once.
+            (Some(record), 0) if news.is_empty() => record.event.clone(),
+            (first, _) => {
+                first.into_iter().chain(records).for_each(|record| news.extend_from_slice(&record.event));
+                news.freeze()
+            }
+        }
     }
 }

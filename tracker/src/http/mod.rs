@@ -1,14 +1,15 @@
 //! HTTP/1.1: connections, their limits, and which request goes where.
 //!
-//! hyper parses; everything is dispatched here by hand, since there are a dozen paths and the announce has to be
-//! cheap. A connection that sends its head or body too slowly, or does not take its answer, is closed:
-//! [`HEAD_TIMEOUT`] (also the longest idle time), [`BODY_TIMEOUT`], [`SEND_TIMEOUT`].
+//! What is asked most is answered in [`direct`]; of the rest hyper parses the requests, and they are dispatched here by
+//! hand, since there are a dozen paths. A connection that sends its head or body too slowly, or does not take its
+//! answer, is closed: [`HEAD_TIMEOUT`] (also the longest idle time), [`BODY_TIMEOUT`], [`SEND_TIMEOUT`].
 
 mod bittorrent;
 pub mod body;
 mod channel;
 pub mod client_addr;
 pub mod connections;
+mod direct;
 mod events;
 mod mesh;
 pub mod own_url;
@@ -104,7 +105,13 @@ async fn serve(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, place:
     if let Err(error) = options.set_tcp_nodelay(true).and(options.set_tcp_user_timeout(Some(SEND_TIMEOUT))) {
         debug!(%error, %peer, "cannot set socket options");
     }
-    if let Some(stream) = opening(shared, stream).await {
+    let stream = match opening(shared, stream).await.map(|stream| *stream) {
+        Some(MaybeTlsStream::Plain(stream)) => {
+            direct::serve(shared, stream, peer).await.map(|stream| Box::new(MaybeTlsStream::Plain(stream)))
+        }
+        stream => stream.map(Box::new),
+    };
+    if let Some(stream) = stream {
         run(shared, stream, peer, place).await;
     }
 }
@@ -215,14 +222,27 @@ async fn answer(
         RELAY_PATH => relay(shared, peer, place, request).await,
         // Nodes measure their way to a relay server by this.
         RELAY_PROBE_PATH if shared.relay.is_some() => text(StatusCode::OK, "pong\n"),
-        "/announce" => bittorrent::announce(&shared, peer, &request),
-        "/scrape" => bittorrent::scrape(&shared, &request),
+        "/announce" => {
+            let ip = client_addr::client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
+            let mut out = Vec::new();
+            bittorrent::announce(&shared, ip, query(&request).as_bytes(), &mut out);
+            respond(StatusCode::OK, bittorrent::CONTENT_TYPE, out)
+        }
+        "/scrape" => {
+            let mut out = Vec::new();
+            bittorrent::scrape(&shared, query(&request).as_bytes(), &mut out);
+            respond(StatusCode::OK, bittorrent::CONTENT_TYPE, out)
+        }
         "/health" => text(StatusCode::OK, "ok\n"),
         "/metrics" => pages::metrics(&shared),
         "/status" => pages::status(&shared),
         "/" => pages::home(&shared),
         _ => text(StatusCode::NOT_FOUND, "there is nothing here; see / for what this tracker serves\n"),
     }
+}
+
+fn query(request: &Request<Incoming>) -> &str {
+    request.uri().query().unwrap_or_default()
 }
 
 /// Hands a connection to the relay server.

@@ -1,0 +1,175 @@
+//! What most connections are for, answered without hyper: announces, scrapes and event streams.
+//!
+//! A request's head is looked at where it is, in the socket. When it is there as a whole and asks for one of these it
+//! is taken out and answered; everything else, also a head that comes in parts, finds the connection untouched
+//! and goes to hyper with it, for good. So an announce costs little more than its system calls, and an idle
+//! connection or a subscriber has no buffer at all, of which hyper keeps 8 KiB and more.
+//!
+//! The answers are those that hyper's way gives, from the same functions; TLS connections take that way.
+
+mod head;
+
+use std::future::poll_fn;
+use std::io::{self, Write as _};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use tokio::io::{AsyncWriteExt as _, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+use super::client_addr::client_ip;
+use super::events::{Subscriber, last_seen};
+use super::{HEAD_TIMEOUT, bittorrent, channel};
+use crate::tracker::Shared;
+use head::{Ask, Head};
+
+/// The longest head that is answered here, in bytes.
+const MAX_HEAD_BYTES: usize = 4096;
+/// Room for the digits of a body's length.
+const LENGTH_DIGITS: usize = 8;
+/// The head of an event stream, which ends with its connection.
+const EVENTS_HEAD: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\n\
+    x-accel-buffering: no\r\nconnection: close\r\n\r\n";
+
+/// What to do next.
+enum Next {
+    /// The answer is written; the head has so many bytes.
+    Answer { head: usize, close: bool },
+    /// The client subscribes; the head has so many bytes.
+    Stream { head: usize, subscriber: Subscriber },
+    /// Somebody else answers.
+    Leave,
+    /// The client is gone or silent, or the tracker shuts down.
+    End,
+}
+
+/// Answers the requests of a connection as long as they are of these kinds. Returns the connection, with the next
+/// request still in it, when one is not.
+pub(super) async fn serve(
+    shared: &Arc<Shared>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+) -> Option<TcpStream> {
+    let mut idle = pin!(sleep(HEAD_TIMEOUT));
+    let mut shutdown = pin!(shared.shutdown.cancelled());
+    let mut out = Vec::new();
+    loop {
+        let next = poll_fn(|cx| {
+            let mut space = [const { MaybeUninit::uninit() }; MAX_HEAD_BYTES];
+            let mut head = ReadBuf::uninit(&mut space);
+            match stream.poll_peek(cx, &mut head) {
+                Poll::Ready(Ok(1..)) => Poll::Ready(decide(shared, peer, head.filled(), &mut out)),
+                Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Next::End),
+                Poll::Pending if idle.as_mut().poll(cx).is_ready() => Poll::Ready(Next::End),
+                Poll::Pending => shutdown.as_mut().poll(cx).map(|()| Next::End),
+            }
+        });
+        match next.await {
+            Next::Answer { head, close } => {
+                take(&stream, head).ok()?;
+                send(shared, &mut stream, &out).await.ok()?;
+                if close {
+                    return None;
+                }
+                idle.as_mut().reset(Instant::now() + HEAD_TIMEOUT);
+            }
+            Next::Stream { head, subscriber } => {
+                take(&stream, head).ok()?;
+                drop(out);
+                // The connection ends with it, whichever way.
+                let _ = events(shared, stream, subscriber).await;
+                return None;
+            }
+            Next::Leave => return Some(stream),
+            Next::End => return None,
+        }
+    }
+}
+
+/// Looks at a head, and writes the answer to `out` if it has one.
+fn decide(shared: &Arc<Shared>, peer: SocketAddr, bytes: &[u8], out: &mut Vec<u8>) -> Next {
+    let trusts = |ip| shared.config.http.trusts(ip);
+    let Some(head) = Head::parse(bytes, trusts(peer.ip().to_canonical())) else { return Next::Leave };
+    let query = head.query.as_bytes();
+    match head.ask {
+        Ask::Announce => write_answer(shared, head.close, out, |out| {
+            bittorrent::announce(shared, client_ip(peer.ip(), &head.forwarded, trusts), query, out);
+        }),
+        Ask::Scrape => write_answer(shared, head.close, out, |out| bittorrent::scrape(shared, query, out)),
+        Ask::Events(id) => {
+            let subscriber = shared.channels.get(&id).and_then(|channel| {
+                let from = channel::parse_from(head.query).ok()?;
+                let last_record = last_seen(&channel, from, head.last_event_id).ok()?;
+                Subscriber::new(shared, channel, last_record)
+            });
+            // A refusal is rare enough to be hyper's.
+            return subscriber
+                .map_or(Next::Leave, |subscriber| Next::Stream { head: head.length, subscriber });
+        }
+    }
+    Next::Answer { head: head.length, close: head.close }
+}
+
+/// Writes an answer whose body `write` appends.
+fn write_answer(shared: &Shared, close: bool, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    out.clear();
+    out.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ndate: ");
+    out.extend_from_slice(&shared.clock.http_date());
+    out.extend_from_slice(if close { b"\r\nconnection: close" } else { b"" });
+    out.extend_from_slice(b"\r\ncontent-length: ");
+    let length_at = out.len();
+    out.extend_from_slice(&[b' '; LENGTH_DIGITS]);
+    out.extend_from_slice(b"\r\n\r\n");
+    let body_at = out.len();
+    write(out);
+    let length = out.len() - body_at;
+    // Spaces before a number do not count (RFC 9110, 5.5). Writing to a slice that has the room cannot fail.
+    let _ = write!(&mut out[length_at..length_at + LENGTH_DIGITS], "{length:>LENGTH_DIGITS$}");
+}
+
+/// Takes a head out of the socket, in which it is known to be.
+fn take(stream: &TcpStream, mut length: usize) -> io::Result<()> {
+    let mut space = [0; MAX_HEAD_BYTES];
+    while length > 0 {
+        match stream.try_read(&mut space[..length])? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            taken => length -= taken,
+        }
+    }
+    Ok(())
+}
+
+/// Sends all, which is mostly one call. Who does not take it is let go when the tracker shuts down, if the kernel has
+/// not given him up before ([`super::SEND_TIMEOUT`]).
+async fn send(shared: &Shared, stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    let sent = match stream.try_write(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        sent => sent?,
+    };
+    if sent == bytes.len() {
+        return Ok(());
+    }
+    let rest = stream.write_all(&bytes[sent..]);
+    shared.shutdown.run_until_cancelled(rest).await.unwrap_or_else(|| Err(io::ErrorKind::Interrupted.into()))
+}
+
+/// Sends a subscriber what comes, until one of both sides ends it.
+async fn events(shared: &Shared, mut stream: TcpStream, mut subscriber: Subscriber) -> io::Result<()> {
+    send(shared, &mut stream, EVENTS_HEAD).await?;
+    loop {
+        let mut more = [0];
+        let chunk = tokio::select! {
+            biased;
+            // It has no more to say, so its end is all that there is to hear.
+            _ = stream.peek(&mut more) => return Ok(()),
+            chunk = subscriber.next() => chunk,
+        };
+        let Some(chunk) = chunk else { return Ok(()) };
+        send(shared, &mut stream, &chunk).await?;
+    }
+}
