@@ -10,13 +10,12 @@ use std::time::{Duration, Instant};
 
 use minuet_proto::Phase;
 use minuet_proto::channel_api::mesh::{
-    CheckedHead, JoinRequest, MeshJoin, encode_heads, head_to_base64, mesh_join_path,
+    CheckedHead, JoinRequest, MeshJoin, MeshNode, encode_heads, head_to_base64,
 };
 use minuet_proto::mesh::{Head, HeadPiece, NodeId, Serial};
 use minuet_proto::{PieceHash, PieceIndex, SegmentSeq};
 use minuet_tracker::{Config, StartError, Tracker};
-use reqwest::Client;
-use support::{Events, Publisher, announce, base, config, get};
+use support::{Events, Publisher, announce, base, config, get, sample};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
@@ -73,21 +72,12 @@ async fn until(mut is_so: impl AsyncFnMut() -> bool) {
     tokio::time::timeout(Duration::from_secs(60), async { while !is_so().await {} }).await.unwrap();
 }
 
-async fn sample(at: &str, name: &str) -> u64 {
-    let metrics = get(&format!("{at}metrics")).await.1;
-    let name = format!("minuet_tracker_{name} ");
-    metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
-}
-
 async fn join(at: &str, publisher: &Publisher, n: u8) -> Option<MeshJoin> {
-    let mut request = JoinRequest::new(NodeId([n; 32]));
-    request.addrs = vec![([127, 0, 0, 1], 4000 + u16::from(n)).into()];
+    let mut request = JoinRequest::new(MeshNode::new(NodeId([n; 32])));
+    request.about.addrs = vec![([127, 0, 0, 1], 4000 + u16::from(n)).into()];
     request.want = 8;
     request.heads = 8;
-    let url = format!("{at}{}", mesh_join_path(&publisher.channel()));
-    let body = serde_json::to_vec(&request).unwrap();
-    let answer = Client::new().post(url).body(body).send().await.unwrap().bytes().await.unwrap();
-    serde_json::from_slice(&answer).ok()
+    publisher.join_mesh(at, &request).await.1
 }
 
 #[tokio::test]

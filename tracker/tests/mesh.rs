@@ -4,13 +4,12 @@
 mod support;
 
 use minuet_proto::channel_api::mesh::{
-    CheckedHead, JoinRequest, MAX_JOIN_HEAD_PIECES, MAX_JOIN_REQUEST_LENGTH, MeshJoin, encode_heads,
-    head_from_base64, heads_path, mesh_join_path,
+    CheckedHead, JoinRequest, MAX_JOIN_HEAD_PIECES, MAX_JOIN_REQUEST_LENGTH, MeshNode, encode_heads,
+    head_from_base64, heads_path,
 };
 use minuet_proto::mesh::{Head, HeadPiece, NodeId, Serial, SignedHead};
 use minuet_proto::{ChannelKey, Phase, PieceHash, PieceIndex, SegmentSeq};
 use minuet_tracker::Tracker;
-use reqwest::Client;
 use support::{Publisher, base, config, get};
 
 fn head(key: &ChannelKey, first: u64) -> SignedHead {
@@ -25,18 +24,11 @@ fn head(key: &ChannelKey, first: u64) -> SignedHead {
 }
 
 fn node(n: u8, port: u16) -> JoinRequest {
-    let mut request = JoinRequest::new(NodeId([n; 32]));
-    request.addrs = vec![([127, 0, 0, 1], port).into()];
-    request.dialable = true;
+    let mut request = JoinRequest::new(MeshNode::new(NodeId([n; 32])));
+    request.about.addrs = vec![([127, 0, 0, 1], port).into()];
+    request.about.dialable = true;
     request.want = 8;
     request
-}
-
-async fn join(at: &str, publisher: &Publisher, request: &JoinRequest) -> (u16, Option<MeshJoin>) {
-    let url = format!("{at}{}", mesh_join_path(&publisher.channel()));
-    let body = serde_json::to_vec(request).unwrap();
-    let response = Client::new().post(url).body(body).send().await.unwrap();
-    (response.status().as_u16(), serde_json::from_slice(&response.bytes().await.unwrap()).ok())
 }
 
 #[tokio::test]
@@ -45,9 +37,9 @@ async fn nodes_meet_and_a_newcomer_gets_records_heads_and_neighbours_in_one_answ
     let tracker = Tracker::start(config(data.path())).await.unwrap();
     let at = base(&tracker);
     let mut publisher = Publisher::new(1);
-    assert_eq!(join(&at, &publisher, &node(1, 4001)).await.0, 404);
+    assert_eq!(publisher.join_mesh(&at, &node(1, 4001)).await.0, 404);
     publisher.publish_state(&at, &publisher.state(5, Phase::Live, "", false)).await;
-    let (_, joined) = join(&at, &publisher, &node(1, 4001)).await;
+    let (_, joined) = publisher.join_mesh(&at, &node(1, 4001)).await;
     let joined = joined.unwrap();
     assert_eq!((joined.nodes.len(), joined.heads.len()), (0, 0));
     assert_eq!(joined.observed.to_string(), "127.0.0.1");
@@ -60,7 +52,7 @@ async fn nodes_meet_and_a_newcomer_gets_records_heads_and_neighbours_in_one_answ
     assert_eq!(posted, (200, "accepted\n".into()));
     let mut newcomer = node(2, 4002);
     newcomer.heads = 2;
-    let (_, joined) = join(&at, &publisher, &newcomer).await;
+    let (_, joined) = publisher.join_mesh(&at, &newcomer).await;
     let joined = joined.unwrap();
     assert_eq!(publisher.numbers(&joined.join), [0]);
     let told: Vec<SignedHead> = joined.heads.iter().map(|text| head_from_base64(text).unwrap()).collect();
@@ -74,8 +66,8 @@ async fn nodes_meet_and_a_newcomer_gets_records_heads_and_neighbours_in_one_answ
     // Who leaves is told to nobody.
     let mut leaving = node(1, 4001);
     leaving.leaving = true;
-    assert_eq!(join(&at, &publisher, &leaving).await.1.unwrap().nodes, []);
-    assert_eq!(join(&at, &publisher, &node(2, 4002)).await.1.unwrap().nodes, []);
+    assert_eq!(publisher.join_mesh(&at, &leaving).await.1.unwrap().nodes, []);
+    assert_eq!(publisher.join_mesh(&at, &node(2, 4002)).await.1.unwrap().nodes, []);
     tracker.shutdown().await;
 }
 
@@ -89,7 +81,7 @@ async fn only_the_channels_own_heads_are_taken_and_they_prove_the_channel() {
     assert_eq!(publisher.post(&at, "heads", forged).await.0, 403);
     assert_eq!(publisher.post(&at, "heads", b"de".to_vec()).await.0, 400);
     assert_eq!(publisher.post(&at, "heads", vec![b'x'; 1 << 20]).await.0, 413);
-    assert_eq!(join(&at, &publisher, &node(1, 4001)).await.0, 404);
+    assert_eq!(publisher.join_mesh(&at, &node(1, 4001)).await.0, 404);
     assert_eq!(get(&format!("{at}{}", heads_path(&publisher.channel()))).await.0, 405);
 
     let old = encode_heads([&head(&publisher.key, 1)]).to_vec();
@@ -98,7 +90,7 @@ async fn only_the_channels_own_heads_are_taken_and_they_prove_the_channel() {
     assert_eq!(publisher.post(&at, "heads", old).await, (200, "known already\n".into()));
     let mut request = node(1, 4001);
     request.heads = u32::MAX;
-    assert_eq!(join(&at, &publisher, &request).await.1.unwrap().heads.len(), 1);
+    assert_eq!(publisher.join_mesh(&at, &request).await.1.unwrap().heads.len(), 1);
     tracker.shutdown().await;
 }
 

@@ -10,16 +10,16 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use iroh::endpoint::{Connection, presets};
 use iroh::tls::CaTlsConfig;
-use iroh::{Endpoint, EndpointAddr, RelayConfig, RelayMap, RelayMode, RelayUrl, SecretKey};
+use iroh::{Endpoint, EndpointAddr, RelayConfig, RelayMap, RelayMode, RelayUrl, SecretKey, Watcher as _};
 use iroh_relay::RelayQuicConfig;
 use minuet_proto::Phase;
-use minuet_proto::channel_api::mesh::{JoinRequest, MeshJoin, mesh_join_path, parse_fingerprint};
+use minuet_proto::channel_api::mesh::{JoinRequest, MeshJoin, MeshNode, parse_fingerprint};
 use minuet_proto::mesh::NodeId;
 use minuet_tracker::relay::DiscoveryListen;
 use minuet_tracker::{Config, Tracker};
-use reqwest::Client;
 use sha2::{Digest as _, Sha256};
 use support::{Publisher, base, config, get};
+use tempfile::TempDir;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{
     CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
@@ -75,17 +75,57 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-/// Joins a channel's mesh and returns the answer.
-async fn join(at: &str, n: u8, relay: Option<&str>) -> MeshJoin {
-    let publisher = Publisher::new(1);
-    publisher.publish_state(at, &publisher.state(5, Phase::Live, "", false)).await;
-    let mut request = JoinRequest::new(NodeId([n; 32]));
-    request.relay = relay.map(str::to_owned);
-    request.want = 8;
-    let url = format!("{at}{}", mesh_join_path(&publisher.channel()));
-    let body = serde_json::to_vec(&request).unwrap();
-    let answer = Client::new().post(url).body(body).send().await.unwrap().bytes().await.unwrap();
-    serde_json::from_slice(&answer).unwrap()
+/// A tracker with a channel.
+struct World {
+    tracker: Tracker,
+    publisher: Publisher,
+    at: String,
+    _data: TempDir,
+}
+
+impl World {
+    async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let mut config = config(data.path());
+        change(&mut config);
+        let tracker = Tracker::start(config).await.unwrap();
+        let (at, publisher) = (base(&tracker), Publisher::new(1));
+        publisher.publish_state(&at, &publisher.state(5, Phase::Live, "", false)).await;
+        Self { tracker, publisher, at, _data: data }
+    }
+
+    /// Joins the mesh and returns the answer.
+    async fn join(&self, n: u8, relay: Option<&str>) -> MeshJoin {
+        self.join_at(&self.at, n, relay).await
+    }
+
+    async fn join_at(&self, at: &str, n: u8, relay: Option<&str>) -> MeshJoin {
+        let mut request = JoinRequest::new(MeshNode::new(NodeId([n; 32])));
+        request.about.relay = relay.map(str::to_owned);
+        request.want = 8;
+        self.publisher.join_mesh(at, &request).await.1.unwrap()
+    }
+
+    async fn sample(&self, name: &str) -> u64 {
+        support::sample(&self.at, name).await
+    }
+
+    /// Sends bytes from one node without a way to the other and back, through the relay server.
+    async fn echo_through_relay(&self, bytes: Vec<u8>) {
+        let joined = self.join(1, None).await;
+        let (a, b) = (node(&joined, false).await, node(&joined, false).await);
+        a.online().await;
+        b.online().await;
+        assert_eq!(self.sample("relay_clients").await, 2);
+        let serving = tokio::spawn(echo(b.clone()));
+        let url: RelayUrl = joined.relay.unwrap().parse().unwrap();
+        let connection = a.connect(EndpointAddr::new(b.id()).with_relay_url(url), ALPN).await.unwrap();
+        assert_eq!(ask(&connection, &bytes).await, bytes);
+        connection.close(0u32.into(), b"");
+        serving.await.unwrap();
+        a.close().await;
+        b.close().await;
+    }
 }
 
 /// A node that uses the tracker's relay server, as the tracker described it, and no other server at all.
@@ -124,119 +164,96 @@ async fn ask(connection: &Connection, bytes: &[u8]) -> Vec<u8> {
     recv.read_to_end(1 << 20).await.unwrap()
 }
 
-async fn sample(at: &str, name: &str) -> u64 {
-    let metrics = get(&format!("{at}metrics")).await.1;
-    let name = format!("minuet_tracker_{name} ");
-    metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+#[tokio::test]
+async fn two_nodes_without_a_way_to_each_other_meet_through_the_trackers_port() {
+    let world = World::with(|_| {}).await;
+    assert_eq!(world.join(1, None).await.relay.as_deref(), Some(world.at.as_str()));
+    world.echo_through_relay(vec![7; 300_000]).await;
+    assert!(world.sample("relay_received_bytes_total").await > 600_000);
+    assert!(world.sample("relay_sent_bytes_total").await > 600_000);
+    world.tracker.shutdown().await;
 }
 
 #[tokio::test]
-async fn two_nodes_without_a_way_to_each_other_meet_through_the_trackers_port() {
-    let data = tempfile::tempdir().unwrap();
-    let tracker = Tracker::start(config(data.path())).await.unwrap();
-    let at = base(&tracker);
-    let joined = join(&at, 1, None).await;
-    assert_eq!(joined.relay.as_deref(), Some(at.as_str()));
-    let (a, b) = (node(&joined, false).await, node(&joined, false).await);
-    a.online().await;
-    b.online().await;
-    assert_eq!(sample(&at, "relay_clients").await, 2);
-    let serving = tokio::spawn(echo(b.clone()));
-    let url: RelayUrl = joined.relay.unwrap().parse().unwrap();
-    let connection = a.connect(EndpointAddr::new(b.id()).with_relay_url(url), ALPN).await.unwrap();
-    let bytes = vec![7; 300_000];
-    assert_eq!(ask(&connection, &bytes).await, bytes);
-    assert!(sample(&at, "relay_received_bytes_total").await > 600_000);
-    assert!(sample(&at, "relay_sent_bytes_total").await > 600_000);
-    connection.close(0u32.into(), b"");
-    serving.await.unwrap();
-    a.close().await;
-    b.close().await;
-    tracker.shutdown().await;
+async fn a_client_that_sends_more_than_it_may_is_slowed_down() {
+    let world = World::with(|config| config.relay.client_rate = 200_000).await;
+    world.echo_through_relay(vec![7; 200_000]).await;
+    assert!(world.sample("relay_limited_bytes_total").await > 0);
+    world.tracker.shutdown().await;
 }
 
 #[tokio::test]
 async fn a_node_learns_the_address_that_it_is_seen_at() {
-    let data = tempfile::tempdir().unwrap();
-    let tracker = Tracker::start(config(data.path())).await.unwrap();
-    let joined = join(&base(&tracker), 1, None).await;
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let client = |fingerprint| {
-        let mut tls = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Pinned {
-                fingerprint,
-                provider: Arc::clone(&provider),
-            }))
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![iroh_relay::quic::ALPN_QUIC_ADDR_DISC.to_vec()];
-        let crypto = noq::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
-        let mut config = noq::ClientConfig::new(Arc::new(crypto));
-        let mut transport = noq::TransportConfig::default();
-        transport.receive_observed_address_reports(true);
-        config.transport_config(Arc::new(transport));
-        config
-    };
+    let world = World::with(|_| {}).await;
+    let joined = world.join(1, None).await;
     let to = SocketAddr::from((Ipv4Addr::LOCALHOST, joined.relay_quic_port.unwrap()));
     let endpoint = noq::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let fingerprint = parse_fingerprint(&joined.relay_quic_cert.unwrap()).unwrap();
-    let connection = endpoint.connect_with(client(fingerprint), to, "127.0.0.1").unwrap().await.unwrap();
+    let client = discovery_client(fingerprint);
+    let connection = endpoint.connect_with(client, to, "127.0.0.1").unwrap().await.unwrap();
     let mut observed = connection.observed_external_addr();
     assert_eq!(observed.next().await.unwrap(), endpoint.local_addr().unwrap());
-    let other = endpoint.connect_with(client([0; 32]), to, "127.0.0.1").unwrap().await;
+    let other = endpoint.connect_with(discovery_client([0; 32]), to, "127.0.0.1").unwrap().await;
     assert!(other.is_err(), "a certificate that nobody named was taken");
     connection.close(0u32.into(), b"");
     endpoint.close(0u32.into(), b"");
-    tracker.shutdown().await;
+    world.tracker.shutdown().await;
+}
+
+/// What asks for its address, and believes one certificate.
+fn discovery_client(fingerprint: [u8; 32]) -> noq::ClientConfig {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut tls = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Pinned { fingerprint, provider }))
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![iroh_relay::quic::ALPN_QUIC_ADDR_DISC.to_vec()];
+    let crypto = noq::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let mut config = noq::ClientConfig::new(Arc::new(crypto));
+    let mut transport = noq::TransportConfig::default();
+    transport.receive_observed_address_reports(true);
+    config.transport_config(Arc::new(transport));
+    config
 }
 
 #[tokio::test]
 async fn an_iroh_endpoint_uses_the_trackers_address_discovery() {
-    let data = tempfile::tempdir().unwrap();
-    let tracker = Tracker::start(config(data.path())).await.unwrap();
-    let at = base(&tracker);
-    let endpoint = node(&join(&at, 1, None).await, true).await;
+    let world = World::with(|_| {}).await;
+    let endpoint = node(&world.join(1, None).await, true).await;
     tokio::time::timeout(Duration::from_secs(60), async {
-        while sample(&at, "discovery_connections").await != 1 {}
+        while world.sample("discovery_connections").await != 1 {}
     })
     .await
     .unwrap();
     endpoint.close().await;
-    tracker.shutdown().await;
+    world.tracker.shutdown().await;
 }
 
 #[tokio::test]
 async fn who_asks_hears_the_relay_servers_name_as_it_knows_it() {
-    let data = tempfile::tempdir().unwrap();
-    let tracker = Tracker::start(config(data.path())).await.unwrap();
-    let (by_number, port) = (base(&tracker), tracker.http_addrs()[0].port());
-    let by_name = format!("http://localhost:{port}/");
-    join(&by_number, 1, Some(&by_number)).await;
-    join(&by_number, 2, Some("http://other.example/")).await;
-    let joined = join(&by_name, 3, None).await;
+    let world = World::with(|_| {}).await;
+    let by_name = format!("http://localhost:{}/", world.tracker.http_addrs()[0].port());
+    world.join(1, Some(&world.at)).await;
+    world.join(2, Some("http://other.example/")).await;
+    let joined = world.join_at(&by_name, 3, None).await;
     assert_eq!(joined.relay.as_deref(), Some(by_name.as_str()));
     let mut relays: Vec<_> = joined.nodes.iter().map(|node| node.relay.clone().unwrap()).collect();
     relays.sort();
     assert_eq!(relays, [by_name, "http://other.example/".to_owned()]);
-    tracker.shutdown().await;
+    world.tracker.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_full_relay_server_says_so_and_one_that_is_off_is_not_there() {
-    let data = tempfile::tempdir().unwrap();
-    let mut few = config(data.path());
-    few.relay.clients_per_address = 1;
-    let tracker = Tracker::start(few).await.unwrap();
-    let at = base(&tracker);
-    let joined = join(&at, 1, None).await;
+async fn a_full_relay_server_says_so() {
+    let world = World::with(|config| config.relay.clients_per_address = 1).await;
+    let joined = world.join(1, None).await;
     let first = node(&joined, false).await;
     first.online().await;
     let second = node(&joined, false).await;
     let mut status = second.home_relay_status();
     let reason = loop {
-        use iroh::Watcher as _;
         let denied = status.get().iter().find_map(|status| status.auth_denied_reason().map(str::to_owned));
         match denied {
             Some(reason) => break reason,
@@ -244,56 +261,32 @@ async fn a_full_relay_server_says_so_and_one_that_is_off_is_not_there() {
         }
     };
     assert!(reason.contains("as many clients as it may"), "{reason}");
-    assert!(sample(&at, "relay_refused_total").await >= 1);
+    assert!(world.sample("relay_refused_total").await >= 1);
     first.close().await;
     second.close().await;
-    tracker.shutdown().await;
-
-    let mut off = config(data.path());
-    off.relay.enabled = false;
-    let tracker = Tracker::start(off).await.unwrap();
-    let at = base(&tracker);
-    let joined = join(&at, 1, None).await;
-    assert_eq!((joined.relay, joined.relay_quic_port), (None, None));
-    assert_eq!(get(&format!("{at}relay")).await.0, 404);
-    assert_eq!(get(&format!("{at}ping")).await.0, 404);
-    tracker.shutdown().await;
+    world.tracker.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_client_that_sends_more_than_it_may_is_slowed_down() {
-    let data = tempfile::tempdir().unwrap();
-    let mut slow = config(data.path());
-    slow.relay.client_rate = 200_000;
-    let tracker = Tracker::start(slow).await.unwrap();
-    let at = base(&tracker);
-    let joined = join(&at, 1, None).await;
-    let (a, b) = (node(&joined, false).await, node(&joined, false).await);
-    b.online().await;
-    let serving = tokio::spawn(echo(b.clone()));
-    let url: RelayUrl = joined.relay.unwrap().parse().unwrap();
-    let connection = a.connect(EndpointAddr::new(b.id()).with_relay_url(url), ALPN).await.unwrap();
-    let bytes = vec![7; 200_000];
-    assert_eq!(ask(&connection, &bytes).await, bytes);
-    assert!(sample(&at, "relay_limited_bytes_total").await > 0);
-    connection.close(0u32.into(), b"");
-    serving.await.unwrap();
-    a.close().await;
-    b.close().await;
-    tracker.shutdown().await;
+async fn a_relay_server_that_is_off_is_not_there() {
+    let world = World::with(|config| config.relay.enabled = false).await;
+    let joined = world.join(1, None).await;
+    assert_eq!((joined.relay, joined.relay_quic_port), (None, None));
+    assert_eq!(get(&format!("{}relay", world.at)).await.0, 404);
+    assert_eq!(get(&format!("{}ping", world.at)).await.0, 404);
+    world.tracker.shutdown().await;
 }
 
 #[tokio::test]
 async fn a_taken_port_for_address_discovery_stops_only_who_asked_for_it() {
-    let data = tempfile::tempdir().unwrap();
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut config: Config = config(data.path());
-    config.relay.discovery_listen = DiscoveryListen::At(taken.local_addr().unwrap());
-    let error = Tracker::start(config.clone()).await.unwrap_err().to_string();
+    let data = tempfile::tempdir().unwrap();
+    let mut asked = config(data.path());
+    asked.relay.discovery_listen = DiscoveryListen::At(taken.local_addr().unwrap());
+    let error = Tracker::start(asked).await.unwrap_err().to_string();
     assert!(error.contains("--discovery-listen"), "{error}");
-    config.relay.discovery_listen = DiscoveryListen::Nowhere;
-    let tracker =
-        tokio::time::timeout(Duration::from_secs(60), Tracker::start(config)).await.unwrap().unwrap();
-    assert_eq!(join(&base(&tracker), 1, None).await.relay_quic_port, None);
-    tracker.shutdown().await;
+    let without = World::with(|config| config.relay.discovery_listen = DiscoveryListen::Nowhere);
+    let world = tokio::time::timeout(Duration::from_secs(60), without).await.unwrap();
+    assert_eq!(world.join(1, None).await.relay_quic_port, None);
+    world.tracker.shutdown().await;
 }

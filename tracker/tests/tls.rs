@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 
 use minuet_proto::Phase;
-use minuet_proto::channel_api::mesh::{JoinRequest, MeshJoin, mesh_join_path};
+use minuet_proto::channel_api::mesh::{JoinRequest, MeshJoin, MeshNode, mesh_join_path};
 use minuet_proto::mesh::NodeId;
 use minuet_tracker::http::tls::TlsFiles;
 use minuet_tracker::{StartError, Tracker};
@@ -61,7 +61,7 @@ async fn one_port_takes_http_and_https_and_a_new_certificate_without_a_restart()
     // Who came by TLS is told of the relay server by TLS.
     let publisher = Publisher::new(1);
     publisher.publish_state(&plain, &publisher.state(5, Phase::Live, "", false)).await;
-    let body = serde_json::to_vec(&JoinRequest::new(NodeId([1; 32]))).unwrap();
+    let body = serde_json::to_vec(&JoinRequest::new(MeshNode::new(NodeId([1; 32])))).unwrap();
     let url = format!("{secure}{}", mesh_join_path(&publisher.channel()));
     let joined = first.post(url).body(body).send().await.unwrap().bytes().await.unwrap();
     let joined: MeshJoin = serde_json::from_slice(&joined).unwrap();

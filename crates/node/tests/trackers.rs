@@ -347,8 +347,8 @@ async fn answer_post(stream: &mut TcpStream, body: &[u8], answered: &str) {
 
 #[tokio::test]
 async fn a_mesh_join_is_checked_and_cut_to_its_limits() {
-    let mut request = JoinRequest::new(NodeId([7; 32]));
-    request.addrs = vec!["192.0.2.1:4000".parse().unwrap()];
+    let mut request = JoinRequest::new(MeshNode::new(NodeId([7; 32])));
+    request.about.addrs = vec!["192.0.2.1:4000".parse().unwrap()];
     request.want = 8;
     let node = MeshNode {
         node: NodeId([8; 32]),

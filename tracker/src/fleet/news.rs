@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use minuet_proto::bencode::{Dict, DictWriter};
-use minuet_proto::channel_api::mesh::JoinRequest;
+use minuet_proto::channel_api::mesh::MeshNode;
 use minuet_proto::channel_api::{MAX_PUBLICATION_LENGTH, Peer};
 use minuet_proto::{ChannelId, SegmentSeq};
 use serde::{Deserialize, Serialize};
@@ -109,7 +109,7 @@ pub struct Sample {
     /// Unix time in milliseconds when it was drawn, by that tracker's clock.
     pub at_ms: u64,
     /// Nodes of the live mesh, as they described themselves and where they were seen.
-    pub nodes: Vec<(JoinRequest, IpAddr)>,
+    pub nodes: Vec<(MeshNode, IpAddr)>,
     /// BitTorrent peers of the newest segment.
     pub peers: Vec<Peer>,
 }
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_sample_beyond_its_limits_is_cut() {
-        let node = JoinRequest::new(NodeId([1; 32]));
+        let node = MeshNode::new(NodeId([1; 32]));
         let mut wrong = node.clone();
         wrong.relay = Some("x".repeat(1000));
         let mut nodes = vec![(node, "192.0.2.1".parse().unwrap()); 100];

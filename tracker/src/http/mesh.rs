@@ -47,7 +47,7 @@ pub(super) async fn join(
     let interval_s = interval(&shared);
     let (mut nodes, mut heads) = (Vec::new(), Vec::new());
     {
-        let named = request.relay.as_deref();
+        let named = request.about.relay.as_deref();
         let seen = Seen {
             ip,
             own_relay: named.is_some_and(|url| is_own(url, own_relay.as_deref())),

@@ -71,17 +71,18 @@ impl Mesh {
         told: &mut Vec<MeshNode>,
     ) {
         if request.leaving {
-            if self.nodes.remove(&request.node, seen.network()) {
+            if self.nodes.remove(&request.about.node, seen.network()) {
                 count.0.fetch_sub(1, Ordering::Relaxed);
             }
             return;
         }
         let expires = now.after(Duration::from_secs(u64::from(interval) * u64::from(TTL_HALF_INTERVALS) / 2));
         let room = count.get() < limits.nodes && self.nodes.len() < limits.nodes_per_channel;
-        if self.nodes.insert(request, seen, expires, room, limits.nodes_per_address) {
+        if self.nodes.insert(&request.about, seen, expires, room, limits.nodes_per_address) {
             count.0.fetch_add(1, Ordering::Relaxed);
         }
-        let asker = Asker { node: request.node, dialable: request.dialable, observed: seen.ip, now };
+        let asker =
+            Asker { node: request.about.node, dialable: request.about.dialable, observed: seen.ip, now };
         let want = usize::from(request.want).min(minuet_proto::channel_api::mesh::MAX_JOIN_NODES);
         select::select(&self.nodes, &asker, want, random, told);
     }
@@ -89,7 +90,7 @@ impl Mesh {
     /// Takes in a node that another tracker has told of, until `expires`.
     pub fn hear_of(
         &mut self,
-        request: &JoinRequest,
+        node: &MeshNode,
         ip: IpAddr,
         limits: &MeshLimits,
         count: &NodeCount,
@@ -97,13 +98,13 @@ impl Mesh {
     ) {
         let seen = Seen { ip, own_relay: false, foreign: true };
         let room = count.get() < limits.nodes && self.nodes.len() < limits.nodes_per_channel;
-        if self.nodes.insert(request, &seen, expires, room, limits.nodes_per_address) {
+        if self.nodes.insert(node, &seen, expires, room, limits.nodes_per_address) {
             count.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Up to `most` of the nodes that spoke to this tracker, with the addresses that they were seen at.
-    pub fn own_sample(&self, most: usize, random: u64) -> Vec<(JoinRequest, IpAddr)> {
+    pub fn own_sample(&self, most: usize, random: u64) -> Vec<(MeshNode, IpAddr)> {
         self.nodes.own_sample(most, random)
     }
 

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use minuet_proto::channel_api::mesh::{JoinRequest, MAX_NODE_ADDRS};
+use minuet_proto::channel_api::mesh::{MAX_NODE_ADDRS, MeshNode};
 use minuet_proto::mesh::NodeId;
 use smallvec::SmallVec;
 
@@ -74,19 +74,26 @@ pub struct Entry {
 
 impl Entry {
     /// As the node described itself, with the address that it was seen at among its own.
-    fn described(&self) -> (JoinRequest, IpAddr) {
-        let mut request = JoinRequest::new(self.node);
-        request.addrs = self.addrs.to_vec();
-        request.relay = match &self.relay {
+    fn described(&self) -> (MeshNode, IpAddr) {
+        let relay = match &self.relay {
             Relay::None => None,
             Relay::Own(url) | Relay::Other(url) => Some(url.to_string()),
         };
-        request.dialable = self.dialable;
-        request.no_upload = self.no_upload;
-        request.is_relay = self.is_relay;
-        request.is_source = self.is_source;
-        request.upload_kbps = self.upload_kbps;
-        (request, self.observed)
+        (self.to_node(self.addrs.to_vec(), relay), self.observed)
+    }
+
+    /// What is told of the node, with these ways to it.
+    pub fn to_node(&self, addrs: Vec<SocketAddr>, relay: Option<String>) -> MeshNode {
+        MeshNode {
+            node: self.node,
+            addrs,
+            relay,
+            dialable: self.dialable,
+            no_upload: self.no_upload,
+            is_relay: self.is_relay,
+            is_source: self.is_source,
+            upload_kbps: self.upload_kbps,
+        }
     }
 }
 
@@ -118,7 +125,7 @@ impl NodeTable {
     /// nodes in its household as there may be, a new one is not taken in.
     pub fn insert(
         &mut self,
-        request: &JoinRequest,
+        about: &MeshNode,
         seen: &Seen,
         expires: Uptime,
         room: bool,
@@ -126,23 +133,23 @@ impl NodeTable {
     ) -> bool {
         let network = seen.network();
         let entry = Entry {
-            node: request.node,
+            node: about.node,
             observed: seen.ip,
-            addrs: candidates(&request.addrs, seen.ip),
-            relay: match &request.relay {
+            addrs: candidates(&about.addrs, seen.ip),
+            relay: match &about.relay {
                 None => Relay::None,
                 Some(url) if seen.own_relay => Relay::Own(url.as_str().into()),
                 Some(url) => Relay::Other(url.as_str().into()),
             },
-            dialable: request.dialable,
-            no_upload: request.no_upload,
-            is_relay: request.is_relay,
-            is_source: request.is_source,
-            upload_kbps: request.upload_kbps,
+            dialable: about.dialable,
+            no_upload: about.no_upload,
+            is_relay: about.is_relay,
+            is_source: about.is_source,
+            upload_kbps: about.upload_kbps,
             foreign: seen.foreign,
             expires,
         };
-        if let Some(&at) = self.by_key.get(&(request.node, network)) {
+        if let Some(&at) = self.by_key.get(&(about.node, network)) {
             // What a node says here goes before what another tracker says of it.
             if self.entries[at as usize].foreign || !entry.foreign {
                 self.entries[at as usize] = entry;
@@ -154,14 +161,14 @@ impl NodeTable {
             return false;
         }
         // The table is bounded far below 2^32.
-        self.by_key.insert((request.node, network), self.entries.len() as u32);
+        self.by_key.insert((about.node, network), self.entries.len() as u32);
         *self.by_network.entry(network).or_default() += 1;
         self.entries.push(entry);
         true
     }
 
     /// Up to `most` of the nodes that spoke to this tracker, as they described themselves, from `random` on.
-    pub fn own_sample(&self, most: usize, random: u64) -> Vec<(JoinRequest, IpAddr)> {
+    pub fn own_sample(&self, most: usize, random: u64) -> Vec<(MeshNode, IpAddr)> {
         // Below the length, so it fits.
         let start = random.checked_rem(self.len() as u64).unwrap_or(0) as usize;
         let (after, before) = self.entries.split_at(start);

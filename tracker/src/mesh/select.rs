@@ -98,16 +98,7 @@ fn describe(entry: &Entry, asker: &Asker) -> Option<MeshNode> {
     if addrs.is_empty() && relay.is_none() {
         return None;
     }
-    Some(MeshNode {
-        node: entry.node,
-        addrs,
-        relay,
-        dialable: entry.dialable,
-        no_upload: entry.no_upload,
-        is_relay: entry.is_relay,
-        is_source: entry.is_source,
-        upload_kbps: entry.upload_kbps,
-    })
+    Some(entry.to_node(addrs, relay))
 }
 
 /// Adds what another entry of the same key says.

@@ -45,8 +45,8 @@ impl Lab {
         let mut lab = Self::default();
         for n in 0..n {
             lab.join(n, |request| {
-                request.is_source = n == 0;
-                request.dialable = true;
+                request.about.is_source = n == 0;
+                request.about.dialable = true;
                 change(n, request);
             });
         }
@@ -61,8 +61,8 @@ fn ip(n: u32) -> IpAddr {
 fn request(n: u32) -> JoinRequest {
     let mut key = [0; 32];
     key[..4].copy_from_slice(&n.to_be_bytes());
-    let mut request = JoinRequest::new(NodeId(key));
-    request.addrs = vec![(ip(n), 4000).into()];
+    let mut request = JoinRequest::new(MeshNode::new(NodeId(key)));
+    request.about.addrs = vec![(ip(n), 4000).into()];
     request.want = 20;
     request
 }
@@ -81,7 +81,7 @@ fn numbers(told: &[MeshNode]) -> HashSet<u32> {
 fn all_of_a_small_mesh_hear_of_each_other_and_of_the_source() {
     let mut lab = Lab::with(7, |_, _| {});
     for n in 0..7 {
-        let told = lab.join(n, |request| request.is_source = n == 0);
+        let told = lab.join(n, |request| request.about.is_source = n == 0);
         assert_eq!(numbers(&told), (0..7).filter(|&other| other != n).collect());
     }
     assert_eq!(lab.join(3, |request| request.want = 0), []);
@@ -92,7 +92,7 @@ fn all_of_a_small_mesh_hear_of_each_other_and_of_the_source() {
 fn the_source_of_a_large_mesh_is_told_to_few() {
     let mut lab = Lab::with(1_000, |_, _| {});
     let told_of_source = (1..1_000)
-        .filter(|&n| lab.join(n, |request| request.dialable = true).iter().any(|node| node.is_source));
+        .filter(|&n| lab.join(n, |request| request.about.dialable = true).iter().any(|node| node.is_source));
     // Looked at in a sample of 80 of 1,000, so of the eight one is left.
     assert!(told_of_source.count() <= 8);
     // With nobody else it is told always.
@@ -106,7 +106,7 @@ fn neighbours_are_spread_out() {
     let mut times = vec![0u32; 1_000];
     let mut sets = Vec::new();
     for n in 1..1_000 {
-        let told = numbers(&lab.join(n, |request| request.dialable = true));
+        let told = numbers(&lab.join(n, |request| request.about.dialable = true));
         assert_eq!(told.len(), 20);
         told.iter().for_each(|&other| times[other as usize] += 1);
         sets.push(told);
@@ -122,22 +122,22 @@ fn neighbours_are_spread_out() {
 
 #[test]
 fn who_cannot_be_dialled_is_told_of_those_who_can() {
-    let mut lab = Lab::with(400, |n, request| request.dialable = n % 2 == 0);
+    let mut lab = Lab::with(400, |n, request| request.about.dialable = n % 2 == 0);
     let told = lab.join(401, |_| {});
     assert!(told.iter().all(|node| node.dialable), "{told:?}");
-    let told = lab.join(402, |request| request.dialable = true);
+    let told = lab.join(402, |request| request.about.dialable = true);
     let hidden = told.iter().filter(|node| !node.dialable).count();
     assert!((4..=16).contains(&hidden), "{hidden}");
     // Where there are none, holes have to be punched.
-    let mut lab = Lab::with(40, |n, request| request.dialable = n == 0);
+    let mut lab = Lab::with(40, |n, request| request.about.dialable = n == 0);
     assert_eq!(lab.join(41, |_| {}).len(), 20);
 }
 
 #[test]
 fn givers_come_before_riders_and_relays_do_not_carry_all() {
-    let mut lab = Lab::with(60, |n, request| request.no_upload = n > 25);
+    let mut lab = Lab::with(60, |n, request| request.about.no_upload = n > 25);
     assert!(lab.join(99, |_| {}).iter().all(|node| !node.no_upload));
-    let mut lab = Lab::with(60, |n, request| request.is_relay = n > 30);
+    let mut lab = Lab::with(60, |n, request| request.about.is_relay = n > 30);
     let relays =
         (0..100).map(|_| lab.join(99, |_| {}).iter().filter(|node| node.is_relay).count()).sum::<usize>();
     assert!((200..900).contains(&relays), "{relays} of 2000");
@@ -160,7 +160,7 @@ fn silent_nodes_and_those_that_leave_are_forgotten() {
 fn a_stranger_with_anothers_key_can_neither_remove_nor_hide_it() {
     let mut lab = Lab::with(2, |_, _| {});
     let mut forged = request(1);
-    forged.addrs = vec!["198.51.100.66:9".parse().unwrap()];
+    forged.about.addrs = vec!["198.51.100.66:9".parse().unwrap()];
     lab.join_from(&forged, ip(77));
     forged.leaving = true;
     lab.join_from(&forged, ip(78));
@@ -174,9 +174,9 @@ fn a_stranger_with_anothers_key_can_neither_remove_nor_hide_it() {
 
 #[test]
 fn a_node_that_only_claims_to_be_the_source_does_not_push_others_out() {
-    let mut lab = Lab::with(400, |n, request| request.is_source = n % 2 == 0);
+    let mut lab = Lab::with(400, |n, request| request.about.is_source = n % 2 == 0);
     for n in 1_000..1_200 {
-        let told = lab.join(n, |request| request.dialable = true);
+        let told = lab.join(n, |request| request.about.dialable = true);
         assert!(told.iter().filter(|node| node.is_source).count() <= 2);
     }
 }
@@ -205,7 +205,7 @@ fn the_table_is_bounded_by_household_and_in_all() {
 fn private_addresses_stay_at_home() {
     let mut lab = Lab::default();
     let mut at_home = request(1);
-    at_home.addrs = vec!["192.168.0.2:4000".parse().unwrap(), "127.0.0.1:4000".parse().unwrap()];
+    at_home.about.addrs = vec!["192.168.0.2:4000".parse().unwrap(), "127.0.0.1:4000".parse().unwrap()];
     lab.join_from(&at_home, ip(1));
     let stranger = lab.join(2, |_| {});
     assert_eq!(stranger[0].addrs, [(ip(1), 4000).into()]);

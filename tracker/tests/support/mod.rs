@@ -2,9 +2,13 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+pub mod udp;
+pub mod world;
+
 use std::net::SocketAddr;
 use std::path::Path;
 
+use minuet_proto::channel_api::mesh::{JoinRequest, MeshJoin};
 use minuet_proto::channel_api::{self, Join, Publication};
 use minuet_proto::metainfo::Info;
 use minuet_proto::{
@@ -121,6 +125,12 @@ impl Publisher {
         serde_json::from_slice(&bytes).unwrap()
     }
 
+    /// Joins the live mesh: the answer's status, and the answer if it is one.
+    pub async fn join_mesh(&self, base: &str, request: &JoinRequest) -> (u16, Option<MeshJoin>) {
+        let (status, text) = self.post(base, "join", serde_json::to_vec(request).unwrap()).await;
+        (status, serde_json::from_str(&text).ok())
+    }
+
     /// The numbers of a join's records, each checked.
     pub fn numbers(&self, join: &Join) -> Vec<u64> {
         join.records.iter().map(|r| SignedRecord::from_base64(r, self.channel()).unwrap().seq.0).collect()
@@ -143,11 +153,24 @@ pub async fn get(url: &str) -> (u16, String) {
     (response.status().as_u16(), response.text().await.unwrap())
 }
 
+/// A number among the metrics.
+pub async fn sample(base: &str, name: &str) -> u64 {
+    let metrics = get(&format!("{base}metrics")).await.1;
+    let name = format!("minuet_tracker_{name} ");
+    metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+}
+
 /// Announces over HTTP and returns the bencoded answer.
 pub async fn announce(base: &str, info_hash: &[u8; 20], port: u16, extra: &str) -> Vec<u8> {
     let hash: String = info_hash.iter().map(|b| format!("%{b:02x}")).collect();
     let url = format!("{base}announce?info_hash={hash}&peer_id=-XX0000-000000000000&port={port}{extra}");
     reqwest::get(url).await.unwrap().bytes().await.unwrap().to_vec()
+}
+
+/// Scrapes one torrent over HTTP and returns the bencoded answer, without what is no ASCII.
+pub async fn scrape(base: &str, info_hash: &minuet_proto::InfoHash) -> String {
+    let hash: String = info_hash.as_bytes().iter().map(|b| format!("%{b:02x}")).collect();
+    get(&format!("{base}scrape?info_hash={hash}")).await.1
 }
 
 /// Whether `bytes` has `part` somewhere.

@@ -58,16 +58,16 @@ impl Rendezvous {
         commands: mpsc::Sender<Command>,
     ) -> Self {
         let kbps = options.upload_limit.unwrap_or(0).saturating_mul(8) / 1000;
-        let request = JoinRequest {
+        let about = MeshNode {
             dialable: true,
             no_upload: !options.upload,
             is_relay: options.role == Role::Relay,
             is_source: options.role == Role::Source,
             upload_kbps: u32::try_from(kbps).unwrap_or(u32::MAX),
-            want: WANT,
-            heads: if options.role == Role::Source { 0 } else { MAX_JOIN_HEAD_PIECES },
-            ..JoinRequest::new(transport.id())
+            ..MeshNode::new(transport.id())
         };
+        let heads = if options.role == Role::Source { 0 } else { MAX_JOIN_HEAD_PIECES };
+        let request = JoinRequest { want: WANT, heads, ..JoinRequest::new(about) };
         Self { tracker, channel: options.channel, request, transport, reach, commands, relay: None }
     }
 
@@ -86,9 +86,9 @@ impl Rendezvous {
         let mut complained = false;
         loop {
             let reach = self.reach.borrow_and_update().clone();
-            self.request.addrs = reach.addrs;
-            self.request.addrs.truncate(MAX_NODE_ADDRS);
-            self.request.relay = reach.relay;
+            self.request.about.addrs = reach.addrs;
+            self.request.about.addrs.truncate(MAX_NODE_ADDRS);
+            self.request.about.relay = reach.relay;
             let asked = Instant::now();
             let wait = match self.tracker.join_mesh(self.channel, &self.request).await {
                 Ok(answer) => {

@@ -52,30 +52,9 @@ pub fn mesh_join_path(channel: &ChannelId) -> String {
 /// A node's question to the tracker, and what it says of itself. Unknown keys are passed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinRequest {
-    /// The node's key, 64 hexadecimal digits.
-    #[serde(with = "hex_node")]
-    pub node: NodeId,
-    /// Where it takes links, as far as it knows; at most [`MAX_NODE_ADDRS`].
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub addrs: Vec<SocketAddr>,
-    /// The relay server through which it can be reached; at most [`MAX_RELAY_URL_LENGTH`] bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub relay: Option<String>,
-    /// Whether others can dial it without its help.
-    #[serde(default)]
-    pub dialable: bool,
-    /// Whether it never sends pieces.
-    #[serde(default)]
-    pub no_upload: bool,
-    /// Whether it has no player.
-    #[serde(default)]
-    pub is_relay: bool,
-    /// Whether it holds the channel's key.
-    #[serde(default)]
-    pub is_source: bool,
-    /// Upload that it promises, in kbit/s; 0 if it does not say.
-    #[serde(default)]
-    pub upload_kbps: u32,
+    /// The node that asks, as others are to be told of it.
+    #[serde(flatten)]
+    pub about: MeshNode,
     /// Whether it is leaving the mesh: it is forgotten, and told of nobody.
     #[serde(default)]
     pub leaving: bool,
@@ -92,22 +71,9 @@ pub struct JoinRequest {
 }
 
 impl JoinRequest {
-    /// A node that says nothing of itself, for the other fields to be set.
-    pub fn new(node: NodeId) -> Self {
-        Self {
-            node,
-            addrs: Vec::new(),
-            relay: None,
-            dialable: false,
-            no_upload: false,
-            is_relay: false,
-            is_source: false,
-            upload_kbps: 0,
-            leaving: false,
-            want: 0,
-            from: None,
-            heads: 0,
-        }
+    /// A node that wants nothing, for the other fields to be set.
+    pub fn new(about: MeshNode) -> Self {
+        Self { about, leaving: false, want: 0, from: None, heads: 0 }
     }
 
     /// Parses JSON and holds it to the limits.
@@ -115,21 +81,8 @@ impl JoinRequest {
         const WHAT: &str = "a join request";
         Error::check_length(WHAT, json.len(), MAX_JOIN_REQUEST_LENGTH)?;
         let request: Self = serde_json::from_slice(json).map_err(|e| Error::malformed(WHAT, e))?;
-        request.check()?;
+        request.about.check()?;
         Ok(request)
-    }
-
-    /// Holds a request to the limits.
-    pub fn check(&self) -> Result<(), Error> {
-        if self.addrs.len() > MAX_NODE_ADDRS {
-            return Err(Error::malformed(
-                "a join request",
-                format_args!("a node has at most {MAX_NODE_ADDRS} addresses"),
-            ));
-        }
-        let url_length = self.relay.as_ref().map_or(0, String::len);
-        Error::check_length("a relay URL", url_length, MAX_RELAY_URL_LENGTH)?;
-        Ok(())
     }
 }
 
@@ -158,18 +111,20 @@ pub struct MeshJoin {
     pub interval_s: u32,
 }
 
-/// A node to link with, as it described itself in a [`JoinRequest`].
+/// A node of the mesh, as it describes itself to the tracker and others are told of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeshNode {
     /// The node's key, 64 hexadecimal digits.
     #[serde(with = "hex_node")]
     pub node: NodeId,
-    /// Where it may take links: what it named and what the tracker saw.
+    /// Where it may take links, at most [`MAX_NODE_ADDRS`]: as far as it knows, and, as others are told, also where the
+    /// tracker saw it.
+    #[serde(default)]
     pub addrs: Vec<SocketAddr>,
-    /// The relay server through which it can be reached.
+    /// The relay server through which it can be reached; at most [`MAX_RELAY_URL_LENGTH`] bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<String>,
-    /// Whether it says that others can dial it without its help.
+    /// Whether others can dial it without its help.
     #[serde(default)]
     pub dialable: bool,
     /// Whether it never sends pieces.
@@ -184,6 +139,34 @@ pub struct MeshNode {
     /// Upload that it promises, in kbit/s; 0 if it does not say.
     #[serde(default)]
     pub upload_kbps: u32,
+}
+
+impl MeshNode {
+    /// A node that says nothing of itself, for the other fields to be set.
+    pub fn new(node: NodeId) -> Self {
+        Self {
+            node,
+            addrs: Vec::new(),
+            relay: None,
+            dialable: false,
+            no_upload: false,
+            is_relay: false,
+            is_source: false,
+            upload_kbps: 0,
+        }
+    }
+
+    /// Holds it to the limits.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.addrs.len() > MAX_NODE_ADDRS {
+            return Err(Error::malformed(
+                "a mesh node",
+                format_args!("it has more than {MAX_NODE_ADDRS} addresses"),
+            ));
+        }
+        let url_length = self.relay.as_ref().map_or(0, String::len);
+        Error::check_length("a relay URL", url_length, MAX_RELAY_URL_LENGTH)
+    }
 }
 
 /// A head whose signature is the channel's.
@@ -369,24 +352,28 @@ mod tests {
             "0f".repeat(32)
         );
         let request = JoinRequest::decode(json.as_bytes()).unwrap();
-        assert_eq!(request.node, NodeId([0x0f; 32]));
-        assert_eq!((request.addrs.len(), request.want, request.from), (2, 8, Some(SegmentSeq(5))));
-        assert!(request.dialable && !request.leaving && request.heads == 0);
+        assert_eq!(request.about.node, NodeId([0x0f; 32]));
+        assert_eq!((request.about.addrs.len(), request.want, request.from), (2, 8, Some(SegmentSeq(5))));
+        assert_eq!(
+            (request.about.relay.as_deref(), request.about.upload_kbps),
+            (Some("http://r.example/"), 9)
+        );
+        assert!(request.about.dialable && !request.leaving && request.heads == 0);
         let again = serde_json::to_vec(&request).unwrap();
         assert_eq!(JoinRequest::decode(&again), Ok(request));
     }
 
     #[test]
     fn a_join_request_beyond_its_limits_is_refused() {
-        let mut request = JoinRequest::new(NodeId([1; 32]));
+        let mut request = JoinRequest::new(MeshNode::new(NodeId([1; 32])));
         let refused =
             |request: &JoinRequest| JoinRequest::decode(&serde_json::to_vec(request).unwrap()).is_err();
         assert!(!refused(&request));
-        request.addrs = vec![SocketAddr::from(([192, 0, 2, 1], 1)); MAX_NODE_ADDRS + 1];
+        request.about.addrs = vec![SocketAddr::from(([192, 0, 2, 1], 1)); MAX_NODE_ADDRS + 1];
         assert!(refused(&request));
-        request.addrs.pop();
+        request.about.addrs.pop();
         assert!(!refused(&request));
-        request.relay = Some("x".repeat(MAX_RELAY_URL_LENGTH + 1));
+        request.about.relay = Some("x".repeat(MAX_RELAY_URL_LENGTH + 1));
         assert!(refused(&request));
         assert!(JoinRequest::decode(br#"{"node":"00"}"#).is_err());
         assert!(JoinRequest::decode(&[b' '; MAX_JOIN_REQUEST_LENGTH + 1]).is_err());
