@@ -5,46 +5,10 @@
 mod support;
 
 use std::net::{SocketAddr, UdpSocket};
-use std::time::Duration;
 
 use minuet_tracker::{Config, Tracker};
+use support::udp::{Client, announce};
 use support::{Publisher, base, config};
-
-/// How long an answer may take before a test fails. Loopback loses nothing that is read.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn exchange(socket: &UdpSocket, packet: &[u8]) -> Vec<u8> {
-    socket.send(packet).unwrap();
-    let mut answer = vec![0; 2048];
-    let length = socket.recv(&mut answer).unwrap();
-    answer.truncate(length);
-    answer
-}
-
-fn client(tracker: SocketAddr) -> (UdpSocket, u64) {
-    let any: SocketAddr =
-        if tracker.is_ipv4() { ([127, 0, 0, 1], 0).into() } else { "[::1]:0".parse().unwrap() };
-    let socket = UdpSocket::bind(any).unwrap();
-    socket.connect(tracker).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut connect = 0x0417_2710_1980u64.to_be_bytes().to_vec();
-    connect.extend([0, 0, 0, 0, 1, 2, 3, 4]);
-    let answer = exchange(&socket, &connect);
-    assert_eq!(answer[..8], [0, 0, 0, 0, 1, 2, 3, 4]);
-    (socket, u64::from_be_bytes(answer[8..].try_into().unwrap()))
-}
-
-fn announce(id: u64, hash: &[u8; 20], port: u16, event: u8) -> Vec<u8> {
-    let mut packet = id.to_be_bytes().to_vec();
-    packet.extend([0, 0, 0, 1, 9, 9, 9, 9]);
-    packet.extend(hash);
-    packet.extend([b'p'; 20 + 8 + 8 + 8]);
-    packet.extend([0, 0, 0, event]);
-    packet.extend([0; 8]);
-    packet.extend((-1i32).to_be_bytes());
-    packet.extend(port.to_be_bytes());
-    packet
-}
 
 #[tokio::test]
 async fn clients_meet_over_both_families_and_over_http() {
@@ -64,25 +28,20 @@ async fn clients_meet_over_both_families_and_over_http() {
     let (v4_addr, v6_addr) = (tracker.udp_addrs()[0], tracker.udp_addrs()[1]);
     tokio::task::spawn_blocking(move || {
         for (addr, length) in [(v4_addr, 6), (v6_addr, 18)] {
-            let (first, id) = client(addr);
-            let answer = exchange(&first, &announce(id, &hash, 7001, 2));
-            assert_eq!(answer[..8], [0, 0, 0, 1, 9, 9, 9, 9]);
-            assert_eq!(answer.len(), 20);
-            let (second, id) = client(addr);
-            // With URL data (BEP 41), as clients send it.
-            let mut packet = announce(id, &hash, 7002, 2);
-            packet.extend(b"\x02\x09/announce");
-            let answer = exchange(&second, &packet);
+            let mut first = Client::connect(addr);
+            assert_eq!(first.announce(&hash, 7001, 2, b"").len(), 20);
+            let mut second = Client::connect(addr);
+            let answer = second.announce(&hash, 7002, 2, b"\x02\x09/announce");
             assert_eq!(answer.len(), 20 + length);
             assert_eq!(answer[20 + length - 2..], 7001u16.to_be_bytes());
             // Leaves, and is told of no more.
-            exchange(&first, &announce(id, &hash, 7001, 3));
-            assert_eq!(exchange(&second, &announce(id, &hash, 7002, 0)).len(), 20);
+            first.announce(&hash, 7001, 3, b"");
+            assert_eq!(second.announce(&hash, 7002, 0, b"").len(), 20);
             // What is no request stays without an answer, and hurts nobody.
-            second.send(b"hello").unwrap();
-            second.send(&announce(id ^ 4096, &hash, 7003, 2)).unwrap();
-            second.send(&[]).unwrap();
-            assert_eq!(exchange(&second, &announce(id, &hash, 7002, 0)).len(), 20);
+            second.socket.send(b"hello").unwrap();
+            second.socket.send(&announce(second.id ^ 4096, &hash, 7003, 2)).unwrap();
+            second.socket.send(&[]).unwrap();
+            assert_eq!(second.announce(&hash, 7002, 0, b"").len(), 20);
         }
     })
     .await
@@ -107,7 +66,7 @@ async fn a_herd_is_answered_to_the_last() {
     let hash = *segment.record.info_hash.as_bytes();
     let addr = tracker.udp_addrs()[0];
     tokio::task::spawn_blocking(move || {
-        let (socket, id) = client(addr);
+        let Client { socket, id } = Client::connect(addr);
         for port in 1..=CLIENTS {
             socket.send(&announce(id, &hash, port, 2)).unwrap();
             // The test's own receive buffer is small; the tracker's is not.

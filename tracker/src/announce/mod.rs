@@ -77,9 +77,6 @@ pub enum Refusal {
     /// The table of swarms is full.
     #[error("this tracker has as many torrents as it may hold")]
     Full,
-    /// The sender asks too often.
-    #[error("too many requests from your address")]
-    TooMany,
 }
 
 impl Refusal {
@@ -91,7 +88,6 @@ impl Refusal {
             // record is published does.
             Refusal::UnknownTorrent => RetryIn::Minutes(5),
             Refusal::Full => RetryIn::Minutes(10),
-            Refusal::TooMany => RetryIn::Minutes(2),
         }
     }
 }
