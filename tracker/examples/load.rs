@@ -1,38 +1,53 @@
 //! Load for a running tracker, for `scripts/bench tracker`. Each kind prints one line of JSON.
 //!
-//! - `load herd ADDR CLIENTS SECONDS`: that many clients come to a UDP tracker within that time, each with a connect
-//!   and an announce, and none asks twice: who is unanswered 3 s after the last came was lost.
+//! - `load herd ADDR CLIENTS SECONDS one|each`: that many clients come to a UDP tracker within that time, each with a
+//!   connect and an announce, of one torrent or of one each, and none asks twice: who is unanswered 3 s after the
+//!   last came was lost.
+//! - `load loris URL COUNT PID`: that many connections which stay in the middle of their request's head; what they cost
+//!   the process PID, and how long somebody waits who asks meanwhile.
 //! - `load subscribers URL COUNT PID`: that many event streams of one channel; how long a record takes to the last
 //!   of them, and what they cost the process PID.
-//! - `load joins URL RATE SECONDS`: joins at that rate over kept connections, and how long they take.
+//! - `load joins URL RATE SECONDS plain|mesh`: joins at that rate over kept connections, and how long they take; `mesh`:
+//!   of nodes that are new to the live mesh and want all that there is.
 #![allow(clippy::print_stdout, reason = "its result is for standard output")]
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use minuet_proto::channel_api::mesh::{
+    CheckedHead, JoinRequest, MAX_JOIN_HEAD_PIECES, MeshNode, encode_heads, heads_path, mesh_join_path,
+};
 use minuet_proto::channel_api::{Publication, events_path, join_path, records_path};
+use minuet_proto::mesh::{Head, HeadPiece, NodeId, Serial};
 use minuet_proto::metainfo::Info;
 use minuet_proto::{
-    ChannelKey, Metainfo, PieceHash, PieceLength, Record, SegmentSeq, SignedRecord, record::segment_file_name,
+    ChannelKey, Metainfo, PieceHash, PieceIndex, PieceLength, Record, SegmentSeq, SignedRecord,
+    record::segment_file_name,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, setsockopt, sockopt};
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
-        ["herd", addr, clients, seconds] => herd(addr.parse()?, clients.parse()?, seconds.parse()?),
+        ["herd", addr, clients, seconds, torrents @ ("one" | "each")] => {
+            herd(addr.parse()?, clients.parse()?, seconds.parse()?, torrents == "each")
+        }
+        ["loris", url, count, pid] => in_runtime(loris(url, count.parse()?, pid.parse()?)),
         ["subscribers", url, count, pid] => in_runtime(subscribers(url, count.parse()?, pid.parse()?)),
-        ["joins", url, rate, seconds] => in_runtime(joins(url, rate.parse()?, seconds.parse()?)),
-        _ => bail!("usage: load herd|subscribers|joins …; see the head of its source"),
+        ["joins", url, rate, seconds, kind @ ("plain" | "mesh")] => {
+            in_runtime(joins(url, rate.parse()?, seconds.parse()?, kind == "mesh"))
+        }
+        _ => bail!("usage: load herd|loris|subscribers|joins …; see the head of its source"),
     }
 }
 
@@ -50,10 +65,12 @@ fn percentile(sorted: &[Duration], part: f64) -> f64 {
 /// Sockets that the clients share, each on a loopback address of its own, so that ports do not repeat.
 const SOCKETS: usize = 20;
 const BATCH: usize = 64;
+/// The torrent that all of a herd want: its info hash and peer ids are all sevens.
+const HERD: u32 = 0x0707_0707;
 /// How long after the last came an answer still counts.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-fn herd(tracker: SocketAddrV4, clients: u32, seconds: f64) -> Result<()> {
+fn herd(tracker: SocketAddrV4, clients: u32, seconds: f64, torrents: bool) -> Result<()> {
     ensure!(clients as usize <= SOCKETS * 60_000, "at most {} clients", SOCKETS * 60_000);
     let to = SocketAddrAny::from(SocketAddr::from(tracker));
     let mut sockets = Vec::new();
@@ -102,7 +119,9 @@ fn herd(tracker: SocketAddrV4, clients: u32, seconds: f64) -> Result<()> {
                 match u32::from_be_bytes(*action) {
                     0 => {
                         connected += 1;
-                        announces.push(announce(answer.get(8..16).context("a short answer")?, client));
+                        let connection_id = answer.get(8..16).context("a short answer")?;
+                        let torrent = if torrents { client } else { HERD };
+                        announces.push(announce(connection_id, client, torrent));
                     }
                     1 => {
                         let slot = taken.get_mut(client as usize).context("an answer to nobody")?;
@@ -156,12 +175,13 @@ fn connect(client: u32) -> Vec<u8> {
     packet
 }
 
-fn announce(connection_id: &[u8], client: u32) -> Vec<u8> {
+fn announce(connection_id: &[u8], client: u32, torrent: u32) -> Vec<u8> {
     let mut packet = connection_id.to_vec();
     packet.extend(1u32.to_be_bytes());
     packet.extend(client.to_be_bytes());
     // Info hash and peer id, downloaded, left, uploaded, started, address, key.
-    packet.extend([7; 40]);
+    packet.extend(torrent.to_be_bytes());
+    packet.extend([7; 36]);
     packet.extend([0; 8]);
     packet.extend(1u64.to_be_bytes());
     packet.extend([0; 8]);
@@ -213,19 +233,38 @@ impl Channel {
         let record = SignedRecord::sign(&self.key, record);
         let body = Publication { record: record.encode(), torrent: torrent.encode() }.encode();
         self.last = Some(record);
-        let mut stream = TcpStream::connect(authority).await?;
-        let head = format!(
-            "POST /{} HTTP/1.1\r\nhost: {authority}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-            records_path(&channel),
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).await?;
-        stream.write_all(&body).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        ensure!(answer.starts_with("HTTP/1.1 200"), "refused: {answer}");
-        Ok(())
+        post(authority, &records_path(&channel), &body).await
     }
+
+    /// Publishes heads of as many pieces as a join may tell of, eight in each, as at a few Mbit/s.
+    async fn publish_heads(&self, authority: &str) -> Result<()> {
+        let piece =
+            HeadPiece { hash: PieceHash::new([1; 20]), len: 65_536, ingest_ms: 1, random_access: false };
+        let heads: Vec<_> = (0..u64::from(MAX_JOIN_HEAD_PIECES) / 8)
+            .map(|n| Head {
+                first: Serial(n * 8 + 1),
+                segment: SegmentSeq(1),
+                first_index: PieceIndex(n as u32 * 8),
+                pieces: vec![piece; 8],
+            })
+            .map(|head| CheckedHead::sign(&self.key, head).into_signed())
+            .collect();
+        post(authority, &heads_path(&self.key.channel()), &encode_heads(&heads)).await
+    }
+}
+
+async fn post(authority: &str, path: &str, body: &[u8]) -> Result<()> {
+    let mut stream = TcpStream::connect(authority).await?;
+    let head = format!(
+        "POST /{path} HTTP/1.1\r\nhost: {authority}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(body).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    ensure!(answer.starts_with("HTTP/1.1 200"), "refused: {answer}");
+    Ok(())
 }
 
 fn authority(url: &str) -> Result<&str> {
@@ -302,26 +341,61 @@ async fn subscribers(url: &str, count: usize, pid: u32) -> Result<()> {
     Ok(())
 }
 
-async fn joins(url: &str, rate: u32, seconds: u32) -> Result<()> {
+async fn loris(url: &str, count: usize, pid: u32) -> Result<()> {
+    let authority = authority(url)?;
+    let to: SocketAddr = authority.parse()?;
+    let before_kb = resident_kb(pid)?;
+    let mut held = Vec::with_capacity(count);
+    for n in 0..count {
+        let socket = TcpSocket::new_v4()?;
+        // An address for each hundred, as one address may not have many.
+        socket.bind((Ipv4Addr::from_bits(0x7f01_0001 + n as u32 / 100), 0).into())?;
+        let mut stream = socket.connect(to).await?;
+        stream.write_all(b"GET /announce?info_hash=%07 HTTP/1.1\r\nhost: ").await?;
+        held.push(stream);
+    }
+    let mut asking = BufReader::new(TcpStream::connect(to).await?);
+    let start = Instant::now();
+    asking
+        .get_mut()
+        .write_all(format!("GET /health HTTP/1.1\r\nhost: {authority}\r\n\r\n").as_bytes())
+        .await?;
+    read_answer(&mut asking).await?;
+    let bytes_each = (resident_kb(pid)?.saturating_sub(before_kb)) * 1024 / count as u64;
+    let waited_ms = start.elapsed().as_secs_f64() * 1e3;
+    println!("{{\"connections\":{count},\"bytes_each\":{bytes_each},\"waited_ms\":{waited_ms:.2}}}");
+    Ok(())
+}
+
+async fn joins(url: &str, rate: u32, seconds: u32, mesh: bool) -> Result<()> {
     const CONNECTIONS: u32 = 32;
     let authority = authority(url)?.to_owned();
     let mut channel = Channel::new();
     for _ in 0..10 {
         channel.publish(&authority).await?;
     }
-    let path = join_path(&channel.key.channel());
-    let request = format!("GET /{path} HTTP/1.1\r\nhost: {authority}\r\n\r\n").into_bytes();
+    channel.publish_heads(&authority).await?;
+    let requests: Arc<dyn Fn(u32) -> Vec<u8> + Send + Sync> = if mesh {
+        let head =
+            format!("POST /{} HTTP/1.1\r\nhost: {authority}\r\n", mesh_join_path(&channel.key.channel()));
+        Arc::new(move |n| mesh_join(&head, n))
+    } else {
+        let request =
+            format!("GET /{} HTTP/1.1\r\nhost: {authority}\r\n\r\n", join_path(&channel.key.channel()));
+        Arc::new(move |_| request.clone().into_bytes())
+    };
     let start = Instant::now();
     let mut workers = Vec::new();
     for worker in 0..CONNECTIONS {
-        let (request, mut stream) = (request.clone(), BufReader::new(TcpStream::connect(&authority).await?));
+        let requests = Arc::clone(&requests);
+        let mut stream = BufReader::new(TcpStream::connect(&authority).await?);
         workers.push(tokio::spawn(async move {
             let mut taken = Vec::new();
             // Each worker has every CONNECTIONS-th tick; what is late counts from when it was due.
             for tick in (worker..rate * seconds).step_by(CONNECTIONS as usize) {
                 let due = start + Duration::from_secs_f64(f64::from(tick) / f64::from(rate));
                 tokio::time::sleep_until(due.into()).await;
-                stream.get_mut().write_all(&request).await?;
+                stream.get_mut().write_all(&requests(tick)).await?;
                 read_answer(&mut stream).await?;
                 taken.push(due.elapsed());
             }
@@ -342,6 +416,21 @@ async fn joins(url: &str, rate: u32, seconds: u32) -> Result<()> {
         percentile(&taken, 1.0),
     );
     Ok(())
+}
+
+/// The join of the `n`-th node, each with a key and an address of its own.
+fn mesh_join(head: &str, n: u32) -> Vec<u8> {
+    let mut key = [7; 32];
+    key[..4].copy_from_slice(&n.to_le_bytes());
+    let mut request = JoinRequest::new(MeshNode::new(NodeId(key)));
+    request.about.addrs = vec![SocketAddr::from((Ipv4Addr::from_bits(0x0a00_0000 + n), 4000))];
+    request.about.dialable = true;
+    request.about.upload_kbps = 5_000;
+    request.want = 16;
+    request.heads = MAX_JOIN_HEAD_PIECES;
+    // Strings and numbers always serialise.
+    let body = serde_json::to_string(&request).unwrap_or_default();
+    format!("{head}content-length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
 async fn read_answer(stream: &mut BufReader<TcpStream>) -> Result<()> {
