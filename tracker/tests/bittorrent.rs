@@ -4,7 +4,7 @@
 mod support;
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 
 use minuet_tracker::{Config, Tracker};
 use support::udp::Client;
@@ -173,6 +173,15 @@ async fn a_kept_connection_may_ask_for_anything_in_any_order_and_in_any_parts() 
     assert!(whole.contains("\r\ndate: ") && whole.contains("\r\nconnection: close"), "{whole}");
     assert_eq!(parts(&whole), parts(&by_hyper));
     assert_eq!(parts(&cut), parts(&by_hyper));
+
+    // Who hangs up in the middle of a head is hung up on, not waited for.
+    let hung_up = tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        stream.write_all(b"GET /announce?info_hash=").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        stream.read_to_end(&mut Vec::new())
+    });
+    hung_up.await.unwrap().unwrap();
     tracker.shutdown().await;
 }
 

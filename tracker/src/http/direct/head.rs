@@ -35,13 +35,34 @@ pub(super) struct Head<'a> {
     pub length: usize,
 }
 
+/// Why there is no head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Not {
+    /// There is more to come.
+    Whole,
+    /// It is for others to answer.
+    Ours,
+}
+
 impl<'a> Head<'a> {
     /// Reads the head that `bytes` begin with, if it is there as a whole and one of those that are answered here: GET,
     /// HTTP/1.1, without a body and without a wish for another protocol.
-    pub fn parse(bytes: &'a [u8], by_proxy: bool) -> Option<Self> {
+    pub fn parse(bytes: &'a [u8], by_proxy: bool) -> Result<Self, Not> {
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut request = httparse::Request::new(&mut fields);
-        let httparse::Status::Complete(length) = request.parse(bytes).ok()? else { return None };
+        match request.parse(bytes) {
+            Ok(httparse::Status::Complete(length)) => {
+                Self::accept(&request, length, by_proxy).ok_or(Not::Ours)
+            }
+            // As soon as it can be told.
+            Ok(httparse::Status::Partial) if request.method.is_none_or(|method| method == "GET") => {
+                Err(Not::Whole)
+            }
+            _ => Err(Not::Ours),
+        }
+    }
+
+    fn accept(request: &httparse::Request<'_, 'a>, length: usize, by_proxy: bool) -> Option<Self> {
         if (request.method, request.version) != (Some("GET"), Some(1)) {
             return None;
         }
@@ -82,7 +103,7 @@ mod tests {
 
     const CHANNEL: &str = "1111111111111111111111111111111111111111111111111111111111111111";
 
-    fn head(text: &str) -> Option<Head<'_>> {
+    fn head(text: &str) -> Result<Head<'_>, Not> {
         Head::parse(text.as_bytes(), false)
     }
 
@@ -103,8 +124,6 @@ mod tests {
     #[test]
     fn all_else_is_left_to_others() {
         for text in [
-            "",
-            "GET /announce HTTP/1.1\r\nhost: x\r\n",
             "GET /announce HTTP/1.0\r\n\r\n",
             "HEAD /announce HTTP/1.1\r\n\r\n",
             "POST /announce HTTP/1.1\r\n\r\n",
@@ -117,8 +136,17 @@ mod tests {
             "GET /announce HTTP/1.1\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
             "\x16\x03\x01\x02\0\x01\0",
         ] {
-            assert_eq!(head(text), None, "{text:?}");
+            assert_eq!(head(text), Err(Not::Ours), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_head_that_is_cut_off_is_waited_for_unless_it_is_for_others() {
+        let whole = "GET /announce?a=b HTTP/1.1\r\nhost: t.example\r\n\r\n";
+        for length in 0..whole.len() {
+            assert_eq!(head(&whole[..length]), Err(Not::Whole), "{length}");
+        }
+        assert_eq!(head("POST /c/12/join HTTP/1.1\r\nhost: t.ex"), Err(Not::Ours));
     }
 
     #[test]
@@ -135,9 +163,9 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..300), tail in "[ -~\r\n]{0,200}") {
-            Head::parse(&bytes, true);
+            let _ = Head::parse(&bytes, true);
             let text = format!("GET /announce{tail}\r\n\r\n");
-            if let Some(head) = Head::parse(text.as_bytes(), true) {
+            if let Ok(head) = Head::parse(text.as_bytes(), true) {
                 prop_assert!(head.length <= text.len());
             }
         }

@@ -1,9 +1,9 @@
 //! What most connections are for, answered without hyper: announces, scrapes and event streams.
 //!
 //! A request's head is looked at where it is, in the socket. When it is there as a whole and asks for one of these it
-//! is taken out and answered; everything else, also a head that comes in parts, finds the connection untouched
-//! and goes to hyper with it, for good. So an announce costs little more than its system calls, and an idle
-//! connection or a subscriber has no buffer at all, of which hyper keeps 8 KiB and more.
+//! is taken out and answered; everything else finds the connection untouched and goes to hyper with it, for good. So
+//! an announce costs little more than its system calls, and a connection that is idle or in the middle of a head, or
+//! a subscriber, has no buffer at all, of which hyper keeps 8 KiB and more.
 //!
 //! The answers are those that hyper's way gives, from the same functions; TLS connections take that way.
 
@@ -17,7 +17,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use tokio::io::{AsyncWriteExt as _, ReadBuf};
+use rustix::net::RecvFlags;
+use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
@@ -25,7 +26,7 @@ use super::client_addr::client_ip;
 use super::events::{Subscriber, last_seen};
 use super::{HEAD_TIMEOUT, bittorrent, channel};
 use crate::tracker::Shared;
-use head::{Ask, Head};
+use head::{Ask, Head, Not};
 
 /// The longest head that is answered here, in bytes.
 const MAX_HEAD_BYTES: usize = 4096;
@@ -59,15 +60,21 @@ pub(super) async fn serve(
     let mut shutdown = pin!(shared.shutdown.cancelled());
     let mut out = Vec::new();
     loop {
+        let mut come = 0;
         let next = poll_fn(|cx| {
-            let mut space = [const { MaybeUninit::uninit() }; MAX_HEAD_BYTES];
-            let mut head = ReadBuf::uninit(&mut space);
-            match stream.poll_peek(cx, &mut head) {
-                Poll::Ready(Ok(1..)) => Poll::Ready(decide(shared, peer, head.filled(), &mut out)),
-                Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Next::End),
-                Poll::Pending if idle.as_mut().poll(cx).is_ready() => Poll::Ready(Next::End),
-                Poll::Pending => shutdown.as_mut().poll(cx).map(|()| Next::End),
+            while stream.poll_read_ready(cx).is_ready() {
+                // What has come of a head counts as nothing, so that more of it wakes the task again.
+                let looked =
+                    stream.try_io(Interest::READABLE, || look(shared, peer, &stream, &mut come, &mut out));
+                match looked {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    looked => return Poll::Ready(looked.unwrap_or(Next::End)),
+                }
             }
+            if idle.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Next::End);
+            }
+            shutdown.as_mut().poll(cx).map(|()| Next::End)
         });
         match next.await {
             Next::Answer { head, close } => {
@@ -91,10 +98,34 @@ pub(super) async fn serve(
     }
 }
 
-/// Looks at a head, and writes the answer to `out` if it has one.
-fn decide(shared: &Arc<Shared>, peer: SocketAddr, bytes: &[u8], out: &mut Vec<u8>) -> Next {
+/// Looks at what is in the socket without taking it out. Nothing and half a head, of which `come` bytes had come before,
+/// are [`io::ErrorKind::WouldBlock`].
+fn look(
+    shared: &Arc<Shared>,
+    peer: SocketAddr,
+    stream: &TcpStream,
+    come: &mut usize,
+    out: &mut Vec<u8>,
+) -> io::Result<Next> {
+    let mut space = [const { MaybeUninit::uninit() }; MAX_HEAD_BYTES];
+    let ((bytes, _), _) = rustix::net::recv(stream, &mut space[..], RecvFlags::PEEK)?;
+    if bytes.is_empty() {
+        return Ok(Next::End);
+    }
+    match Head::parse(bytes, shared.config.http.trusts(peer.ip().to_canonical())) {
+        Ok(head) => Ok(decide(shared, peer, head, out)),
+        // A wake-up without more of it may be the end of the stream, which shows only to who takes the bytes out.
+        Err(Not::Whole) if (*come + 1..MAX_HEAD_BYTES).contains(&bytes.len()) => {
+            *come = bytes.len();
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        Err(_) => Ok(Next::Leave),
+    }
+}
+
+/// Writes the answer to `out` if there is one to be written.
+fn decide(shared: &Arc<Shared>, peer: SocketAddr, head: Head<'_>, out: &mut Vec<u8>) -> Next {
     let trusts = |ip| shared.config.http.trusts(ip);
-    let Some(head) = Head::parse(bytes, trusts(peer.ip().to_canonical())) else { return Next::Leave };
     let query = head.query.as_bytes();
     match head.ask {
         Ask::Announce => write_answer(shared, head.close, out, |out| {
