@@ -18,7 +18,7 @@ use iroh::{
 use minuet_node::TrackerClient;
 use minuet_proto::{
     ChannelId, ChannelLink, PieceHash,
-    channel_api::mesh::JoinRequest,
+    channel_api::mesh::{JoinRequest, MeshNode},
     mesh::{Block, Frame, Head, Hello, HelloFlags, Message, NodeId, Request, Serial, SignedHead, Window},
 };
 use tokio::{runtime::Runtime, task::JoinHandle};
@@ -99,9 +99,10 @@ async fn live(harm: Harm, link: ChannelLink, deeds: Arc<Deeds>) {
         .await
         .expect("an endpoint");
     let tracker = TrackerClient::new(link.trackers[0].clone()).expect("a tracker");
-    let mut request = JoinRequest::new(NodeId(*endpoint.id().as_bytes()));
-    request.addrs = endpoint.bound_sockets();
-    request.upload_kbps = 1_000_000;
+    let mut about = MeshNode::new(NodeId(*endpoint.id().as_bytes()));
+    about.addrs = endpoint.bound_sockets();
+    about.upload_kbps = 1_000_000;
+    let mut request = JoinRequest::new(about);
     request.want = 32;
     let mut victims: HashMap<NodeId, JoinHandle<()>> = HashMap::new();
     loop {

@@ -7,7 +7,9 @@ use std::{collections::VecDeque, time::Duration};
 use minuet_mesh::Role;
 use minuet_proto::{
     ChannelId, ChannelKey,
-    channel_api::mesh::{CheckedHead, JoinRequest, MAX_JOIN_HEAD_PIECES, MAX_NODE_ADDRS, MAX_POSTED_HEADS},
+    channel_api::mesh::{
+        CheckedHead, JoinRequest, MAX_JOIN_HEAD_PIECES, MAX_NODE_ADDRS, MAX_POSTED_HEADS, MeshNode,
+    },
     mesh::Head,
 };
 use tokio::{
