@@ -1,9 +1,9 @@
 //! Those who lie, over real links: the others play on, byte by byte, and turn them away.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use minuet_tests::{
-    Segmenter, Tracker, Viewer, clip_of, free_port,
+    Process, Segmenter, Tracker, Viewer, clip_of, free_port,
     hostile::{Harm, Hostile},
 };
 
@@ -19,7 +19,10 @@ fn honest_viewers_play_on_among_liars_and_ban_each_of_them() {
     let feed = clip_of(FEED_SECONDS, dir);
     let tracker = Tracker::start(free_port(), &dir.join("tracker"));
     let mut segmenter = Segmenter::start(&feed, &tracker.url, &dir.join("segmenter"), &["--no-origin"]);
-    // There must be something behind the live edge, or viewers have no delay to live on.
+    // Somebody must hold what is behind the live edge, or the first viewers have no delay to live on.
+    let mut relay =
+        Process::start("minuet", &["relay", &segmenter.link, "--listen", "127.0.0.1:0"], Stdio::null());
+    relay.wait_for("relaying");
     segmenter.process.wait_for("segment 1 sealed");
     let mut viewers: Vec<Viewer> =
         ["one", "two", "three"].map(|name| Viewer::start_in("live", name, &segmenter.link, dir, &[])).into();

@@ -12,7 +12,7 @@
 //! 3. After either the limit stays until a queue has had time to drain.
 //! 4. Else, where most of the limit was used, it grows: fast up to what the stream needs as long as the line was never
 //!    full, slowly otherwise. A limit that nobody uses does not grow, since nothing was learned of it.
-//! 5. It begins with what the stream needs, and a source never gives that up.
+//! 5. It begins with what the stream needs, or [`FIRST`] if that is more, and a source never gives up the stream.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -144,7 +144,8 @@ impl UplinkEstimate {
         let before = std::mem::replace(&mut self.rate, rate);
         let need = stream.saturating_mul(NEED) / 100;
         if need > 0 && !std::mem::replace(&mut self.informed, true) {
-            self.limit = need.max(LEAST);
+            // A slow stream, too, is caught up with by those who join, at once.
+            self.limit = need.max(FIRST);
         }
         if now < self.held_until {
             return;
