@@ -139,16 +139,22 @@ fn viewers_play_on_when_a_viewer_the_tracker_or_the_segmenter_is_killed() {
     let mut at = 0;
     let mut seq = 0;
     let mut lengths = HashMap::new();
-    while segmenter.segment(seq).exists() {
-        let segment = read(&segmenter.segment(seq));
-        if media[at..].starts_with(&segment) {
+    // The one that was open when the segmenter was killed has a number and no file.
+    while seq <= sealed || segmenter.segment(seq).exists() {
+        if let Some(segment) =
+            std::fs::read(segmenter.segment(seq)).ok().filter(|it| media[at..].starts_with(it))
+        {
             at += segment.len();
             lengths.insert(seq, segment.len());
         }
         seq += 1;
     }
     assert_eq!(at, media.len(), "what was played is whole segments in order: {lengths:?} of {seq}");
-    assert!(lengths.contains_key(&sealed), "the first segment after the restart was played");
+    let first = [sealed, sealed + 1].into_iter().find(|seq| segmenter.segment(*seq).exists());
+    assert!(
+        first.is_some_and(|seq| lengths.contains_key(&seq)),
+        "the first segment after the restart was played"
+    );
 }
 
 #[test]

@@ -414,12 +414,13 @@ fn make_durable(
     mut keeping: Keeping,
 ) {
     for work in unsynced {
-        let Unsynced::Sealed(Recorded { record, sealed }) = work else {
+        let Unsynced::Sealed(recorded) = work else {
             if let Err(error) = store.sync_begun() {
                 tracing::error!("{error}");
             }
             continue;
         };
+        let Recorded { record, sealed } = *recorded;
         if let Err(error) = sealed.sync() {
             // It is complete in memory; only a power cut now would lose it.
             tracing::error!("segment {} may not survive a power cut: {error}", record.seq);

@@ -47,7 +47,7 @@ pub enum Unsynced {
     /// The number of a segment that has begun.
     Begun,
     /// A segment.
-    Sealed(Recorded),
+    Sealed(Box<Recorded>),
 }
 
 /// A segment that is sealed but may not have reached the disk.
@@ -351,7 +351,7 @@ impl State {
                 );
                 self.recorder.meters.recorded(recorded.record.length);
                 self.recorder.newest = Some(recorded.record.clone());
-                let _ = self.recorder.out.send(Unsynced::Sealed(recorded));
+                let _ = self.recorder.out.send(Unsynced::Sealed(Box::new(recorded)));
             }
             None => self.lost = true,
         }
