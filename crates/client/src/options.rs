@@ -1,6 +1,10 @@
 //! The command line. Names and meanings are a contract with other people's scripts.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use minuet_node::{follow::Start, units, units::Rate};
@@ -29,7 +33,7 @@ pub struct Options {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Play a channel, and pass on to other viewers what is received.
+    /// Play a channel, and pass on to other viewers what is received; or play a recording.
     Watch(Box<Watch>),
     /// Pass a channel on without playing it: a node with much uplink, for its viewers.
     Relay(Box<Relay>),
@@ -40,9 +44,6 @@ pub enum Command {
 /// What every node of a channel is told, whether it plays or not.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// The channel link, as the broadcaster gives it: magnet:?xs=urn:btpk:… or http://tracker/c/<key>.
-    #[arg(value_name = "LINK")]
-    pub link: ChannelLink,
     /// Ask this tracker too; may repeat [example: http://tracker.example:7070].
     #[arg(long, value_name = "URL", value_parser = parse_tracker)]
     pub tracker: Vec<url::Url>,
@@ -62,7 +63,8 @@ pub struct Common {
     /// [default: a temporary folder, and nodes below ~/.cache/minuet].
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Write one JSON object a line to this file, once a second and at the end.
+    /// Write one JSON object a line to this file, once a second and at the end. Where all media comes over plain
+    /// BitTorrent, control_bytes and corrupt_pieces are null: its engine does not count them.
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
 }
@@ -75,11 +77,16 @@ minuet watch LINK --player 'vlc --fullscreen'       play in another player\n  \
 minuet watch LINK -o - | mpv -                      play it yourself\n  \
 minuet watch LINK -o evening.ts                     record\n  \
 minuet watch LINK --start -10m                      begin ten minutes ago, over plain BitTorrent\n  \
-minuet watch LINK --delay 2s --upload-limit 5Mbit   closer to the source; leave the line to others\n\n\
+minuet watch LINK --delay 2s --upload-limit 5Mbit   closer to the source; leave the line to others\n  \
+minuet watch 1f0c44d2-00000000 --start 20m          play a recording, a folder here\n\n\
 LINK is what the broadcaster gives you, in quotes: 'magnet:?xs=urn:btpk:…&tr=…' or http://tracker.example:7070/c/…\n\
 While you watch, what you receive is passed on to other viewers: that is how the stream gets to all. --upload-limit \
 bounds it, --no-upload stops it.")]
 pub struct Watch {
+    /// The channel link, as the broadcaster gives it: magnet:?xs=urn:btpk:… or http://tracker/c/<key>; or the folder of
+    /// a recording.
+    #[arg(value_name = "LINK|FOLDER", value_parser = what)]
+    pub what: What,
     #[command(flatten)]
     pub common: Common,
     /// The player, which reads the media on its standard input; "-" is put behind it [example: "vlc --fullscreen"].
@@ -91,9 +98,10 @@ pub struct Watch {
     /// The same as --output -; so it is done also when standard output is not a terminal.
     #[arg(long)]
     pub stdout: bool,
-    /// Where to begin: live, so long ago as in -10m, or oldest.
-    #[arg(long, value_name = "live|-10m|oldest", default_value = "live", allow_hyphen_values = true, value_parser = start)]
-    pub start: Start,
+    /// Where to begin: live, so long ago as in -10m, or oldest. In a recording: so long after its beginning as in 20m, or
+    /// before its end as in -10m, to a segment.
+    #[arg(long, value_name = "live|-10m|oldest", default_value = "live", allow_hyphen_values = true, value_parser = begin)]
+    pub start: Begin,
     /// How the stream is had. live: the open minute, seconds behind the source, over the live mesh. minute: finished
     /// minutes, over plain BitTorrent; so it is done also with --start -10m or oldest.
     #[arg(long, value_enum, default_value_t = Mode::Live)]
@@ -110,11 +118,53 @@ pub struct Watch {
     pub give_up: Duration,
 }
 
+/// What is watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// A channel.
+    Channel(ChannelLink),
+    /// A recording on disk.
+    Recording(PathBuf),
+}
+
+/// Where watching begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// Now; a recording at its beginning.
+    Live,
+    /// So long before now, or before the end of a recording.
+    Ago(Duration),
+    /// At the oldest media that there is.
+    Oldest,
+    /// So long after the beginning of a recording.
+    At(Duration),
+}
+
+impl Begin {
+    /// Where that is in a channel.
+    pub fn in_channel(self) -> anyhow::Result<Start> {
+        Ok(match self {
+            Self::Live => Start::Live,
+            Self::Ago(ago) => Start::Ago(ago),
+            Self::Oldest => Start::Oldest,
+            Self::At(after) => {
+                let after = units::show(after);
+                anyhow::bail!(
+                    "--start {after} is for recordings: for so long ago in a channel write -{after}"
+                )
+            }
+        })
+    }
+}
+
 /// Options of `minuet relay`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  \
 minuet relay http://tracker.example:7070/c/<64 hexadecimal digits> --listen 0.0.0.0:7090 --upload-limit 200Mbit")]
 pub struct Relay {
+    /// The channel link, as the broadcaster gives it: magnet:?xs=urn:btpk:… or http://tracker/c/<key>.
+    #[arg(value_name = "LINK")]
+    pub link: ChannelLink,
     #[command(flatten)]
     pub common: Common,
 }
@@ -128,16 +178,26 @@ pub enum Mode {
     Minute,
 }
 
+/// Reads what is to be watched. A link has a scheme; nothing else is taken for one.
+fn what(text: &str) -> Result<What, String> {
+    match text.parse() {
+        Ok(link) => Ok(What::Channel(link)),
+        Err(_) if Path::new(text).exists() => Ok(What::Recording(text.into())),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// Reads `--start`.
-fn start(text: &str) -> Result<Start, String> {
+fn begin(text: &str) -> Result<Begin, String> {
+    let time = |text: &str| units::duration(text).ok();
     match text {
-        "live" => Ok(Start::Live),
-        "oldest" => Ok(Start::Oldest),
-        _ => text
-            .strip_prefix('-')
-            .and_then(|ago| units::duration(ago).ok())
-            .map(Start::Ago)
-            .ok_or_else(|| "write live, oldest, or how long ago as in -10m".into()),
+        "live" => Ok(Begin::Live),
+        "oldest" => Ok(Begin::Oldest),
+        _ => match text.strip_prefix('-') {
+            Some(ago) => time(ago).map(Begin::Ago),
+            None => time(text).map(Begin::At),
+        }
+        .ok_or_else(|| "write live, oldest, or how long ago as in -10m; in a recording also 20m".into()),
     }
 }
 
@@ -184,9 +244,21 @@ mod tests {
 
     #[test]
     fn starts() {
-        assert_eq!(start("-10m"), Ok(Start::Ago(Duration::from_secs(600))));
-        assert_eq!(start("live"), Ok(Start::Live));
-        assert!(start("10m").is_err());
-        assert!(start("-").is_err());
+        assert_eq!(begin("-10m"), Ok(Begin::Ago(Duration::from_secs(600))));
+        assert_eq!(begin("live"), Ok(Begin::Live));
+        assert_eq!(begin("10m"), Ok(Begin::At(Duration::from_secs(600))));
+        assert!(begin("10m").unwrap().in_channel().is_err());
+        assert!(begin("-").is_err());
+    }
+
+    #[test]
+    fn a_folder_is_told_from_a_link() {
+        assert!(matches!(what("/"), Ok(What::Recording(_))));
+        assert!(what("/not/there/at/all").is_err());
+        let link = format!("http://tracker.example:7070/c/{}", "0a".repeat(32));
+        assert!(matches!(what(&link), Ok(What::Channel(_))));
+        let takes = |command: &str, what: &str| Options::try_parse_from(["minuet", command, what]).is_ok();
+        assert!(takes("watch", "/") && takes("watch", &link) && takes("relay", &link));
+        assert!(!takes("relay", "/"), "there is nobody to relay a recording to");
     }
 }

@@ -11,7 +11,7 @@ use minuet_node::{
     TrackerClient,
     mesh::{Mesh, MeshOptions, MeshRole, MeshStart},
 };
-use minuet_proto::{SignedRecord, mesh::Serial};
+use minuet_proto::{ChannelId, SignedRecord, mesh::Serial};
 use minuet_swarm::{MIN_UPLOAD_BYTES_PER_S, Swarm, Upload};
 use tokio::{sync::mpsc, task::JoinHandle};
 
@@ -43,15 +43,15 @@ struct Seeding {
 }
 
 impl LiveNode {
-    /// Joins the mesh. `delay` is what a viewer aims at; a relay has none.
+    /// Joins the channel's mesh. `delay` is what a viewer aims at; a relay has none.
     pub async fn start(
+        channel: ChannelId,
         common: &Common,
         delay: Option<Duration>,
         upload: bool,
         trackers: &[TrackerClient],
         folder: &Path,
     ) -> anyhow::Result<Self> {
-        let channel = common.link.channel;
         let seeds = common.seed_minutes.unwrap_or(if delay.is_some() { 0 } else { RELAY_SEEDS });
         let limit = common.upload_limit.map(|rate| rate.bytes_per_s());
         let for_seeds = limit.filter(|_| seeds > 0).map_or(0, |limit| limit / SEEDS_SHARE);
@@ -72,7 +72,7 @@ impl LiveNode {
             folder: folder.to_owned(),
             window,
             first_serial: Serial(0),
-            known: known_nodes(common),
+            known: known_nodes(channel, common),
             trackers: trackers.to_vec(),
         };
         // Records come from the trackers.
@@ -139,9 +139,9 @@ impl LiveNode {
 }
 
 /// The file of nodes to find again: in `--data`, else where caches belong (XDG Base Directory Specification).
-fn known_nodes(common: &Common) -> Option<PathBuf> {
+fn known_nodes(channel: ChannelId, common: &Common) -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = || absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
     let folder = common.data.clone().or_else(|| cache().map(|cache| cache.join("minuet")))?;
-    Some(folder.join(format!("nodes-{}.json", common.link.channel)))
+    Some(folder.join(format!("nodes-{channel}.json")))
 }

@@ -9,6 +9,7 @@ mod minutes;
 mod packets;
 mod playback;
 mod playout;
+mod recording;
 pub mod relay;
 mod reporter;
 mod seeder;
@@ -29,7 +30,7 @@ use minuet_node::{
     follow::{Followed, Start, follow},
     units,
 };
-use minuet_proto::{ChannelLink, SignedState, mesh::Serial};
+use minuet_proto::{ChannelId, ChannelLink, SignedState, mesh::Serial};
 use minuet_swarm::{Role, Swarm, SwarmOptions, Upload};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -45,7 +46,7 @@ use self::{
     reporter::Reporter,
     sink::Out,
 };
-use crate::options::{Mode, Watch};
+use crate::options::{Mode, Watch, What};
 
 /// How long no tracker may know the channel before watching fails.
 const FIND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -59,24 +60,35 @@ const WORKERS: usize = 1;
 pub fn main(options: Box<Watch>, verbose: u8) -> anyhow::Result<()> {
     let epoch = Instant::now();
     let console = Console::start(verbose);
+    let link = match &options.what {
+        What::Channel(link) => link.clone(),
+        What::Recording(path) => return recording::main(&options, path, console),
+    };
+    let start = options.start.in_channel()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
         .build()
         .context("cannot start")?;
-    let run = runtime.spawn(run(options, console, epoch));
+    let run = runtime.spawn(run(options, link, start, console, epoch));
     let done = runtime.block_on(run).context("watching has failed").flatten();
     // Whatever a library left behind must not keep us.
     runtime.shutdown_timeout(Duration::from_millis(500));
     done
 }
 
-async fn run(options: Box<Watch>, console: Console, epoch: Instant) -> anyhow::Result<()> {
-    let trackers = trackers(&options.common.link, &options.common.tracker)?;
+async fn run(
+    options: Box<Watch>,
+    link: ChannelLink,
+    start: Start,
+    console: Console,
+    epoch: Instant,
+) -> anyhow::Result<()> {
+    let trackers = trackers(&link, &options.common.tracker)?;
     let out = Out::choose(&options)?;
     let stats = open_stats(options.common.stats.as_deref())?;
     let folder = Folder::open(options.common.data.as_deref())?;
-    let engine = Engine::start(&options, &trackers, folder.path()).await?;
+    let engine = Engine::start(&options, link.channel, start, &trackers, folder.path()).await?;
     let figures = Arc::new(Figures::new(epoch));
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
     // Reports to the end, so it has a token of its own.
@@ -84,7 +96,8 @@ async fn run(options: Box<Watch>, console: Console, epoch: Instant) -> anyhow::R
     let reporter = Reporter { figures: Arc::clone(&figures), traffic: engine.traffic(), console, stats };
     let reporter = tokio::spawn(reporter.run(reporting.clone()));
 
-    let session = Session { options, trackers, figures, tasks: tasks.clone(), cancel: cancel.clone() };
+    let session =
+        Session { options, link, start, trackers, figures, tasks: tasks.clone(), cancel: cancel.clone() };
     let playing = async {
         match &engine {
             Engine::Live(node) => session.play_live(node, out).await,
@@ -117,11 +130,17 @@ enum Engine {
 }
 
 impl Engine {
-    async fn start(options: &Watch, trackers: &[TrackerClient], folder: &Path) -> anyhow::Result<Self> {
+    async fn start(
+        options: &Watch,
+        channel: ChannelId,
+        start: Start,
+        trackers: &[TrackerClient],
+        folder: &Path,
+    ) -> anyhow::Result<Self> {
         // What was on air a while ago is in finished minutes.
-        if options.mode == Mode::Live && options.start == Start::Live {
+        if options.mode == Mode::Live && start == Start::Live {
             let (delay, upload) = (Some(options.delay), !options.no_upload);
-            let node = LiveNode::start(&options.common, delay, upload, trackers, folder).await?;
+            let node = LiveNode::start(channel, &options.common, delay, upload, trackers, folder).await?;
             return Ok(Self::Live(node));
         }
         let upload = match (options.no_upload, options.common.upload_limit) {
@@ -201,6 +220,8 @@ pub(crate) fn now_ms() -> u64 {
 
 struct Session {
     options: Box<Watch>,
+    link: ChannelLink,
+    start: Start,
     trackers: Arc<[TrackerClient]>,
     figures: Arc<Figures>,
     tasks: TaskTracker,
@@ -209,7 +230,7 @@ struct Session {
 
 impl Session {
     async fn play_live(&self, node: &LiveNode, out: Out) -> anyhow::Result<()> {
-        let (channel, delay) = (self.options.common.link.channel, self.options.delay);
+        let (channel, delay) = (self.link.channel, self.options.delay);
         let mut followed =
             follow(channel, self.trackers.to_vec(), Start::Live, now_ms, &self.tasks, self.cancel.clone());
         let (say_state, state) = watch::channel(None);
@@ -300,7 +321,7 @@ impl Session {
     }
 
     async fn play_minutes(&self, swarm: &Arc<Swarm>, out: Out) -> anyhow::Result<()> {
-        let (channel, start) = (self.options.common.link.channel, self.options.start);
+        let (channel, start) = (self.link.channel, self.start);
         let mut followed =
             follow(channel, self.trackers.to_vec(), start, now_ms, &self.tasks, self.cancel.clone());
         let (mut joiner, minutes) = Joiner::new(
@@ -405,7 +426,7 @@ impl Session {
 
     fn title(&self, state: &watch::Receiver<Option<SignedState>>) -> String {
         let said = state.borrow().as_ref().map(|state| state.title.clone()).filter(|title| !title.is_empty());
-        said.or_else(|| self.options.common.link.title.clone()).unwrap_or_else(|| "Minuet".into())
+        said.or_else(|| self.link.title.clone()).unwrap_or_else(|| "Minuet".into())
     }
 }
 

@@ -21,11 +21,11 @@ pub fn main(options: Relay, verbose: u8) -> anyhow::Result<()> {
 }
 
 async fn run(options: Relay, console: Console) -> anyhow::Result<()> {
-    let trackers = trackers(&options.common.link, &options.common.tracker)?;
+    let trackers = trackers(&options.link, &options.common.tracker)?;
     let stats = open_stats(options.common.stats.as_deref())?;
     let folder = Folder::open(options.common.data.as_deref())?;
-    let channel = options.common.link.channel;
-    let node = LiveNode::start(&options.common, None, true, &trackers, folder.path()).await?;
+    let channel = options.link.channel;
+    let node = LiveNode::start(channel, &options.common, None, true, &trackers, folder.path()).await?;
     tracing::info!("relaying; viewers connect to {:?} by UDP; Ctrl-C ends", node.mesh.listen_addrs());
     let figures = Arc::new(Figures::new(Instant::now()));
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());

@@ -1,0 +1,246 @@
+//! Playing a recording: the folder that `minuet-segmenter --record` wrote, or that any BitTorrent client fetched by its
+//! torrent.
+//!
+//! Rules: segments are played in the order of their numbers, each whole; playing can begin with any of them. What lies
+//! on the user's own disk is played as it is: whoever fetched it has checked it.
+
+use std::{
+    fs::File,
+    io::{Read as _, Seek as _, SeekFrom},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use minuet_media::{Ticks, Timestamp, packet::Packet};
+use minuet_node::units;
+use tokio::io::AsyncReadExt as _;
+
+use super::{
+    console::Console,
+    interrupted,
+    sink::{Out, Sink, Written},
+    until_closed,
+};
+use crate::options::{Begin, Watch};
+
+/// Segments of a recording at most: a year of minutes.
+const MAX_SEGMENTS: usize = 600_000;
+/// How much is looked at for the time at either end of a segment.
+const LOOK_LEN: u64 = 512 << 10;
+/// Bytes given to the player at once.
+const CHUNK: usize = 256 << 10;
+
+/// Plays the recording at `path`.
+pub fn main(options: &Watch, path: &Path, console: Console) -> anyhow::Result<()> {
+    // It says what is to be said, to the end.
+    let _console = console;
+    if options.common.stats.is_some() {
+        bail!("--stats has figures of a channel, and a recording has none: leave it out");
+    }
+    let segments = segments(&folder(path)?)?;
+    let first = first(&segments, options.start)?;
+    let out = Out::choose(options)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(play(out, &segments[first..]))
+}
+
+async fn play(out: Out, segments: &[PathBuf]) -> anyhow::Result<()> {
+    let (player, mut sink) = out.open("Minuet")?;
+    let closed = player.as_ref().map(|player| player.closed().clone());
+    let played = tokio::select! {
+        played = give(segments, &mut sink) => played?,
+        () = until_closed(closed) => Written::Closed,
+        interrupted = interrupted() => interrupted.map(|()| Written::Closed)?,
+    };
+    // Nothing more for the player: it sees the end of its input.
+    drop(sink);
+    match (played, player) {
+        (_, None) => Ok(()),
+        (Written::Yes, Some(mut player)) => tokio::select! {
+            ended = player.wait() => ended,
+            interrupted = interrupted() => interrupted,
+        },
+        (Written::Closed, Some(player)) => player.stop().await,
+    }
+}
+
+async fn give(segments: &[PathBuf], sink: &mut Sink) -> anyhow::Result<Written> {
+    let mut chunk = vec![0; CHUNK];
+    for path in segments {
+        let unreadable = || format!("{} cannot be read", path.display());
+        let mut file = tokio::fs::File::open(path).await.with_context(unreadable)?;
+        loop {
+            let count = file.read(&mut chunk).await.with_context(unreadable)?;
+            if count == 0 {
+                break;
+            }
+            if sink.write(&chunk[..count]).await? == Written::Closed {
+                return Ok(Written::Closed);
+            }
+        }
+    }
+    Ok(Written::Yes)
+}
+
+/// The folder of a recording, named by itself or by its torrent beside it.
+fn folder(path: &Path) -> anyhow::Result<PathBuf> {
+    if path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let folder = path.with_extension("");
+    if path.extension().is_none_or(|extension| extension != "torrent") || !folder.is_dir() {
+        bail!(
+            "{} is no recording: name the folder of one; what there is a .torrent of only is fetched first, as in \
+             aria2c {}",
+            path.display(),
+            path.display()
+        );
+    }
+    Ok(folder)
+}
+
+/// The segments of a recording, in order.
+fn segments(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let unreadable = || format!("{} cannot be read", folder.display());
+    let mut segments = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(unreadable)? {
+        let path = entry.with_context(unreadable)?.path();
+        if let Some(place) = place(&path) {
+            segments.push((place, path));
+        }
+        if segments.len() > MAX_SEGMENTS {
+            bail!("{} has more than {MAX_SEGMENTS} segments: play a part of them", folder.display());
+        }
+    }
+    let channel = segments.first().map(|((channel, _), _)| channel.clone());
+    if segments.iter().any(|((other, _), _)| Some(other) != channel.as_ref()) {
+        bail!("{} has segments of several channels: name the folder of one recording", folder.display());
+    }
+    if segments.is_empty() {
+        bail!("{} has no segments: name the folder of a recording, with its .ts files", folder.display());
+    }
+    segments.sort();
+    Ok(segments.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Channel and number of a segment by its file's name, as in `1f0c44d2-00000042.ts`.
+fn place(path: &Path) -> Option<(String, u64)> {
+    let stem = path.file_name()?.to_str()?.strip_suffix(".ts")?;
+    let (channel, number) = stem.split_once('-')?;
+    let is_channel = channel.len() == 8 && channel.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (is_channel && number.bytes().all(|byte| byte.is_ascii_digit()))
+        .then(|| number.parse().ok())
+        .flatten()
+        .map(|number| (channel.to_owned(), number))
+}
+
+/// The index of the segment to begin with: the one with the moment that is wanted.
+fn first(segments: &[PathBuf], begin: Begin) -> anyhow::Result<usize> {
+    let after = match begin {
+        Begin::Live | Begin::Oldest => return Ok(0),
+        Begin::At(after) => after,
+        Begin::Ago(before) => {
+            let mut left = before;
+            for (index, path) in segments.iter().enumerate().rev() {
+                let duration = duration(path)?;
+                if left <= duration {
+                    return Ok(index);
+                }
+                left -= duration;
+            }
+            return Ok(0);
+        }
+    };
+    let mut left = after;
+    for (index, path) in segments.iter().enumerate() {
+        let duration = duration(path)?;
+        if left < duration {
+            return Ok(index);
+        }
+        left -= duration;
+    }
+    bail!("the recording has no {} of media: begin sooner with --start", units::show(after))
+}
+
+/// How long a segment is by its own clock; nothing if it shows no time.
+fn duration(path: &Path) -> anyhow::Result<Duration> {
+    let read = || -> std::io::Result<(Vec<u8>, Vec<u8>)> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        let (mut head, mut tail) = (Vec::new(), Vec::new());
+        (&mut file).take(LOOK_LEN).read_to_end(&mut head)?;
+        // Packets begin at multiples of their length.
+        let from = length.saturating_sub(LOOK_LEN).next_multiple_of(188);
+        file.seek(SeekFrom::Start(from))?;
+        file.take(LOOK_LEN).read_to_end(&mut tail)?;
+        Ok((head, tail))
+    };
+    let (head, tail) = read().with_context(|| format!("{} cannot be read", path.display()))?;
+    let Some((pid, from)) = clocks(&head).next() else { return Ok(Duration::ZERO) };
+    let to = clocks(&tail).filter(|(of, _)| *of == pid).last().map_or(from, |(_, to)| to);
+    Ok(Ticks(u64::try_from(to.since(from)).unwrap_or(0)).as_duration())
+}
+
+/// The clock values of whole packets, with their PIDs.
+fn clocks(bytes: &[u8]) -> impl Iterator<Item = (u16, Timestamp)> {
+    bytes.as_chunks().0.iter().filter_map(|packet| {
+        let packet = Packet::new(packet);
+        let pcr = packet.adaptation()?.pcr?;
+        Some((packet.pid(), pcr.base))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use minuet_media::Pcr;
+
+    use super::*;
+
+    /// A segment of so many seconds, with a clock value at each.
+    fn segment(folder: &Path, name: &str, seconds: u64) {
+        let packet = |second: u64| {
+            let mut packet = [0xff; 188];
+            packet[..6].copy_from_slice(&[0x47, 0x01, 0x00, 0x20, 183, 0x10]);
+            // Close to where the clock wraps.
+            let base = Timestamp::new((1 << 33) - 90_000 + second * 90_000);
+            packet[6..12].copy_from_slice(&Pcr { base, extension: 0 }.to_bytes());
+            packet
+        };
+        let media: Vec<u8> = (0..=seconds).flat_map(packet).collect();
+        std::fs::write(folder.join(name), media).unwrap();
+    }
+
+    #[test]
+    fn segments_are_found_in_order_and_by_their_time() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, seconds) in
+            [("0a0b0c0d-00000002.ts", 4), ("0a0b0c0d-00000010.ts", 6), ("0a0b0c0d-00000001.ts", 5)]
+        {
+            segment(dir.path(), name, seconds);
+        }
+        for other in ["0a0b0c0d-00000001.torrent", "notes.ts", "0a0b0c0d-x.ts", "0a0b0c0d-00000003.ts.part"] {
+            std::fs::write(dir.path().join(other), b"").unwrap();
+        }
+        let found = segments(dir.path()).unwrap();
+        let numbers: Vec<u64> = found.iter().map(|path| place(path).unwrap().1).collect();
+        assert_eq!(numbers, [1, 2, 10]);
+        let at = |begin| first(&found, begin).unwrap();
+        let s = Duration::from_secs;
+        assert_eq!([at(Begin::Live), at(Begin::Oldest), at(Begin::At(s(0)))], [0, 0, 0]);
+        assert_eq!([at(Begin::At(s(4))), at(Begin::At(s(5))), at(Begin::At(s(14)))], [0, 1, 2]);
+        assert_eq!([at(Begin::Ago(s(6))), at(Begin::Ago(s(7))), at(Begin::Ago(s(99)))], [2, 1, 0]);
+        assert!(first(&found, Begin::At(s(15))).is_err());
+    }
+
+    #[test]
+    fn what_is_no_recording_is_said_so() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(segments(dir.path()).is_err());
+        assert!(folder(&dir.path().join("lacking.torrent")).is_err());
+        assert_eq!(folder(dir.path()).unwrap(), dir.path());
+        segment(dir.path(), "0a0b0c0d-00000001.ts", 1);
+        segment(dir.path(), "0a0b0c0e-00000002.ts", 1);
+        assert!(segments(dir.path()).is_err(), "of two channels");
+    }
+}
