@@ -71,6 +71,8 @@ pub(crate) struct Neighbour {
     pub wants: SmallVec<[Want; 4]>,
     /// Bytes given to the transport that it has not put on the wire.
     pub undrained: u64,
+    /// When the transport last took any of these on, or began to have some.
+    pub drained: Timestamp,
     /// From request to whole piece, in microseconds, smoothed.
     pub latency_us: f32,
     /// When a piece from it last came to be whole; when the link came up, before the first.
@@ -128,6 +130,7 @@ impl Neighbour {
             cancelled: SmallVec::new(),
             wants: SmallVec::new(),
             undrained: 0,
+            drained: now,
             latency_us: 0.0,
             delivered: now,
             busy_until: Timestamp::ZERO,

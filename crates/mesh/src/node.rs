@@ -129,11 +129,11 @@ impl Node {
         match input {
             Input::Message { link, message, payload } => self.on_message(link, message, payload, now),
             Input::Drained { link, bytes } => {
-                self.uplink.drained(bytes);
                 if let Some(slab) = self.neighbours.find(link)
                     && let Some(neighbour) = self.neighbours.get_mut(slab)
                 {
                     neighbour.undrained = neighbour.undrained.saturating_sub(bytes);
+                    neighbour.drained = now;
                 }
                 self.pump(now);
             }
@@ -317,6 +317,7 @@ impl Node {
             self.config.target_delay,
             now.since(since),
             self.neighbours.iter().filter(|(_, n)| n.newest > 0 && !n.flags.source).count(),
+            self.neighbours.iter().map(|(_, n)| n.live_from).min().unwrap_or(u64::MAX),
             |serial| self.neighbours.iter().any(|(_, n)| n.flags.source && n.has.get(serial)).into(),
             &self.window,
         );
@@ -406,8 +407,7 @@ impl Node {
         let Some(slab) = self.neighbours.find(link) else { return };
         if let Some(neighbour) = self.neighbours.get_mut(slab) {
             neighbour.closing = true;
-            let undrained = std::mem::take(&mut neighbour.undrained);
-            self.uplink.drained(undrained);
+            neighbour.undrained = 0;
         }
         self.forget_neighbour_state(slab, now);
         self.offers.retain(|offer| offer.to != slab);

@@ -80,13 +80,15 @@ impl Playback {
     }
 
     /// Where to start, once that can be told. `waited` is the time since the first head came, `heard_of` the number
-    /// of neighbours that have said what they hold, `by_source` how many copies are the source's own, which is not
+    /// of neighbours that have said what they hold, `oldest_promised` the oldest
+    /// piece that one of them promised, `by_source` how many copies are the source's own, which is not
     /// among these.
     pub fn choose_start(
         start: Start,
         target_delay: Duration,
         waited: Duration,
         heard_of: usize,
+        oldest_promised: u64,
         by_source: impl Fn(u64) -> u16,
         window: &PieceWindow,
     ) -> Option<u64> {
@@ -113,7 +115,9 @@ impl Playback {
             return Some(wished.0);
         }
         // Heads come newest first: what lies at the delay may not be known yet.
-        if (heard_of < ENOUGH || wished.is_none()) && waited < PATIENCE {
+        let oldest_known = (window.base()..window.edge()).find(|serial| window.known(*serial).is_some());
+        let to_come = oldest_known.is_none_or(|known| oldest_promised < known);
+        if (heard_of < ENOUGH || wished.is_none() && to_come) && waited < PATIENCE {
             return None;
         }
         let held = |serial: u64| window.slot(serial).copies > 0 || window.held.get(serial);

@@ -15,10 +15,9 @@
 //!    goes out once before any goes out twice, in the order in which it is needed, also if the source is behind.
 //! 4. *Short queues, and an answer to each request.* At most [`MAX_WAITING`] requests wait, none longer than
 //!    [`HOLD`]; what would be served last is turned away at once, so that it is asked of an idle holder instead.
-//! 5. *Queues live here.* No more than [`LINK_UNDRAINED`] bytes of a link wait in the transport: they could not be
-//!    overtaken there, and each hop would pay for them. Without a limit that spaces blocks, no more than
-//!    [`TOTAL_UNDRAINED`] of all links: the line itself is what they wait for. With one, they wait for the congestion
-//!    window of their own link, and hold up nobody else.
+//! 5. *Queues live here.* No more than [`TOTAL_UNDRAINED`] bytes wait in the transport: they could not be
+//!    overtaken there, and each hop would pay for them. What has not moved for [`HELD_UP`] does not wait for the line
+//!    but for the congestion window of its own link, and must not hold up the others.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -36,9 +35,11 @@ use crate::{LinkId, Output, Role, Timestamp};
 const MAX_BLOCK: u64 = 16 * 1024;
 /// A block is at most this part of a second's upload, so that a slow uplink, too, stays responsive.
 const BLOCKS_PER_SECOND: u64 = 64;
-/// Bytes that may wait in the transport before no more blocks are given to it, if no limit spaces them: one on the wire
-/// and one behind it.
+/// Bytes that may wait in the transport before no more blocks are given to it: one on the wire and one behind it.
 const TOTAL_UNDRAINED: u64 = 2 * MAX_BLOCK - 1;
+/// A link whose bytes have not moved for so long is held up by its congestion window: about four blocks' time on the
+/// slowest line that carries a stream of 8 Mbit/s.
+const HELD_UP: Duration = Duration::from_millis(50);
 /// The same of one link, of which a congested one must not take all.
 const LINK_UNDRAINED: u64 = MAX_BLOCK + MAX_BLOCK / 2;
 /// Part of the limit that blocks leave to control messages.
@@ -76,7 +77,6 @@ pub(crate) struct Uplink {
     /// Messages of the last second, merged by millisecond: time and bytes.
     log: VecDeque<(Timestamp, u64)>,
     logged: u64,
-    undrained: u64,
     /// Media bytes that newcomers may still have before others.
     guest_credit: i64,
     /// Control messages that wait for room under the limit.
@@ -94,7 +94,6 @@ impl Uplink {
             free_at: Timestamp::ZERO,
             log: VecDeque::new(),
             logged: 0,
-            undrained: 0,
             guest_credit: GUEST_CREDIT,
             backlog: VecDeque::new(),
             timer: None,
@@ -124,7 +123,6 @@ impl Uplink {
     }
 
     fn charge(&mut self, bytes: u64, now: Timestamp) {
-        self.undrained += bytes;
         let Some(limit) = self.limit else { return };
         self.logged += bytes;
         match self.log.back_mut() {
@@ -158,10 +156,6 @@ impl Uplink {
         let Some(limit) = self.limit else { return Timestamp::ZERO };
         let bytes = u64::from(self.block_len()) + 16;
         self.free_at.max(self.room_at(bytes, limit - limit / CONTROL_SHARE))
-    }
-
-    pub fn drained(&mut self, bytes: u64) {
-        self.undrained = self.undrained.saturating_sub(bytes);
     }
 }
 
@@ -198,6 +192,9 @@ impl Node {
         let Some(neighbour) = self.neighbours.get_mut(to) else { return };
         let bytes = message.encoded_len() as u64;
         let payload = message.payload_len() as u64;
+        if neighbour.undrained == 0 {
+            neighbour.drained = now;
+        }
         neighbour.undrained += bytes;
         neighbour.told = now;
         self.stats.payload_sent += payload;
@@ -323,7 +320,7 @@ impl Node {
             return;
         }
         loop {
-            if self.uplink.limit.is_none() && self.uplink.undrained >= TOTAL_UNDRAINED {
+            if self.waiting_for_line(now) >= TOTAL_UNDRAINED {
                 return; // `Drained` goes on from here.
             }
             let at = self.uplink.block_at();
@@ -338,6 +335,12 @@ impl Node {
             };
             self.send_block(to, serial, now);
         }
+    }
+
+    /// Bytes given to the transport that wait for the line, and not for the congestion window of their own link.
+    fn waiting_for_line(&self, now: Timestamp) -> u64 {
+        let moving = self.neighbours.iter().filter(|(_, n)| n.drained + HELD_UP > now);
+        moving.map(|(_, n)| n.undrained).sum()
     }
 
     fn send_block(&mut self, to: Slab, serial: u64, now: Timestamp) {

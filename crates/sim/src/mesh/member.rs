@@ -35,9 +35,6 @@ pub const TRACKER_RETRY: Micros = SECOND;
 /// … up to this, which is also how often a node announces itself.
 pub const TRACKER_INTERVAL: Micros = 30 * SECOND;
 
-/// What a driver takes off its line's rate for packet headers and acknowledgements, which the core does not see.
-const OVERHEAD_PERCENT: u64 = 7;
-
 /// A node and its driver's state.
 pub struct Member {
     /// The real thing.
@@ -142,7 +139,7 @@ impl Keys {
         }
         config.neighbours = tuning.neighbours.unwrap_or(config.neighbours);
         if !tuning.no_limit {
-            config.upload_limit = Some(life.access.up.0 * (100 - OVERHEAD_PERCENT) / 100);
+            config.upload_limit = Some(life.access.up.0);
         }
         if let Part::LateViewer(behind) = life.part {
             config.start = Start::Ago(std::time::Duration::from_micros(behind));
