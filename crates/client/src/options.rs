@@ -183,6 +183,9 @@ fn what(text: &str) -> Result<What, String> {
     match text.parse() {
         Ok(link) => Ok(What::Channel(link)),
         Err(_) if Path::new(text).exists() => Ok(What::Recording(text.into())),
+        Err(_) if !text.contains(':') => {
+            Err("there is no such folder, and a channel link has a \":\" in it".into())
+        }
         Err(error) => Err(error.to_string()),
     }
 }

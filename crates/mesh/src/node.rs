@@ -243,7 +243,7 @@ impl Node {
         self.try_start(now);
         self.turn_away_waiting(now);
         self.picker_tick(now);
-        self.offer_hidden(now);
+        self.offer_watched(now);
         if self.ticks.is_multiple_of(UPKEEP_TICKS) {
             self.neighbourhood_tick(now);
         }

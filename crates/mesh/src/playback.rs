@@ -80,9 +80,8 @@ impl Playback {
     }
 
     /// Where to start, once that can be told. `waited` is the time since the first head came, `heard_of` the number
-    /// of neighbours that have said what they hold, `oldest_promised` the oldest
-    /// piece that one of them promised, `by_source` how many copies are the source's own, which is not
-    /// among these.
+    /// of neighbours that have said what they hold, the source not among them; `oldest_promised` the oldest piece that
+    /// anybody promised, `by_source` how many copies of one are the source's own.
     pub fn choose_start(
         start: Start,
         target_delay: Duration,

@@ -40,9 +40,9 @@ const FRESH: Duration = Duration::from_millis(500);
 /// the window.
 const MAX_FRESH: usize = 8;
 
-/// A piece that the source watches: it does not speak of it until [`HELP_AFTER`].
+/// A piece whose spreading the source watches. It does not speak of it until [`HELP_AFTER`].
 #[derive(Debug)]
-struct Hidden {
+struct Watched {
     serial: u64,
     closed: Timestamp,
     /// How often it was pushed, and when last.
@@ -55,13 +55,13 @@ pub(crate) struct Push {
     /// Pieces to push, oldest first, and when they came.
     fresh: VecDeque<(u64, Timestamp)>,
     /// Source: the newest pieces, oldest first.
-    hidden: VecDeque<Hidden>,
+    watched: VecDeque<Watched>,
 }
 
 impl Push {
     pub fn note_fresh(&mut self, serial: u64, now: Timestamp, role: Role) {
         if role == Role::Source {
-            self.hidden.push_back(Hidden { serial, closed: now, pushes: 0, pushed: now });
+            self.watched.push_back(Watched { serial, closed: now, pushes: 0, pushed: now });
         } else if self.fresh.len() >= MAX_FRESH {
             self.fresh.pop_front();
         }
@@ -75,7 +75,7 @@ impl Push {
 
     pub fn forget_before(&mut self, base: u64) {
         self.fresh.retain(|(serial, _)| *serial >= base);
-        self.hidden.retain(|hidden| hidden.serial >= base);
+        self.watched.retain(|watched| watched.serial >= base);
     }
 }
 
@@ -152,28 +152,28 @@ impl Node {
     pub(crate) fn on_begun(&mut self, serial: u64, now: Timestamp) {
         if self.role == Role::Source {
             self.push.fresh.retain(|(s, _)| *s != serial);
-            if let Some(hidden) = self.push.hidden.iter_mut().find(|h| h.serial == serial) {
-                (hidden.pushes, hidden.pushed) = (hidden.pushes + 1, now);
+            if let Some(watched) = self.push.watched.iter_mut().find(|h| h.serial == serial) {
+                (watched.pushes, watched.pushed) = (watched.pushes + 1, now);
             }
         }
     }
 
     /// Source: offers to all what is no longer fresh, and pushes again what did not reappear.
-    pub(crate) fn offer_hidden(&mut self, now: Timestamp) {
-        let hidden = self.push.hidden.iter();
-        let old: Vec<u64> = hidden.take_while(|h| h.closed + HELP_AFTER <= now).map(|h| h.serial).collect();
+    pub(crate) fn offer_watched(&mut self, now: Timestamp) {
+        let watched = self.push.watched.iter();
+        let old: Vec<u64> = watched.take_while(|h| h.closed + HELP_AFTER <= now).map(|h| h.serial).collect();
         for serial in old {
             self.promise(Serial(serial), None, now);
         }
-        self.push.hidden.retain(|hidden| hidden.closed + WATCHED > now);
+        self.push.watched.retain(|watched| watched.closed + WATCHED > now);
         let believed = self.neighbours.len() / REAPPEARS_AT;
-        for hidden in &self.push.hidden {
-            let copies = usize::from(self.window.slot(hidden.serial).copies);
-            let lost = hidden.pushes > 0
-                && hidden.pushed + REAPPEARS < now
-                && copies <= usize::from(hidden.pushes) + believed;
-            if lost && !self.push.fresh.iter().any(|(serial, _)| *serial == hidden.serial) {
-                self.push.fresh.push_front((hidden.serial, now));
+        for watched in &self.push.watched {
+            let copies = usize::from(self.window.slot(watched.serial).copies);
+            let lost = watched.pushes > 0
+                && watched.pushed + REAPPEARS < now
+                && copies <= usize::from(watched.pushes) + believed;
+            if lost && !self.push.fresh.iter().any(|(serial, _)| *serial == watched.serial) {
+                self.push.fresh.push_front((watched.serial, now));
             }
         }
     }

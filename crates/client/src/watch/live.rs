@@ -3,8 +3,9 @@
 //! Rules:
 //! 1. Playing begins at the random access point that the mesh chose, `--delay` or a little more behind the live edge.
 //!    If it chose one nearer to the edge, because hardly anybody has older ones (a channel's first viewers), the player
-//!    gets its head start and the rest when the delay is reached: it shows a picture and waits there. Each piece is given to the player as soon as all before it are there: what the player has not played yet is its
-//!    buffer, and that is what the delay is for.
+//!    gets its head start and the rest when the delay is reached: it shows a picture and waits there. Each piece is
+//!    given to the player as soon as all before it are there: what the player has not played yet is its buffer, and
+//!    that is what the delay is for.
 //! 2. The picture's clock ([`Playout`](super::playout::Playout)) says when each piece is due, and the mesh is told.
 //! 3. The picture waits for a missing piece. When it has stood still for [`MAX_DRIFT`] in all, it is that much further
 //!    behind than was asked for, and it leaps: within the delay, to the oldest random access point from which on
