@@ -15,7 +15,20 @@ tracker=http://$NETLAB_ADDR_h01:7070
 on h01 "$BIN/minuet-tracker" --listen "$NETLAB_ADDR_h01:7070" --data "$WORK/tracker" 2>"$WORK/tracker.log"
 on h02 "$BIN/minuet-segmenter" "$WORK/feed.ts" --segment 5s --tracker "$tracker" --data "$WORK/source" --no-origin \
   --listen "$NETLAB_ADDR_h02:7080" --upload-limit 3Mbit >"$WORK/link" 2>"$WORK/source.log"
-until [ -s "$WORK/link" ]; do sleep 0.1; done
+# Waits for the command to succeed; after a minute it shows what the programs said, and fails.
+await() {
+  local end=$((SECONDS + 60))
+  until "$@" 2>/dev/null; do
+    if ((SECONDS > end)); then
+      echo "in vain: $*" >&2
+      tail -n 30 "$WORK"/*.log >&2
+      tail -n 2 "$WORK"/*.jsonl >&2
+      return 1
+    fi
+    sleep 0.1
+  done
+}
+await test -s "$WORK/link"
 link=$(cat "$WORK/link")
 watch() {
   local host=$1; shift
@@ -26,7 +39,7 @@ watch h04 --upload-limit 600kbit
 on h05 "$BIN/minuet" relay "$link" --upload-limit 800kbit --seed-minutes --stats "$WORK/h05.jsonl" 2>"$WORK/h05.log"
 watch h06
 for host in h03 h04 h06; do
-  until grep -q '"segment":[0-9]' "$WORK/$host.jsonl" 2>/dev/null; do sleep 0.1; done
+  await grep -q '"segment":[0-9]' "$WORK/$host.jsonl"
 done
 "$NETLAB" show
 sleep 15

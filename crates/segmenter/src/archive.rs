@@ -26,15 +26,15 @@ const PADDING: &str = ".pad";
 
 /// Why something is not kept.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: {source}")]
+#[error("{path}: {reason}")]
 pub struct Error {
     path: PathBuf,
-    source: io::Error,
+    reason: io::Error,
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error { path, source }
+    move |reason| Error { path, reason }
 }
 
 /// Where recordings go.

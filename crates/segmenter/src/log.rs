@@ -6,7 +6,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 /// What is logged unless `RUST_LOG` says otherwise. The BitTorrent engine reports each connection's end as an error.
-const FILTER: &str = "info,librqbit=off,iroh=off,librqbit_core=off,librqbit_tracker_comms=off";
+const FILTER: &str = "info,librqbit=off,iroh=off,netwatch=off,librqbit_core=off,librqbit_tracker_comms=off";
 
 /// Standard error, shared by log lines and a status line that stays at the bottom of a terminal.
 #[derive(Debug, Clone)]

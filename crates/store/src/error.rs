@@ -34,12 +34,12 @@ pub enum Error {
         path: PathBuf,
     },
     /// Anything else that the system says.
-    #[error("cannot use {}: {source}", path.display())]
+    #[error("cannot use {}: {reason}", path.display())]
     Io {
         /// What was being used.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
@@ -47,11 +47,11 @@ impl Error {
     /// Sorts a system error by its remedy.
     pub(crate) fn of(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| match source.kind() {
+        move |reason| match reason.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::DiskFull { path },
             ErrorKind::PermissionDenied => Self::Permission { path },
             ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { path },
-            _ => Self::Io { path, source },
+            _ => Self::Io { path, reason },
         }
     }
 }

@@ -115,7 +115,7 @@ impl OpenSegment {
         // Set from `create` until here.
         let media_file = self.file.take().ok_or_else(|| Error::Io {
             path: self.media.clone(),
-            source: std::io::Error::other("sealed twice"),
+            reason: std::io::Error::other("sealed twice"),
         })?;
         let files = [
             (self.media.clone(), media_file),

@@ -19,12 +19,12 @@ pub enum Error {
         reason: String,
     },
     /// The engine's folder cannot be used.
-    #[error("cannot use {}: {source}; check that the folder exists and may be written", path.display())]
+    #[error("cannot use {}: {reason}; check that the folder exists and may be written", path.display())]
     Folder {
         /// The folder or file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        reason: io::Error,
     },
     /// An upload limit below one block a second would stop the engine's uploads for good.
     #[error("an upload limit of {bytes_per_s} bytes/s is too low: use at least {min} bytes/s (131072 bit/s), or no upload at all", min = crate::MIN_UPLOAD_BYTES_PER_S)]
@@ -71,6 +71,6 @@ impl Error {
     /// Wraps a failed file operation on `path`.
     pub(crate) fn folder(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Folder { path, source }
+        move |reason| Self::Folder { path, reason }
     }
 }

@@ -25,8 +25,8 @@ impl Console {
         );
         let console = Self { bar, terminal };
         let default = match verbose {
-            0 => "warn,minuet=info,minuet_node=info,librqbit=off,iroh=off",
-            1 => "info,minuet=debug,minuet_node=debug,minuet_swarm=debug,librqbit=off,iroh=warn",
+            0 => "warn,minuet=info,minuet_node=info,librqbit=off,iroh=off,netwatch=off",
+            1 => "info,minuet=debug,minuet_node=debug,minuet_swarm=debug,librqbit=off,iroh=warn,netwatch=off",
             _ => "debug",
         };
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));

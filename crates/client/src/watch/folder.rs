@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -22,20 +23,12 @@ pub struct Folder {
 impl Folder {
     /// Takes `named`, or a new temporary folder; temporary folders that a killed process left behind are removed.
     pub fn open(named: Option<&Path>) -> anyhow::Result<Self> {
-        let temporary = named.is_none();
-        let path = match named {
-            Some(path) => path.to_owned(),
-            None => {
-                sweep(&std::env::temp_dir());
-                tempfile::Builder::new()
-                    .prefix(PREFIX)
-                    .tempdir()
-                    .context("cannot make a temporary folder: set TMPDIR or use --data")?
-                    .keep()
-            }
+        let Some(path) = named else {
+            let temp_dir = std::env::temp_dir();
+            sweep(&temp_dir);
+            return temporary(&temp_dir).context("cannot make a temporary folder: set TMPDIR or use --data");
         };
-        fs::create_dir_all(&path)
-            .with_context(|| format!("cannot make {}: choose another --data", path.display()))?;
+        fs::create_dir_all(path).with_context(|| format!("cannot make {}: choose another --data", path.display()))?;
         let lock = File::create(path.join(LOCK))
             .with_context(|| format!("cannot write in {}: choose another --data", path.display()))?;
         match lock.try_lock() {
@@ -47,7 +40,7 @@ impl Folder {
                 return Err(error).with_context(|| format!("cannot lock {}", path.display()));
             }
         }
-        Ok(Self { path, temporary, _lock: lock })
+        Ok(Self { path: path.to_owned(), temporary: false, _lock: lock })
     }
 
     /// Where it is.
@@ -68,6 +61,16 @@ impl Drop for Folder {
             let _ = fs::remove_file(self.path.join(LOCK));
         }
     }
+}
+
+/// A new folder. Its lock appears under its name once it is held: a sweep never sees one that seems to be nobody's.
+fn temporary(temp_dir: &Path) -> io::Result<Folder> {
+    let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(temp_dir)?;
+    let unnamed = dir.path().join("lock.new");
+    let lock = File::create(&unnamed)?;
+    lock.lock()?;
+    fs::rename(&unnamed, dir.path().join(LOCK))?;
+    Ok(Folder { path: dir.keep(), temporary: true, _lock: lock })
 }
 
 /// Removes what a killed process left: our temporary folders whose lock nobody holds.
@@ -100,6 +103,23 @@ mod tests {
         drop(folder);
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["mine"]);
+    }
+
+    #[test]
+    fn many_at_once_leave_each_others_folders_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        sweep(temp.path());
+                        let folder = temporary(temp.path()).unwrap();
+                        fs::create_dir(folder.path().join("minutes")).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
     }
 
     #[test]

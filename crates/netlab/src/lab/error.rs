@@ -33,12 +33,12 @@ pub enum LabError {
         message: String,
     },
     /// The system said no.
-    #[error("cannot {what}: {source}")]
+    #[error("cannot {what}: {reason}")]
     System {
         /// What was tried.
         what: String,
         /// The answer.
-        source: io::Error,
+        reason: io::Error,
     },
     /// No lab runs, or several and none was named.
     #[error("{0}")]
@@ -55,6 +55,6 @@ impl LabError {
     /// For `map_err`: what was tried, and the system's answer.
     pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
-        move |source| Self::System { what, source }
+        move |reason| Self::System { what, reason }
     }
 }

@@ -21,11 +21,11 @@ pub enum Error {
         reason: String,
     },
     /// There is no room for the pieces.
-    #[error("cannot keep pieces in {}: {source}; choose another folder", .folder.display())]
+    #[error("cannot keep pieces in {}: {reason}; choose another folder", .folder.display())]
     Store {
         /// Where they were to be.
         folder: std::path::PathBuf,
         /// What the system says.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
 }

@@ -135,7 +135,7 @@ impl Mesh {
     pub async fn start(options: MeshOptions) -> Result<(Self, mpsc::Receiver<SignedRecord>), Error> {
         let transport = Transport::bind(options.listen, rand::random()).await?;
         let ring = PieceRing::new(&options.folder, options.window)
-            .map_err(|source| Error::Store { folder: options.folder.clone(), source })?;
+            .map_err(|reason| Error::Store { folder: options.folder.clone(), reason })?;
         let window = Arc::new(LiveWindow::new(ring));
         let key = Arc::new(ChannelHeads { channel: options.channel, key: options.key.clone() });
         let config = Config {

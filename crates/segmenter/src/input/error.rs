@@ -30,23 +30,23 @@ pub enum InputError {
     #[error("{0} is empty")]
     Empty(PathBuf),
     /// It is there but cannot be read.
-    #[error("{path} cannot be read: {source}; check its permissions")]
+    #[error("{path} cannot be read: {reason}; check its permissions")]
     Unreadable {
         /// The file.
         path: PathBuf,
         /// The system's reason.
-        source: io::Error,
+        reason: io::Error,
     },
     /// The UDP port is taken.
     #[error("UDP port {0} is in use by another program; stop that or choose another port")]
     PortInUse(SocketAddr),
     /// The UDP socket cannot be had.
-    #[error("cannot receive on {address}: {source}; check the address, and the interface if one is named")]
+    #[error("cannot receive on {address}: {reason}; check the address, and the interface if one is named")]
     Udp {
         /// Where to receive.
         address: String,
         /// The system's reason.
-        source: io::Error,
+        reason: io::Error,
     },
     /// The file is looped or paced and is not MPEG-TS after all.
     #[error(transparent)]

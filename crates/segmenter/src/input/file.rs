@@ -48,10 +48,10 @@ pub fn as_url(path: &Path) -> String {
     format!("file:{}", path.display())
 }
 
-fn unreadable(path: &Path, source: std::io::Error) -> InputError {
-    match source.kind() {
+fn unreadable(path: &Path, reason: std::io::Error) -> InputError {
+    match reason.kind() {
         ErrorKind::NotFound => InputError::Missing(path.to_owned()),
-        _ => InputError::Unreadable { path: path.to_owned(), source },
+        _ => InputError::Unreadable { path: path.to_owned(), reason },
     }
 }
 

@@ -31,7 +31,7 @@ impl Pipe {
     /// A named pipe or a device. Waits until somebody opens it for writing.
     pub fn open(path: &Path) -> Result<Self, InputError> {
         let file =
-            File::open(path).map_err(|source| InputError::Unreadable { path: path.to_owned(), source })?;
+            File::open(path).map_err(|reason| InputError::Unreadable { path: path.to_owned(), reason })?;
         Ok(Self::new(file.into()))
     }
 

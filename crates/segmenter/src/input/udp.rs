@@ -23,9 +23,9 @@ pub struct Udp {
 impl Udp {
     /// Receives at `address`.
     pub fn bind(address: &UdpAddress) -> Result<Self, InputError> {
-        let socket = bind(address).map_err(|source| match source.kind() {
+        let socket = bind(address).map_err(|reason| match reason.kind() {
             ErrorKind::AddrInUse => InputError::PortInUse(address.listen),
-            _ => InputError::Udp { address: address.to_string(), source },
+            _ => InputError::Udp { address: address.to_string(), reason },
         })?;
         Ok(Self { socket })
     }
