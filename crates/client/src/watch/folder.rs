@@ -28,7 +28,8 @@ impl Folder {
             sweep(&temp_dir);
             return temporary(&temp_dir).context("cannot make a temporary folder: set TMPDIR or use --data");
         };
-        fs::create_dir_all(path).with_context(|| format!("cannot make {}: choose another --data", path.display()))?;
+        fs::create_dir_all(path)
+            .with_context(|| format!("cannot make {}: choose another --data", path.display()))?;
         let lock = File::create(path.join(LOCK))
             .with_context(|| format!("cannot write in {}: choose another --data", path.display()))?;
         match lock.try_lock() {

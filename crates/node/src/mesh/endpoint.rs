@@ -10,10 +10,9 @@ use iroh::{
     endpoint::{Connection, NetReportConfig, QuicTransportConfig, VarInt, presets},
 };
 use minuet_proto::mesh::NodeId;
-use noq_proto::congestion::CubicConfig;
 use tokio::sync::watch;
 
-use super::{Error, certificates::Pins, reach::Reach};
+use super::{Error, certificates::Pins, congestion::WindowFactory, reach::Reach};
 
 /// Names the protocol in the handshake (RFC 7301). The number is that of the framing, not of the mesh messages, whose
 /// version is negotiated in Hello.
@@ -28,9 +27,6 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const LINK_WINDOW: u32 = 3 << 19;
 /// Bytes of a link that may wait in the transport, sent but not acknowledged or not sent yet.
 const SEND_WINDOW: u64 = 512 << 10;
-/// What may be on its way on a new link before the first acknowledgement: a piece, so that it does not take three round
-/// trips. The core spaces blocks by the upload limit, so this is no burst.
-const INITIAL_WINDOW: u64 = 72 << 10;
 /// Streams that a peer may open: control and media.
 const STREAMS: u32 = 2;
 
@@ -55,10 +51,8 @@ pub(super) struct RelayServer {
 impl Transport {
     /// Binds a UDP socket. `secret` is this node's own key.
     pub async fn bind(listen: SocketAddr, secret: [u8; 32]) -> Result<Self, Error> {
-        let mut congestion = CubicConfig::default();
-        congestion.initial_window(INITIAL_WINDOW);
         let quic = QuicTransportConfig::builder()
-            .congestion_controller_factory(Arc::new(congestion))
+            .congestion_controller_factory(Arc::new(WindowFactory::default()))
             .max_concurrent_uni_streams(VarInt::from_u32(STREAMS))
             .max_concurrent_bidi_streams(VarInt::from_u32(0))
             .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))

@@ -4,6 +4,7 @@
 //! pieces), [`MeshStats`].
 
 mod certificates;
+mod congestion;
 mod driver;
 mod early;
 mod endpoint;
