@@ -30,7 +30,7 @@ const NOTICEABLE: Duration = Duration::from_millis(25);
 /// is lower: here it is of several).
 const TOO_MUCH_LOST: f64 = 0.1;
 /// What a round says of losses counts so much, if it is long.
-const LOSS_GAIN: f64 = 0.25;
+const LOSS_GAIN: f64 = 0.1;
 /// Packets that a round has at least, to say anything about losses.
 const LOSS_SAMPLE: u64 = 32;
 /// The shortest round trip of the last one to two of these counts as that of the empty line.
@@ -259,7 +259,9 @@ impl ByDelay {
         let weight = (bytes as f64 / (LOSS_SAMPLE * self.mtu) as f64).min(1.0);
         self.loss += LOSS_GAIN * weight * (round.lost as f64 / bytes.max(1) as f64 - self.loss);
         let queued = shortest - base;
-        self.doubling &= queued < NOTICEABLE && !round.marked;
+        // A round with little in it says nothing of queues: the far end waits for more before it acknowledges.
+        let telling = round.full || round.acknowledged as f64 > self.window / 2.0;
+        self.doubling &= !(telling && queued >= NOTICEABLE) && !round.marked;
         if round.marked || (self.loss > TOO_MUCH_LOST && round.lost > 0) {
             self.window *= 0.8;
             self.doubling = false;
@@ -271,7 +273,7 @@ impl ByDelay {
             // What would leave `STANDING` bytes in the queue at the rate at which bytes went through in this round.
             let share = base.as_secs_f64() / shortest.as_secs_f64().max(1e-6);
             let fitting = self.window * share + STANDING;
-            if round.full || fitting < self.window {
+            if round.full || (telling && fitting < self.window) {
                 self.window = f64::midpoint(self.window, fitting);
             }
         }
@@ -417,7 +419,9 @@ mod tests {
         let mut window = ByDelay::new(begin, MTU);
         for round in 1..100_u32 {
             let now = begin + HOME.round_trip * round;
-            window.acknowledged(now, now - HOME.round_trip, PACKET);
+            // The far end waits before it acknowledges a lone packet.
+            let waited = Duration::from_millis(if round < 50 { 0 } else { 25 });
+            window.acknowledged(now, now - HOME.round_trip - waited, PACKET);
             window.end_of_acknowledgements(now);
         }
         assert_eq!(window.window(), INITIAL_WINDOW);
