@@ -261,7 +261,8 @@ impl ByDelay {
         let queued = shortest - base;
         // A round with little in it says nothing of queues: the far end waits for more before it acknowledges.
         let telling = round.full || round.acknowledged as f64 > self.window / 2.0;
-        self.doubling &= !(telling && queued >= NOTICEABLE) && !round.marked;
+        let queue_seen = round.marked || (telling && queued >= NOTICEABLE);
+        self.doubling &= !queue_seen;
         if round.marked || (self.loss > TOO_MUCH_LOST && round.lost > 0) {
             self.window *= 0.8;
             self.doubling = false;
