@@ -23,10 +23,22 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 pub struct Minute {
     /// What the source says about it.
     pub record: SignedRecord,
-    /// The download, once the swarm is joined.
-    pub download: oneshot::Receiver<Download>,
+    /// The download comes here once the swarm is joined.
+    joining: oneshot::Receiver<Download>,
+    /// The download, when it has come.
+    joined: Option<Download>,
     /// Ends the tries to join when playback drops the minute.
     _giving_up: tokio_util::sync::DropGuard,
+}
+
+impl Minute {
+    /// Waits for the download; `None` when the swarm cannot be joined. Cancel safe.
+    pub async fn download(&mut self) -> Option<&Download> {
+        if self.joined.is_none() {
+            self.joined = (&mut self.joining).await.ok();
+        }
+        self.joined.as_ref()
+    }
 }
 
 /// Joins minutes.
@@ -77,7 +89,7 @@ impl Joiner {
     /// Starts to join a minute; waits while playback is [`AHEAD`] behind. False when playback has gone.
     pub async fn join(&self, record: SignedRecord) -> bool {
         let Ok(slot) = self.out.reserve().await else { return false };
-        let (joined, download) = oneshot::channel();
+        let (joined, joining) = oneshot::channel();
         let giving_up = self.cancel.child_token();
         let work = join(
             record.clone(),
@@ -89,7 +101,7 @@ impl Joiner {
             joined,
         );
         self.tasks.spawn(giving_up.clone().run_until_cancelled_owned(work));
-        slot.send(Minute { record, download, _giving_up: giving_up.drop_guard() });
+        slot.send(Minute { record, joining, joined: None, _giving_up: giving_up.drop_guard() });
         true
     }
 

@@ -1,6 +1,7 @@
 //! Playing minutes in order.
 //!
-//! Rules: a minute is given to the player as its verified bytes come. When the picture has stood still for
+//! Rules: a minute is given to the player as its verified bytes come; the first one once what is missing of it will
+//! come in less time than what is here from its start takes to play ([`plays_through`]), or [`patience`] is over. When the picture has stood still for
 //! [`patience`] and a later minute is known, what is missing is skipped, and playback goes on with the newest minute
 //! but one; this is said, and counted. When nothing can be played for the time of `--give-up`, watching fails.
 
@@ -87,10 +88,13 @@ impl Playback {
         let mut catch_up_to = SegmentSeq(0);
         let mut last_good = Instant::now();
         loop {
-            let Some(minute) = self.next_minute(wanted, last_good).await? else { return Ok(End::Ended) };
+            let Some(mut minute) = self.next_minute(wanted, last_good).await? else { return Ok(End::Ended) };
             let record = minute.record.clone();
             if wanted.is_none() && self.live {
+                let began = Instant::now();
                 self.settle(&record).await;
+                // Without it, it begins to play and waits for what is missing.
+                let _ = tokio::time::timeout(patience(record.duration_ms), prime(&mut minute, began)).await;
             }
             // Numbers that are left out between a record and the one it names were never sealed.
             let follows = before.is_some_and(|before| record.check_follows(&before).is_ok());
@@ -284,6 +288,35 @@ impl Playback {
     }
 }
 
+/// Whether a minute would play without a stall from now on, where `here` of its `whole` time is here in one piece from
+/// its start, `share` of all of it somewhere, and the rest goes on coming as it came in `elapsed`.
+fn plays_through(whole: Duration, here: Duration, share: f64, elapsed: Duration) -> bool {
+    here >= whole || share > 0.0 && elapsed.mul_f64((1.0 - share).max(0.0) / share) <= here
+}
+
+/// Waits until a minute that is fetched since `began` [`plays_through`], asking for its start first. Returns early when
+/// it cannot be had: playing it tells why.
+async fn prime(minute: &mut Minute, began: Instant) {
+    let (length, whole) = (minute.record.length, Duration::from_millis(minute.record.duration_ms));
+    let Some(download) = minute.download().await else { return };
+    let Ok(mut reader) = download.reader(0).await else { return };
+    let mut buffer = vec![0; CHUNK];
+    let mut here = 0u64;
+    loop {
+        let Ok(progress) = download.progress() else { return };
+        let time_here = whole.mul_f64(here as f64 / length.max(1) as f64);
+        let share = progress.have as f64 / length.max(1) as f64;
+        if plays_through(whole, time_here, share, began.elapsed()) {
+            return;
+        }
+        match tokio::time::timeout(LOOK, reader.read(&mut buffer)).await {
+            Ok(Ok(0) | Err(_)) => return,
+            Ok(Ok(count)) => here += count as u64,
+            Err(_) => {}
+        }
+    }
+}
+
 enum Step {
     Opened(Reader),
     Read(usize),
@@ -298,9 +331,27 @@ async fn step(
 ) -> Result<Step, minuet_swarm::Error> {
     match reader {
         Some(reader) => reader.read(buffer).await.map(Step::Read),
-        None => match (&mut minute.download).await {
-            Ok(download) => download.reader(0).await.map(Step::Opened),
-            Err(_) => Ok(Step::Lost),
+        None => match minute.download().await {
+            Some(download) => download.reader(0).await.map(Step::Opened),
+            None => Ok(Step::Lost),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_minute_plays_through_when_the_rest_comes_before_its_start_is_over() {
+        let s = Duration::from_secs;
+        // 30 s for half of it: the other half takes 30 s more.
+        assert!(!plays_through(s(60), s(29), 0.5, s(30)));
+        assert!(plays_through(s(60), s(30), 0.5, s(30)));
+        // Nearly all of it is here, but not its start.
+        assert!(!plays_through(s(60), s(0), 0.9, s(30)));
+        assert!(plays_through(s(60), s(4), 0.9, s(30)));
+        assert!(!plays_through(s(60), s(0), 0.0, s(30)));
+        assert!(plays_through(s(60), s(60), 1.0, s(0)));
     }
 }
