@@ -12,13 +12,15 @@ use crate::{Direction, LinkId, Timestamp};
 /// Index of a neighbour in its [`Neighbours`] table; free to be reused once the neighbour is gone.
 pub(crate) type Slab = usize;
 
-/// How much longer than a round trip blocks may still come after a cancel.
+/// How much longer than a round trip blocks may still come after a cancel, and requests after a piece.
 const CROSSING: Duration = Duration::from_millis(150);
 /// The least time after which a neighbour that says nothing is quiet. While the stream goes on, who is there
 /// speaks of each piece.
 pub(crate) const QUIET: Duration = Duration::from_millis(600);
 /// Cancels remembered for a round trip.
 const MAX_CANCELLED: usize = 8;
+/// Pieces remembered that were sent within a round trip.
+const MAX_SERVED: usize = 8;
 
 /// A piece that is asked of a neighbour, or that it pushes unasked.
 #[derive(Debug)]
@@ -69,6 +71,8 @@ pub(crate) struct Neighbour {
     /// the cancel are the last that come. At most [`MAX_CANCELLED`].
     pub cancelled: SmallVec<[(u64, Timestamp); 2]>,
     pub wants: SmallVec<[Want; 4]>,
+    /// Pieces sent to it whole, until requests that crossed them must have come. At most [`MAX_SERVED`].
+    pub served: SmallVec<[(u64, Timestamp); 2]>,
     /// Bytes given to the transport that it has not put on the wire.
     pub undrained: u64,
     /// When the transport last took any of these on, or began to have some.
@@ -129,6 +133,7 @@ impl Neighbour {
             asked: SmallVec::new(),
             cancelled: SmallVec::new(),
             wants: SmallVec::new(),
+            served: SmallVec::new(),
             undrained: 0,
             drained: now,
             latency_us: 0.0,
@@ -155,6 +160,19 @@ impl Neighbour {
         if self.cancelled.len() < MAX_CANCELLED {
             self.cancelled.push((serial, now + self.rtt + CROSSING));
         }
+    }
+
+    pub fn note_served(&mut self, serial: u64, now: Timestamp) {
+        self.served.retain(|(_, until)| *until > now);
+        if self.served.len() == MAX_SERVED {
+            self.served.remove(0);
+        }
+        self.served.push((serial, now + self.rtt + CROSSING));
+    }
+
+    /// Whether a request that comes now is for a piece that it has been sent and has not seen yet.
+    pub fn crossed(&self, serial: u64, now: Timestamp) -> bool {
+        self.served.iter().any(|(s, until)| *s == serial && *until > now)
     }
 
     pub fn cancelled(&self, serial: u64, now: Timestamp) -> bool {

@@ -122,12 +122,14 @@ impl Node {
         }
     }
 
-    /// A holder is busy: it is left alone for a while.
+    /// A holder is busy: it is left alone for a while. What it has begun to send it goes on with: the request that it
+    /// turns away has crossed its push.
     pub(crate) fn on_reject(&mut self, from: Slab, serial: Serial, now: Timestamp) {
-        if let Some(neighbour) = self.neighbours.get_mut(from) {
-            neighbour.busy_until = now + BUSY;
+        let Some(neighbour) = self.neighbours.get_mut(from) else { return };
+        neighbour.busy_until = now + BUSY;
+        if !neighbour.asked.iter().any(|a| a.serial == serial.0 && a.received > 0) {
+            self.unask(from, serial.0, now);
         }
-        self.unask(from, serial.0, now);
     }
 
     pub(crate) fn drop_holder(&mut self, from: Slab, serial: u64) {

@@ -162,7 +162,8 @@ impl Uplink {
 /// Where a piece stands that hardly anybody has, pushed or asked for: one copy of it lets many others be made.
 pub(crate) const FRESH_CLASS: u8 = 3;
 
-/// Where a piece stands that is due soon and that nobody has but this source.
+/// Where a piece stands that is due soon and that nobody has but this source: it was never sent, or who it was sent to
+/// has lost it.
 const UNIQUE_CLASS: u8 = 0;
 
 /// How much good it does to send a piece: the least first.
@@ -213,6 +214,9 @@ impl Node {
         };
         let serve = self.config.upload && (coming || self.window.holds(serial));
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
+        if neighbour.crossed(serial, now) {
+            return;
+        }
         if !serve {
             self.send(from, Message::DontHave(SerialList::from_slice(&[request.serial])), now);
             return;
@@ -273,7 +277,8 @@ impl Node {
         let rare =
             usize::from(copies) * RARE < self.neighbours.len() && want.serial + LIVE > self.window.edge();
         let hop = hop_us(neighbour) as u32;
-        if self.role == Role::Source && urgent && self.window.slot(want.serial).given == 0 {
+        let nobodys = copies == 0 || self.window.slot(want.serial).given == 0;
+        if self.role == Role::Source && urgent && nobodys {
             return (UNIQUE_CLASS, 0, want.serial, hop);
         }
         let class = match (contribution::standing(neighbour, now), urgent) {
@@ -292,6 +297,7 @@ impl Node {
 
     pub(crate) fn on_cancel(&mut self, from: Slab, serial: Serial) {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
+        neighbour.served.retain(|(s, _)| *s != serial.0);
         neighbour.wants.retain(|w| w.serial != serial.0);
     }
 
@@ -376,6 +382,7 @@ impl Node {
         neighbour.wants[index].sent += len;
         if neighbour.wants[index].sent == piece_len {
             neighbour.wants.swap_remove(index);
+            neighbour.note_served(serial, now);
             neighbour.given += u64::from(piece_len);
             neighbour.given_lately += piece_len as f32;
         }

@@ -210,6 +210,52 @@ fn one_request_at_a_time_is_open_with_a_neighbour_and_one_more_for_what_is_late(
 }
 
 #[test]
+fn a_piece_that_has_begun_to_come_survives_a_reject() {
+    let mut alone = Alone::settled();
+    let payload = Bytes::copy_from_slice(&[alone.mesh.closed[&Serial(0)].as_bytes()[0]; 16384]);
+    alone.mesh.inbox.clear();
+    for offset in (0..PIECE).step_by(16384) {
+        if offset + 16384 == PIECE {
+            alone.say(Message::Reject(Serial(0)));
+        }
+        let block = Block { serial: Serial(0), offset, len: 16384, piece_len: PIECE };
+        alone.mesh.say(0, alone.link, Message::Block(block), payload.clone());
+    }
+    assert!(alone.mesh.members[0].node.holds(Serial(0)));
+    assert!(!alone.mesh.inbox.iter().any(|(_, m)| matches!(m, Message::DontHave(_) | Message::Cancel(_))));
+}
+
+#[test]
+fn a_request_that_crosses_its_piece_is_not_served_again() {
+    let mut mesh = Mesh::live(1, 8, |_, _| {});
+    mesh.stream(40);
+    mesh.run(4 * SECOND);
+    let link = mesh.link_to_test(1, STRANGER);
+    let hello = Hello { version: 1, flags: HelloFlags::default(), upload_kbps: 0, extensions: Vec::new() };
+    mesh.say(1, link, Message::Hello(hello), Bytes::new());
+    mesh.inbox.clear();
+    let request = Message::Request(Request { serial: Serial(20), due_in_ms: 0 });
+    let answers = |mesh: &Mesh| {
+        let answer = |m: &Message| matches!(m, Message::Block(_) | Message::Reject(_));
+        mesh.inbox.iter().filter(|(_, m)| answer(m)).count() as u32
+    };
+    mesh.say(1, link, request.clone(), Bytes::new());
+    for _ in 0..20 {
+        if answers(&mesh) < PIECE / 16384 {
+            mesh.run(SECOND / 100);
+        }
+    }
+    assert_eq!(answers(&mesh), PIECE / 16384);
+    mesh.say(1, link, request.clone(), Bytes::new());
+    mesh.run(SECOND);
+    assert_eq!(answers(&mesh), PIECE / 16384);
+    // What was lost on its way is asked for later.
+    mesh.say(1, link, request, Bytes::new());
+    mesh.run(SECOND);
+    assert!(answers(&mesh) > PIECE / 16384);
+}
+
+#[test]
 fn a_corrupt_piece_bans_its_sender_and_is_not_held() {
     let mut alone = Alone::settled();
     let byte = alone.mesh.closed[&Serial(0)].as_bytes()[0];

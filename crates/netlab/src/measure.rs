@@ -13,6 +13,8 @@ use minuet_netlab::{
 const ECHOES: u32 = 500;
 /// Full packets every 2 ms beside the echoes: 162 Mbit/s, as 20 viewers of 8 Mbit/s.
 const BESIDE: u32 = 27;
+/// What packets are moved together in, for comparison.
+const TICK: Duration = Duration::from_millis(1);
 /// How long a flood lasts.
 const FLOOD: Duration = Duration::from_secs(2);
 /// UDP payloads: the least, and what fills a packet of 1500 bytes.
@@ -25,18 +27,22 @@ pub fn measure() -> Result<()> {
     say("what is measured                                        median       p99");
     let own = loopback()?;
     line("loopback echo: the two programs alone, one way", own.median_us, own.p99_us);
-    for (background, what) in
-        [(0, "added to a delay of 20 ms, one way, idle"), (BESIDE, "the same with 162 Mbit/s beside it")]
-    {
-        let (added, late) = added_delay(background)?;
+    for (background, tick, what) in [
+        (0, Duration::ZERO, "added to a delay of 20 ms, one way, idle"),
+        (BESIDE, Duration::ZERO, "the same with 162 Mbit/s beside it"),
+        (BESIDE, TICK, "the same with --tick 1ms"),
+    ] {
+        let (added, late) = added_delay(background, tick)?;
         line(what, added.median_us, added.p99_us);
         line("  of it waiting for the emulator's turn", late.median_us, late.p99_us);
     }
-    for payload in PAYLOADS {
-        let flood = highest(payload)?;
+    for (payload, tick) in PAYLOADS.iter().flat_map(|payload| [(*payload, Duration::ZERO), (*payload, TICK)])
+    {
+        let flood = highest(payload, tick)?;
         say(&format!(
-            "flood of packets of {:4} bytes: {:7.0} packets/s, {:6.1} Mbit/s, {:.1} µs of a processor each: at most {:.0} packets/s",
+            "flood of packets of {:4} bytes{}: {:7.0} packets/s, {:6.1} Mbit/s, {:.1} µs of a processor each: at most {:.0} packets/s",
             payload + HEADERS,
+            if tick.is_zero() { "" } else { ", --tick 1ms" },
             flood.packets_per_s,
             flood.packets_per_s * ((payload + HEADERS) * 8) as f64 / 1e6,
             flood.cpu_us,
@@ -62,15 +68,15 @@ fn spread(mut round_trips: Vec<Duration>, expected: Duration) -> Result<Spread> 
     Ok(Spread { median_us: at(0.5)?, p99_us: at(0.99)? })
 }
 
-fn lab(hosts: usize, rtt_ms: u32) -> Result<Lab> {
+fn lab(hosts: usize, rtt_ms: u32, tick: Duration) -> Result<Lab> {
     let rtt: RttRange = rtt_ms.to_string().parse()?;
-    let plan = Plan::new(&Defaults { hosts, seed: 1, rtt, nat: NatMix::default() }, &[])?;
+    let plan = Plan::new(&Defaults { hosts, seed: 1, rtt, nat: NatMix::default(), tick }, &[])?;
     Ok(Lab::build(plan)?)
 }
 
 /// What an echo costs when nothing is between the programs.
 fn loopback() -> Result<Spread> {
-    let lab = lab(1, 0)?;
+    let lab = lab(1, 0, Duration::ZERO)?;
     let own = lab.namespace(0);
     let here = Ipv4Addr::LOCALHOST;
     let echo = Echo::start(&own, here)?;
@@ -79,9 +85,9 @@ fn loopback() -> Result<Spread> {
 
 /// What is added to each way of a round trip of 40 ms, with the programs' own share in it; and how much of it is
 /// the emulator handing over late. Beside it h03 sends h04 so many full packets every 2 ms.
-fn added_delay(background: u32) -> Result<(Spread, Spread)> {
+fn added_delay(background: u32, tick: Duration) -> Result<(Spread, Spread)> {
     let rtt_ms = 40;
-    let lab = lab(4, rtt_ms)?;
+    let lab = lab(4, rtt_ms, tick)?;
     let bind = |host: usize| probe::bind(&lab.namespace(host), lab.plan().hosts[host].address);
     let echo = Echo::start(&lab.namespace(1), lab.plan().hosts[1].address)?;
     let socket = bind(0)?;
@@ -102,8 +108,8 @@ struct Flood {
 }
 
 /// One host sends as fast as it can to another, without a rate or a delay.
-fn highest(payload: usize) -> Result<Flood> {
-    let lab = lab(2, 0)?;
+fn highest(payload: usize, tick: Duration) -> Result<Flood> {
+    let lab = lab(2, 0, tick)?;
     let bind = |host: usize| probe::bind(&lab.namespace(host), lab.plan().hosts[host].address);
     let sink = bind(1)?;
     let before = lab.figures();

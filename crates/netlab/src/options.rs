@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::time::Duration;
+
 use clap::{Args, Parser, Subcommand};
 use minuet_netlab::plan::{
     Defaults, Plan, PlanError,
@@ -7,6 +9,7 @@ use minuet_netlab::plan::{
     nat::NatMix,
     setting::{Change, Setting, Target},
 };
+use minuet_proto::units;
 
 /// A network of many hosts on this machine: namespaces, a link emulator in user space, and NAT. Needs root.
 #[derive(Debug, Parser)]
@@ -69,6 +72,10 @@ pub struct Run {
     /// [example: 'h01 up=100Mbit nat=none' or 'h01:h02 rtt=80ms'].
     #[arg(long = "host", value_name = "SETTINGS")]
     settings: Vec<Change>,
+    /// Move packets together, once in so much time, and so spend far less on each: makes them late by half of it on
+    /// average. 0: each by itself [example: 1ms].
+    #[arg(long, value_name = "DURATION", default_value = "0ms", value_parser = units::duration)]
+    tick: Duration,
     /// What the hosts' places, their NATs, losses and jitter come from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -85,7 +92,8 @@ fn setting(key: &'static str) -> impl Fn(&str) -> Result<Setting, PlanError> + C
 impl Run {
     /// The lab that the flags describe.
     pub fn plan(&self) -> Result<Plan, PlanError> {
-        let defaults = Defaults { hosts: self.hosts, seed: self.seed, rtt: self.rtt, nat: self.nat.clone() };
+        let Self { hosts, seed, rtt, tick, .. } = *self;
+        let defaults = Defaults { hosts, seed, rtt, nat: self.nat.clone(), tick };
         let settings = vec![self.up, self.down, self.queue, self.jitter, self.reorder, self.loss, self.burst];
         let mut changes = vec![Change { target: Target::ALL, settings }];
         changes.extend(self.settings.iter().cloned());

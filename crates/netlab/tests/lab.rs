@@ -27,7 +27,7 @@ fn lab(settings: &[&str]) -> Option<Lab> {
     }
     let rtt: RttRange = "60".parse().unwrap();
     let changes: Vec<Change> = settings.iter().map(|text| text.parse().unwrap()).collect();
-    let defaults = Defaults { hosts: 3, seed: 1, rtt, nat: NatMix::default() };
+    let defaults = Defaults { hosts: 3, seed: 1, rtt, nat: NatMix::default(), tick: Duration::ZERO };
     Some(Lab::build(Plan::new(&defaults, &changes).unwrap()).unwrap())
 }
 

@@ -2,7 +2,8 @@
 //!
 //! One thread and one poll: it reads what the hosts have sent in batches, stamps each packet, and sleeps until the
 //! next step of a packet is due. The thread has real-time priority and a timer slack of a nanosecond, so that what
-//! it adds to a delay is the time to wake up and to copy, also on a busy machine.
+//! it adds to a delay is the time to wake up and to copy, also on a busy machine. With a tick it moves together what
+//! comes within that time: a first packet after a silence at once, those after it at most a tick later than due.
 
 use std::{
     fs, io,
@@ -70,8 +71,8 @@ struct Shared {
 }
 
 impl Emulator {
-    /// Starts moving packets between these devices, host 0's first.
-    pub fn start(network: LiveNetwork, devices: Vec<OwnedFd>) -> io::Result<Self> {
+    /// Starts moving packets between these devices, host 0's first: all that have come within `tick` together.
+    pub fn start(network: LiveNetwork, devices: Vec<OwnedFd>, tick: Duration) -> io::Result<Self> {
         let lateness_us = Histogram::new_with_bounds(1, MAX_LATENESS_US, 2).map_err(io::Error::other)?;
         let work = Work { lateness_us, no_route: 0, refused: 0 };
         let shared = Arc::new(Shared {
@@ -81,7 +82,7 @@ impl Emulator {
             work: Mutex::new(work),
         });
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let mover = Mover { shared: shared.clone(), stop: stop.clone(), devices };
+        let mover = Mover { shared: shared.clone(), stop: stop.clone(), devices, tick };
         let thread = thread::Builder::new().name("emulator".into()).spawn(move || mover.run())?;
         Ok(Self { shared, stop, thread: Some(thread) })
     }
@@ -144,6 +145,7 @@ struct Mover {
     shared: Arc<Shared>,
     stop: Arc<OwnedFd>,
     devices: Vec<OwnedFd>,
+    tick: Duration,
 }
 
 impl Mover {
@@ -155,12 +157,14 @@ impl Mover {
             self.devices.iter().map(|end| PollFd::new(end, PollFlags::IN)).collect();
         ends.push(PollFd::new(&*self.stop, PollFlags::IN));
         let mut buffer = [0; BUFFER];
+        let mut round = Instant::now();
         loop {
             let next = self.deliver();
+            thread::sleep(self.tick.saturating_sub(round.elapsed()));
             let timeout = next.map(|at| timespec(at.since(self.shared.now())));
             match poll(&mut ends, timeout.as_ref()) {
                 Ok(0) | Err(Errno::INTR) => continue,
-                Ok(_) => {}
+                Ok(_) => round = Instant::now(),
                 Err(error) => return eprintln!("netlab: the emulator stops: {error}"),
             }
             if ends.last().is_some_and(|stop| !stop.revents().is_empty()) {
@@ -173,7 +177,9 @@ impl Mover {
                         eprintln!("netlab: the device of host {} is gone", host + 1);
                         ends[host] = PollFd::new(device, PollFlags::empty());
                     }
-                    self.deliver();
+                    if self.tick.is_zero() {
+                        self.deliver();
+                    }
                 }
             }
         }

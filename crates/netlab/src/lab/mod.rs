@@ -47,7 +47,7 @@ impl Lab {
         Namespace::create(&namespaces)?;
         let wire = |host| wiring::wire(id, host);
         let devices = lab.plan.hosts.iter().map(wire).collect::<Result<Vec<_>, _>>()?;
-        let emulator = Emulator::start(lab.plan.network(), devices);
+        let emulator = Emulator::start(lab.plan.network(), devices, lab.plan.tick);
         lab.emulator = Some(emulator.map_err(LabError::system("start the emulator"))?);
         Ok(lab)
     }

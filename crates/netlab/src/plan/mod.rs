@@ -31,6 +31,8 @@ pub struct Plan {
     pub seed: u64,
     /// The hosts, h01 first.
     pub hosts: Vec<HostPlan>,
+    /// Packets are moved together, once in so much time; zero: each by itself.
+    pub tick: Duration,
     /// `conditions[from][to]`.
     conditions: Vec<Vec<Conditions>>,
 }
@@ -60,6 +62,8 @@ pub struct Defaults {
     pub rtt: RttRange,
     /// Which hosts are behind which NAT.
     pub nat: NatMix,
+    /// Packets are moved together, once in so much time; zero: each by itself.
+    pub tick: Duration,
 }
 
 impl Plan {
@@ -73,7 +77,7 @@ impl Plan {
         let conditions = rtts.iter().map(|row| row.iter().map(|rtt| still(*rtt / 2)).collect()).collect();
         let nats = defaults.nat.assign(count, defaults.seed);
         let hosts = nats.into_iter().enumerate().map(|(index, nat)| HostPlan::new(index, nat)).collect();
-        let mut plan = Self { seed: defaults.seed, hosts, conditions };
+        let mut plan = Self { seed: defaults.seed, hosts, tick: defaults.tick, conditions };
         for change in changes {
             plan.apply(change)?;
         }
@@ -197,7 +201,7 @@ mod tests {
 
     fn plan(hosts: usize, changes: &[&str]) -> Result<Plan, PlanError> {
         let rtt = "20..160".parse().unwrap();
-        let defaults = Defaults { hosts, seed: 5, rtt, nat: NatMix::default() };
+        let defaults = Defaults { hosts, seed: 5, rtt, nat: NatMix::default(), tick: Duration::ZERO };
         let changes: Result<Vec<Change>, _> = changes.iter().map(|text| text.parse()).collect();
         Plan::new(&defaults, &changes?)
     }

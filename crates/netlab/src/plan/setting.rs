@@ -343,7 +343,8 @@ mod tests {
 
     #[test]
     fn changes_reach_the_running_network() {
-        let defaults = Defaults { hosts: 3, seed: 1, rtt: "10".parse().unwrap(), nat: Default::default() };
+        let (rtt, tick) = ("10".parse().unwrap(), Duration::ZERO);
+        let defaults = Defaults { hosts: 3, seed: 1, rtt, nat: Default::default(), tick };
         let mut network: Network<()> = Plan::new(&defaults, &[]).unwrap().network();
         let now = Time::from(Duration::from_secs(1));
         let mut apply = |text: &str| change(text).unwrap().apply(&mut network, 3, now);
