@@ -77,6 +77,8 @@ pub(crate) struct Neighbour {
     pub undrained: u64,
     /// When the transport last took any of these on, or began to have some.
     pub drained: Timestamp,
+    /// When a block was last given to it.
+    pub block_at: Timestamp,
     /// From request to whole piece, in microseconds, smoothed.
     pub latency_us: f32,
     /// When a piece from it last came to be whole; when the link came up, before the first.
@@ -136,6 +138,7 @@ impl Neighbour {
             served: SmallVec::new(),
             undrained: 0,
             drained: now,
+            block_at: Timestamp::ZERO,
             latency_us: 0.0,
             delivered: now,
             busy_until: Timestamp::ZERO,

@@ -173,7 +173,7 @@ impl Node {
                 && watched.pushed + REAPPEARS < now
                 && copies <= usize::from(watched.pushes) + believed;
             if lost && !self.push.fresh.iter().any(|(serial, _)| *serial == watched.serial) {
-                self.push.fresh.push_front((watched.serial, now));
+                self.push.fresh.push_back((watched.serial, now));
             }
         }
     }

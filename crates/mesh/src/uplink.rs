@@ -16,8 +16,9 @@
 //! 4. *Short queues, and an answer to each request.* At most [`MAX_WAITING`] requests wait, none longer than
 //!    [`HOLD`]; what would be served last is turned away at once, so that it is asked of an idle holder instead.
 //! 5. *Queues live here.* No more than [`TOTAL_UNDRAINED`] bytes wait in the transport: they could not be
-//!    overtaken there, and each hop would pay for them. What has not moved for [`HELD_UP`] does not wait for the line
-//!    but for the congestion window of its own link, and must not hold up the others.
+//!    overtaken there, and each hop would pay for them. What has not moved for [`HELD_UP`], or was given to the
+//!    transport longer ago than the line would take for it all, does not wait for the line but for the congestion
+//!    window of its own link, and must not hold up the others.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -37,10 +38,13 @@ const MAX_BLOCK: u64 = 16 * 1024;
 const BLOCKS_PER_SECOND: u64 = 64;
 /// Bytes that may wait in the transport before no more blocks are given to it: one on the wire and one behind it.
 const TOTAL_UNDRAINED: u64 = 2 * MAX_BLOCK - 1;
+/// The least and the most that a queue of [`TOTAL_UNDRAINED`] is taken to need on the line.
+const MIN_LINE_TIME: Duration = Duration::from_millis(10);
+const MAX_LINE_TIME: Duration = Duration::from_secs(1);
 /// A link whose bytes have not moved for so long is held up by its congestion window: about four blocks' time on the
 /// slowest line that carries a stream of 8 Mbit/s.
 const HELD_UP: Duration = Duration::from_millis(50);
-/// The same of one link, of which a congested one must not take all.
+/// Bytes of one link that may wait in the transport: a congested one must not take all.
 const LINK_UNDRAINED: u64 = MAX_BLOCK + MAX_BLOCK / 2;
 /// Part of the limit that blocks leave to control messages.
 const CONTROL_SHARE: u64 = 64;
@@ -149,6 +153,12 @@ impl Uplink {
             at = *sent + Duration::from_secs(1);
         }
         at
+    }
+
+    /// Twice what a full queue in the transport takes on a line that has the rate of the limit.
+    fn line_time(&self) -> Duration {
+        let time = |limit: u64| Duration::from_micros(2 * TOTAL_UNDRAINED * 1_000_000 / limit.max(1));
+        self.limit.map_or(HELD_UP, time).clamp(MIN_LINE_TIME, MAX_LINE_TIME)
     }
 
     /// When the next block may be sent.
@@ -326,8 +336,11 @@ impl Node {
             return;
         }
         loop {
-            if self.waiting_for_line(now) >= TOTAL_UNDRAINED {
-                return; // `Drained` goes on from here.
+            let (waiting, look_again) = self.waiting_for_line(now);
+            if waiting >= TOTAL_UNDRAINED {
+                // `Drained` goes on from here, or the time after which what waits is not the line's.
+                self.uplink.idle_timer = look_again;
+                return;
             }
             let at = self.uplink.block_at();
             if at > now {
@@ -343,10 +356,19 @@ impl Node {
         }
     }
 
-    /// Bytes given to the transport that wait for the line, and not for the congestion window of their own link.
-    fn waiting_for_line(&self, now: Timestamp) -> u64 {
-        let moving = self.neighbours.iter().filter(|(_, n)| n.drained + HELD_UP > now);
-        moving.map(|(_, n)| n.undrained).sum()
+    /// Bytes given to the transport that wait for the line, and not for the congestion window of their own link; and when
+    /// the first of them will have waited too long for that.
+    fn waiting_for_line(&self, now: Timestamp) -> (u64, Option<Timestamp>) {
+        let patience = self.uplink.line_time();
+        let mut waiting = (0, None);
+        for (_, neighbour) in self.neighbours.iter().filter(|(_, n)| n.undrained > 0) {
+            let until = (neighbour.drained + HELD_UP).min(neighbour.block_at + patience);
+            if until > now {
+                waiting.0 += neighbour.undrained;
+                waiting.1 = Some(waiting.1.map_or(until, |first: Timestamp| first.min(until)));
+            }
+        }
+        waiting
     }
 
     fn send_block(&mut self, to: Slab, serial: u64, now: Timestamp) {
@@ -375,6 +397,7 @@ impl Node {
         }
         let Some(neighbour) = self.neighbours.get_mut(to) else { return };
         let len = self.uplink.block_len().min(piece_len - offset);
+        neighbour.block_at = now;
         let newcomer = contribution::standing(neighbour, now) == Standing::Newcomer;
         let credit = if newcomer { -i64::from(len) } else { i64::from(len) / GUEST_SHARE };
         let credit = (self.uplink.guest_credit + credit).clamp(-GUEST_CREDIT, GUEST_CREDIT);
