@@ -11,6 +11,7 @@ use minuet_proto::mesh::{Block, Message, Serial, SerialList};
 use crate::flood::price;
 use crate::neighbour::{Asked, Slab};
 use crate::node::Node;
+use crate::uplink::LIVE;
 use crate::{HangUpReason, Output, Role, Timestamp};
 
 /// Pushes that one neighbour may have under way here.
@@ -38,7 +39,10 @@ impl Node {
         if !neighbour.asked.iter().any(|a| a.serial == serial) {
             // A push, or what was under way when its request was taken back.
             let pushes = neighbour.asked.iter().filter(|a| !a.solicited).count();
-            let useful = self.role == Role::Relay || self.playback.next.is_none_or(|next| serial >= next);
+            // What is fresh is of use to others, also to one who came too late for it.
+            let useful = self.role == Role::Relay
+                || serial + LIVE > self.window.edge()
+                || self.playback.next.is_none_or(|next| serial >= next);
             let cancelled = neighbour.cancelled(serial, now);
             if cancelled || block.offset > 0 || pushes >= MAX_PUSHES || !useful || self.coming(serial) {
                 return self.waste(from, &block, now);

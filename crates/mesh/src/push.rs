@@ -158,6 +158,14 @@ impl Node {
         }
     }
 
+    /// Source: who was pushed a piece does not want it. If nobody else has it, it is pushed again at once.
+    pub(crate) fn on_push_refused(&mut self, serial: u64) {
+        let Some(watched) = self.push.watched.iter_mut().find(|h| h.serial == serial) else { return };
+        if self.window.slot(serial).copies <= watched.pushes {
+            watched.pushed = Timestamp::ZERO;
+        }
+    }
+
     /// Source: offers to all what is no longer fresh, and pushes again what did not reappear.
     pub(crate) fn offer_watched(&mut self, now: Timestamp) {
         let watched = self.push.watched.iter();
@@ -173,7 +181,7 @@ impl Node {
                 && watched.pushed + REAPPEARS < now
                 && copies <= usize::from(watched.pushes) + believed;
             if lost && !self.push.fresh.iter().any(|(serial, _)| *serial == watched.serial) {
-                self.push.fresh.push_back((watched.serial, now));
+                self.push.fresh.push_front((watched.serial, now));
             }
         }
     }

@@ -71,7 +71,7 @@ const MAX_WAITING: usize = 2;
 /// A piece is rare while fewer than one in this many neighbours have it, …
 const RARE: usize = 5;
 /// … and among so many newest: of older ones few copies are left because nobody needs them any more.
-const LIVE: u64 = 96;
+pub(crate) const LIVE: u64 = 96;
 
 #[derive(Debug)]
 pub(crate) struct Uplink {
@@ -309,6 +309,7 @@ impl Node {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         neighbour.served.retain(|(s, _)| *s != serial.0);
         neighbour.wants.retain(|w| w.serial != serial.0);
+        self.on_push_refused(serial.0);
     }
 
     /// Sends all that may be sent now.
