@@ -13,7 +13,7 @@
 //!    the oldest, so that nobody waits long for what most have. A fresh piece to push interrupts one that most have.
 //!    A source sends first what is due soon and was never sent, then pushes (`push.rs`), then the rest: so each byte
 //!    goes out once before any goes out twice, in the order in which it is needed, also if the source is behind.
-//! 4. *Short queues, and an answer to each request.* At most [`MAX_WAITING`] requests wait, none longer than
+//! 4. *Short queues, and an answer to each request*, but for one that crosses its own piece on the way. At most [`MAX_WAITING`] requests wait, none longer than
 //!    [`HOLD`]; what would be served last is turned away at once, so that it is asked of an idle holder instead.
 //! 5. *Queues live here.* No more than [`TOTAL_UNDRAINED`] bytes wait in the transport: they could not be
 //!    overtaken there, and each hop would pay for them. What has not moved for [`HELD_UP`], or was given to the

@@ -226,6 +226,25 @@ fn a_piece_that_has_begun_to_come_survives_a_reject() {
 }
 
 #[test]
+fn a_fresh_push_is_taken_also_behind_the_playhead() {
+    let mut alone = Alone::new();
+    let hash = PieceHash::of(&70_u32.to_le_bytes());
+    alone.mesh.closed.insert(Serial(70), hash);
+    for serial in 0..150 {
+        alone.head(serial, hash, true);
+    }
+    alone.say(Mesh::have(0..150));
+    alone.mesh.run(SECOND * 7 / 10);
+    let asked = alone.requests();
+    assert!(!asked.is_empty() && asked.iter().all(|r| r.serial.0 > 80), "starts near the edge: {asked:?}");
+    alone.send_piece(70, hash.as_bytes()[0]);
+    assert!(alone.mesh.members[0].node.holds(Serial(70)));
+    // What is old is of no use to anybody.
+    alone.send_piece(30, hash.as_bytes()[0]);
+    assert!(!alone.mesh.members[0].node.holds(Serial(30)));
+}
+
+#[test]
 fn a_request_that_crosses_its_piece_is_not_served_again() {
     let mut mesh = Mesh::live(1, 8, |_, _| {});
     mesh.stream(40);

@@ -36,13 +36,11 @@ pub fn measure() -> Result<()> {
         line(what, added.median_us, added.p99_us);
         line("  of it waiting for the emulator's turn", late.median_us, late.p99_us);
     }
-    for (payload, tick) in PAYLOADS.iter().flat_map(|payload| [(*payload, Duration::ZERO), (*payload, TICK)])
-    {
-        let flood = highest(payload, tick)?;
+    for payload in PAYLOADS {
+        let flood = highest(payload)?;
         say(&format!(
-            "flood of packets of {:4} bytes{}: {:7.0} packets/s, {:6.1} Mbit/s, {:.1} µs of a processor each: at most {:.0} packets/s",
+            "flood of packets of {:4} bytes: {:7.0} packets/s, {:6.1} Mbit/s, {:.1} µs of a processor each: at most {:.0} packets/s",
             payload + HEADERS,
-            if tick.is_zero() { "" } else { ", --tick 1ms" },
             flood.packets_per_s,
             flood.packets_per_s * ((payload + HEADERS) * 8) as f64 / 1e6,
             flood.cpu_us,
@@ -108,8 +106,8 @@ struct Flood {
 }
 
 /// One host sends as fast as it can to another, without a rate or a delay.
-fn highest(payload: usize, tick: Duration) -> Result<Flood> {
-    let lab = lab(2, 0, tick)?;
+fn highest(payload: usize) -> Result<Flood> {
+    let lab = lab(2, 0, Duration::ZERO)?;
     let bind = |host: usize| probe::bind(&lab.namespace(host), lab.plan().hosts[host].address);
     let sink = bind(1)?;
     let before = lab.figures();

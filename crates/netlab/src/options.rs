@@ -11,6 +11,9 @@ use minuet_netlab::plan::{
 };
 use minuet_proto::units;
 
+/// The longest time in which packets are moved together.
+const MAX_TICK: Duration = Duration::from_millis(100);
+
 /// A network of many hosts on this machine: namespaces, a link emulator in user space, and NAT. Needs root.
 #[derive(Debug, Parser)]
 #[command(name = "minuet-netlab", version)]
@@ -72,9 +75,9 @@ pub struct Run {
     /// [example: 'h01 up=100Mbit nat=none' or 'h01:h02 rtt=80ms'].
     #[arg(long = "host", value_name = "SETTINGS")]
     settings: Vec<Change>,
-    /// Move packets together, once in so much time, and so spend far less on each: makes them late by half of it on
-    /// average. 0: each by itself [example: 1ms].
-    #[arg(long, value_name = "DURATION", default_value = "0ms", value_parser = units::duration)]
+    /// Move packets together, once in so much time, and so spend far less on each; at 1ms they are 1.5 ms later each
+    /// way. 0ms: each by itself; at most 100ms [example: 1ms].
+    #[arg(long, value_name = "DURATION", default_value = "0ms", value_parser = tick)]
     tick: Duration,
     /// What the hosts' places, their NATs, losses and jitter come from.
     #[arg(long, default_value_t = 1)]
@@ -82,6 +85,13 @@ pub struct Run {
     /// The command and its arguments, run beside the hosts (`exec` runs on one).
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<String>,
+}
+
+/// Parses a tick.
+fn tick(text: &str) -> Result<Duration, String> {
+    let tick = units::duration(text).map_err(|error| error.to_string())?;
+    // The emulator sleeps that long, also when it is to end.
+    (tick <= MAX_TICK).then_some(tick).ok_or_else(|| "give at most 100ms".to_owned())
 }
 
 /// Parses a flag's value as the setting of that name.
@@ -145,6 +155,12 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Options::command().debug_assert();
+    }
+
+    #[test]
+    fn a_tick_is_short() {
+        assert_eq!(tick("1ms"), Ok(Duration::from_millis(1)));
+        assert!(tick("1s").is_err() && tick("soon").is_err());
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Playing minutes in order.
 //!
 //! Rules: a minute is given to the player as its verified bytes come; the first one once what is missing of it will
-//! come in less time than what is here from its start takes to play ([`plays_through`]), or [`patience`] is over. When the picture has stood still for
-//! [`patience`] and a later minute is known, what is missing is skipped, and playback goes on with the newest minute
-//! but one; this is said, and counted. When nothing can be played for the time of `--give-up`, watching fails.
+//! come in less time than what is here from its start takes to play ([`plays_through`]), or [`patience`] is over. When
+//! the picture has stood still for [`patience`] and a later minute is known, what is missing is skipped, and playback
+//! goes on with the newest minute but one; this is said, and counted. When nothing can be played for the time of
+//! `--give-up`, watching fails.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -93,7 +94,7 @@ impl Playback {
             if wanted.is_none() && self.live {
                 let began = Instant::now();
                 self.settle(&record).await;
-                // Without it, it begins to play and waits for what is missing.
+                // When that takes too long it is played all the same, and stands still where something is missing.
                 let _ = tokio::time::timeout(patience(record.duration_ms), prime(&mut minute, began)).await;
             }
             // Numbers that are left out between a record and the one it names were never sealed.

@@ -28,7 +28,7 @@ const LINK_WINDOW: u32 = 3 << 19;
 /// Bytes of a link that may wait in the transport, sent but not acknowledged or not sent yet.
 const SEND_WINDOW: u64 = 512 << 10;
 /// Packets that may come in before they are acknowledged (draft-ietf-quic-ack-frequency). Every second one, as RFC 9000
-/// has it, makes two of five packets of a viewer acknowledgements, and costs it a tenth of its processor time.
+/// has it, makes a viewer send a fifth more packets, and costs it a tenth more processor time.
 const ACK_PACKETS: VarInt = VarInt::from_u32(10);
 /// The longest that fewer packets wait for theirs. Losses show at once all the same, by what comes out of order.
 const ACK_DELAY: Duration = Duration::from_millis(10);
