@@ -149,7 +149,8 @@ fn viewers_play_on_when_a_viewer_the_tracker_or_the_segmenter_is_killed() {
         }
         seq += 1;
     }
-    assert_eq!(at, media.len(), "what was played is whole segments in order: {lengths:?} of {seq}");
+    let log = steady.process.whole_log();
+    assert_eq!(at, media.len(), "what was played is whole segments in order: {lengths:?} of {seq}: {log:#?}");
     let first = [sealed, sealed + 1].into_iter().find(|seq| segmenter.segment(*seq).exists());
     assert!(
         first.is_some_and(|seq| lengths.contains_key(&seq)),

@@ -73,6 +73,8 @@ pub(crate) struct Neighbour {
     pub wants: SmallVec<[Want; 4]>,
     /// Pieces sent to it whole, until requests that crossed them must have come. At most [`MAX_SERVED`].
     pub served: SmallVec<[(u64, Timestamp); 2]>,
+    /// Source: pieces pushed to it last that it did not promise by itself. At most [`MAX_SERVED`].
+    pub pushed: SmallVec<[u64; 2]>,
     /// Bytes given to the transport that it has not put on the wire.
     pub undrained: u64,
     /// When the transport last took any of these on, or began to have some.
@@ -136,6 +138,7 @@ impl Neighbour {
             cancelled: SmallVec::new(),
             wants: SmallVec::new(),
             served: SmallVec::new(),
+            pushed: SmallVec::new(),
             undrained: 0,
             drained: now,
             block_at: Timestamp::ZERO,
@@ -171,6 +174,22 @@ impl Neighbour {
             self.served.remove(0);
         }
         self.served.push((serial, now + self.rtt + CROSSING));
+    }
+
+    /// Notes that a piece is pushed to it, which it has not promised.
+    pub fn note_pushed(&mut self, serial: u64) {
+        if self.pushed.len() == MAX_SERVED {
+            self.pushed.remove(0);
+        }
+        self.pushed.push(serial);
+    }
+
+    /// Whether it cancels a push of what it has not promised. Who has a piece from elsewhere promises it before it
+    /// cancels; who does not will not have it.
+    pub fn refuses(&mut self, serial: u64) -> bool {
+        let before = self.pushed.len();
+        self.pushed.retain(|s| *s != serial);
+        self.pushed.len() < before
     }
 
     /// Whether a request that comes now is for a piece that it has been sent and has not seen yet.

@@ -76,6 +76,9 @@ impl Node {
     pub(crate) fn on_have(&mut self, from: Slab, serials: &[Serial], now: Timestamp) {
         for serial in serials {
             self.add_holder(from, serial.0);
+            if let Some(neighbour) = self.neighbours.get_mut(from) {
+                neighbour.pushed.retain(|s| *s != serial.0);
+            }
             if self.window.contains(serial.0) {
                 let slot = self.window.slot_mut(serial.0);
                 if slot.since == Timestamp::ZERO {

@@ -309,7 +309,9 @@ impl Node {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         neighbour.served.retain(|(s, _)| *s != serial.0);
         neighbour.wants.retain(|w| w.serial != serial.0);
-        self.on_push_refused(serial.0);
+        if neighbour.refuses(serial.0) {
+            self.on_push_refused(serial.0);
+        }
     }
 
     /// Sends all that may be sent now.
@@ -446,7 +448,11 @@ impl Node {
             let copies = self.window.slot(serial).copies;
             let first = self.role == Role::Source && best.as_ref().is_none_or(|(b, ..)| b.0 > UNIQUE_CLASS);
             if first || best.as_ref().is_none_or(|(b, ..)| (class, copies) < (b.0, b.1)) {
+                let source = self.role == Role::Source;
                 let neighbour = self.neighbours.get_mut(to)?;
+                if source {
+                    neighbour.note_pushed(serial);
+                }
                 neighbour.wants.push(Want { serial, since: now, due: None, sent: 0 });
                 return Some((to, serial));
             }

@@ -245,6 +245,37 @@ fn a_fresh_push_is_taken_also_behind_the_playhead() {
 }
 
 #[test]
+fn a_refused_push_goes_to_another_at_once_and_a_double_does_not() {
+    for refused in [true, false] {
+        let mut mesh = Mesh::new(4);
+        mesh.add(config(0), Role::Source);
+        for stranger in [STRANGER, NodeId([8; 32])] {
+            let link = mesh.link_to_test(0, stranger);
+            let hello =
+                Hello { version: 1, flags: HelloFlags::default(), upload_kbps: 10_000, extensions: vec![] };
+            mesh.say(0, link, Message::Hello(hello), Bytes::new());
+        }
+        mesh.stream(1);
+        let receivers = |mesh: &Mesh| {
+            let block = |m: &Message| matches!(m, Message::Block(block) if block.offset == 0);
+            mesh.inbox.iter().filter(|(_, m)| block(m)).map(|(link, _)| *link).collect::<Vec<_>>()
+        };
+        for _ in 0..20 {
+            if receivers(&mesh).is_empty() {
+                mesh.run(SECOND / 100);
+            }
+        }
+        let [first] = receivers(&mesh)[..] else { panic!("pushed once: {:?}", mesh.inbox) };
+        if !refused {
+            mesh.say(0, first, Mesh::have(0..1), Bytes::new());
+        }
+        mesh.say(0, first, Message::Cancel(Serial(0)), Bytes::new());
+        mesh.run(SECOND / 2);
+        assert_eq!(receivers(&mesh).len(), if refused { 2 } else { 1 });
+    }
+}
+
+#[test]
 fn a_request_that_crosses_its_piece_is_not_served_again() {
     let mut mesh = Mesh::live(1, 8, |_, _| {});
     mesh.stream(40);

@@ -82,7 +82,7 @@ pub struct Mesh {
     pub members: Vec<Member>,
     pub closed: BTreeMap<Serial, PieceHash>,
     pub faults: Faults,
-    pub inbox: VecDeque<(usize, Message)>,
+    pub inbox: VecDeque<(LinkId, Message)>,
     rng: SmallRng,
     arrivals: BTreeMap<(LinkId, usize), Timestamp>,
     queue: BinaryHeap<Reverse<(Timestamp, u64)>>,
@@ -398,7 +398,7 @@ impl Mesh {
         let drained = self.now + Duration::from_micros(bytes as u64 * 2 / 3);
         self.push(drained, Event::Drained { to: member, link, bytes: bytes as u64 });
         if peer == usize::MAX {
-            self.inbox.push_back((member, message));
+            self.inbox.push_back((link, message));
             return;
         }
         let mut header = BytesMut::new();
