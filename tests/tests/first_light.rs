@@ -156,6 +156,8 @@ fn viewers_play_on_when_a_viewer_the_tracker_or_the_segmenter_is_killed() {
         first.is_some_and(|seq| lengths.contains_key(&seq)),
         "the first segment after the restart was played"
     );
+    // It was sealed as the segmenter ended, which passed it on first.
+    assert!(lengths.contains_key(&(seq - 1)), "the last segment was played: {lengths:?} of {seq}: {log:#?}");
 }
 
 #[test]

@@ -265,7 +265,6 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
             (&mut recording.ended).await
         }
     };
-    let before = meters_now.read().sent_to_peers;
     let result = result.map_err(|_| anyhow!("the recorder failed; this is a defect, please report it"))?;
     // Everything sealed is durable once the second thread has ended too.
     let _ = (&mut recording.durable).await;
@@ -278,7 +277,7 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
     } else if result.is_ok() && meters_now.read().sent_to_peers > 0 {
         tracing::info!("passing the last segment on to viewers; Ctrl-C ends at once");
         tokio::select! {
-            () = passed_on(&meters_now, before, &shelf) => {}
+            () = passed_on(&meters_now, &shelf) => {}
             () = signals.next() => {}
         }
     }
@@ -304,11 +303,11 @@ async fn offered(shelf: &Shelf) {
 }
 
 /// Waits until the last segment's bytes have gone out once, so that viewers have it among them, but not for ever.
-async fn passed_on(meters: &Meters, before: u64, shelf: &Shelf) {
-    let before_it = shelf.newest().and_then(SegmentSeq::previous);
-    let length: u64 = shelf.after(before_it).iter().map(|record| record.length).sum();
-    let mut sent = meters.watch_sent_to_peers();
-    let _ = timeout(PASS_ON_TIMEOUT, sent.wait_for(|sent| *sent >= before + length)).await;
+async fn passed_on(meters: &Meters, shelf: &Shelf) {
+    let Some(newest) = shelf.newest_record() else { return };
+    let mut sent = meters.watch_newest_sent();
+    let passed = sent.wait_for(|(seq, sent)| *seq == newest.seq && *sent >= newest.length);
+    let _ = timeout(PASS_ON_TIMEOUT, passed).await;
 }
 
 /// The one line on standard output.

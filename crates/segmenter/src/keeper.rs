@@ -98,7 +98,7 @@ impl Keeper {
     }
 
     /// Seeds what is on the shelf beyond `seeded`, newest first, since that is what is watched.
-    async fn seed_after(&self, seeded: &mut Option<SegmentSeq>) {
+    async fn seed_after(&mut self, seeded: &mut Option<SegmentSeq>) {
         self.prune().await;
         for record in self.shelf.after(*seeded).into_iter().rev() {
             match timeout(SEED_TIMEOUT, self.seed(&record)).await {
@@ -108,6 +108,8 @@ impl Keeper {
             }
             *seeded = Some(record.seq).max(*seeded);
         }
+        // So that who waits for the newest to be passed on does not take what was sent before for it.
+        self.read_figures();
         self.shelf.offer(*seeded);
     }
 
@@ -155,6 +157,9 @@ impl Keeper {
             self.swarm.set_upload(bytes_per_s);
         }
         self.budget.charge_total(stats.transfer.sent + live.wire_sent);
+        if let Some(newest) = self.shelf.newest_record() {
+            self.meters.set_newest_sent(newest.seq, self.swarm.sent_of(newest.info_hash));
+        }
         self.meters.set_live(live.core.payload_sent, live.peers as u64);
         self.meters.set_swarm(stats.transfer.sent, stats.peers as u64, stats.minutes as u64);
     }

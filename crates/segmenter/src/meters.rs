@@ -15,7 +15,8 @@ pub struct Meters {
     received: AtomicU64,
     recorded: AtomicU64,
     open: AtomicU64,
-    sent_to_peers: watch::Sender<u64>,
+    sent_to_peers: AtomicU64,
+    newest_sent: watch::Sender<(SegmentSeq, u64)>,
     sent_over_http: AtomicU64,
     sent_live: AtomicU64,
     live_peers: AtomicU64,
@@ -80,14 +81,19 @@ impl Meters {
     }
 
     pub fn set_swarm(&self, sent: u64, viewers: u64, seeding: u64) {
-        self.sent_to_peers.send_replace(sent);
+        self.sent_to_peers.store(sent, Ordering::Relaxed);
         self.viewers.store(viewers, Ordering::Relaxed);
         self.seeding.store(seeding, Ordering::Relaxed);
     }
 
-    /// Tells of each reading of what was sent to BitTorrent peers.
-    pub fn watch_sent_to_peers(&self) -> watch::Receiver<u64> {
-        self.sent_to_peers.subscribe()
+    /// What was sent of the newest segment that is seeded.
+    pub fn set_newest_sent(&self, seq: SegmentSeq, sent: u64) {
+        self.newest_sent.send_replace((seq, sent));
+    }
+
+    /// Tells of each reading of what was sent of the newest segment to BitTorrent peers.
+    pub fn watch_newest_sent(&self) -> watch::Receiver<(SegmentSeq, u64)> {
+        self.newest_sent.subscribe()
     }
 
     pub fn set_live(&self, sent: u64, peers: u64) {
@@ -114,7 +120,7 @@ impl Meters {
             received: get(&self.received),
             recorded: get(&self.recorded),
             open: SegmentSeq(get(&self.open)),
-            sent_to_peers: *self.sent_to_peers.borrow(),
+            sent_to_peers: get(&self.sent_to_peers),
             sent_over_http: get(&self.sent_over_http),
             sent_live: get(&self.sent_live),
             live_peers: get(&self.live_peers),

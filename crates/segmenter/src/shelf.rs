@@ -76,6 +76,11 @@ impl Shelf {
         self.lock().back().map(|record| record.seq)
     }
 
+    /// The newest record, if any segment is held.
+    pub fn newest_record(&self) -> Option<SignedRecord> {
+        self.lock().back().cloned()
+    }
+
     /// Takes off what the retention does not keep.
     pub fn prune(&self, retention: Retention) -> Vec<SignedRecord> {
         let mut records = self.lock();

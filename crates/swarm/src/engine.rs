@@ -281,6 +281,11 @@ impl Torrent {
         session.unpause(&self.handle).await.map_err(engine)
     }
 
+    /// Payload bytes sent, since the last [`Self::reconnect`].
+    pub fn uploaded(&self) -> u64 {
+        self.handle.stats().uploaded_bytes
+    }
+
     /// Every peer that bytes were exchanged with, or that is connected now.
     pub fn peers(&self) -> Vec<PeerLine> {
         let Some(live) = self.handle.live() else { return Vec::new() };

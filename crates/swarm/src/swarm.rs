@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -20,6 +20,9 @@ use crate::{
 
 /// How often the kinds of connected peers are noted while minutes are being fetched.
 const LEDGER_INTERVAL: Duration = Duration::from_millis(100);
+/// A minute that is not here after this time meets its peers anew. One that comes sooner has no need to, and would lose
+/// the peers that only they can dial.
+const INTRODUCE_AFTER: Duration = Duration::from_secs(1);
 
 /// A BitTorrent node for finished minutes. Needs a multi-threaded tokio runtime: the engine blocks in place.
 ///
@@ -50,6 +53,7 @@ struct Minute {
 
 struct Fetching {
     length: u64,
+    since: Instant,
     /// Held open so that pieces from its place on are asked for too.
     _spread: Option<Stream>,
     /// It has connected anew since its first piece came, or had no need to.
@@ -152,7 +156,7 @@ impl Swarm {
         };
         let minute = Minute {
             torrent: torrent.clone(),
-            fetching: Some(Fetching { length, _spread, introduced: false }),
+            fetching: Some(Fetching { length, since: Instant::now(), _spread, introduced: false }),
         };
         self.shared.lock().minutes.insert(info_hash, minute);
         Ok(Download::new(Arc::clone(&self.shared), torrent, metainfo, folder))
@@ -172,6 +176,12 @@ impl Swarm {
         table.minutes.remove(&minute);
         table.ledger.settle(minute);
         Ok(removed)
+    }
+
+    /// Payload bytes sent of a minute that is seeded here; 0 when it is not here.
+    pub fn sent_of(&self, minute: InfoHash) -> u64 {
+        let torrent = self.shared.lock().minutes.get(&minute).map(|state| state.torrent.clone());
+        torrent.map_or(0, |torrent| torrent.uploaded())
     }
 
     /// Figures of all minutes together.
@@ -222,8 +232,8 @@ impl Shared {
         self.lock().ledger.of(minute)
     }
 
-    /// One look at the minutes that are being fetched. Returns those whose peers should be met anew, because their
-    /// first piece has come. Who dialled repairs a link: the other side may not know where to dial.
+    /// One look at the minutes that are being fetched. Returns those whose peers should be met anew, because
+    /// pieces have come of which they have not heard, and not all came at once. Who dialled repairs a link: the other side may not know where to dial.
     fn look(&self) -> Vec<(InfoHash, Torrent)> {
         let mut strangers = Vec::new();
         let fetching: Vec<(InfoHash, Torrent)> = {
@@ -239,6 +249,7 @@ impl Shared {
             state.fetching.take_if(|fetching| have >= fetching.length);
             if let Some(fetching) = &mut state.fetching
                 && have > 0
+                && fetching.since.elapsed() >= INTRODUCE_AFTER
                 && !std::mem::replace(&mut fetching.introduced, true)
                 && torrent.peers().iter().any(|peer| peer.dialled && !peer.source)
             {
