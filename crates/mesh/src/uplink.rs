@@ -46,6 +46,9 @@ const MAX_LINE_TIME: Duration = Duration::from_secs(1);
 const HELD_UP: Duration = Duration::from_millis(50);
 /// Bytes of one link that may wait in the transport: a congested one must not take all.
 const LINK_UNDRAINED: u64 = MAX_BLOCK + MAX_BLOCK / 2;
+/// What could not be sent for so long, because the line was busy or the driver late, is made good. About two blocks' time:
+/// without it every such wait is lost, and a tenth of the limit with them.
+const CREDIT: Duration = Duration::from_millis(30);
 /// Part of the limit that blocks leave to control messages.
 const CONTROL_SHARE: u64 = 64;
 /// Most control messages that wait for room under the limit; beyond it they are dropped, which every one of them
@@ -138,7 +141,7 @@ impl Uplink {
             _ => self.log.push_back((now, bytes)),
         }
         let gap = Duration::from_micros(bytes * 1_000_000 / limit.max(1));
-        self.free_at = self.free_at.max(now) + gap;
+        self.free_at = self.free_at.max(now - CREDIT) + gap;
     }
 
     /// When `bytes` fit under `share` of the limit; now or earlier if they do already.

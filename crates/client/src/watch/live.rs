@@ -4,8 +4,8 @@
 //! 1. Playing begins at the random access point that the mesh chose, `--delay` or a little more behind the live edge.
 //!    If it chose one nearer to the edge, because hardly anybody has older ones (a channel's first viewers), the player
 //!    gets its head start and the rest when the delay is reached: it shows a picture and waits there. Each piece is
-//!    given to the player as soon as all before it are there: what the player has not played yet is its buffer, and
-//!    that is what the delay is for.
+//!    given to the player once all before it are there, in a steady flow ([`Flow`](super::flow::Flow)) while the player
+//!    has half the delay or more to play: what it has not played yet is its buffer, and that is what the delay is for.
 //! 2. The picture's clock ([`Playout`](super::playout::Playout)) says when each piece is due, and the mesh is told.
 //! 3. The picture waits for a missing piece. When it has stood still for [`MAX_DRIFT`] in all, it is that much further
 //!    behind than was asked for, and it leaps: within the delay, to the oldest random access point from which on
@@ -30,6 +30,7 @@ use tokio::sync::watch;
 
 use super::{
     figures::Figures,
+    flow::Flow,
     packets::Packets,
     playback::End,
     sink::{Sink, Written},
@@ -87,9 +88,31 @@ struct Position {
     /// The player gets no more than its head start before.
     hold: Instant,
     packets: Packets,
+    flow: Flow,
+    /// What was there at the beginning says nothing about the flow.
+    flow_from: Serial,
+    /// The piece that the flow is to know next, and the ingest time of the one before.
+    noting: Serial,
+    noted_ms: Option<u64>,
 }
 
 impl Position {
+    /// Tells the flow of all that could be given now, had it not to wait.
+    fn note(&mut self, window: &LiveWindow, now: Duration) {
+        self.noting = self.noting.max(self.next);
+        while let Some(known) = window.get(self.noting).filter(|known| known.held) {
+            let ingest_ms = known.piece.ingest_ms;
+            // After a gap, or a step of the source's clock, ages are not what they were.
+            let step = self.noted_ms.and_then(|before| ingest_ms.checked_sub(before));
+            if step.is_none_or(|step| Duration::from_millis(step) > SOURCE_GAP) {
+                self.flow = Flow::default();
+            }
+            self.flow.came(ingest_ms, now);
+            self.noted_ms = Some(ingest_ms);
+            self.noting.0 += 1;
+        }
+    }
+
     /// A piece's place in the media given.
     fn of(&self, piece: &LivePiece) -> Duration {
         Duration::from_millis(piece.piece.ingest_ms.saturating_sub(self.zero_ms))
@@ -118,6 +141,7 @@ impl LivePlayback {
         let newest_ms = window.newest().map_or(zero_ms, |newest| newest.piece.ingest_ms);
         let behind = Duration::from_millis(newest_ms.saturating_sub(zero_ms));
         let hold = Instant::now() + self.delay.saturating_sub(behind);
+        let flow_from = Serial(window.newest().map_or(start.0, |newest| newest.piece.serial.0 + 1));
         let mut at = Position {
             next: start,
             last: None,
@@ -126,14 +150,26 @@ impl LivePlayback {
             since: hold,
             hold,
             packets: Packets::default(),
+            flow: Flow::default(),
+            flow_from,
+            noting: flow_from,
+            noted_ms: None,
         };
         let mut told: Option<Instant> = None;
         let mut good = Instant::now();
         loop {
             news.borrow_and_update();
+            let mut look = LOOK;
+            at.note(&window, self.figures.lock().1);
             while let Some(known) = window.get(at.next).filter(|known| known.held) {
                 if at.hold > Instant::now() && at.of(&known) >= head_start(self.delay) {
                     good = Instant::now();
+                    break;
+                }
+                let early = self.early(&at, &known);
+                if !early.is_zero() {
+                    good = Instant::now();
+                    look = look.min(early);
                     break;
                 }
                 // Held, but its slot may have gone to a newer piece meanwhile.
@@ -170,8 +206,18 @@ impl LivePlayback {
                     units::show(self.give_up)
                 );
             }
-            let _ = tokio::time::timeout(LOOK, news.changed()).await;
+            let _ = tokio::time::timeout(look, news.changed()).await;
         }
+    }
+
+    /// How long the next piece, which is here, is to wait so that the flow is steady.
+    fn early(&self, at: &Position, known: &LivePiece) -> Duration {
+        if known.piece.serial < at.flow_from {
+            return Duration::ZERO;
+        }
+        let (mut figures, now) = self.figures.lock();
+        let room = figures.playout().buffer(now).saturating_sub(self.delay / 2);
+        at.flow.early(known.piece.ingest_ms, now).min(room)
     }
 
     /// Gives a piece to the player.

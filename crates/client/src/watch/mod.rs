@@ -2,6 +2,7 @@
 
 mod console;
 mod figures;
+mod flow;
 mod folder;
 mod live;
 mod live_node;
