@@ -15,7 +15,7 @@
 //!    goes out once before any goes out twice, in the order in which it is needed, also if the source is behind.
 //! 4. *Short queues, and an answer to each request*, but for one that crosses its own piece on the way. At most [`MAX_WAITING`] requests wait, none longer than
 //!    [`HOLD`]; what would be served last is turned away at once, so that it is asked of an idle holder instead.
-//! 5. *Queues live here.* No more than [`TOTAL_UNDRAINED`] bytes wait in the transport: they could not be
+//! 5. *Queues live here.* No more than [`Config::max_undrained`](crate::Config) bytes wait in the transport: they could not be
 //!    overtaken there, and each hop would pay for them. What has not moved for [`HELD_UP`], or was given to the
 //!    transport longer ago than the line would take for it all, does not wait for the line but for the congestion
 //!    window of its own link, and must not hold up the others.
@@ -26,19 +26,16 @@ use std::time::Duration;
 use minuet_proto::mesh::{Block, Message, Request, Serial, SerialList};
 use smallvec::SmallVec;
 
+use crate::config::MAX_BLOCK;
 use crate::contribution::{self, Standing};
 use crate::neighbour::{Neighbour, Slab, Want};
 use crate::node::Node;
 use crate::push::hop_us;
 use crate::{LinkId, Output, Role, Timestamp};
 
-/// Longest block: BEP 3's 16 KiB.
-const MAX_BLOCK: u64 = 16 * 1024;
 /// A block is at most this part of a second's upload, so that a slow uplink, too, stays responsive.
 const BLOCKS_PER_SECOND: u64 = 64;
-/// Bytes that may wait in the transport before no more blocks are given to it: one on the wire and one behind it.
-const TOTAL_UNDRAINED: u64 = 2 * MAX_BLOCK - 1;
-/// The least and the most that a queue of [`TOTAL_UNDRAINED`] is taken to need on the line.
+/// The least and the most that two blocks are taken to need on the line, one on the wire and one behind it.
 const MIN_LINE_TIME: Duration = Duration::from_millis(10);
 const MAX_LINE_TIME: Duration = Duration::from_secs(1);
 /// A link whose bytes have not moved for so long is held up by its congestion window: about four blocks' time on the
@@ -158,9 +155,9 @@ impl Uplink {
         at
     }
 
-    /// Twice what a full queue in the transport takes on a line that has the rate of the limit.
+    /// Twice what two blocks take on a line that has the rate of the limit.
     fn line_time(&self) -> Duration {
-        let time = |limit: u64| Duration::from_micros(2 * TOTAL_UNDRAINED * 1_000_000 / limit.max(1));
+        let time = |limit: u64| Duration::from_micros(4 * MAX_BLOCK * 1_000_000 / limit.max(1));
         self.limit.map_or(HELD_UP, time).clamp(MIN_LINE_TIME, MAX_LINE_TIME)
     }
 
@@ -343,7 +340,7 @@ impl Node {
         }
         loop {
             let (waiting, look_again) = self.waiting_for_line(now);
-            if waiting >= TOTAL_UNDRAINED {
+            if waiting >= self.config.max_undrained {
                 // `Drained` goes on from here, or the time after which what waits is not the line's.
                 self.uplink.idle_timer = look_again;
                 return;
