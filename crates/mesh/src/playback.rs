@@ -133,6 +133,13 @@ impl Playback {
         if begins.is_some() || waited < PATIENCE {
             return begins;
         }
+        if start == Start::Live && heard_of > 0 {
+            // The source, which has not said so yet, has the newest at least.
+            let near = window.random_access_before(newest_ms.saturating_sub(millis(NEAR_EDGE)), |_| true);
+            if let Some(near) = near {
+                return Some(near.0);
+            }
+        }
         wished.or_else(|| window.oldest_random_access()).map(|serial| serial.0)
     }
 }

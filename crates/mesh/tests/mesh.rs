@@ -276,6 +276,23 @@ fn a_refused_push_goes_to_another_at_once_and_a_double_does_not() {
 }
 
 #[test]
+fn who_does_not_know_who_has_what_starts_near_the_edge() {
+    let mut alone = Alone::new();
+    let hash = PieceHash::of(&1_u32.to_le_bytes());
+    for serial in 0..66 {
+        alone.head(serial, hash, true);
+    }
+    // The one neighbour has too little to start with: the source must have the rest, and the live edge to send.
+    alone.say(Mesh::have(64..66));
+    alone.mesh.run(SECOND * 7 / 10);
+    alone.requests();
+    alone.say(Mesh::have(0..66));
+    alone.mesh.run(SECOND);
+    let asked = alone.requests();
+    assert!(!asked.is_empty() && asked.iter().all(|r| r.serial.0 > 50), "{asked:?}");
+}
+
+#[test]
 fn a_request_that_crosses_its_piece_is_not_served_again() {
     let mut mesh = Mesh::live(1, 8, |_, _| {});
     mesh.stream(40);
