@@ -108,7 +108,7 @@ pub struct Watch {
     pub mode: Mode,
     /// How far behind the source the picture should be, live: less is sooner, more survives worse networks
     /// [example: 2s].
-    #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = delay)]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = delay)]
     pub delay: Duration,
     /// Send nothing to other viewers.
     #[arg(long, conflicts_with_all = ["upload_limit", "seed_minutes"])]
