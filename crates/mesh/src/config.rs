@@ -47,9 +47,6 @@ pub enum PickOrder {
     InOrder,
 }
 
-/// Longest block: BEP 3's 16 KiB.
-pub(crate) const MAX_BLOCK: u64 = 16 * 1024;
-
 /// Settings of one node. `Config::new` gives the defaults; change fields at will.
 #[derive(Clone)]
 pub struct Config {
@@ -60,10 +57,11 @@ pub struct Config {
     /// Hard ceiling of everything sent, in bytes a second, payload and control together, over any second.
     /// `None`: as much as the transport takes.
     pub upload_limit: Option<u64>,
-    /// Bytes that may wait in the transport before no more blocks are given to it. Little, where they wait for the line
-    /// itself: they cannot be overtaken there. More, where a transport holds back what the window of its link does not
-    /// allow and nothing waits for the line: each of several links may need some round trips for a piece.
-    pub max_undrained: u64,
+    /// What the upload limit sends in this time, and two blocks at least, may wait in the transport before no more blocks
+    /// are given to it. Zero, where it waits for the line itself: it cannot be overtaken there. More, where a transport
+    /// holds back what the window of its link does not allow and nothing waits for the line: each of several links may
+    /// need some round trips for a piece.
+    pub transport_queue: Duration,
     /// Whether pieces are passed on at all (`--no-upload` sets false).
     pub upload: bool,
     /// Whether others can dial this node; told to neighbours and by peer exchange.
@@ -97,7 +95,7 @@ impl Config {
             node,
             key,
             upload_limit: None,
-            max_undrained: 2 * MAX_BLOCK - 1,
+            transport_queue: Duration::ZERO,
             upload: true,
             dialable: true,
             address: bytes::Bytes::new(),

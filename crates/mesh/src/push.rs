@@ -5,8 +5,8 @@
 //! 1. The *source* pushes each piece once, as soon as it closes, to one neighbour (super-seeding, BEP 16). Turns
 //!    are taken in proportion to how fast a neighbour can pass a piece on (to the third power: measured), and
 //!    newcomers get few. A piece that hardly anybody else promises within [`REAPPEARS`] was lost with its receiver,
-//!    or is kept back by it, and is pushed again; so is one that its receiver refuses. The source does not say that it holds a piece until [`HELP_AFTER`],
-//!    when what is still missing somewhere may be asked of it.
+//!    or is kept back by it, and is pushed again; so is one that its receiver refuses. The source does not say that it
+//!    holds a piece until [`HELP_AFTER`], when what is still missing somewhere may be asked of it.
 //! 2. A *viewer* pushes a fresh piece on while fewer than one in [`PUSH_BELOW`] of its neighbours have it, those
 //!    it pushed to included (to push more often was tried and collides); after that pushes would collide, and
 //!    neighbours ask for it anyway.
@@ -158,8 +158,8 @@ impl Node {
         }
     }
 
-    /// Source: who was pushed a piece does not take it. If nobody else is known to have it, it is pushed again at the next
-    /// look.
+    /// Source: who was pushed a piece does not take it. If nobody else is known to have it, it is pushed again at the
+    /// next look.
     pub(crate) fn on_push_refused(&mut self, serial: u64) {
         let Some(watched) = self.push.watched.iter_mut().find(|h| h.serial == serial) else { return };
         if self.window.slot(serial).copies <= watched.pushes {

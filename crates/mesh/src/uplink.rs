@@ -2,21 +2,24 @@
 //!
 //! Rules:
 //! 1. *Hard ceiling.* The bytes of all messages sent in any second never exceed the limit. A log of the last
-//!    second proves it; blocks are also spaced evenly, so that a burst never has to be paid for with silence.
+//!    second proves it; blocks are also spaced evenly, so that a burst never has to be paid for with silence. Up to
+//!    [`CREDIT`] of what could not be sent in time is made good.
 //! 2. *One piece at a time, at full rate.* Store and forward spreads fastest when the first receiver is served
 //!    whole before the second (Liu, "snowball", ACM MM 2007). A receiver whose link is congested is passed over.
 //! 3. *Most good first.* What is about to be due at those who have been here for a while; a newcomer's first
 //!    piece, so that it has a picture and something to give; rare pieces, since one copy of such a piece lets many
 //!    others be made: if what is due came before them, a crowd that lacks everything would stop the live edge for
 //!    all; what is due at newcomers, for a part of the uplink; then the rest, newcomers after the others, and riders
-//!    last. So a single newcomer lacks nothing, and a crowd at the door lives on what those inside leave. In each class the fewest copies among the neighbours and the newest first, of what is not rare
-//!    the oldest, so that nobody waits long for what most have. A fresh piece to push interrupts one that most have.
+//!    last. So a single newcomer lacks nothing, and a crowd at the door lives on what those inside leave. In each
+//!    class the fewest copies among the neighbours and the newest first, of what is not rare the oldest, so that
+//!    nobody waits long for what most have. A fresh piece to push interrupts one that most have.
 //!    A source sends first what is due soon and was never sent, then pushes (`push.rs`), then the rest: so each byte
 //!    goes out once before any goes out twice, in the order in which it is needed, also if the source is behind.
-//! 4. *Short queues, and an answer to each request*, but for one that crosses its own piece on the way. At most [`MAX_WAITING`] requests wait, none longer than
-//!    [`HOLD`]; what would be served last is turned away at once, so that it is asked of an idle holder instead.
-//! 5. *Queues live here.* No more than [`Config::max_undrained`](crate::Config) bytes wait in the transport: they could not be
-//!    overtaken there, and each hop would pay for them. What has not moved for [`HELD_UP`], or was given to the
+//! 4. *Short queues, and an answer to each request*, but for one that crosses its own piece on the way. At most
+//!    [`MAX_WAITING`] requests wait, none longer than [`HOLD`]; what would be served last is turned away at once, so
+//!    that it is asked of an idle holder instead.
+//! 5. *Queues live here.* No more than two blocks, or a [`Config::transport_queue`](crate::Config) of them, wait in the
+//!    transport: they could not be overtaken there, and each hop would pay for them. What has not moved for [`HELD_UP`], or was given to the
 //!    transport longer ago than the line would take for it all, does not wait for the line but for the congestion
 //!    window of its own link, and must not hold up the others.
 
@@ -26,13 +29,14 @@ use std::time::Duration;
 use minuet_proto::mesh::{Block, Message, Request, Serial, SerialList};
 use smallvec::SmallVec;
 
-use crate::config::MAX_BLOCK;
 use crate::contribution::{self, Standing};
 use crate::neighbour::{Neighbour, Slab, Want};
 use crate::node::Node;
 use crate::push::hop_us;
 use crate::{LinkId, Output, Role, Timestamp};
 
+/// Longest block: BEP 3's 16 KiB.
+const MAX_BLOCK: u64 = 16 * 1024;
 /// A block is at most this part of a second's upload, so that a slow uplink, too, stays responsive.
 const BLOCKS_PER_SECOND: u64 = 64;
 /// The least and the most that two blocks are taken to need on the line, one on the wire and one behind it.
@@ -43,8 +47,8 @@ const MAX_LINE_TIME: Duration = Duration::from_secs(1);
 const HELD_UP: Duration = Duration::from_millis(50);
 /// Bytes of one link that may wait in the transport: a congested one must not take all.
 const LINK_UNDRAINED: u64 = MAX_BLOCK + MAX_BLOCK / 2;
-/// What could not be sent for so long, because the line was busy or the driver late, is made good. About two blocks' time:
-/// without it every such wait is lost, and a tenth of the limit with them.
+/// What could not be sent for so long, because the line was busy or the driver late, is made good. About two blocks'
+/// time: without it every such wait is lost, and a tenth of the limit with them.
 const CREDIT: Duration = Duration::from_millis(30);
 /// Part of the limit that blocks leave to control messages.
 const CONTROL_SHARE: u64 = 64;
@@ -153,6 +157,12 @@ impl Uplink {
             at = *sent + Duration::from_secs(1);
         }
         at
+    }
+
+    /// Bytes that may wait in the transport.
+    fn max_undrained(&self, queue: Duration) -> u64 {
+        let in_time = |limit: u64| (u128::from(limit) * queue.as_micros() / 1_000_000) as u64;
+        self.limit.map_or(0, in_time).max(2 * MAX_BLOCK - 1)
     }
 
     /// Twice what two blocks take on a line that has the rate of the limit.
@@ -340,7 +350,7 @@ impl Node {
         }
         loop {
             let (waiting, look_again) = self.waiting_for_line(now);
-            if waiting >= self.config.max_undrained {
+            if waiting >= self.uplink.max_undrained(self.config.transport_queue) {
                 // `Drained` goes on from here, or the time after which what waits is not the line's.
                 self.uplink.idle_timer = look_again;
                 return;

@@ -232,8 +232,9 @@ impl Shared {
         self.lock().ledger.of(minute)
     }
 
-    /// One look at the minutes that are being fetched. Returns those whose peers should be met anew, because
-    /// pieces have come of which they have not heard, and not all came at once. Who dialled repairs a link: the other side may not know where to dial.
+    /// One look at the minutes that are being fetched. Returns those whose peers should be met anew, because pieces have
+    /// come of which they have not heard, and not all came at once. Who dialled repairs a link: the other side may not
+    /// know where to dial.
     fn look(&self) -> Vec<(InfoHash, Torrent)> {
         let mut strangers = Vec::new();
         let fetching: Vec<(InfoHash, Torrent)> = {

@@ -131,9 +131,9 @@ impl PiecePublisher {
     }
 }
 
-/// Eight blocks. QUIC's queue is not the line's: packets go out as the windows of their links allow, whatever the line
-/// does. With two blocks, links whose windows losses keep small left a third of a limit unused.
-const MAX_UNDRAINED: u64 = 128 * 1024;
+/// QUIC's queue is not the line's: packets go out as the windows of their links allow, whatever the line does. With two
+/// blocks in it (25 ms at 10 Mbit/s), links whose windows losses keep small left a fifth of a limit unused.
+const TRANSPORT_QUEUE: Duration = Duration::from_millis(110);
 
 impl Mesh {
     /// Starts a node. Records that neighbours bring come out of the receiver, verified.
@@ -145,7 +145,7 @@ impl Mesh {
         let key = Arc::new(ChannelHeads { channel: options.channel, key: options.key.clone() });
         let config = Config {
             upload_limit: options.upload_limit.map(driver::message_rate),
-            max_undrained: MAX_UNDRAINED,
+            transport_queue: TRANSPORT_QUEUE,
             upload: options.upload,
             target_delay: options.target_delay,
             start: options.start,
