@@ -119,12 +119,12 @@ impl Playback {
         if (heard_of < ENOUGH || wished.is_none() && to_come) && waited < PATIENCE {
             return None;
         }
+        let near_ms = newest_ms.saturating_sub(behind_ms.min(millis(NEAR_EDGE)));
         let held = |serial: u64| window.slot(serial).copies > 0 || window.held.get(serial);
         let begins = if start == Start::Live {
             let random_access = |s: &u64| window.known(*s).is_some_and(|known| known.random_access);
             let from = wished.map_or(window.base(), |wished| wished.0);
             let newer = (from..window.edge()).filter(random_access).find(|s| plenty(*s));
-            let near_ms = newest_ms.saturating_sub(behind_ms.min(millis(NEAR_EDGE)));
             newer.or_else(|| Some(window.random_access_before(near_ms, held)?.0))
         } else {
             // A picture now, rather than one a little newer.
@@ -135,8 +135,7 @@ impl Playback {
         }
         if start == Start::Live && heard_of > 0 {
             // The source, which has not said so yet, has the newest at least.
-            let near = window.random_access_before(newest_ms.saturating_sub(millis(NEAR_EDGE)), |_| true);
-            if let Some(near) = near {
+            if let Some(near) = window.random_access_before(near_ms, |_| true) {
                 return Some(near.0);
             }
         }

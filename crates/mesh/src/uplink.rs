@@ -19,9 +19,9 @@
 //!    [`MAX_WAITING`] requests wait, none longer than [`HOLD`]; what would be served last is turned away at once, so
 //!    that it is asked of an idle holder instead.
 //! 5. *Queues live here.* No more than two blocks, or a [`Config::transport_queue`](crate::Config) of them, wait in the
-//!    transport: they could not be overtaken there, and each hop would pay for them. What has not moved for [`HELD_UP`], or was given to the
-//!    transport longer ago than the line would take for it all, does not wait for the line but for the congestion
-//!    window of its own link, and must not hold up the others.
+//!    transport: they could not be overtaken there, and each hop would pay for them. What has not moved for
+//!    [`HELD_UP`], or was given to the transport longer ago than the line would take for two blocks, does not wait for
+//!    the line but for the congestion window of its own link, and must not hold up the others.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -468,5 +468,53 @@ impl Node {
             }
         }
         best.map(|(_, slab, serial)| (slab, serial))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_late_is_made_good_and_a_long_pause_is_not() {
+        const LIMIT: u64 = 1_000_000;
+        let mut uplink = Uplink::new(Some(LIMIT));
+        let (mut now, mut sent) = (Timestamp::ZERO, 0);
+        let second = Duration::from_secs(1);
+        let mut run = |now: &mut Timestamp, late: Duration, uplink: &mut Uplink| {
+            let (begin, before) = (*now, sent);
+            while *now < begin + 4 * second {
+                uplink.forget_old(*now);
+                let at = uplink.block_at();
+                if at > *now {
+                    *now = at + late;
+                    continue;
+                }
+                sent += u64::from(uplink.block_len());
+                uplink.charge(uplink.block_len().into(), *now);
+            }
+            (sent - before) as f64 / now.since(begin).as_secs_f64() / LIMIT as f64
+        };
+        // Each block is 5 ms late, a third of its time on the line.
+        let share = run(&mut now, Duration::from_millis(5), &mut uplink);
+        assert!((0.96..=1.0).contains(&share), "{share}");
+        // After a pause there is no burst beyond the credit.
+        now = now + 10 * second;
+        let mut at_once = 0;
+        uplink.forget_old(now);
+        while uplink.block_at() <= now {
+            at_once += u64::from(uplink.block_len());
+            uplink.charge(uplink.block_len().into(), now);
+        }
+        assert!(at_once <= 4 * MAX_BLOCK, "{at_once}");
+    }
+
+    #[test]
+    fn what_may_wait_in_the_transport_goes_by_the_limit() {
+        let queue = Duration::from_millis(110);
+        assert_eq!(Uplink::new(Some(1_000_000)).max_undrained(queue), 110_000);
+        for (limit, queue) in [(Some(100_000), queue), (None, queue), (Some(1_000_000), Duration::ZERO)] {
+            assert_eq!(Uplink::new(limit).max_undrained(queue), 2 * MAX_BLOCK - 1);
+        }
     }
 }
