@@ -59,7 +59,8 @@ async fn run(options: cli::Options) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = hang_up.recv() => match tracker.reload() {
-                Ok(()) => info!("reloaded the certificate"),
+                Ok(true) => info!("reloaded the certificate"),
+                Ok(false) => info!("told to reload, and there is no certificate: see --tls-cert"),
                 Err(error) => warn!("{error}; the old certificate stays in use"),
             },
             result = tokio::signal::ctrl_c() => {

@@ -236,9 +236,10 @@ impl Tracker {
         &self.udp
     }
 
-    /// Reads the certificate anew, if there is one; connections under way keep the old one.
-    pub fn reload(&self) -> Result<(), TlsError> {
-        self.shared.tls.as_ref().map_or(Ok(()), Tls::reload)
+    /// Reads the certificate anew; connections under way keep the old one. False when there is none.
+    pub fn reload(&self) -> Result<bool, TlsError> {
+        let Some(tls) = &self.shared.tls else { return Ok(false) };
+        tls.reload().map(|()| true)
     }
 
     /// Stops taking connections, lets answers under way finish, and returns when every task has ended and the store is closed.

@@ -68,7 +68,7 @@ async fn one_port_takes_http_and_https_and_a_new_certificate_without_a_restart()
     assert_eq!(joined.relay, Some(secure));
 
     let second = certificate(&files);
-    tracker.reload().unwrap();
+    assert!(tracker.reload().unwrap());
     assert_eq!(second.get(&health).send().await.unwrap().text().await.unwrap(), "ok\n");
     // The connection that is open goes on; a new one would have to trust the new certificate.
     assert_eq!(first.get(&health).send().await.unwrap().text().await.unwrap(), "ok\n");
