@@ -4,7 +4,7 @@
 //! 1. Playing begins at the random access point that the mesh chose, `--delay` or a little more behind the live edge.
 //!    If it chose one nearer to the edge, because hardly anybody has older ones (a channel's first viewers), the player
 //!    gets its head start and the rest when the delay is reached: it shows a picture and waits there. Each piece is
-//!    given to the player once all before it are there, in a steady flow ([`Flow`](super::flow::Flow)) while the player
+//!    given to the player once all before it are there, in a steady flow ([`Flow`]) while the player
 //!    has half the delay or more to play: what it has not played yet is its buffer, and that is what the delay is for.
 //! 2. The picture's clock ([`Playout`](super::playout::Playout)) says when each piece is due, and the mesh is told.
 //! 3. The picture waits for a missing piece. When it has stood still for [`MAX_DRIFT`] in all, it is that much further
