@@ -2,8 +2,10 @@
 //!
 //! Rules: a piece comes from whoever sends its first block first; a request that another holder has not begun to
 //! serve is taken back then. What is of no use is answered by one cancel, and counts against its sender. A piece is
-//! promised as soon as it begins to come, and held once the driver has verified it. A sender of bytes that do not
-//! verify is banned.
+//! promised as soon as it begins to come, at once to those who lack it and within [`TELL_WITHIN`] to those who have it,
+//! and held once the driver has verified it. A sender of bytes that do not verify is banned.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use minuet_proto::mesh::{Block, Message, Serial, SerialList};
@@ -16,6 +18,8 @@ use crate::{HangUpReason, Output, Role, Timestamp};
 
 /// Pushes that one neighbour may have under way here.
 const MAX_PUSHES: usize = 4;
+/// How soon, and up to one tick later, who has a piece already is told that it is here, too.
+const TELL_WITHIN: Duration = Duration::from_millis(100);
 
 impl Node {
     /// A block came in.
@@ -206,8 +210,9 @@ impl Node {
         self.pump(now);
     }
 
-    /// Tells all neighbours that a piece is here or coming: those who lack it may ask for it, and those who have it
-    /// learn how far it has spread and that it need not be offered.
+    /// Tells all neighbours that a piece is here or coming: those who lack it may ask for it. Those who have it only
+    /// learn how far it has spread and that it need not be offered, which can wait for the next that they lack: a third
+    /// of all packets of a link at rest are HAVEs and their acknowledgements.
     pub(crate) fn promise(&mut self, serial: Serial, from: Option<Slab>, now: Timestamp) {
         let held = self.window.held.get(serial.0);
         let slot = self.window.slot_mut(serial.0);
@@ -216,9 +221,30 @@ impl Node {
         }
         slot.promised = true;
         for slab in self.neighbours.slabs() {
+            if Some(slab) == from {
+                continue;
+            }
             // Also who has not said Hello yet: it was sent a bitmap when its link came up, and this is not in it.
-            if Some(slab) != from {
-                self.send(slab, Message::Have(SerialList::from_slice(&[serial])), now);
+            let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
+            let can_wait = neighbour.has.get(serial.0);
+            if !neighbour.put_off(serial, now) || !can_wait {
+                self.tell_untold(slab, now);
+            }
+        }
+    }
+
+    fn tell_untold(&mut self, slab: Slab, now: Timestamp) {
+        let Some(neighbour) = self.neighbours.get_mut(slab) else { return };
+        let serials = neighbour.take_untold();
+        self.send(slab, Message::Have(serials), now);
+    }
+
+    /// Tells neighbours what could wait, and has for [`TELL_WITHIN`].
+    pub(crate) fn tell_what_waited(&mut self, now: Timestamp) {
+        for slab in self.neighbours.slabs() {
+            let Some(neighbour) = self.neighbours.get(slab) else { continue };
+            if !neighbour.untold.is_empty() && neighbour.untold_since + TELL_WITHIN <= now {
+                self.tell_untold(slab, now);
             }
         }
     }
@@ -228,6 +254,7 @@ impl Node {
         for slab in self.neighbours.slabs() {
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
             neighbour.wants.retain(|w| w.serial != serial);
+            neighbour.untold.retain(|s| s.0 != serial);
             if !neighbour.has.get(serial) {
                 let list = SerialList::from_slice(&[Serial(serial)]);
                 self.send(slab, Message::DontHave(list), now);

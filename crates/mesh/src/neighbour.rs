@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use minuet_proto::mesh::{HelloFlags, NodeId};
+use minuet_proto::mesh::{HelloFlags, NodeId, Serial, SerialList};
 use smallvec::SmallVec;
 
 use crate::bits::Bits;
@@ -21,6 +21,8 @@ pub(crate) const QUIET: Duration = Duration::from_millis(600);
 const MAX_CANCELLED: usize = 8;
 /// Pieces remembered that were sent within a round trip.
 const MAX_SERVED: usize = 8;
+/// Pieces that a neighbour need not be told of at once and is told of together.
+const MAX_UNTOLD: usize = 16;
 
 /// A piece that is asked of a neighbour, or that it pushes unasked.
 #[derive(Debug)]
@@ -73,6 +75,10 @@ pub(crate) struct Neighbour {
     pub wants: SmallVec<[Want; 4]>,
     /// Pieces sent to it whole, until requests that crossed them must have come. At most [`MAX_SERVED`].
     pub served: SmallVec<[(u64, Timestamp); 2]>,
+    /// Pieces that it has and is not told yet that they are here, too, and since when there are any.
+    /// In ascending order, at most [`MAX_UNTOLD`].
+    pub untold: SerialList,
+    pub untold_since: Timestamp,
     /// Source: pieces pushed to it last that it did not promise by itself. At most [`MAX_SERVED`].
     pub pushed: SmallVec<[u64; 2]>,
     /// Bytes given to the transport that it has not put on the wire.
@@ -138,6 +144,8 @@ impl Neighbour {
             cancelled: SmallVec::new(),
             wants: SmallVec::new(),
             served: SmallVec::new(),
+            untold: SerialList::new(),
+            untold_since: now,
             pushed: SmallVec::new(),
             undrained: 0,
             drained: now,
@@ -174,6 +182,21 @@ impl Neighbour {
             self.served.remove(0);
         }
         self.served.push((serial, now + self.rtt + CROSSING));
+    }
+
+    /// Notes that it is to be told of a piece some time; false if too many wait by now.
+    pub fn put_off(&mut self, serial: Serial, now: Timestamp) -> bool {
+        if self.untold.is_empty() {
+            self.untold_since = now;
+        }
+        let index = self.untold.partition_point(|s| *s < serial);
+        self.untold.insert(index, serial);
+        self.untold.len() < MAX_UNTOLD
+    }
+
+    /// What it is to be told, in order.
+    pub fn take_untold(&mut self) -> SerialList {
+        std::mem::take(&mut self.untold)
     }
 
     /// Notes that a piece is pushed to it, which it has not promised.

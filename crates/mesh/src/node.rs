@@ -244,6 +244,7 @@ impl Node {
         self.turn_away_waiting(now);
         self.picker_tick(now);
         self.offer_watched(now);
+        self.tell_what_waited(now);
         if self.ticks.is_multiple_of(UPKEEP_TICKS) {
             self.neighbourhood_tick(now);
         }

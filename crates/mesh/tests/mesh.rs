@@ -280,6 +280,39 @@ fn a_refused_push_goes_to_another_at_once_and_a_double_does_not() {
 }
 
 #[test]
+fn who_lacks_a_piece_is_told_at_once_and_who_has_it_soon() {
+    let mut alone = Alone::new();
+    let [has, lacks] = [20, 21].map(|key| {
+        let link = alone.mesh.link_to_test(0, NodeId([key; 32]));
+        let hello =
+            Hello { version: 1, flags: HelloFlags::default(), upload_kbps: 10_000, extensions: vec![] };
+        alone.mesh.say(0, link, Message::Hello(hello), Bytes::new());
+        link
+    });
+    let hash = PieceHash::of(&1_u32.to_le_bytes());
+    for serial in 0..3 {
+        alone.mesh.closed.insert(Serial(serial), hash);
+        alone.head(serial, hash, true);
+    }
+    alone.mesh.say(0, has, Mesh::have(0..3), Bytes::new());
+    alone.mesh.inbox.clear();
+    alone.send_piece(2, hash.as_bytes()[0]);
+    alone.send_piece(1, hash.as_bytes()[0]);
+    let told = |mesh: &Mesh, whom| -> Vec<Vec<u64>> {
+        let haves =
+            mesh.inbox.iter().filter(|(link, _)| *link == whom).filter_map(|(_, message)| match message {
+                Message::Have(serials) => Some(serials.iter().map(|serial| serial.0).collect()),
+                _ => None,
+            });
+        haves.collect()
+    };
+    assert_eq!(told(&alone.mesh, lacks), [[2], [1]]);
+    assert!(told(&alone.mesh, has).is_empty());
+    alone.mesh.run(SECOND * 3 / 10);
+    assert_eq!(told(&alone.mesh, has), [[1, 2]]);
+}
+
+#[test]
 fn who_does_not_know_who_has_what_starts_near_the_edge() {
     let mut alone = Alone::new();
     let hash = PieceHash::of(&1_u32.to_le_bytes());

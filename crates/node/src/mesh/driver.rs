@@ -36,7 +36,7 @@ pub(super) const EVENT_QUEUE: usize = 512;
 /// Events taken in before outputs are looked at.
 const BATCH: usize = 64;
 /// How often links that have not drained are looked at.
-const DRAIN_LOOK: Duration = Duration::from_millis(3);
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
 /// How late a timer may be and count as in time.
 const TIMER_LATENESS: Duration = Duration::from_millis(5);
 /// How often round trips are told to the core and figures are published.
