@@ -170,7 +170,7 @@ impl Audience {
         self.settle(node, now);
         let Some(Some(viewer)) = self.viewers.get_mut(node.index()) else { return false };
         viewer.hold(position);
-        self.last_verified = now;
+        self.last_verified = self.last_verified.max(now);
         let piece = &self.pieces[position];
         if piece.closes_at >= viewer.joined + SETTLE {
             let spread = now.saturating_sub(piece.closes_at);

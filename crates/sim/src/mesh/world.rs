@@ -362,8 +362,7 @@ impl<'a> World<'a> {
             Output::Send { link, message } => self.send(id, link, message),
             Output::Dial { peer } => self.net.dial(id, engine_id(peer.node)),
             Output::HangUp { link, reason, ban } => {
-                let peer = self.net.peer(id, engine_link(link));
-                if ban {
+                if ban && let Some(peer) = self.net.peer(id, engine_link(link)) {
                     self.note_ban(id, peer);
                 }
                 *self.hang_ups.entry(format!("{reason:?}")).or_default() += 1;
