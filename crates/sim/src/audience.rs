@@ -246,6 +246,22 @@ impl Audience {
         }
     }
 
+    /// Takes in what was measured of other viewers, over the same pieces.
+    pub fn merge(&mut self, other: Self) {
+        for (index, viewer) in other.viewers.into_iter().enumerate() {
+            if self.viewers.len() <= index {
+                self.viewers.push(viewer);
+            } else if viewer.is_some() {
+                self.viewers[index] = viewer;
+            }
+        }
+        self.spread += other.spread;
+        self.boundary_spread += other.boundary_spread;
+        self.boundary_gap += other.boundary_gap;
+        self.inner_gap += other.inner_gap;
+        self.last_verified = self.last_verified.max(other.last_verified);
+    }
+
     /// Ends the run and fills in what was measured here.
     pub fn finish(&mut self, now: Micros, figures: &mut Figures) {
         let nodes = self.viewers.len() as u32;
