@@ -170,7 +170,7 @@ impl Audience {
         self.settle(node, now);
         let Some(Some(viewer)) = self.viewers.get_mut(node.index()) else { return false };
         viewer.hold(position);
-        self.last_verified = now;
+        self.last_verified = self.last_verified.max(now);
         let piece = &self.pieces[position];
         if piece.closes_at >= viewer.joined + SETTLE {
             let spread = now.saturating_sub(piece.closes_at);
@@ -244,6 +244,22 @@ impl Audience {
             viewer.handed_on = Some(now);
             viewer.frontier += 1;
         }
+    }
+
+    /// Takes in what was measured of other viewers, over the same pieces.
+    pub fn merge(&mut self, other: Self) {
+        for (index, viewer) in other.viewers.into_iter().enumerate() {
+            if self.viewers.len() <= index {
+                self.viewers.push(viewer);
+            } else if viewer.is_some() {
+                self.viewers[index] = viewer;
+            }
+        }
+        self.spread += other.spread;
+        self.boundary_spread += other.boundary_spread;
+        self.boundary_gap += other.boundary_gap;
+        self.inner_gap += other.inner_gap;
+        self.last_verified = self.last_verified.max(other.last_verified);
     }
 
     /// Ends the run and fills in what was measured here.

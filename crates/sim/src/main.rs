@@ -59,8 +59,15 @@ struct Cli {
     #[arg(long, conflicts_with = "json")]
     markdown: bool,
     /// Runs side by side
-    #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
+    #[arg(long, default_value_t = cores())]
     jobs: usize,
+    /// Threads of one run, if it is large; by default what runs side by side leave of the cores
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// What the source does with a new piece.
@@ -96,7 +103,10 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let scenarios = scenarios(&cli)?;
-    let jobs: Vec<Job> = scenarios.iter().flat_map(|scenario| jobs(&cli, scenario)).collect();
+    let mut jobs: Vec<Job> = scenarios.iter().flat_map(|scenario| jobs(&cli, scenario)).collect();
+    let side_by_side = cli.jobs.clamp(1, jobs.len());
+    let threads = cli.threads.unwrap_or(cores() / side_by_side).max(1);
+    jobs.iter_mut().for_each(|job| job.threads = threads);
     let passed = if cli.json { print_json(&jobs, cli.jobs)? } else { print_table(&cli, &scenarios, &jobs) };
     if !passed {
         std::process::exit(1);
@@ -150,6 +160,7 @@ fn jobs(cli: &Cli, scenario: &Scenario) -> Vec<Job> {
                 engine: *engine,
                 tuning,
                 seed,
+                threads: 1,
                 trace: cli.trace.map(NodeId),
             })
         })

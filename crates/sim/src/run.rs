@@ -41,6 +41,8 @@ pub struct Job {
     pub tuning: Tuning,
     /// What decides all that is random.
     pub seed: u64,
+    /// Threads that it may take; the figures do not depend on it.
+    pub threads: usize,
     /// A node whose inputs and outputs are printed.
     pub trace: Option<NodeId>,
 }
@@ -81,7 +83,9 @@ impl Job {
         let started = Instant::now();
         let (figures, rss_kib) = match self.engine {
             Engine::Cold => cold::world::World::new(&self.scenario, self.seed).run(resident_kib),
-            Engine::Mesh => World::new(&self.scenario, self.tuning, self.seed, self.trace).run(resident_kib),
+            Engine::Mesh => {
+                World::new(&self.scenario, self.tuning, self.seed, self.trace, self.threads).run(resident_kib)
+            }
         };
         let wall_s = started.elapsed().as_secs_f64();
         Report {

@@ -18,7 +18,7 @@ fn short(name: &str, viewers: usize, seconds: u64) -> Scenario {
 }
 
 fn run(scenario: Scenario, engine: Engine, seed: u64) -> Figures {
-    Job { scenario, engine, tuning: Tuning::default(), seed, trace: None }.run().figures
+    Job { scenario, engine, tuning: Tuning::default(), seed, threads: 1, trace: None }.run().figures
 }
 
 fn check(scenario: Scenario, bounds: &[Bound]) {
@@ -35,6 +35,21 @@ fn the_same_seed_gives_the_same_figures_and_another_seed_others() {
         let run = |seed| serde_json::to_string(&run(short("churn", 40, 70), engine, seed)).expect("JSON");
         assert_eq!(run(5), run(5));
         assert_ne!(run(5), run(6));
+    }
+}
+
+#[test]
+fn the_number_of_threads_does_not_show_in_the_figures() {
+    for name in ["churn", "lossy", "source_cut"] {
+        let mut scenario = short(name, 310, 5);
+        scenario.source_cut = scenario.source_cut.map(|_| (2 * SECOND, 4 * SECOND));
+        scenario.churn = scenario.churn.map(|churn| Churn { exodus_at: 3 * SECOND, ..churn });
+        let run = |threads| {
+            let (scenario, tuning) = (scenario.clone(), Tuning::default());
+            let job = Job { scenario, engine: Engine::Mesh, tuning, seed: 1, threads, trace: None };
+            serde_json::to_string(&job.run().figures).expect("JSON")
+        };
+        assert_eq!(run(1), run(3), "{name}");
     }
 }
 

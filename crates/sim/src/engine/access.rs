@@ -153,11 +153,11 @@ impl<T> Uplink<T> {
         self.waiting.iter().map(|transfer| transfer.wire).sum()
     }
 
-    /// Throws away what waits, as when the node dies; the caller drops the contents.
-    pub fn clear(&mut self) -> impl Iterator<Item = T> + '_ {
+    /// Throws away what waits, as when the node dies.
+    pub fn clear(&mut self) {
         self.busy_until = None;
         self.debt = 0;
-        self.waiting.drain(..).map(|transfer| transfer.what)
+        self.waiting.clear();
     }
 
     fn start(&mut self, now: Micros, wire: u64) -> Micros {

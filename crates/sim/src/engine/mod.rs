@@ -1,8 +1,9 @@
 //! The network: nodes with an uplink and a downlink each, links between them, and time.
 //!
-//! What is modelled, file by file: [`queue`] order of events; [`access`] bandwidth and queueing of
-//! a node's uplink and downlink; [`path`] propagation, jitter, loss and slow start of one direction
-//! of a link; [`topology`] where nodes are and who can be dialled; [`network`] puts them together.
+//! What is modelled, file by file: [`queue`] order of events; [`window`] how far each node may go on
+//! alone; [`access`] bandwidth and queueing of a node's uplink and downlink; [`path`] propagation,
+//! jitter, loss and slow start of one direction of a link; [`topology`] where nodes are and who can
+//! be dialled; [`network`] puts them together.
 //! Nothing here knows what the messages mean.
 
 pub mod access;
@@ -10,6 +11,7 @@ pub mod network;
 pub mod path;
 pub mod queue;
 pub mod topology;
+pub mod window;
 
 /// Virtual time since the start of the run, and spans of it, in microseconds.
 pub type Micros = u64;

@@ -1,43 +1,45 @@
 //! Nodes and links in virtual time: what a transport offers, and what it costs.
 //!
 //! Contract: a protocol calls [`Network::send_control`], [`Network::send_media`],
-//! [`Network::dial`], [`Network::hang_up`] and [`Network::set_timer`] for its nodes, and takes what
-//! happens from [`Network::next`] until that is `None`. Time moves only there.
+//! [`Network::dial`], [`Network::hang_up`] and [`Network::set_timer`] for the node that something happened to, and
+//! takes what happens from [`Network::next`] until that is `None`. Time moves only there.
+//!
+//! Rule: in a [`window`](super::window) what happens to one node is told before what happens to the next, so time goes
+//! back to the window's start with each node. Order in time holds for each node, and for what was scheduled.
+//!
+//! A network can be one of several that share the nodes among them, for as many threads ([`Network::shard`]): each
+//! keeps the nodes of its own, knows where the others are, and collects what is for them ([`Network::take_outbox`]).
+//! All that is random is drawn for the node that causes it, so the figures do not depend on how many there are.
 //!
 //! A node that dies says nothing: its neighbours learn of it when their transport has heard nothing
 //! for [`IDLE_TIMEOUT`].
+
+use std::{cmp::Reverse, collections::BinaryHeap};
 
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::{
     Micros, NodeId, SECOND,
-    access::{
-        ACK_BYTES, Downlink, FRAME_OVERHEAD_BYTES, PACKET_BYTES, PACKETS_PER_ACK, Rate, Sent, Uplink,
-        packets, wire_bytes,
-    },
-    path::{LossModel, Path},
-    queue::EventQueue,
+    access::{Downlink, Rate, Sent, Uplink},
+    path::LossModel,
+    queue::{Cause, Entry, EventQueue},
     topology::{Place, Reach},
+    window::Step,
 };
 
 mod links;
+mod traffic;
+
+pub use links::LinkId;
+use links::Links;
+use traffic::Flight;
 
 /// After this long without a packet a transport gives a link up (iroh's default for a path).
 pub const IDLE_TIMEOUT: Micros = 15 * SECOND;
 /// After this long an unanswered dial fails.
 pub const DIAL_TIMEOUT: Micros = 3 * SECOND;
-/// Control bytes of a link that leave before the sender is told of them, unless media tells it earlier: a
-/// transport does not report every few bytes either.
-pub const REPORT_BYTES: u64 = 256;
 /// Bytes of a handshake's first flight on the dialler's uplink, and of the answer on the other's.
 const HANDSHAKE_BYTES: u64 = 1_280;
-
-/// A link; stale once the link is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LinkId {
-    index: u32,
-    generation: u32,
-}
 
 /// What a protocol is told.
 #[derive(Debug)]
@@ -109,88 +111,100 @@ pub struct Access {
     pub reach: Reach,
 }
 
-struct Node {
-    alive: bool,
+/// Where a node is and how it is reached: known for all nodes, whoever keeps them.
+#[derive(Clone, Copy)]
+struct Site {
     place: Place,
     reach: Reach,
-    uplink: Uplink<u32>,
-    downlink: Downlink,
-    links: Vec<LinkId>,
+}
+
+/// A node that this network keeps.
+struct Node<M> {
+    alive: bool,
     timer_at: Micros,
+    /// Events that it has caused.
+    caused: u32,
+    rng: Xoshiro256PlusPlus,
+    uplink: Uplink<Box<Flight<M>>>,
+    downlink: Downlink,
+    links: Links,
 }
 
-struct Link {
-    generation: u32,
-    /// Dialler first.
-    ends: [NodeId; 2],
-    /// Whether each end holds the link to be up.
-    up: [bool; 2],
-    rtt: Micros,
-    paths: [Path; 2],
-}
-
-/// A message that is on its way.
-struct Flight<M> {
-    message: Option<M>,
-    link: LinkId,
-    /// Index of the sender in the link's ends.
-    side: u8,
-    media: bool,
-    bytes: u32,
-    wire: u32,
-    /// Time that it takes on the sender's line.
-    sending: u32,
-}
-
-enum Event {
-    Arrive(u32),
-    Deliver(u32),
-    UplinkDone(NodeId),
+/// What happens to a node.
+enum Event<M> {
+    /// The last byte of a message reaches its line.
+    Arrive(Box<Flight<M>>),
+    /// The message is through.
+    Deliver(Box<Flight<M>>),
+    UplinkDone,
+    /// `peer` dials, by its link `far`.
+    Dialled {
+        peer: NodeId,
+        far: LinkId,
+    },
+    /// The dial of `link` is answered by the link `far` of the other end.
+    Answered {
+        link: LinkId,
+        peer: NodeId,
+        far: LinkId,
+    },
+    /// Nobody has answered the dial, or the time to do so is over.
+    Unanswered(LinkId),
+    DialFailed(NodeId),
     Connected(LinkId),
-    DialFailed { node: NodeId, peer: NodeId },
-    Closed { link: LinkId, side: u8 },
-    Timer(NodeId),
-    Scheduled(u64),
+    Closed(LinkId),
+    Timer,
 }
 
-/// The whole network. `M` is the protocol's message.
+/// The whole network, or one thread's share of it. `M` is the protocol's message.
 pub struct Network<M> {
+    /// Which of how many shares this is.
+    shard: u32,
+    shards: u32,
     now: Micros,
-    queue: EventQueue<Event>,
-    nodes: Vec<Node>,
-    links: Vec<Link>,
-    free_links: Vec<u32>,
-    flights: Vec<Flight<M>>,
-    free_flights: Vec<u32>,
+    /// End of the window.
+    until: Micros,
+    queue: EventQueue<Event<M>>,
+    /// Events of the window, the first one last.
+    window: Vec<Entry<Event<M>>>,
+    /// Events of the node at work that came about in this window and are due in it.
+    near: BinaryHeap<Reverse<Entry<Event<M>>>>,
+    /// What is for nodes of other shards, by shard.
+    outboxes: Vec<Vec<Entry<Event<M>>>>,
+    scheduled: BinaryHeap<Reverse<(Micros, u64)>>,
+    sites: Vec<Site>,
+    nodes: Vec<Node<M>>,
     loss: LossModel,
     seed: u64,
+    /// For places.
     rng: Xoshiro256PlusPlus,
     events: u64,
 }
 
-impl LinkId {
-    /// The link as one number, never used again for another link.
-    pub fn to_bits(self) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(self.index)
-    }
-
-    /// The link that [`LinkId::to_bits`] gave the number of.
-    pub fn from_bits(bits: u64) -> Self {
-        Self { index: bits as u32, generation: (bits >> 32) as u32 }
-    }
-}
+/// What goes from one network to another; see [`Network::take_outbox`].
+pub struct Parcels<M>(Vec<Entry<Event<M>>>);
 
 impl<M> Network<M> {
     /// An empty network; `seed` decides places, jitter and losses.
     pub fn new(seed: u64, loss: LossModel) -> Self {
+        Self::shard(seed, loss, 0, 1)
+    }
+
+    /// A network that keeps the nodes whose number leaves `shard` when divided by `shards`. All nodes must be added to
+    /// each of them, in the same order.
+    pub fn shard(seed: u64, loss: LossModel, shard: u32, shards: u32) -> Self {
         Self {
+            shard,
+            shards,
             now: 0,
+            until: 0,
             queue: EventQueue::default(),
+            window: Vec::new(),
+            near: BinaryHeap::new(),
+            outboxes: (0..shards).map(|_| Vec::new()).collect(),
+            scheduled: BinaryHeap::new(),
+            sites: Vec::new(),
             nodes: Vec::new(),
-            links: Vec::new(),
-            free_links: Vec::new(),
-            flights: Vec::new(),
-            free_flights: Vec::new(),
             loss,
             seed,
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
@@ -198,7 +212,7 @@ impl<M> Network<M> {
         }
     }
 
-    /// The present.
+    /// The present of the node at work.
     pub fn now(&self) -> Micros {
         self.now
     }
@@ -206,6 +220,17 @@ impl<M> Network<M> {
     /// Events handled so far.
     pub fn events(&self) -> u64 {
         self.events
+    }
+
+    /// Whether the node is kept here.
+    pub fn keeps(&self, node: NodeId) -> bool {
+        node.0 % self.shards == self.shard
+    }
+
+    /// Place of a node that is kept here in the row of these nodes.
+    pub fn index(&self, node: NodeId) -> usize {
+        debug_assert!(self.keeps(node));
+        (node.0 / self.shards) as usize
     }
 
     /// Adds a node at a random place.
@@ -216,253 +241,201 @@ impl<M> Network<M> {
 
     /// Adds a node at `place`.
     pub fn add_node_at(&mut self, place: Place, access: Access) -> NodeId {
-        let id = NodeId(self.nodes.len() as u32);
-        self.nodes.push(Node {
-            alive: true,
-            place,
-            reach: access.reach,
-            uplink: Uplink::new(access.up),
-            downlink: Downlink::new(access.down),
-            links: Vec::new(),
-            timer_at: Micros::MAX,
-        });
+        let id = NodeId(self.sites.len() as u32);
+        self.sites.push(Site { place, reach: access.reach });
+        if self.keeps(id) {
+            self.nodes.push(Node {
+                alive: true,
+                timer_at: Micros::MAX,
+                caused: 0,
+                rng: Xoshiro256PlusPlus::seed_from_u64(self.seed ^ u64::from(id.0 + 1) << 32),
+                uplink: Uplink::new(access.up),
+                downlink: Downlink::new(access.down),
+                links: Links::default(),
+            });
+        }
         id
     }
 
     /// Whether the node has not died.
     pub fn is_alive(&self, node: NodeId) -> bool {
-        self.nodes[node.index()].alive
+        self.node(node).alive
     }
 
     /// What the node has sent so far.
     pub fn sent(&self, node: NodeId) -> Sent {
-        self.nodes[node.index()].uplink.sent
+        self.node(node).uplink.sent
     }
 
     /// Wire bytes of media that the node has handed over and that have not left yet.
     pub fn backlog(&self, node: NodeId) -> u64 {
-        self.nodes[node.index()].uplink.backlog()
-    }
-
-    /// Rate of the node's uplink.
-    pub fn uplink_rate(&self, node: NodeId) -> Rate {
-        self.nodes[node.index()].uplink.rate
+        self.node(node).uplink.backlog()
     }
 
     /// Round trip between two nodes without any queue.
     pub fn rtt(&self, a: NodeId, b: NodeId) -> Micros {
-        self.nodes[a.index()].place.rtt(self.nodes[b.index()].place)
+        self.sites[a.index()].place.rtt(self.sites[b.index()].place)
     }
 
     /// Round trip between a node and a server in the middle of the plane.
     pub fn rtt_to_centre(&self, node: NodeId) -> Micros {
-        self.nodes[node.index()].place.rtt(Place::CENTRE)
+        self.sites[node.index()].place.rtt(Place::CENTRE)
     }
 
     /// Who can dial the node.
     pub fn reach(&self, node: NodeId) -> Reach {
-        self.nodes[node.index()].reach
+        self.sites[node.index()].reach
     }
 
     /// The node vanishes without a word.
     pub fn kill(&mut self, node: NodeId) {
-        let state = &mut self.nodes[node.index()];
+        let now = self.now;
+        let state = self.node_mut(node);
         state.alive = false;
-        let dropped: Vec<u32> = state.uplink.clear().collect();
-        for id in std::mem::take(&mut state.links) {
-            let link = &mut self.links[id.index as usize];
-            let side = usize::from(link.ends[1] == node);
-            link.up[side] = false;
-            self.queue.push(self.now + IDLE_TIMEOUT, Event::Closed { link: id, side: 1 - side as u8 });
+        state.uplink.clear();
+        for (peer, far) in state.links.clear() {
+            self.push(node, peer, now + IDLE_TIMEOUT, Event::Closed(far));
         }
-        for flight in dropped {
-            self.land(flight);
-        }
-    }
-
-    /// Sends a control message of `bytes` as encoded, unless there is no such link. Control overtakes
-    /// media and counts as drained at once: returns bytes of it that the sender is to be told of.
-    pub fn send_control(&mut self, node: NodeId, link: LinkId, bytes: usize, message: M) -> Option<u64> {
-        let side = self.side_up(node, link)?;
-        let bytes = bytes as u64;
-        let state = &mut self.links[link.index as usize];
-        let path = &mut state.paths[side];
-        let own_packet = wire_bytes(bytes);
-        let framed = bytes + FRAME_OVERHEAD_BYTES;
-        let wire = if path.join_packet(self.now, framed, own_packet) { framed } else { own_packet };
-        let resent = path.lose(&self.loss, self.now, packets(bytes), &mut self.rng);
-        let uplink = &mut self.nodes[node.index()].uplink;
-        let left = uplink.send_control(self.now, wire);
-        uplink.sent.control += bytes;
-        uplink.sent.control_overhead += wire - bytes;
-        if resent.packets > 0 {
-            uplink.charge(self.now, resent.packets * PACKET_BYTES.min(own_packet));
-        }
-        let arrives = path.control_arrival(left, state.rtt, resent, &mut self.rng);
-        let flight = Flight {
-            message: Some(message),
-            link,
-            side: side as u8,
-            media: false,
-            bytes: bytes as u32,
-            wire: wire as u32,
-            sending: self.nodes[node.index()].uplink.rate.time(wire) as u32,
-        };
-        path.unreported += bytes;
-        let reported = (path.unreported >= REPORT_BYTES).then(|| std::mem::take(&mut path.unreported));
-        let flight = self.launch(flight);
-        self.queue.push(arrives, Event::Arrive(flight));
-        reported
-    }
-
-    /// Queues a media message of `bytes` as encoded at the node's uplink, to be followed by
-    /// [`Happening::Drained`]; `false` if there is no such link.
-    pub fn send_media(&mut self, node: NodeId, link: LinkId, bytes: usize, message: M) -> bool {
-        let Some(side) = self.side_up(node, link) else { return false };
-        let wire = wire_bytes(bytes as u64);
-        let flight = self.launch(Flight {
-            message: Some(message),
-            link,
-            side: side as u8,
-            media: true,
-            bytes: bytes as u32,
-            wire: wire as u32,
-            sending: self.nodes[node.index()].uplink.rate.time(wire) as u32,
-        });
-        if let Some(at) = self.nodes[node.index()].uplink.send_media(self.now, wire, flight) {
-            self.queue.push(at, Event::UplinkDone(node));
-        }
-        true
     }
 
     /// Sets the node's one timer to `at`, or to nothing. A timer may fire early or twice, so that
     /// setting it costs nothing: the node then looks what is due.
     pub fn set_timer(&mut self, node: NodeId, at: Option<Micros>) {
-        let state = &mut self.nodes[node.index()];
+        let now = self.now;
+        let state = self.node_mut(node);
         if let Some(at) = at
             && at < state.timer_at
         {
-            let at = at.max(self.now);
+            let at = at.max(now);
             state.timer_at = at;
-            self.queue.push(at, Event::Timer(node));
+            self.push(node, node, at, Event::Timer);
         }
     }
 
-    /// Has `token` come back as [`Happening::Scheduled`] at `at`.
+    /// Has `token` come back as [`Happening::Scheduled`] at `at`; of those due at one time the least comes first.
     pub fn schedule(&mut self, at: Micros, token: u64) {
-        self.queue.push(at, Event::Scheduled(token));
+        self.scheduled.push(Reverse((at, token)));
     }
 
-    /// The next thing that happens, or `None` if nothing will before `end`.
+    /// The next thing that happens, or `None` if nothing will before `end`. For a network that keeps all nodes.
     pub fn next(&mut self, end: Micros) -> Option<Happening<M>> {
         loop {
-            let (at, event) = self.queue.pop()?;
-            self.now = self.now.max(at);
-            if self.now >= end {
-                return None;
+            if let Some(happening) = self.next_in_window() {
+                return Some(happening);
             }
+            match Step::next(self.now, self.earliest(), self.first_scheduled().map(|(at, _)| at), end)? {
+                Step::Scheduled(_) => return self.take_scheduled().map(Happening::Scheduled),
+                Step::Window(until) => self.begin_window(until),
+            }
+        }
+    }
+
+    /// A time before which no event is pending.
+    pub fn earliest(&self) -> Option<Micros> {
+        self.queue.earliest()
+    }
+
+    /// When the first of what was scheduled here is due, and its token.
+    pub fn first_scheduled(&self) -> Option<(Micros, u64)> {
+        self.scheduled.peek().map(|Reverse(first)| *first)
+    }
+
+    /// Takes out what is scheduled first.
+    pub fn take_scheduled(&mut self) -> Option<u64> {
+        self.events += 1;
+        self.scheduled.pop().map(|Reverse((_, token))| token)
+    }
+
+    /// Begins a window that ends at `until`; the one before is through.
+    pub fn begin_window(&mut self, until: Micros) {
+        debug_assert!(self.window.is_empty() && self.near.is_empty());
+        self.until = until;
+        self.queue.take_before(until, &mut self.window);
+        self.window.sort_unstable_by(|a, b| b.cmp(a));
+    }
+
+    /// The next thing that happens in the window, or `None` once it is through: then it is `until` for all nodes.
+    pub fn next_in_window(&mut self) -> Option<Happening<M>> {
+        while let Some(entry) = self.pop() {
+            self.now = entry.at;
             self.events += 1;
-            if let Some(happening) = self.step(event) {
+            if let Some(happening) = self.step(entry.node, entry.event) {
                 return Some(happening);
             }
         }
+        self.now = self.until;
+        None
     }
 
-    fn step(&mut self, event: Event) -> Option<Happening<M>> {
+    /// What has come about for the nodes of another shard. It is to be given to [`Network::accept`] there before the
+    /// next window.
+    pub fn take_outbox(&mut self, shard: usize) -> Parcels<M> {
+        Parcels(std::mem::take(&mut self.outboxes[shard]))
+    }
+
+    /// Takes in what has come about elsewhere for nodes that are kept here.
+    pub fn accept(&mut self, parcels: Parcels<M>) {
+        for entry in parcels.0 {
+            self.queue.push(entry);
+        }
+    }
+
+    /// The next event of the window: the rest of the node at work comes before the next node.
+    fn pop(&mut self) -> Option<Entry<Event<M>>> {
+        let near_first = match (self.near.peek(), self.window.last()) {
+            (Some(Reverse(near)), Some(next)) => near < next,
+            (near, _) => near.is_some(),
+        };
+        if near_first { self.near.pop().map(|Reverse(entry)| entry) } else { self.window.pop() }
+    }
+
+    /// `by` causes an event at `node`.
+    fn push(&mut self, by: NodeId, node: NodeId, at: Micros, event: Event<M>) {
+        let (at, until) = (at.max(self.now), self.until);
+        let state = self.node_mut(by);
+        state.caused += 1;
+        let entry = Entry { node, at, cause: Cause::new(by, state.caused), event };
+        if !self.keeps(node) {
+            debug_assert!(at >= until);
+            self.outboxes[(node.0 % self.shards) as usize].push(entry);
+        } else if at < until {
+            debug_assert!(by == node);
+            self.near.push(Reverse(entry));
+        } else {
+            self.queue.push(entry);
+        }
+    }
+
+    fn step(&mut self, node: NodeId, event: Event<M>) -> Option<Happening<M>> {
         match event {
-            Event::Arrive(flight) => self.arrive(flight),
-            Event::Deliver(flight) => self.deliver(flight),
-            Event::UplinkDone(node) => self.uplink_done(node),
-            Event::Connected(link) => self.connected(link),
-            Event::Closed { link, side } => self.closed(link, usize::from(side)),
-            Event::DialFailed { node, peer } => {
-                self.is_alive(node).then_some(Happening::DialFailed { node, peer })
-            }
-            Event::Timer(node) => {
-                let state = &mut self.nodes[node.index()];
-                if !state.alive || self.now < state.timer_at {
+            Event::Arrive(flight) => self.arrive(node, flight),
+            Event::Deliver(flight) => self.deliver(node, *flight),
+            Event::UplinkDone => self.uplink_done(node),
+            Event::Dialled { peer, far } => self.dialled(node, peer, far),
+            Event::Answered { link, peer, far } => self.answered(node, link, peer, far),
+            Event::Unanswered(link) => self.unanswered(node, link),
+            Event::Connected(link) => self.connected(node, link),
+            Event::Closed(link) => self.closed(node, link),
+            Event::DialFailed(peer) => self.is_alive(node).then_some(Happening::DialFailed { node, peer }),
+            Event::Timer => {
+                let now = self.now;
+                let state = self.node_mut(node);
+                if !state.alive || now < state.timer_at {
                     return None;
                 }
                 state.timer_at = Micros::MAX;
                 Some(Happening::Timer { node })
             }
-            Event::Scheduled(token) => Some(Happening::Scheduled(token)),
         }
     }
 
-    fn arrive(&mut self, id: u32) -> Option<Happening<M>> {
-        let flight = &self.flights[id as usize];
-        let Some(receiver) = self.receiver(flight.link, flight.side) else {
-            self.land(id);
-            return None;
-        };
-        let (wire, sending) = (u64::from(flight.wire), Micros::from(flight.sending));
-        let through = self.nodes[receiver.index()].downlink.receive(self.now, wire, sending);
-        if through > self.now {
-            self.queue.push(through, Event::Deliver(id));
-            return None;
-        }
-        self.deliver(id)
+    fn node(&self, node: NodeId) -> &Node<M> {
+        &self.nodes[self.index(node)]
     }
 
-    fn deliver(&mut self, id: u32) -> Option<Happening<M>> {
-        let flight = self.land(id);
-        let node = self.receiver(flight.link, flight.side)?;
-        let link = flight.link;
-        let ends = self.links[link.index as usize].ends;
-        if flight.media {
-            let acks = packets(u64::from(flight.bytes)).div_ceil(PACKETS_PER_ACK);
-            self.nodes[node.index()].uplink.charge(self.now, acks * ACK_BYTES);
-        }
-        let from = ends[usize::from(flight.side)];
-        flight.message.map(|message| Happening::Message { node, link, from, message })
-    }
-
-    fn uplink_done(&mut self, node: NodeId) -> Option<Happening<M>> {
-        let state = &mut self.nodes[node.index()];
-        if !state.alive {
-            return None;
-        }
-        let (done, next) = state.uplink.finish(self.now);
-        if let Some(at) = next {
-            self.queue.push(at, Event::UplinkDone(node));
-        }
-        let id = done?;
-        let flight = &self.flights[id as usize];
-        let (link_id, bytes, wire) = (flight.link, u64::from(flight.bytes), u64::from(flight.wire));
-        let side = usize::from(flight.side);
-        let link = &mut self.links[link_id.index as usize];
-        let stale = link.generation != link_id.generation;
-        state.uplink.sent.media += bytes;
-        state.uplink.sent.transport += wire - bytes;
-        if stale {
-            self.land(id);
-            return None;
-        }
-        let path = &mut link.paths[side];
-        let resent = path.lose(&self.loss, self.now, packets(bytes), &mut self.rng);
-        let arrives = path.media_arrival(self.now, wire, link.rtt, resent, &mut self.rng);
-        if resent.packets > 0 {
-            state.uplink.charge(self.now, resent.packets * PACKET_BYTES);
-        }
-        let bytes = bytes + std::mem::take(&mut path.unreported);
-        self.queue.push(arrives, Event::Arrive(id));
-        Some(Happening::Drained { node, link: link_id, bytes })
-    }
-
-    fn launch(&mut self, flight: Flight<M>) -> u32 {
-        if let Some(id) = self.free_flights.pop() {
-            self.flights[id as usize] = flight;
-            return id;
-        }
-        self.flights.push(flight);
-        self.flights.len() as u32 - 1
-    }
-
-    fn land(&mut self, id: u32) -> Flight<M> {
-        self.free_flights.push(id);
-        let flight = &mut self.flights[id as usize];
-        Flight { message: flight.message.take(), ..*flight }
+    fn node_mut(&mut self, node: NodeId) -> &mut Node<M> {
+        let index = self.index(node);
+        &mut self.nodes[index]
     }
 }
 

@@ -1,31 +1,53 @@
-//! The event queue: a calendar queue (R. Brown, CACM 31(10), 1988) with an overflow heap.
+//! The event queue: a calendar queue (R. Brown, CACM 31(10), 1988) that is emptied a window at a time.
 //!
-//! Rule: events leave in order of time, and of insertion where times are equal; that order is the
-//! only thing that makes a run repeatable, so nothing else may decide it.
+//! Rule: events of one node leave in order of time, and where times are equal in order of who caused them and in
+//! which order it did. Nothing else may decide the order at a node, least of all how nodes are spread over threads:
+//! that makes a run repeatable.
 //!
-//! A binary heap of all pending events would cost a cache miss a level with 10,000 nodes. Here an
-//! event waits unsorted in the bucket of its time; only the bucket that is due is a heap, small
-//! enough for the first-level cache.
+//! Events wait unsorted in the bucket of their time; those of a window are sorted when it begins, by node first: what
+//! happens to one node in a window is handled in one go, while its state is in the cache (see [`super::window`]).
 
-use std::{cmp::Ordering, collections::BinaryHeap};
+use std::{cmp::Ordering, collections::BTreeMap};
 
-use super::Micros;
+use super::{Micros, NodeId};
 
-/// Width of a bucket: 2^7 = 128 µs.
-const BUCKET_SHIFT: u32 = 7;
+/// Width of a bucket: 2^10 µs, about a millisecond.
+const BUCKET_SHIFT: u32 = 10;
 /// Buckets in the ring: together 0.52 s ahead, which holds everything but slow timers.
-const BUCKETS: u64 = 4096;
+const BUCKETS: u64 = 512;
 
-struct Entry<E> {
-    at: Micros,
-    seq: u64,
-    event: E,
+/// What decides the order of events of one node at one time: who caused it, and its how-manieth event it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cause(u64);
+
+impl Cause {
+    /// The `count`th event that `node` causes.
+    pub fn new(node: NodeId, count: u32) -> Self {
+        Self(u64::from(node.0) << 32 | u64::from(count))
+    }
+}
+
+/// A pending event.
+pub struct Entry<E> {
+    /// To whom it happens.
+    pub node: NodeId,
+    /// When.
+    pub at: Micros,
+    /// See [`Cause`]; no two events have the same.
+    pub cause: Cause,
+    /// What.
+    pub event: E,
+}
+
+impl<E> Entry<E> {
+    fn order(&self) -> (NodeId, Micros, Cause) {
+        (self.node, self.at, self.cause)
+    }
 }
 
 impl<E> Ord for Entry<E> {
-    // Reversed: `BinaryHeap` pops its greatest, and the earliest must leave first.
     fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.seq).cmp(&(self.at, self.seq))
+        self.order().cmp(&other.order())
     }
 }
 
@@ -43,87 +65,63 @@ impl<E> PartialEq for Entry<E> {
 
 impl<E> Eq for Entry<E> {}
 
-/// Pending events in order of time.
+/// Pending events.
 pub struct EventQueue<E> {
-    /// Everything in buckets up to and including `cursor`.
-    near: BinaryHeap<Entry<E>>,
-    /// Buckets `cursor + 1 .. cursor + BUCKETS`, each at its number modulo `BUCKETS`.
+    /// Buckets `cursor .. cursor + BUCKETS`, each at its number modulo `BUCKETS`.
     ring: Vec<Vec<Entry<E>>>,
     in_ring: usize,
-    /// Everything later than the ring reaches.
-    far: BinaryHeap<Entry<E>>,
+    /// Everything later than the ring reaches, by bucket.
+    far: BTreeMap<u64, Vec<Entry<E>>>,
+    /// The first bucket that may hold something.
     cursor: u64,
-    seq: u64,
 }
 
 impl<E> Default for EventQueue<E> {
     fn default() -> Self {
-        Self {
-            near: BinaryHeap::new(),
-            ring: (0..BUCKETS).map(|_| Vec::new()).collect(),
-            in_ring: 0,
-            far: BinaryHeap::new(),
-            cursor: 0,
-            seq: 0,
-        }
+        Self { ring: (0..BUCKETS).map(|_| Vec::new()).collect(), in_ring: 0, far: BTreeMap::new(), cursor: 0 }
     }
 }
 
 impl<E> EventQueue<E> {
-    /// Adds an event. One that is earlier than the last that left comes next.
-    pub fn push(&mut self, at: Micros, event: E) {
-        self.seq += 1;
-        self.place(Entry { at, seq: self.seq, event });
-    }
-
-    /// The earliest event and its time.
-    pub fn pop(&mut self) -> Option<(Micros, E)> {
-        while self.near.is_empty() {
-            self.advance()?;
-        }
-        self.near.pop().map(|entry| (entry.at, entry.event))
-    }
-
-    /// How many events are pending.
-    pub fn len(&self) -> usize {
-        self.near.len() + self.in_ring + self.far.len()
-    }
-
-    /// Whether no event is pending.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn place(&mut self, entry: Entry<E>) {
+    /// Adds an event, which must not be earlier than what [`EventQueue::take_before`] was last given.
+    pub fn push(&mut self, entry: Entry<E>) {
         let bucket = entry.at >> BUCKET_SHIFT;
-        if bucket <= self.cursor {
-            self.near.push(entry);
-        } else if bucket < self.cursor + BUCKETS {
-            self.ring[(bucket % BUCKETS) as usize].push(entry);
+        debug_assert!(bucket >= self.cursor);
+        if bucket < self.cursor + BUCKETS {
             self.in_ring += 1;
+            self.ring[(bucket % BUCKETS) as usize].push(entry);
         } else {
-            self.far.push(entry);
+            self.far.entry(bucket).or_default().push(entry);
         }
     }
 
-    /// Moves the cursor to the next bucket that may hold something; `None` when all is empty.
-    fn advance(&mut self) -> Option<()> {
-        if self.in_ring == 0 {
-            self.cursor = self.far.peek()?.at >> BUCKET_SHIFT;
+    /// A time before which no event is pending, less than a bucket before the first; `None` if there is none at all.
+    pub fn earliest(&self) -> Option<Micros> {
+        let bucket = if self.in_ring > 0 {
+            let in_ring = |bucket: &u64| !self.ring[(bucket % BUCKETS) as usize].is_empty();
+            (self.cursor..self.cursor + BUCKETS).find(in_ring)
         } else {
+            self.far.first_key_value().map(|(bucket, _)| *bucket)
+        };
+        bucket.map(|bucket| bucket << BUCKET_SHIFT)
+    }
+
+    /// Moves all events before `until` to `out`, in no order.
+    pub fn take_before(&mut self, until: Micros, out: &mut Vec<Entry<E>>) {
+        while (self.cursor + 1) << BUCKET_SHIFT <= until {
+            let bucket = &mut self.ring[(self.cursor % BUCKETS) as usize];
+            self.in_ring -= bucket.len();
+            out.append(bucket);
             self.cursor += 1;
-        }
-        while self.far.peek().is_some_and(|entry| entry.at >> BUCKET_SHIFT < self.cursor + BUCKETS) {
-            let entry = self.far.pop()?;
-            self.place(entry);
+            if let Some(mut reached) = self.far.remove(&(self.cursor + BUCKETS - 1)) {
+                self.in_ring += reached.len();
+                self.ring[((self.cursor - 1) % BUCKETS) as usize].append(&mut reached);
+            }
         }
         let bucket = &mut self.ring[(self.cursor % BUCKETS) as usize];
-        if !bucket.is_empty() {
-            self.in_ring -= bucket.len();
-            // The emptied heap's storage goes back to the ring: no allocation in the steady state.
-            self.near.extend(bucket.drain(..));
-        }
-        Some(())
+        let held = bucket.len();
+        out.extend(bucket.extract_if(.., |entry| entry.at < until));
+        self.in_ring -= held - bucket.len();
     }
 }
 
@@ -134,29 +132,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_times_leave_in_order_of_insertion_and_times_in_order() {
+    fn each_event_leaves_in_the_window_of_its_time() {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(7);
         let mut queue = EventQueue::default();
-        let mut now = 0;
-        let mut last = (0, 0);
-        let mut pending = 0usize;
-        for number in 0..200_000u64 {
-            // Steps of every size, so that near, ring and far are all taken and left again.
+        let (mut pending, mut now) = (Vec::new(), 0);
+        for count in 0..50_000 {
+            // Steps of every size, so that ring and far are taken and left again.
             let reach = [1, 50, 5_000, 400_000, 900_000, 30_000_000][rng.random_range(0..6)];
-            queue.push(now + rng.random_range(0..reach), number);
-            pending += 1;
-            if rng.random_range(0..10) < 4 {
-                let (at, _) = queue.pop().expect("just pushed");
-                assert!(at >= now);
-                now = at;
-                pending -= 1;
+            let at = now + rng.random_range(0..reach);
+            let cause = Cause::new(NodeId(0), count);
+            queue.push(Entry { node: NodeId(0), at, cause, event: () });
+            pending.push(at);
+            if rng.random_range(0..10) == 0 {
+                now += rng.random_range(0..3_000);
+                let mut taken = Vec::new();
+                queue.take_before(now, &mut taken);
+                let mut taken: Vec<Micros> = taken.iter().map(|entry| entry.at).collect();
+                let mut due: Vec<Micros> = pending.extract_if(.., |at| *at < now).collect();
+                taken.sort_unstable();
+                due.sort_unstable();
+                assert_eq!(taken, due);
+                let first = pending.iter().min().copied();
+                let earliest = queue.earliest();
+                assert_eq!(first.is_some(), earliest.is_some());
+                assert!(earliest <= first);
+                assert!(first.is_none() || earliest.map(|at| at + (1 << BUCKET_SHIFT)) > first);
             }
-            assert_eq!(queue.len(), pending);
         }
-        while let Some((at, number)) = queue.pop() {
-            assert!(at > last.0 || (at == last.0 && number > last.1), "{at} {number} after {last:?}");
-            last = (at, number);
-        }
-        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn events_of_a_node_are_in_order_of_time_and_cause() {
+        let entry = |node, at, by, count| Entry {
+            node: NodeId(node),
+            at,
+            cause: Cause::new(NodeId(by), count),
+            event: (),
+        };
+        let ordered =
+            [entry(1, 9, 4, 1), entry(2, 5, 1, 7), entry(2, 5, 1, 8), entry(2, 5, 3, 0), entry(2, 6, 0, 0)];
+        assert!(ordered.is_sorted());
     }
 }

@@ -84,20 +84,20 @@ impl Member {
         let core = self.core.poll_timeout().map(|at| at.0);
         [core, self.playhead_at, self.harm_at, Some(self.tracker_at)].into_iter().flatten().min()
     }
+}
 
-    /// What the tracker and peer exchange say of it.
-    pub fn peer_info(&self, id: NodeId) -> PeerInfo {
-        PeerInfo {
-            node: core_id(id),
-            flags: HelloFlags {
-                dialable: dialable(&self.life),
-                no_upload: !self.life.upload,
-                relay: self.life.part == Part::Relay,
-                source: self.life.part == Part::Source,
-            },
-            upload_kbps: (self.life.access.up.0 * 8 / 1_000) as u32,
-            address: Bytes::from_static(&[0; ADDRESS_BYTES]),
-        }
+/// What the tracker and peer exchange say of a node.
+pub fn peer_info(id: NodeId, life: &Life) -> PeerInfo {
+    PeerInfo {
+        node: core_id(id),
+        flags: HelloFlags {
+            dialable: dialable(life),
+            no_upload: !life.upload,
+            relay: life.part == Part::Relay,
+            source: life.part == Part::Source,
+        },
+        upload_kbps: (life.access.up.0 * 8 / 1_000) as u32,
+        address: Bytes::from_static(&[0; ADDRESS_BYTES]),
     }
 }
 

@@ -1,11 +1,12 @@
 //! Mesh nodes on the network: each runs the real core; only sockets, store and hashing are modelled.
 //!
-//! [`world`] drives the nodes, [`media`] stands for their stores, [`hostile`] makes some of them harm.
+//! [`world`] is a run, [`shard`] drives the nodes that one thread runs, [`media`] stands for their stores, [`hostile`] makes some of them harm.
 
 pub mod hostile;
 pub mod media;
 pub mod member;
 mod outcome;
 mod packet;
+mod shard;
 pub mod trace;
 pub mod world;

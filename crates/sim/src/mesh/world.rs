@@ -1,28 +1,20 @@
-//! A run of the mesh: feeds what happens in the network to the cores, and does what they say.
+//! A run of the mesh: its shards, and what concerns all of them.
+//!
+//! Rule: shards run a window each, side by side, and meet at a barrier, where they hand each other what they have sent;
+//! nodes come and go, pieces close and the tracker answers at barriers only (see [`crate::engine::window`]).
 
-use bytes::{Bytes, BytesMut};
-use minuet_mesh::{Direction, Input, LinkId as CoreLink, Output, PieceRef, Timestamp};
-use minuet_proto::mesh::{Message, PeerInfo, Serial, SignedHead};
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use bytes::Bytes;
+use minuet_mesh::Input;
+use minuet_proto::mesh::{PeerInfo, Serial, SignedHead};
+use std::collections::VecDeque;
 
 use super::{
-    hostile,
-    media::Media,
-    member::{
-        HARM_EVERY, Keys, Member, PLAYHEAD_EVERY, TRACKER_INTERVAL, TRACKER_RETRY, Tuning, core_id, engine_id,
-    },
-    packet::{Packet, Token, received},
-    trace,
+    member::{Tuning, peer_info},
+    packet::Token,
+    shard::Shard,
 };
 use crate::{
-    audience::Audience,
-    engine::{
-        MILLISECOND, Micros, NodeId, SECOND,
-        network::{Happening, LinkId, Network},
-    },
+    engine::{MILLISECOND, Micros, NodeId, SECOND, window::Step},
     figures::Figures,
     plan::{self, Life, Part},
     scenario::Scenario,
@@ -46,69 +38,55 @@ const TRACKER_HEADS: usize = 256;
 /// Bytes of a signed record.
 const RECORD_BYTES: usize = 420;
 
+/// A shorter window is not worth a thread, …
+const WORTH_A_THREAD: Micros = MILLISECOND;
+/// … nor are fewer nodes in a shard.
+const NODES_WORTH_A_THREAD: usize = 100;
+
 /// The whole run.
 pub struct World<'a> {
     pub(super) scenario: &'a Scenario,
-    tuning: Tuning,
-    seed: u64,
-    pub(super) net: Network<Packet>,
+    pub(super) shards: Vec<Shard<'a>>,
     lives: Vec<Life>,
-    pub(super) members: Vec<Member>,
-    keys: Keys,
-    media: Media,
     tracker: Tracker,
-    pub(super) audience: Audience,
     /// Pieces that are still to close.
     coming: std::iter::Peekable<Box<dyn Iterator<Item = StreamPiece>>>,
     /// The source that is there, and its next serial.
     source: Option<NodeId>,
     next_serial: Serial,
-    /// First serial of each source, with the position of its first piece in the audience's row.
-    epochs: Vec<(Serial, usize)>,
+    /// Whether there was a source before.
+    had_source: bool,
     heads: VecDeque<SignedHead>,
     record: Option<Bytes>,
-    traced: Option<NodeId>,
-    /// Bytes that the core at work has sent and that have left already.
-    drained: Vec<(CoreLink, u64)>,
-    scratch: BytesMut,
-    pub(super) corrupt_delivered: u64,
-    pub(super) banned: Vec<bool>,
-    pub(super) false_bans: u64,
-    pub(super) hang_ups: BTreeMap<String, u64>,
 }
 
 impl<'a> World<'a> {
-    /// A run that has not begun.
-    pub fn new(scenario: &'a Scenario, tuning: Tuning, seed: u64, traced: Option<NodeId>) -> Self {
-        let mut net = Network::new(seed, scenario.loss);
+    /// A run that has not begun, on up to `threads` threads.
+    pub fn new(
+        scenario: &'a Scenario,
+        tuning: Tuning,
+        seed: u64,
+        traced: Option<NodeId>,
+        threads: usize,
+    ) -> Self {
         let lives = plan::lives(scenario, seed);
+        let count = threads.clamp(1, (lives.len() / NODES_WORTH_A_THREAD).max(1)) as u32;
+        let mut shards: Vec<Shard> =
+            (0..count).map(|number| Shard::new(scenario, tuning, seed, traced, (number, count))).collect();
         for (index, life) in lives.iter().enumerate() {
-            net.schedule(life.joins, Token::Join(index as u32).pack());
+            shards[0].net.schedule(life.joins, Token::Join(index as u32).pack());
         }
         Self {
             scenario,
-            tuning,
-            seed,
-            net,
+            shards,
             lives,
-            members: Vec::new(),
-            keys: Keys::new(seed),
-            media: Media::new(scenario.hostile > 0.0),
             tracker: Tracker::new(seed),
-            audience: Audience::default(),
             coming: (Box::new(std::iter::empty()) as Box<dyn Iterator<Item = _>>).peekable(),
             source: None,
             next_serial: Serial(0),
-            epochs: Vec::new(),
+            had_source: false,
             heads: VecDeque::new(),
             record: None,
-            traced,
-            drained: Vec::new(),
-            scratch: BytesMut::new(),
-            corrupt_delivered: 0,
-            banned: Vec::new(),
-            false_bans: 0,
-            hang_ups: BTreeMap::new(),
         }
     }
 
@@ -116,96 +94,130 @@ impl<'a> World<'a> {
     pub fn run<T>(mut self, measure: impl FnOnce() -> T) -> (Figures, T) {
         let stream = &self.scenario.stream;
         let end = if stream.at_once { AT_ONCE_LIMIT * stream.duration } else { stream.duration + TAIL };
-        while let Some(happening) = self.net.next(end) {
-            self.handle(happening);
+        while let Some(step) = self.next_step(end) {
+            match step {
+                Step::Scheduled(_) => self.do_scheduled(),
+                Step::Window(until) => self.advance(until),
+            }
+            self.exchange();
         }
         let measured = measure();
         (self.finish(end), measured)
     }
 
-    fn handle(&mut self, happening: Happening<Packet>) {
-        match happening {
-            Happening::LinkUp { node, link, peer, dialled } => {
-                self.members[node.index()].links.push(link);
-                let direction = if dialled { Direction::Dialled } else { Direction::Accepted };
-                let rtt = Duration::from_micros(self.net.rtt(node, peer));
-                self.feed(node, Input::LinkUp { link: core_link(link), peer: core_id(peer), direction, rtt });
+    fn next_step(&self, end: Micros) -> Option<Step> {
+        let earliest = self.shards.iter().filter_map(|shard| shard.net.earliest()).min();
+        let scheduled = self.shards.iter().filter_map(|shard| shard.net.first_scheduled()).min();
+        Step::next(self.now(), earliest, scheduled.map(|(at, _)| at), end)
+    }
+
+    /// All shards go on to `until`, each on a thread of its own if there is enough to do.
+    fn advance(&mut self, until: Micros) {
+        let short = until - self.now() < WORTH_A_THREAD;
+        let Some((first, others)) = self.shards.split_first_mut() else { return };
+        if short {
+            first.run(until);
+            others.iter_mut().for_each(|shard| shard.run(until));
+            return;
+        }
+        std::thread::scope(|scope| {
+            for shard in others {
+                scope.spawn(move || shard.run(until));
             }
-            Happening::LinkDown { node, link, .. } => {
-                self.members[node.index()].links.retain(|up| *up != link);
-                self.feed(node, Input::LinkDown { link: core_link(link) });
+            first.run(until);
+        });
+    }
+
+    /// What shards have for each other changes hands, and the tracker learns of new heads.
+    fn exchange(&mut self) {
+        for from in 0..self.shards.len() {
+            for to in (0..self.shards.len()).filter(|to| *to != from) {
+                let parcels = self.shards[from].net.take_outbox(to);
+                self.shards[to].net.accept(parcels);
             }
-            Happening::DialFailed { node, peer } => {
-                self.feed(node, Input::DialFailed { peer: core_id(peer) });
-            }
-            Happening::Message { node, link, message, .. } => {
-                let link = core_link(link);
-                if let Some(input) = received(link, message) {
-                    self.feed(node, input);
+            for head in self.shards[from].heads.drain(..) {
+                if self.heads.back() != Some(&head) {
+                    self.heads.push_back(head);
                 }
             }
-            Happening::Drained { node, link, bytes } => {
-                self.feed(node, Input::Drained { link: core_link(link), bytes });
-            }
-            Happening::Timer { node } => self.wake(node),
-            Happening::Scheduled(token) => match Token::unpack(token) {
-                Token::Join(life) => self.join(self.lives[life as usize]),
-                Token::Leave(node) => self.leave(NodeId(node)),
-                Token::Close => self.close_due(),
-                Token::Forget(node) => self.tracker.forget(NodeId(node)),
-                Token::TrackerAnswer(node) => self.tracker_answers(NodeId(node)),
-            },
         }
+        while self.heads.len() > TRACKER_HEADS {
+            self.heads.pop_front();
+        }
+    }
+
+    fn do_scheduled(&mut self) {
+        let first = |shard: &&mut Shard| shard.net.first_scheduled().unwrap_or((Micros::MAX, 0));
+        let Some(shard) = self.shards.iter_mut().min_by_key(first) else { return };
+        let Some(token) = shard.net.take_scheduled() else { return };
+        match Token::unpack(token) {
+            Token::Join(life) => self.join(self.lives[life as usize]),
+            Token::Leave(node) => self.leave(NodeId(node)),
+            Token::Close => self.close_due(),
+            Token::Forget(node) => self.tracker.forget(NodeId(node)),
+            Token::TrackerAnswer(node) => self.tracker_answers(NodeId(node)),
+        }
+    }
+
+    fn now(&self) -> Micros {
+        self.shards[0].net.now()
+    }
+
+    fn schedule(&mut self, at: Micros, token: Token) {
+        self.shards[0].net.schedule(at, token.pack());
+    }
+
+    /// The shard that runs a node.
+    pub(super) fn shard_of(&self, id: NodeId) -> &Shard<'a> {
+        &self.shards[id.index() % self.shards.len()]
+    }
+
+    fn shard_of_mut(&mut self, id: NodeId) -> &mut Shard<'a> {
+        let count = self.shards.len();
+        &mut self.shards[id.index() % count]
+    }
+
+    /// Nodes that ever were.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..self.shards[0].lives.len() as u32).map(NodeId)
     }
 
     fn join(&mut self, life: Life) {
-        let now = self.net.now();
-        let id = self.net.add_node(life.access);
-        let seed = self.seed ^ u64::from(id.0 + 1) << 32;
+        let id = NodeId(self.shards[0].lives.len() as u32);
         if life.part == Part::Source {
             self.source_begins(id);
         }
-        let config = self.keys.config(id, &life, self.tuning, self.next_serial);
-        let member = Member::new(life, config, self.scenario.stream.at_once, seed, now);
-        if member.is_audience() {
-            // Those whom a scenario does not guard: who came with the crowd, leave, or do not contribute.
-            let crowd = self.scenario.crowd.is_some_and(|crowd| life.joins >= crowd.at);
-            let guarded = life.leaves.is_none() && life.upload && !crowd && life.part == Part::Viewer;
-            self.audience.join(id, guarded, now);
+        for shard in &mut self.shards {
+            shard.join(life);
         }
-        self.members.push(member);
-        self.banned.push(false);
         if let Some(leaves) = life.leaves {
-            self.net.schedule(leaves, Token::Leave(id.0).pack());
+            self.schedule(leaves, Token::Leave(id.0));
         }
-        self.wake(id);
     }
 
     fn leave(&mut self, id: NodeId) {
-        let now = self.net.now();
-        let life = self.members[id.index()].life;
+        let life = self.shards[0].lives[id.index()];
         if life.silent {
-            self.net.schedule(now + EXPIRY, Token::Forget(id.0).pack());
+            self.schedule(self.now() + EXPIRY, Token::Forget(id.0));
         } else {
-            self.feed(id, Input::Leave);
             self.tracker.forget(id);
         }
         if self.source == Some(id) {
             self.source = None;
         }
-        self.audience.leave(id, now);
-        self.net.kill(id);
+        self.shard_of_mut(id).leave(id);
     }
 
     fn source_begins(&mut self, id: NodeId) {
-        let (now, spec) = (self.net.now(), self.scenario.stream);
+        let (now, spec) = (self.now(), self.scenario.stream);
         self.source = Some(id);
-        let returns = !self.epochs.is_empty();
+        let returns = std::mem::replace(&mut self.had_source, true);
         if returns {
-            self.audience.source_returned(now);
             self.next_serial.0 += SERIAL_GAP;
         }
-        self.epochs.push((self.next_serial, self.audience.closed_count()));
+        for shard in &mut self.shards {
+            shard.source_begins(self.next_serial);
+        }
         let segment = if returns { now / spec.segment + 1 } else { 0 };
         let start = if spec.at_once { 0 } else { now };
         let pieces = spec.pieces(segment, start, spec.duration);
@@ -216,7 +228,7 @@ impl<'a> World<'a> {
     fn schedule_close(&mut self) {
         if let Some(piece) = self.coming.peek() {
             let at = if self.scenario.stream.at_once { AT_ONCE } else { piece.closes_at };
-            self.net.schedule(at, Token::Close.pack());
+            self.schedule(at, Token::Close);
         }
     }
 
@@ -229,16 +241,19 @@ impl<'a> World<'a> {
             if self.scenario.stream.at_once {
                 piece.closes_at = AT_ONCE;
             }
-            self.audience.closed(piece);
-            let hash = self.media.hash(serial, piece.len);
+            for shard in &mut self.shards {
+                shard.piece_closes(piece);
+            }
+            let shard = self.shard_of_mut(source);
             let StreamPiece { id, len, random_access, .. } = piece;
-            self.feed(source, Input::PieceClosed { id, len, hash, ingest_ms, random_access });
+            let hash = shard.media.hash(serial, len);
+            shard.feed(source, Input::PieceClosed { id, len, hash, ingest_ms, random_access });
             if piece.seals {
                 let mut record = vec![0; RECORD_BYTES];
                 record[..8].copy_from_slice(&id.segment.0.to_le_bytes());
                 let record = Bytes::from(record);
-                self.record = Some(record.clone());
-                self.feed(source, Input::Record { record });
+                shard.feed(source, Input::Record { record: record.clone() });
+                self.record = Some(record);
             }
             if !self.scenario.stream.at_once {
                 break;
@@ -247,241 +262,27 @@ impl<'a> World<'a> {
         self.schedule_close();
     }
 
-    /// Does what is due at a node, whatever it is.
-    fn wake(&mut self, id: NodeId) {
-        let now = self.net.now();
-        if self.members[id.index()].tracker_at <= now {
-            self.ask_tracker(id);
-        }
-        if self.members[id.index()].playhead_at.is_some_and(|at| at <= now) {
-            self.tell_playhead(id);
-        }
-        if self.members[id.index()].harm_at.is_some_and(|at| at <= now) {
-            self.do_harm(id);
-        }
-        if self.members[id.index()].core.poll_timeout().is_some_and(|at| at.0 <= now) {
-            self.feed(id, Input::Timeout);
-        }
-        self.set_timer(id);
-    }
-
-    fn set_timer(&mut self, id: NodeId) {
-        let at = self.members[id.index()].wakes_at();
-        self.net.set_timer(id, at);
-    }
-
-    /// A first question takes a connection as well; later ones find it open.
-    fn ask_tracker(&mut self, id: NodeId) {
-        let now = self.net.now();
-        let rtt = self.net.rtt_to_centre(id);
-        let member = &mut self.members[id.index()];
-        let first = member.life.joins == now;
-        let lacking = member.core.link_count() < self.tuning.neighbours.unwrap_or(16) / 2;
-        member.tracker_wait =
-            if lacking { (member.tracker_wait * 2).min(TRACKER_INTERVAL) } else { TRACKER_INTERVAL };
-        if first {
-            member.tracker_wait = TRACKER_RETRY;
-        }
-        member.tracker_at = now + member.tracker_wait;
-        if first || lacking {
-            let answer = now + if first { 2 * rtt } else { rtt };
-            self.net.schedule(answer, Token::TrackerAnswer(id.0).pack());
-        }
-    }
-
     fn tracker_answers(&mut self, id: NodeId) {
-        if !self.net.is_alive(id) {
+        let count = self.shards.len();
+        let shard = &mut self.shards[id.index() % count];
+        if !shard.net.is_alive(id) {
             return;
         }
-        let reach = self.net.reach(id);
+        let reach = shard.net.reach(id);
         let sample = self.tracker.sample(id, reach);
         self.tracker.announce(id, reach);
         let peers: Vec<PeerInfo> =
-            sample.into_iter().map(|peer| self.members[peer.index()].peer_info(peer)).collect();
-        let viewer = self.members[id.index()].life.part != Part::Source;
-        if viewer {
-            for head in self.heads.clone() {
-                self.feed(id, Input::Head { head });
+            sample.into_iter().map(|peer| peer_info(peer, &shard.lives[peer.index()])).collect();
+        if shard.lives[id.index()].part != Part::Source {
+            for head in &self.heads {
+                shard.feed(id, Input::Head { head: head.clone() });
             }
             if let Some(record) = self.record.clone() {
-                self.feed(id, Input::Record { record });
+                shard.feed(id, Input::Record { record });
             }
         }
         if !peers.is_empty() {
-            self.feed(id, Input::PeersLearned { peers });
+            shard.feed(id, Input::PeersLearned { peers });
         }
     }
-
-    fn tell_playhead(&mut self, id: NodeId) {
-        let now = self.net.now();
-        self.members[id.index()].playhead_at = Some(now + PLAYHEAD_EVERY);
-        if let Some((position, due)) = self.audience.playhead(id, now) {
-            let next = self.serial(position);
-            self.feed(id, Input::Playhead { next, due: Timestamp(due) });
-        }
-    }
-
-    fn do_harm(&mut self, id: NodeId) {
-        self.members[id.index()].harm_at = Some(self.net.now() + HARM_EVERY);
-        let Part::Hostile(vice) = self.members[id.index()].life.part else { return };
-        let newest = Serial(self.next_serial.0.saturating_sub(1));
-        for message in hostile::harm(vice, newest) {
-            for link in self.members[id.index()].links.clone() {
-                let packet = Packet::Encoded(message.clone(), Bytes::new());
-                self.net.send_control(id, link, message.len(), packet);
-            }
-        }
-    }
-
-    /// Gives one input to a core and does all that it says.
-    fn feed(&mut self, id: NodeId, input: Input) {
-        if !self.net.is_alive(id) {
-            return;
-        }
-        let now = self.net.now();
-        if self.traced == Some(id) {
-            trace::input(id, now, &input);
-        }
-        self.members[id.index()].core.handle(input, Timestamp(now));
-        loop {
-            while let Some(output) = self.members[id.index()].core.poll_output() {
-                if self.traced == Some(id) {
-                    trace::output(id, now, &output);
-                }
-                self.act(id, output);
-            }
-            let Some((link, bytes)) = self.drained.pop() else { break };
-            self.members[id.index()].core.handle(Input::Drained { link, bytes }, Timestamp(now));
-        }
-        self.set_timer(id);
-    }
-
-    fn act(&mut self, id: NodeId, output: Output) {
-        let now = Timestamp(self.net.now());
-        match output {
-            Output::Send { link, message } => self.send(id, link, message),
-            Output::Dial { peer } => self.net.dial(id, engine_id(peer.node)),
-            Output::HangUp { link, reason, ban } => {
-                let peer = self.net.peer(id, engine_link(link));
-                if ban {
-                    self.note_ban(id, peer);
-                }
-                *self.hang_ups.entry(format!("{reason:?}")).or_default() += 1;
-                self.net.hang_up(id, engine_link(link));
-                self.members[id.index()].links.retain(|up| *up != engine_link(link));
-                self.members[id.index()].core.handle(Input::LinkDown { link }, now);
-            }
-            Output::Verify { piece, blocks } => {
-                let ok = self.media.verify(&piece, &blocks);
-                if ok {
-                    self.stored(id, &piece);
-                }
-                let input = Input::Verified { serial: piece.serial, ok };
-                self.members[id.index()].core.handle(input, now);
-            }
-            Output::Start { serial } => {
-                if let Some(position) = self.position(serial) {
-                    self.audience.start(id, position, now.0);
-                    self.begin_if_playing(id);
-                }
-            }
-            Output::Record { record } => {
-                self.members[id.index()].core.handle(Input::Record { record }, now);
-            }
-            Output::FetchHttp { piece, .. } => {
-                let input = Input::HttpFailed { serial: piece.serial };
-                self.members[id.index()].core.handle(input, now);
-            }
-            Output::Head(_) | Output::Release { .. } | Output::Equivocation { .. } => {}
-        }
-    }
-
-    fn stored(&mut self, id: NodeId, piece: &PieceRef) {
-        let honest = self.members[id.index()].is_audience();
-        let genuine = self.media.hash(piece.serial, piece.len) == piece.hash;
-        self.corrupt_delivered += u64::from(honest && !genuine);
-        if let Some(position) = self.position(piece.serial)
-            && self.audience.verified(id, position, self.net.now())
-        {
-            self.begin_if_playing(id);
-        }
-    }
-
-    fn begin_if_playing(&mut self, id: NodeId) {
-        if self.audience.plays(id) {
-            self.members[id.index()].playhead_at = Some(self.net.now());
-        }
-    }
-
-    fn send(&mut self, id: NodeId, core: CoreLink, message: Message) {
-        let (link, bytes) = (engine_link(core), message.encoded_len());
-        let part = self.members[id.index()].life.part;
-        if let Message::Block(block) = &message {
-            let honest = self.media.block(block.serial, block.offset, block.len, block.piece_len);
-            let payload = match part {
-                Part::Hostile(vice) => hostile::block(vice, &self.media, honest),
-                _ => Some(honest),
-            };
-            match payload {
-                Some(payload) => {
-                    let packet = self.packet(message, payload);
-                    self.net.send_media(id, link, bytes, packet);
-                }
-                None => self.drained.push((core, bytes as u64)),
-            }
-            return;
-        }
-        if let (Part::Source, Message::Head(head)) = (part, &message)
-            && self.heads.back() != Some(head)
-        {
-            self.heads.push_back(head.clone());
-            if self.heads.len() > TRACKER_HEADS {
-                self.heads.pop_front();
-            }
-        }
-        let packet = self.packet(message, Bytes::new());
-        if let Some(bytes) = self.net.send_control(id, link, bytes, packet) {
-            self.drained.push((core, bytes));
-        }
-    }
-
-    fn packet(&mut self, message: Message, payload: Bytes) -> Packet {
-        if !self.media.is_real() {
-            return Packet::Plain(message, payload);
-        }
-        message.encode(&mut self.scratch);
-        Packet::Encoded(self.scratch.split().freeze(), payload)
-    }
-
-    fn note_ban(&mut self, by: NodeId, banned: NodeId) {
-        let hostile = |id: NodeId| matches!(self.members[id.index()].life.part, Part::Hostile(_));
-        if hostile(by) {
-            return;
-        }
-        if hostile(banned) {
-            self.banned[banned.index()] = true;
-        } else {
-            self.false_bans += 1;
-        }
-    }
-
-    /// Position of a serial in the row of all pieces.
-    fn position(&self, serial: Serial) -> Option<usize> {
-        let (first, position) = self.epochs.iter().rev().find(|(first, _)| *first <= serial)?;
-        let position = position + (serial.0 - first.0) as usize;
-        (position < self.audience.closed_count()).then_some(position)
-    }
-
-    fn serial(&self, position: usize) -> Serial {
-        let epoch = self.epochs.iter().rev().find(|(_, first)| *first <= position);
-        epoch.map_or(Serial(position as u64), |(serial, first)| Serial(serial.0 + (position - first) as u64))
-    }
-}
-
-fn core_link(link: LinkId) -> CoreLink {
-    CoreLink(link.to_bits())
-}
-
-fn engine_link(link: CoreLink) -> LinkId {
-    LinkId::from_bits(link.0)
 }

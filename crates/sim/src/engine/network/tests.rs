@@ -1,7 +1,11 @@
 //! Tests of the network as a whole.
 
 use super::*;
-use crate::engine::{MILLISECOND, path::JITTER};
+use crate::engine::{
+    MILLISECOND,
+    access::{PACER_BURST_BYTES, wire_bytes},
+    path::JITTER,
+};
 
 const UP: u64 = 1_500_000;
 const DOWN: u64 = 4_000_000;
@@ -52,7 +56,7 @@ fn pieces_arrive_when_rate_and_delay_say() {
     let seen = arrivals(&mut net);
     let control = Rate(UP).time(wire_bytes(20));
     for (at, message, expected) in [
-        (seen[0].0, 12, Rate(UP).time(super::super::access::PACER_BURST_BYTES) + control),
+        (seen[0].0, 12, Rate(UP).time(PACER_BURST_BYTES) + control),
         (seen[1].0, 10, one + control),
         (seen[2].0, 11, 2 * one + control),
     ] {
@@ -150,7 +154,30 @@ fn nobody_dials_the_dead_or_the_hidden() {
     }
     assert_eq!(failed, [hidden, dead, dying]);
     net.dial(hidden, a);
-    assert!(matches!(net.next(Micros::MAX), Some(Happening::LinkUp { node, .. }) if node == hidden));
+    assert!(
+        matches!(net.next(Micros::MAX), Some(Happening::LinkUp { node, dialled: false, .. }) if node == a)
+    );
+}
+
+#[test]
+fn dials_that_cross_become_one_link() {
+    for reach in [Reach::Open, Reach::Cone] {
+        let mut net: Network<u32> = Network::new(1, LossModel::default());
+        let [a, b] = [(); 2].map(|()| net.add_node(access(reach)));
+        net.dial(a, b);
+        net.dial(b, a);
+        let mut seen = Vec::new();
+        while let Some(happening) = net.next(Micros::MAX) {
+            match happening {
+                Happening::LinkUp { node, link, dialled, .. } => seen.push((node, link, dialled)),
+                other => panic!("{other:?}"),
+            }
+        }
+        let [(first, link, true), (second, far, false)] = seen[..] else { panic!("{seen:?}") };
+        assert_eq!((first, second), (a, b));
+        net.send_control(a, link, 10, 1);
+        assert!(matches!(net.next(Micros::MAX), Some(Happening::Message { link, .. }) if link == far));
+    }
 }
 
 #[test]

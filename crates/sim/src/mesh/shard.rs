@@ -1,0 +1,399 @@
+//! The nodes that one thread runs: feeds what happens in the network to their cores, and does what they say.
+//!
+//! Rule: between two barriers a shard knows only its own nodes, and of others what does not change or changes at a
+//! barrier only, so that it cannot be told from the figures how many shards there are.
+
+use bytes::{Bytes, BytesMut};
+use minuet_mesh::{Direction, Input, LinkId as CoreLink, Output, PieceRef, Timestamp};
+use minuet_proto::mesh::{Message, Serial, SignedHead};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{
+    hostile,
+    media::Media,
+    member::{
+        HARM_EVERY, Keys, Member, PLAYHEAD_EVERY, TRACKER_INTERVAL, TRACKER_RETRY, Tuning, core_id, engine_id,
+    },
+    packet::{Packet, Token, received},
+    trace,
+};
+use crate::{
+    audience::Audience,
+    engine::{
+        Micros, NodeId,
+        network::{Happening, LinkId, Network},
+    },
+    plan::{Life, Part},
+    scenario::Scenario,
+    stream::StreamPiece,
+};
+
+/// A shard's nodes, and what is seen of them.
+pub(super) struct Shard<'a> {
+    scenario: &'a Scenario,
+    tuning: Tuning,
+    seed: u64,
+    pub net: Network<Packet>,
+    /// All nodes' lives, whoever runs them.
+    pub lives: Vec<Life>,
+    members: Vec<Member>,
+    keys: Keys,
+    pub media: Media,
+    pub audience: Audience,
+    /// First serial of each source, with the position of its first piece in the audience's row.
+    epochs: Vec<(Serial, usize)>,
+    /// Serial of the next piece to close.
+    next_serial: Serial,
+    /// Heads that the source has sent since the last barrier.
+    pub heads: Vec<SignedHead>,
+    traced: Option<NodeId>,
+    /// Bytes that the core at work has sent and that have left already.
+    drained: Vec<(CoreLink, u64)>,
+    scratch: BytesMut,
+    pub corrupt_delivered: u64,
+    pub banned: BTreeSet<NodeId>,
+    pub false_bans: u64,
+    pub hang_ups: BTreeMap<String, u64>,
+}
+
+impl<'a> Shard<'a> {
+    /// Shard `number` of `count`, without nodes.
+    pub fn new(
+        scenario: &'a Scenario,
+        tuning: Tuning,
+        seed: u64,
+        traced: Option<NodeId>,
+        (number, count): (u32, u32),
+    ) -> Self {
+        Self {
+            scenario,
+            tuning,
+            seed,
+            net: Network::shard(seed, scenario.loss, number, count),
+            lives: Vec::new(),
+            members: Vec::new(),
+            keys: Keys::new(seed),
+            media: Media::new(scenario.hostile > 0.0),
+            audience: Audience::default(),
+            epochs: Vec::new(),
+            next_serial: Serial(0),
+            heads: Vec::new(),
+            traced,
+            drained: Vec::new(),
+            scratch: BytesMut::new(),
+            corrupt_delivered: 0,
+            banned: BTreeSet::new(),
+            false_bans: 0,
+            hang_ups: BTreeMap::new(),
+        }
+    }
+
+    /// A node that this shard runs.
+    pub fn node(&self, id: NodeId) -> &Member {
+        &self.members[self.net.index(id)]
+    }
+
+    fn member(&mut self, id: NodeId) -> &mut Member {
+        &mut self.members[self.net.index(id)]
+    }
+
+    /// A node comes, here or elsewhere.
+    pub fn join(&mut self, life: Life) {
+        let now = self.net.now();
+        let id = self.net.add_node(life.access);
+        self.lives.push(life);
+        if !self.net.keeps(id) {
+            return;
+        }
+        let seed = self.seed ^ u64::from(id.0 + 1) << 32;
+        let config = self.keys.config(id, &life, self.tuning, self.next_serial);
+        let member = Member::new(life, config, self.scenario.stream.at_once, seed, now);
+        if member.is_audience() {
+            // Those whom a scenario does not guard: who came with the crowd, leave, or do not contribute.
+            let crowd = self.scenario.crowd.is_some_and(|crowd| life.joins >= crowd.at);
+            let guarded = life.leaves.is_none() && life.upload && !crowd && life.part == Part::Viewer;
+            self.audience.join(id, guarded, now);
+        }
+        self.members.push(member);
+        self.wake(id);
+    }
+
+    /// A node that this shard runs goes.
+    pub fn leave(&mut self, id: NodeId) {
+        if !self.node(id).life.silent {
+            self.feed(id, Input::Leave);
+        }
+        self.audience.leave(id, self.net.now());
+        self.net.kill(id);
+    }
+
+    /// A source comes, here or elsewhere, whose first piece is `first`.
+    pub fn source_begins(&mut self, first: Serial) {
+        if !self.epochs.is_empty() {
+            self.audience.source_returned(self.net.now());
+        }
+        self.epochs.push((first, self.audience.closed_count()));
+        self.next_serial = first;
+    }
+
+    /// The source closes its next piece, here or elsewhere.
+    pub fn piece_closes(&mut self, piece: StreamPiece) {
+        self.next_serial.0 += 1;
+        self.audience.closed(piece);
+    }
+
+    /// Goes on to `until`.
+    pub fn run(&mut self, until: Micros) {
+        self.net.begin_window(until);
+        while let Some(happening) = self.net.next_in_window() {
+            self.handle(happening);
+        }
+    }
+
+    fn handle(&mut self, happening: Happening<Packet>) {
+        match happening {
+            Happening::LinkUp { node, link, peer, dialled } => {
+                self.member(node).links.push(link);
+                let direction = if dialled { Direction::Dialled } else { Direction::Accepted };
+                let rtt = Duration::from_micros(self.net.rtt(node, peer));
+                self.feed(node, Input::LinkUp { link: core_link(link), peer: core_id(peer), direction, rtt });
+            }
+            Happening::LinkDown { node, link, .. } => {
+                self.member(node).links.retain(|up| *up != link);
+                self.feed(node, Input::LinkDown { link: core_link(link) });
+            }
+            Happening::DialFailed { node, peer } => {
+                self.feed(node, Input::DialFailed { peer: core_id(peer) });
+            }
+            Happening::Message { node, link, message, .. } => {
+                let link = core_link(link);
+                if let Some(input) = received(link, message) {
+                    self.feed(node, input);
+                }
+            }
+            Happening::Drained { node, link, bytes } => {
+                self.feed(node, Input::Drained { link: core_link(link), bytes });
+            }
+            Happening::Timer { node } => self.wake(node),
+            // Concerns all shards: the world takes it from the network itself.
+            Happening::Scheduled(_) => {}
+        }
+    }
+
+    /// Does what is due at a node, whatever it is.
+    pub(super) fn wake(&mut self, id: NodeId) {
+        let now = self.net.now();
+        if self.member(id).tracker_at <= now {
+            self.ask_tracker(id);
+        }
+        if self.member(id).playhead_at.is_some_and(|at| at <= now) {
+            self.tell_playhead(id);
+        }
+        if self.member(id).harm_at.is_some_and(|at| at <= now) {
+            self.do_harm(id);
+        }
+        if self.member(id).core.poll_timeout().is_some_and(|at| at.0 <= now) {
+            self.feed(id, Input::Timeout);
+        }
+        self.set_timer(id);
+    }
+
+    fn set_timer(&mut self, id: NodeId) {
+        let at = self.member(id).wakes_at();
+        self.net.set_timer(id, at);
+    }
+
+    /// A first question takes a connection as well; later ones find it open.
+    fn ask_tracker(&mut self, id: NodeId) {
+        let now = self.net.now();
+        let rtt = self.net.rtt_to_centre(id);
+        let aim = self.tuning.neighbours.unwrap_or(16);
+        let member = self.member(id);
+        let first = member.life.joins == now;
+        let lacking = member.core.link_count() < aim / 2;
+        member.tracker_wait =
+            if lacking { (member.tracker_wait * 2).min(TRACKER_INTERVAL) } else { TRACKER_INTERVAL };
+        if first {
+            member.tracker_wait = TRACKER_RETRY;
+        }
+        member.tracker_at = now + member.tracker_wait;
+        if first || lacking {
+            let answer = now + if first { 2 * rtt } else { rtt };
+            self.net.schedule(answer, Token::TrackerAnswer(id.0).pack());
+        }
+    }
+
+    fn tell_playhead(&mut self, id: NodeId) {
+        let now = self.net.now();
+        self.member(id).playhead_at = Some(now + PLAYHEAD_EVERY);
+        if let Some((position, due)) = self.audience.playhead(id, now) {
+            let next = self.serial(position);
+            self.feed(id, Input::Playhead { next, due: Timestamp(due) });
+        }
+    }
+
+    fn do_harm(&mut self, id: NodeId) {
+        let now = self.net.now();
+        self.member(id).harm_at = Some(now + HARM_EVERY);
+        let Part::Hostile(vice) = self.member(id).life.part else { return };
+        let newest = Serial(self.next_serial.0.saturating_sub(1));
+        for message in hostile::harm(vice, newest) {
+            for link in self.member(id).links.clone() {
+                let packet = Packet::Encoded(message.clone(), Bytes::new());
+                self.net.send_control(id, link, message.len(), packet);
+            }
+        }
+    }
+
+    /// Gives one input to a core and does all that it says.
+    pub(super) fn feed(&mut self, id: NodeId, input: Input) {
+        if !self.net.is_alive(id) {
+            return;
+        }
+        let now = self.net.now();
+        if self.traced == Some(id) {
+            trace::input(id, now, &input);
+        }
+        self.member(id).core.handle(input, Timestamp(now));
+        loop {
+            while let Some(output) = self.member(id).core.poll_output() {
+                if self.traced == Some(id) {
+                    trace::output(id, now, &output);
+                }
+                self.act(id, output);
+            }
+            let Some((link, bytes)) = self.drained.pop() else { break };
+            self.member(id).core.handle(Input::Drained { link, bytes }, Timestamp(now));
+        }
+        self.set_timer(id);
+    }
+
+    fn act(&mut self, id: NodeId, output: Output) {
+        let now = Timestamp(self.net.now());
+        match output {
+            Output::Send { link, message } => self.send(id, link, message),
+            Output::Dial { peer } => self.net.dial(id, engine_id(peer.node)),
+            Output::HangUp { link, reason, ban } => {
+                if ban && let Some(peer) = self.net.peer(id, engine_link(link)) {
+                    self.note_ban(id, peer);
+                }
+                *self.hang_ups.entry(format!("{reason:?}")).or_default() += 1;
+                self.net.hang_up(id, engine_link(link));
+                self.member(id).links.retain(|up| *up != engine_link(link));
+                self.member(id).core.handle(Input::LinkDown { link }, now);
+            }
+            Output::Verify { piece, blocks } => {
+                let ok = self.media.verify(&piece, &blocks);
+                if ok {
+                    self.stored(id, &piece);
+                }
+                let input = Input::Verified { serial: piece.serial, ok };
+                self.member(id).core.handle(input, now);
+            }
+            Output::Start { serial } => {
+                if let Some(position) = self.position(serial) {
+                    self.audience.start(id, position, now.0);
+                    self.begin_if_playing(id);
+                }
+            }
+            Output::Record { record } => {
+                self.member(id).core.handle(Input::Record { record }, now);
+            }
+            Output::FetchHttp { piece, .. } => {
+                let input = Input::HttpFailed { serial: piece.serial };
+                self.member(id).core.handle(input, now);
+            }
+            Output::Head(_) | Output::Release { .. } | Output::Equivocation { .. } => {}
+        }
+    }
+
+    fn stored(&mut self, id: NodeId, piece: &PieceRef) {
+        let honest = self.member(id).is_audience();
+        let genuine = self.media.hash(piece.serial, piece.len) == piece.hash;
+        self.corrupt_delivered += u64::from(honest && !genuine);
+        if let Some(position) = self.position(piece.serial)
+            && self.audience.verified(id, position, self.net.now())
+        {
+            self.begin_if_playing(id);
+        }
+    }
+
+    fn begin_if_playing(&mut self, id: NodeId) {
+        if self.audience.plays(id) {
+            let now = self.net.now();
+            self.member(id).playhead_at = Some(now);
+        }
+    }
+
+    fn send(&mut self, id: NodeId, core: CoreLink, message: Message) {
+        let (link, bytes) = (engine_link(core), message.encoded_len());
+        let part = self.member(id).life.part;
+        if let Message::Block(block) = &message {
+            let honest = self.media.block(block.serial, block.offset, block.len, block.piece_len);
+            let payload = match part {
+                Part::Hostile(vice) => hostile::block(vice, &self.media, honest),
+                _ => Some(honest),
+            };
+            match payload {
+                Some(payload) => {
+                    let packet = self.packet(message, payload);
+                    self.net.send_media(id, link, bytes, packet);
+                }
+                None => self.drained.push((core, bytes as u64)),
+            }
+            return;
+        }
+        if let (Part::Source, Message::Head(head)) = (part, &message)
+            && self.heads.last() != Some(head)
+        {
+            self.heads.push(head.clone());
+        }
+        let packet = self.packet(message, Bytes::new());
+        if let Some(bytes) = self.net.send_control(id, link, bytes, packet) {
+            self.drained.push((core, bytes));
+        }
+    }
+
+    fn packet(&mut self, message: Message, payload: Bytes) -> Packet {
+        if !self.media.is_real() {
+            return Packet::Plain(message, payload);
+        }
+        message.encode(&mut self.scratch);
+        Packet::Encoded(self.scratch.split().freeze(), payload)
+    }
+
+    fn note_ban(&mut self, by: NodeId, banned: NodeId) {
+        let hostile = |id: NodeId| matches!(self.lives[id.index()].part, Part::Hostile(_));
+        if hostile(by) {
+            return;
+        }
+        if hostile(banned) {
+            self.banned.insert(banned);
+        } else {
+            self.false_bans += 1;
+        }
+    }
+
+    /// Position of a serial in the row of all pieces.
+    fn position(&self, serial: Serial) -> Option<usize> {
+        let (first, position) = self.epochs.iter().rev().find(|(first, _)| *first <= serial)?;
+        let position = position + (serial.0 - first.0) as usize;
+        (position < self.audience.closed_count()).then_some(position)
+    }
+
+    fn serial(&self, position: usize) -> Serial {
+        let epoch = self.epochs.iter().rev().find(|(_, first)| *first <= position);
+        epoch.map_or(Serial(position as u64), |(serial, first)| Serial(serial.0 + (position - first) as u64))
+    }
+}
+
+fn core_link(link: LinkId) -> CoreLink {
+    CoreLink(link.to_bits())
+}
+
+fn engine_link(link: CoreLink) -> LinkId {
+    LinkId::from_bits(link.0)
+}
