@@ -2,8 +2,8 @@
 //!
 //! Rules: a piece comes from whoever sends its first block first; a request that another holder has not begun to
 //! serve is taken back then. What is of no use is answered by one cancel, and counts against its sender. A piece is
-//! promised as soon as it begins to come, at once to those who lack it and within [`TELL_WITHIN`] to those who have it,
-//! and held once the driver has verified it. A sender of bytes that do not verify is banned.
+//! promised as soon as it begins to come, at once if it is rare and within [`TELL_WITHIN`] if it is common, and held
+//! once the driver has verified it. A sender of bytes that do not verify is banned.
 
 use std::time::Duration;
 
@@ -18,7 +18,9 @@ use crate::{HangUpReason, Output, Role, Timestamp};
 
 /// Pushes that one neighbour may have under way here.
 const MAX_PUSHES: usize = 4;
-/// How soon, and up to one tick later, who has a piece already is told that it is here, too.
+/// A piece that one in so many neighbours promise is common.
+const COMMON_AT: usize = 3;
+/// How soon, and up to one tick later, neighbours are told of what is common.
 const TELL_WITHIN: Duration = Duration::from_millis(100);
 
 impl Node {
@@ -210,9 +212,10 @@ impl Node {
         self.pump(now);
     }
 
-    /// Tells all neighbours that a piece is here or coming: those who lack it may ask for it. Those who have it only
-    /// learn how far it has spread and that it need not be offered, which can wait for the next that they lack: a third
-    /// of all packets of a link at rest are HAVEs and their acknowledgements.
+    /// Tells all neighbours that a piece is here or coming: those who lack it may ask for it, and those who have it learn
+    /// how far it has spread and that it need not be offered. Of what is common by now they hear a little later, and of
+    /// several pieces at once, because HAVEs and their acknowledgements are half of a link's packets. What is rare cannot
+    /// wait, not even at those who have it: they push it on, and would push it here.
     pub(crate) fn promise(&mut self, serial: Serial, from: Option<Slab>, now: Timestamp) {
         let held = self.window.held.get(serial.0);
         let slot = self.window.slot_mut(serial.0);
@@ -220,14 +223,14 @@ impl Node {
             return;
         }
         slot.promised = true;
+        let common = usize::from(slot.copies) * COMMON_AT >= self.neighbours.len();
         for slab in self.neighbours.slabs() {
             if Some(slab) == from {
                 continue;
             }
             // Also who has not said Hello yet: it was sent a bitmap when its link came up, and this is not in it.
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
-            let can_wait = neighbour.has.get(serial.0);
-            if !neighbour.put_off(serial, now) || !can_wait {
+            if !neighbour.put_off(serial, now) || !common {
                 self.tell_untold(slab, now);
             }
         }

@@ -75,8 +75,7 @@ pub(crate) struct Neighbour {
     pub wants: SmallVec<[Want; 4]>,
     /// Pieces sent to it whole, until requests that crossed them must have come. At most [`MAX_SERVED`].
     pub served: SmallVec<[(u64, Timestamp); 2]>,
-    /// Pieces that it has and is not told yet that they are here, too, and since when there are any.
-    /// In ascending order, at most [`MAX_UNTOLD`].
+    /// Pieces here that it is not told of yet, in ascending order, at most [`MAX_UNTOLD`], and since when there are any.
     pub untold: SerialList,
     pub untold_since: Timestamp,
     /// Source: pieces pushed to it last that it did not promise by itself. At most [`MAX_SERVED`].

@@ -280,9 +280,9 @@ fn a_refused_push_goes_to_another_at_once_and_a_double_does_not() {
 }
 
 #[test]
-fn who_lacks_a_piece_is_told_at_once_and_who_has_it_soon() {
+fn of_a_rare_piece_neighbours_hear_at_once_and_of_common_ones_together() {
     let mut alone = Alone::new();
-    let [has, lacks] = [20, 21].map(|key| {
+    let links = [20, 21, 22, 23, 24].map(|key| {
         let link = alone.mesh.link_to_test(0, NodeId([key; 32]));
         let hello =
             Hello { version: 1, flags: HelloFlags::default(), upload_kbps: 10_000, extensions: vec![] };
@@ -294,22 +294,24 @@ fn who_lacks_a_piece_is_told_at_once_and_who_has_it_soon() {
         alone.mesh.closed.insert(Serial(serial), hash);
         alone.head(serial, hash, true);
     }
-    alone.mesh.say(0, has, Mesh::have(0..3), Bytes::new());
+    alone.mesh.say(0, links[0], Mesh::have(1..3), Bytes::new());
     alone.mesh.inbox.clear();
-    alone.send_piece(2, hash.as_bytes()[0]);
-    alone.send_piece(1, hash.as_bytes()[0]);
-    let told = |mesh: &Mesh, whom| -> Vec<Vec<u64>> {
-        let haves =
-            mesh.inbox.iter().filter(|(link, _)| *link == whom).filter_map(|(_, message)| match message {
-                Message::Have(serials) => Some(serials.iter().map(|serial| serial.0).collect()),
-                _ => None,
-            });
+    let told = |mesh: &mut Mesh| -> Vec<Vec<u64>> {
+        let sent = mesh.inbox.drain(..).filter(|(link, _)| *link == links[4]);
+        let haves = sent.filter_map(|(_, message)| match message {
+            Message::Have(serials) => Some(serials.iter().map(|serial| serial.0).collect()),
+            _ => None,
+        });
         haves.collect()
     };
-    assert_eq!(told(&alone.mesh, lacks), [[2], [1]]);
-    assert!(told(&alone.mesh, has).is_empty());
+    // The sender is one holder of six; with another, a third has a piece.
+    alone.send_piece(0, hash.as_bytes()[0]);
+    assert_eq!(told(&mut alone.mesh), [[0]]);
+    alone.send_piece(2, hash.as_bytes()[0]);
+    alone.send_piece(1, hash.as_bytes()[0]);
+    assert!(told(&mut alone.mesh).is_empty());
     alone.mesh.run(SECOND * 3 / 10);
-    assert_eq!(told(&alone.mesh, has), [[1, 2]]);
+    assert_eq!(told(&mut alone.mesh), [[1, 2]]);
 }
 
 #[test]
