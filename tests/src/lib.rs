@@ -305,13 +305,29 @@ impl Viewer {
 
     /// Waits until it plays segment `seq` or a later one.
     pub fn wait_for_segment(&mut self, seq: u64) {
-        let plays = |line: &Value| line["segment"].as_u64().is_some_and(|at| at >= seq);
+        self.wait_until(&format!("plays segment {seq}"), |line| line["segment"].as_u64() >= Some(seq));
+    }
+
+    /// Waits for a line of `--stats` that shows `what`, and returns it.
+    pub fn wait_until(&mut self, what: &str, shows: impl Fn(&Value) -> bool) -> Value {
         let until = Instant::now() + DEADLINE;
-        while !self.seen.iter().any(plays) {
-            match self.stats.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(line) => self.seen.push(line),
-                Err(_) => panic!("segment {seq} was never played: {:?}", self.process.log()),
+        let mut looked = 0;
+        loop {
+            if let Some(line) = self.seen[looked..].iter().find(|line| shows(line)) {
+                return line.clone();
+            }
+            looked = self.seen.len();
+            match self.next_line(until) {
+                Some(_) => {}
+                None => panic!("it never {what}: {:?}", self.process.log()),
             }
         }
+    }
+
+    /// The next line of `--stats` that was not looked at yet, if one comes before `until`.
+    pub fn next_line(&mut self, until: Instant) -> Option<&Value> {
+        let line = self.stats.recv_timeout(until.saturating_duration_since(Instant::now())).ok()?;
+        self.seen.push(line);
+        self.seen.last()
     }
 }

@@ -1,6 +1,9 @@
 //! A source that is killed and started again, as viewers see it who were there before.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use minuet_tests::{Segmenter, Tracker, Viewer, clip_of, free_port};
 
@@ -47,4 +50,29 @@ fn viewers_play_on_over_a_source_that_was_killed_in_the_middle_of_a_segment() {
     let (summary, log) = (minutes.summary(), minutes.process.whole_log());
     assert_eq!(fs::read(&minutes.media).unwrap(), [before, after].concat(), "{log:#?} {summary}");
     assert_eq!(summary["segments_skipped"], 0, "a number without a segment is no loss: {log:#?} {summary}");
+}
+
+#[test]
+fn a_viewer_has_its_delay_again_after_an_outage_of_the_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let feed = clip_of(24, dir);
+    let tracker = Tracker::start(free_port(), &dir.join("tracker"));
+    let data = dir.join("segmenter");
+    let mut first = Segmenter::start(&feed, &tracker.url, &data, &[]);
+    let mut live = Viewer::start_in("live", "live", &first.link, dir, &["--delay", "3s"]);
+    live.wait_for_segment(1);
+    first.process.signal("KILL");
+    first.process.wait(Duration::from_secs(10));
+    // With the three seconds before it, an outage of more than five.
+    let dry = live.wait_until("ran dry", |line| line["stall_ms"].as_u64() >= Some(4000));
+    let _second = Segmenter::start(&feed, &tracker.url, &data, &[]);
+    live.wait_until("went on", |line| line["segment"].as_u64() > dry["segment"].as_u64());
+    for _ in 0..4 {
+        let line =
+            live.next_line(Instant::now() + Duration::from_secs(10)).expect("a line each second").clone();
+        let buffer = line["buffer_ms"].as_u64();
+        assert!(buffer >= Some(1500), "what came first was not held back: {line} {:?}", live.process.log());
+        assert_eq!(line["stalls"], dry["stalls"], "{line}");
+    }
 }

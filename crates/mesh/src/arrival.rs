@@ -118,9 +118,13 @@ impl Node {
         }
     }
 
+    /// Cancels a request or a push. Who is not told yet that the piece is here is told first: else the cancel would be a
+    /// refusal.
     pub(crate) fn cancel(&mut self, to: Slab, serial: u64, now: Timestamp) {
-        if let Some(neighbour) = self.neighbours.get_mut(to) {
-            neighbour.note_cancel(serial, now);
+        let Some(neighbour) = self.neighbours.get_mut(to) else { return };
+        neighbour.note_cancel(serial, now);
+        if neighbour.untold.contains(&Serial(serial)) {
+            self.tell_untold(to, now);
         }
         self.send(to, Message::Cancel(Serial(serial)), now);
     }

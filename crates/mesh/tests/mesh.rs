@@ -312,6 +312,18 @@ fn of_a_rare_piece_neighbours_hear_at_once_and_of_common_ones_together() {
     assert!(told(&mut alone.mesh).is_empty());
     alone.mesh.run(SECOND * 3 / 10);
     assert_eq!(told(&mut alone.mesh), [[1, 2]]);
+
+    // Who pushes what is here by now hears that it is before it hears that the push is not wanted.
+    alone.mesh.say(0, links[0], Mesh::have(3..4), Bytes::new());
+    alone.mesh.closed.insert(Serial(3), hash);
+    alone.head(3, hash, true);
+    alone.send_piece(3, hash.as_bytes()[0]);
+    alone.mesh.inbox.clear();
+    let block = Block { serial: Serial(3), offset: 0, len: 16384, piece_len: PIECE };
+    alone.mesh.say(0, links[4], Message::Block(block), Bytes::from(vec![hash.as_bytes()[0]; 16384]));
+    let answers: Vec<&Message> =
+        alone.mesh.inbox.iter().filter(|(link, _)| *link == links[4]).map(|(_, message)| message).collect();
+    assert!(matches!(answers[..], [Message::Have(_), Message::Cancel(Serial(3))]), "{answers:?}");
 }
 
 #[test]

@@ -158,6 +158,7 @@ impl State {
     fn read(&mut self, feed: &mut Feed, cutter: &mut Cutter, stop: &AtomicBool) -> Result<(), Failure> {
         let mut buffer = vec![0; READ_LEN];
         let mut phase = Phase::Live;
+        let mut heard = false;
         while !stop.load(Ordering::Relaxed) {
             let count = match feed.read(&mut buffer)? {
                 Fed::Data(count) => count,
@@ -171,14 +172,19 @@ impl State {
             if phase != feed.phase() {
                 phase = feed.phase();
                 match phase {
-                    Phase::Silent => tracing::warn!("the feed is silent; waiting for it to come back"),
-                    _ => tracing::info!("the feed is back"),
+                    Phase::Silent if heard => {
+                        tracing::warn!("the feed is silent; waiting for it to come back");
+                    }
+                    Phase::Silent => tracing::info!("nothing has come yet; waiting for the feed"),
+                    _ if heard => tracing::info!("the feed is back"),
+                    _ => tracing::info!("the feed has come"),
                 }
                 self.recorder.announcer.set_phase(phase);
             }
             if count == 0 {
                 continue;
             }
+            heard = true;
             self.recorder.meters.received(count);
             if let Err(error) = self.drain(cutter, &mut &buffer[..count]) {
                 feed.reject(error.into())?;

@@ -12,7 +12,9 @@
 //!    nothing is missing, else to the newest one behind the delay. So the delay holds over hours, and a short hitch
 //!    costs nothing that the viewer would miss. One that has not begun within [`MAX_DRIFT`] leaps, too: the first
 //!    viewers of a channel find nobody who has what is behind the live edge.
-//! 4. Serials that the source never used (it was restarted) are passed over once a later piece is there and the picture
+//! 4. When the source got nothing for [`SOURCE_GAP`] and the picture stands still, what comes then is held back until the
+//!    delay is reached again: given at once, it would leave the player without a buffer from then on.
+//! 5. Serials that the source never used (it was restarted) are passed over once a later piece is there and the picture
 //!    stands still.
 
 use std::{
@@ -85,8 +87,10 @@ struct Position {
     forgiven: Duration,
     /// When playback began, or leapt last.
     since: Instant,
-    /// The player gets no more than its head start before.
+    /// The player gets no more than its head start before, and nothing after a gap of the source's.
     hold: Instant,
+    /// The piece after the last such gap.
+    after_gap: Option<Serial>,
     packets: Packets,
     flow: Flow,
     /// What was there at the beginning says nothing about the flow.
@@ -113,6 +117,12 @@ impl Position {
         }
     }
 
+    /// How long the source had nothing before a piece that is to be given next.
+    fn gap_before(&self, piece: &LivePiece) -> Duration {
+        let gap_ms = self.last.map_or(0, |last| piece.piece.ingest_ms.saturating_sub(last.piece.ingest_ms));
+        Duration::from_millis(gap_ms)
+    }
+
     /// A piece's place in the media given.
     fn of(&self, piece: &LivePiece) -> Duration {
         Duration::from_millis(piece.piece.ingest_ms.saturating_sub(self.zero_ms))
@@ -137,10 +147,9 @@ impl LivePlayback {
     pub async fn run(&mut self, start: Serial) -> anyhow::Result<End> {
         let window = Arc::clone(self.mesh.window());
         let mut news = window.subscribe();
-        let zero_ms = window.get(start).map_or(0, |known| known.piece.ingest_ms);
-        let newest_ms = window.newest().map_or(zero_ms, |newest| newest.piece.ingest_ms);
-        let behind = Duration::from_millis(newest_ms.saturating_sub(zero_ms));
-        let hold = Instant::now() + self.delay.saturating_sub(behind);
+        let first = window.get(start);
+        let zero_ms = first.map_or(0, |known| known.piece.ingest_ms);
+        let hold = Instant::now() + first.map_or(self.delay, |known| held_back(&window, &known, self.delay));
         let flow_from = Serial(window.newest().map_or(start.0, |newest| newest.piece.serial.0 + 1));
         let mut at = Position {
             next: start,
@@ -149,6 +158,7 @@ impl LivePlayback {
             forgiven: Duration::ZERO,
             since: hold,
             hold,
+            after_gap: None,
             packets: Packets::default(),
             flow: Flow::default(),
             flow_from,
@@ -162,6 +172,12 @@ impl LivePlayback {
             let mut look = LOOK;
             at.note(&window, self.figures.lock().1);
             while let Some(known) = window.get(at.next).filter(|known| known.held) {
+                if at.after_gap != Some(at.next) && at.gap_before(&known) > SOURCE_GAP {
+                    at.after_gap = Some(at.next);
+                    if self.stands_still() {
+                        at.hold = Instant::now() + held_back(&window, &known, self.delay);
+                    }
+                }
                 if at.hold > Instant::now() && at.of(&known) >= head_start(self.delay) {
                     good = Instant::now();
                     break;
@@ -256,6 +272,9 @@ impl LivePlayback {
 
     /// Where to go on, if not with the next piece.
     fn leap(&self, window: &LiveWindow, at: &Position) -> Option<Serial> {
+        if at.hold > Instant::now() {
+            return None;
+        }
         let newest = window.newest()?.piece;
         let (lack, drift) = {
             let (mut figures, now) = self.figures.lock();
@@ -306,6 +325,12 @@ impl LivePlayback {
         self.mesh.playhead(at.next, due).await;
         true
     }
+}
+
+/// How long playing waits that begins with a piece, so that it is `delay` behind the newest one.
+fn held_back(window: &LiveWindow, piece: &LivePiece, delay: Duration) -> Duration {
+    let newest_ms = window.newest().map_or(0, |newest| newest.piece.ingest_ms);
+    delay.saturating_sub(Duration::from_millis(newest_ms.saturating_sub(piece.piece.ingest_ms)))
 }
 
 /// How much media must be given before the picture runs.

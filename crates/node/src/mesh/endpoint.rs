@@ -31,7 +31,7 @@ const SEND_WINDOW: u64 = 512 << 10;
 /// has it, makes a viewer send a fifth more packets, and costs it a tenth more processor time.
 const ACK_PACKETS: VarInt = VarInt::from_u32(10);
 /// The longest that fewer packets wait for theirs. Losses show at once all the same, by what comes out of order.
-const ACK_DELAY: Duration = Duration::from_millis(60);
+const ACK_DELAY: Duration = Duration::from_millis(100);
 /// Streams that a peer may open: control and media.
 const STREAMS: u32 = 2;
 

@@ -95,7 +95,7 @@ impl Rendezvous {
             let wait = match self.tracker.join_mesh(self.channel, &self.request).await {
                 Ok(answer) => {
                     if std::mem::take(&mut complained) {
-                        tracing::info!("tracker {} is back", self.tracker.base());
+                        tracing::debug!("tracker {} is back", self.tracker.base());
                     }
                     backoff.succeeded();
                     let interval = answer.interval.max(SHORTEST);
