@@ -18,7 +18,8 @@ use crate::{HangUpReason, Output, Role, Timestamp};
 
 /// Pushes that one neighbour may have under way here.
 const MAX_PUSHES: usize = 4;
-/// A piece that one in so many neighbours promise is common.
+/// A piece that so many neighbours promise, and one in [`COMMON_AT`], is common.
+const COMMON: u16 = 6;
 const COMMON_AT: usize = 3;
 /// How soon, and up to one tick later, neighbours are told of what is common.
 const TELL_WITHIN: Duration = Duration::from_millis(100);
@@ -227,7 +228,7 @@ impl Node {
             return;
         }
         slot.promised = true;
-        let common = usize::from(slot.copies) * COMMON_AT >= self.neighbours.len();
+        let common = slot.copies >= COMMON && usize::from(slot.copies) * COMMON_AT >= self.neighbours.len();
         for slab in self.neighbours.slabs() {
             if Some(slab) == from {
                 continue;

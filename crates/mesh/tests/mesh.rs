@@ -282,7 +282,7 @@ fn a_refused_push_goes_to_another_at_once_and_a_double_does_not() {
 #[test]
 fn of_a_rare_piece_neighbours_hear_at_once_and_of_common_ones_together() {
     let mut alone = Alone::new();
-    let links = [20, 21, 22, 23, 24].map(|key| {
+    let links = [20, 21, 22, 23, 24, 25, 26].map(|key| {
         let link = alone.mesh.link_to_test(0, NodeId([key; 32]));
         let hello =
             Hello { version: 1, flags: HelloFlags::default(), upload_kbps: 10_000, extensions: vec![] };
@@ -294,17 +294,19 @@ fn of_a_rare_piece_neighbours_hear_at_once_and_of_common_ones_together() {
         alone.mesh.closed.insert(Serial(serial), hash);
         alone.head(serial, hash, true);
     }
-    alone.mesh.say(0, links[0], Mesh::have(1..3), Bytes::new());
+    for link in &links[..5] {
+        alone.mesh.say(0, *link, Mesh::have(1..3), Bytes::new());
+    }
     alone.mesh.inbox.clear();
     let told = |mesh: &mut Mesh| -> Vec<Vec<u64>> {
-        let sent = mesh.inbox.drain(..).filter(|(link, _)| *link == links[4]);
+        let sent = mesh.inbox.drain(..).filter(|(link, _)| *link == links[6]);
         let haves = sent.filter_map(|(_, message)| match message {
             Message::Have(serials) => Some(serials.iter().map(|serial| serial.0).collect()),
             _ => None,
         });
         haves.collect()
     };
-    // The sender is one holder of six; with another, a third has a piece.
+    // The sender is one holder of eight; five others have the next two pieces.
     alone.send_piece(0, hash.as_bytes()[0]);
     assert_eq!(told(&mut alone.mesh), [[0]]);
     alone.send_piece(2, hash.as_bytes()[0]);
@@ -314,15 +316,17 @@ fn of_a_rare_piece_neighbours_hear_at_once_and_of_common_ones_together() {
     assert_eq!(told(&mut alone.mesh), [[1, 2]]);
 
     // Who pushes what is here by now hears that it is before it hears that the push is not wanted.
-    alone.mesh.say(0, links[0], Mesh::have(3..4), Bytes::new());
+    for link in &links[..5] {
+        alone.mesh.say(0, *link, Mesh::have(3..4), Bytes::new());
+    }
     alone.mesh.closed.insert(Serial(3), hash);
     alone.head(3, hash, true);
     alone.send_piece(3, hash.as_bytes()[0]);
     alone.mesh.inbox.clear();
     let block = Block { serial: Serial(3), offset: 0, len: 16384, piece_len: PIECE };
-    alone.mesh.say(0, links[4], Message::Block(block), Bytes::from(vec![hash.as_bytes()[0]; 16384]));
+    alone.mesh.say(0, links[6], Message::Block(block), Bytes::from(vec![hash.as_bytes()[0]; 16384]));
     let answers: Vec<&Message> =
-        alone.mesh.inbox.iter().filter(|(link, _)| *link == links[4]).map(|(_, message)| message).collect();
+        alone.mesh.inbox.iter().filter(|(link, _)| *link == links[6]).map(|(_, message)| message).collect();
     assert!(matches!(answers[..], [Message::Have(_), Message::Cancel(Serial(3))]), "{answers:?}");
 }
 
