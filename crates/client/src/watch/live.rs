@@ -12,8 +12,9 @@
 //!    nothing is missing, else to the newest one behind the delay. So the delay holds over hours, and a short hitch
 //!    costs nothing that the viewer would miss. One that has not begun within [`MAX_DRIFT`] leaps, too: the first
 //!    viewers of a channel find nobody who has what is behind the live edge.
-//! 4. When the source got nothing for [`SOURCE_GAP`] and the picture stands still, what comes then is held back until the
-//!    delay is reached again: given at once, it would leave the player without a buffer from then on.
+//! 4. When the source got nothing for [`SOURCE_GAP`], or the picture leaps over as much, and it stands still, what comes
+//!    then is held back until the delay is reached again: given at once, it would leave the player without a buffer from
+//!    then on.
 //! 5. Serials that the source never used (it was restarted) are passed over once a later piece is there and the picture
 //!    stands still.
 
@@ -87,7 +88,7 @@ struct Position {
     forgiven: Duration,
     /// When playback began, or leapt last.
     since: Instant,
-    /// The player gets no more than its head start before, and nothing after a gap of the source's.
+    /// The player gets no more than its head start before, and nothing after a gap.
     hold: Instant,
     /// The piece after the last such gap.
     after_gap: Option<Serial>,
@@ -117,7 +118,7 @@ impl Position {
         }
     }
 
-    /// How long the source had nothing before a piece that is to be given next.
+    /// How much lies between the piece given last and one that is to be given next.
     fn gap_before(&self, piece: &LivePiece) -> Duration {
         let gap_ms = self.last.map_or(0, |last| piece.piece.ingest_ms.saturating_sub(last.piece.ingest_ms));
         Duration::from_millis(gap_ms)

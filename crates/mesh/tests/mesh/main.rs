@@ -1,0 +1,7 @@
+//! Properties of a small mesh, and what a node does about each kind of neighbour.
+
+mod harness;
+mod neighbours;
+mod whole;
+
+const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
