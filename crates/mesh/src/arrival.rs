@@ -21,8 +21,10 @@ const MAX_PUSHES: usize = 4;
 /// A piece that so many neighbours promise, and one in [`COMMON_AT`], is common.
 const COMMON: u16 = 6;
 const COMMON_AT: usize = 3;
-/// How soon, and up to one tick later, neighbours are told of what is common.
+/// How soon, and up to one tick later, neighbours are told of what is common, if they lack it; …
 const TELL_WITHIN: Duration = Duration::from_millis(100);
+/// … and if they have it.
+const TELL_HOLDERS_WITHIN: Duration = Duration::from_millis(400);
 
 impl Node {
     /// A block came in.
@@ -119,14 +121,10 @@ impl Node {
         }
     }
 
-    /// Cancels a request or a push. Who is not told yet that the piece is here is told first: else the cancel would be a
-    /// refusal.
+    /// Cancels a request or a push.
     pub(crate) fn cancel(&mut self, to: Slab, serial: u64, now: Timestamp) {
         let Some(neighbour) = self.neighbours.get_mut(to) else { return };
         neighbour.note_cancel(serial, now);
-        if neighbour.untold.contains(&Serial(serial)) {
-            self.tell_untold(to, now);
-        }
         self.send(to, Message::Cancel(Serial(serial)), now);
     }
 
@@ -235,23 +233,27 @@ impl Node {
             }
             // Also who has not said Hello yet: it was sent a bitmap when its link came up, and this is not in it.
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
-            if !neighbour.put_off(serial, now) || !common {
+            let within = if neighbour.has.get(serial.0) { TELL_HOLDERS_WITHIN } else { TELL_WITHIN };
+            if !neighbour.put_off(serial, now + within) || !common {
                 self.tell_untold(slab, now);
             }
         }
     }
 
-    fn tell_untold(&mut self, slab: Slab, now: Timestamp) {
+    /// Tells a neighbour what could wait. It costs no packet if something else goes there anyway, and must go ahead of a
+    /// cancel of the same piece, which would be a refusal without it.
+    pub(crate) fn tell_untold(&mut self, slab: Slab, now: Timestamp) {
         let Some(neighbour) = self.neighbours.get_mut(slab) else { return };
         let serials = neighbour.take_untold();
-        self.send(slab, Message::Have(serials), now);
+        if !serials.is_empty() {
+            self.send(slab, Message::Have(serials), now);
+        }
     }
 
     /// Tells neighbours what could wait, and has for [`TELL_WITHIN`].
     pub(crate) fn tell_what_waited(&mut self, now: Timestamp) {
         for slab in self.neighbours.slabs() {
-            let Some(neighbour) = self.neighbours.get(slab) else { continue };
-            if !neighbour.untold.is_empty() && neighbour.untold_since + TELL_WITHIN <= now {
+            if self.neighbours.get(slab).is_some_and(|neighbour| neighbour.untold_by <= now) {
                 self.tell_untold(slab, now);
             }
         }

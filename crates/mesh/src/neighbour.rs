@@ -75,9 +75,9 @@ pub(crate) struct Neighbour {
     pub wants: SmallVec<[Want; 4]>,
     /// Pieces sent to it whole, until requests that crossed them must have come. At most [`MAX_SERVED`].
     pub served: SmallVec<[(u64, Timestamp); 2]>,
-    /// Pieces here that it is not told of yet, in ascending order, at most [`MAX_UNTOLD`], and since when there are any.
+    /// Pieces here that it is not told of yet, in ascending order, at most [`MAX_UNTOLD`], and by when it must be.
     pub untold: SerialList,
-    pub untold_since: Timestamp,
+    pub untold_by: Timestamp,
     /// Source: pieces pushed to it last that it did not promise by itself. At most [`MAX_SERVED`].
     pub pushed: SmallVec<[u64; 2]>,
     /// Bytes given to the transport that it has not put on the wire.
@@ -144,7 +144,7 @@ impl Neighbour {
             wants: SmallVec::new(),
             served: SmallVec::new(),
             untold: SerialList::new(),
-            untold_since: now,
+            untold_by: now,
             pushed: SmallVec::new(),
             undrained: 0,
             drained: now,
@@ -183,11 +183,9 @@ impl Neighbour {
         self.served.push((serial, now + self.rtt + CROSSING));
     }
 
-    /// Notes that it is to be told of a piece some time; false if too many wait by now.
-    pub fn put_off(&mut self, serial: Serial, now: Timestamp) -> bool {
-        if self.untold.is_empty() {
-            self.untold_since = now;
-        }
+    /// Notes that it is to be told of a piece, by then; false if too many wait by now.
+    pub fn put_off(&mut self, serial: Serial, by: Timestamp) -> bool {
+        self.untold_by = if self.untold.is_empty() { by } else { self.untold_by.min(by) };
         let index = self.untold.partition_point(|s| *s < serial);
         self.untold.insert(index, serial);
         self.untold.len() < MAX_UNTOLD

@@ -22,6 +22,9 @@ use noq_proto::{
 const INITIAL_WINDOW: u64 = 72 << 10;
 /// More is never on its way: what a peer is ready to take unread, on the media stream.
 const MAX_WINDOW: u64 = 1 << 20;
+/// Bytes a second at which the transport lets out what the window allows: a block at once. The core spaces blocks by the
+/// upload limit, and a window's worth over a round trip would break each block in two, with a timer between.
+const PACING_RATE: u64 = 16 << 20;
 /// Bytes that a link keeps standing in the queue of a line that it fills, so that it notices when there is more room.
 const STANDING: f64 = 8.0 * 1024.0;
 /// A queue of this length ends the doubling at the start.
@@ -132,6 +135,7 @@ impl Controller for Window {
     fn metrics(&self) -> ControllerMetrics {
         let mut metrics = self.by_loss.metrics();
         metrics.congestion_window = self.window();
+        metrics.pacing_rate = Some(PACING_RATE);
         metrics
     }
 
