@@ -5,7 +5,8 @@
 //! 1. The *source* pushes each piece once, as soon as it closes, to one neighbour (super-seeding, BEP 16). Turns
 //!    are taken in proportion to how fast a neighbour can pass a piece on (to the third power: measured), and
 //!    newcomers get few. A piece that hardly anybody else promises within [`REAPPEARS`] was lost with its receiver,
-//!    or is kept back by it, and is pushed again; so is one that its receiver refuses. The source does not say that it
+//!    or is kept back by it, and is pushed again after what is newer: it may only be slow. One that its receiver
+//!    refuses is pushed again at once. The source does not say that it
 //!    holds a piece until [`HELP_AFTER`], when what is still missing somewhere may be asked of it.
 //! 2. A *viewer* pushes a fresh piece on while fewer than one in [`PUSH_BELOW`] of its neighbours have it, those
 //!    it pushed to included (to push more often was tried and collides); after that pushes would collide, and
@@ -182,7 +183,13 @@ impl Node {
                 && watched.pushed + REAPPEARS < now
                 && copies <= usize::from(watched.pushes) + believed;
             if lost && !self.push.fresh.iter().any(|(serial, _)| *serial == watched.serial) {
-                self.push.fresh.push_front((watched.serial, now));
+                // What was refused was never sent, and goes before what is newer. The rest may only be slow: if it went
+                // first, a source would fall behind just when the mesh does.
+                if watched.pushed == Timestamp::ZERO {
+                    self.push.fresh.push_front((watched.serial, now));
+                } else {
+                    self.push.fresh.push_back((watched.serial, now));
+                }
             }
         }
     }

@@ -525,6 +525,13 @@ mod tests {
             uplink.charge(uplink.block_len().into(), now);
         }
         assert!(at_once <= 4 * MAX_BLOCK, "{at_once}");
+        // Nor is there a credit if nothing was to be sent in it: one block, and the next after its time.
+        uplink.idle = true;
+        now = now + 10 * second;
+        uplink.forget_old(now);
+        uplink.end_idleness(now);
+        uplink.charge(uplink.block_len().into(), now);
+        assert!(uplink.block_at() > now);
     }
 
     #[test]

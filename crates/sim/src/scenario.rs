@@ -132,8 +132,8 @@ pub fn all() -> Vec<Scenario> {
             source_up: 3.0,
             bounds: vec![
                 Bound::at_most(Stalls, 0.0),
-                Bound::at_most(SpreadP99, 1.5),
-                Bound::at_most(SourceCopies, 1.15),
+                Bound::at_most(SpreadP99, 1.0),
+                Bound::at_most(SourceCopies, 1.05),
             ],
             ..steady()
         },
@@ -168,7 +168,7 @@ pub fn all() -> Vec<Scenario> {
                 Bound::at_most(JoinP50, 0.8),
                 Bound::at_most(JoinP95, 2.0),
                 Bound::at_most(SpreadP50, 0.6),
-                Bound::at_most(SpreadP99, 2.5),
+                Bound::at_most(SpreadP99, 1.3),
                 Bound::at_most(Stalls, 0.0),
             ],
             ..steady()
@@ -180,8 +180,8 @@ pub fn all() -> Vec<Scenario> {
             viewers: 20,
             crowd: Some(Crowd { viewers: 500, at: 60 * SECOND, within: 5 * SECOND }),
             bounds: vec![
-                Bound::at_most(JoinP50, 0.8),
-                Bound::at_most(JoinP95, 2.0),
+                Bound::at_most(JoinP50, 0.7),
+                Bound::at_most(JoinP95, 1.2),
                 Bound::at_most(Stalls, 0.0),
             ],
             ..steady()
@@ -191,7 +191,11 @@ pub fn all() -> Vec<Scenario> {
             about: "200 viewers, a quarter vanishes at once, then 10 % a minute come and go",
             viewers: 200,
             churn: Some(Churn { exodus_at: 60 * SECOND, exodus: 0.25, per_minute: 0.1 }),
-            bounds: vec![Bound::at_most(Stalls, 0.0)],
+            bounds: vec![
+                Bound::at_most(Stalls, 0.0),
+                Bound::at_most(SpreadP99, 1.3),
+                Bound::at_most(SourceCopies, 1.05),
+            ],
             ..steady()
         },
         Scenario {
@@ -199,7 +203,12 @@ pub fn all() -> Vec<Scenario> {
             about: "half of 100 viewers upload nothing, the rest have 3 times the stream",
             viewers: 100,
             profiles: vec![Profile { up: 3.0, upload: false }, Profile { up: 3.0, upload: true }],
-            bounds: vec![Bound::at_most(Stalls, 0.0), Bound::at_least(Continuity, 0.999)],
+            bounds: vec![
+                Bound::at_most(Stalls, 0.0),
+                Bound::at_least(Continuity, 0.999),
+                Bound::at_most(SpreadP99, 1.0),
+                Bound::at_most(SourceCopies, 1.02),
+            ],
             ..steady()
         },
         Scenario {
