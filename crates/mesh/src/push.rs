@@ -6,8 +6,8 @@
 //!    are taken in proportion to how fast a neighbour can pass a piece on (to the third power: measured), and
 //!    newcomers get few. A piece that hardly anybody else promises within [`REAPPEARS`] was lost with its receiver,
 //!    or is kept back by it, and is pushed again after what is newer: it may only be slow. One that its receiver
-//!    refuses is pushed again at once. The source does not say that it
-//!    holds a piece until [`HELP_AFTER`], when what is still missing somewhere may be asked of it.
+//!    refuses is pushed again at once. The source does not say that it holds a piece until [`HELP_AFTER`], when what
+//!    is still missing somewhere may be asked of it.
 //! 2. A *viewer* pushes a fresh piece on while fewer than one in [`PUSH_BELOW`] of its neighbours have it, those
 //!    it pushed to included (to push more often was tried and collides); after that pushes would collide, and
 //!    neighbours ask for it anyway.

@@ -67,6 +67,16 @@ fn the_source_sends_each_piece_about_once() {
     );
 }
 
+/// A source that sent what is slow to spread before what is new would be late with everything.
+#[test]
+fn two_thousand_viewers_within_a_second_do_not_hold_up_the_live_edge() {
+    let (scenario, tuning) = (short("scale", 2_000, 14), Tuning::default());
+    let job = Job { scenario, engine: Engine::Mesh, tuning, seed: 1, threads: 2, trace: None };
+    let figures = job.run().figures;
+    assert_eq!(figures.stalls, 0, "{figures:#?}");
+    assert!(figures.spread_p99_s < 2.6, "{figures:#?}");
+}
+
 #[test]
 fn minutes_follow_each_other_without_a_new_swarm() {
     let mesh = run(short("boundary", 30, 60), Engine::Mesh, 1);
