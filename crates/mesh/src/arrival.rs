@@ -250,7 +250,7 @@ impl Node {
         }
     }
 
-    /// Tells neighbours what could wait, and has for [`TELL_WITHIN`].
+    /// Tells neighbours what could wait and cannot any longer.
     pub(crate) fn tell_what_waited(&mut self, now: Timestamp) {
         for slab in self.neighbours.slabs() {
             if self.neighbours.get(slab).is_some_and(|neighbour| neighbour.untold_by <= now) {

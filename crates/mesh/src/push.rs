@@ -183,8 +183,8 @@ impl Node {
                 && watched.pushed + REAPPEARS < now
                 && copies <= usize::from(watched.pushes) + believed;
             if lost && !self.push.fresh.iter().any(|(serial, _)| *serial == watched.serial) {
-                // What was refused was never sent, and goes before what is newer. The rest may only be slow: if it went
-                // first, a source would fall behind just when the mesh does.
+                // Of what was refused (its time is zero) nobody is known to have a copy: it goes before what is newer. The
+                // rest may only be slow: if it went first, a source would fall behind just when the mesh does.
                 if watched.pushed == Timestamp::ZERO {
                     self.push.fresh.push_front((watched.serial, now));
                 } else {
