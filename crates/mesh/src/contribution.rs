@@ -1,11 +1,12 @@
 //! Contribution: who passes on comes first where uplink is scarce.
 //!
 //! Rule: a neighbour is a *rider* if it says that it uploads nothing, or if this node has given it much and got
-//! next to nothing back although it was asked. A *newcomer* is one whose link is younger than [`NEW`]: what it has
-//! given cannot tell, since each of a crowd gives as soon as it has a piece. Newcomers are served with what those who
-//! were here leave, riders with what all others leave. After Tit-for-Tat
-//! (BEP 3) and Give-to-Get (Mol et al., MMCN 2008), but without choking: being last in line is penalty enough,
-//! and costs nothing while there is uplink to spare.
+//! next to nothing back although it was asked; at a source, to which nobody gives anything, if next to nothing of what
+//! is pushed to it reappears at others, so that those whom all others have banned do not live on the source. A
+//! *newcomer* is one whose link is younger than [`NEW`]: what it has given cannot tell, since each of a crowd gives as
+//! soon as it has a piece. Newcomers are served with what those who were here leave, riders with what all others leave.
+//! After Tit-for-Tat (BEP 3), Give-to-Get (Mol et al., MMCN 2008) and super-seeding (BEP 16), but without choking: being
+//! last in line is penalty enough, and costs nothing while there is uplink to spare.
 
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ use crate::neighbour::Neighbour;
 const GRACE: u64 = 8 << 20;
 /// Part of what it took that it must have given.
 const SHARE: u64 = 64;
+
+/// Part of the pieces pushed to it that must have reappeared elsewhere.
+const SPREADS: f32 = 0.1;
 
 /// A link is new for so long.
 const NEW: Duration = Duration::from_secs(15);
@@ -32,7 +36,7 @@ pub(crate) enum Standing {
 }
 
 pub(crate) fn standing(neighbour: &Neighbour, now: Timestamp) -> Standing {
-    if is_rider(neighbour) {
+    if is_rider(neighbour) || neighbour.spreads < SPREADS {
         Standing::Rider
     } else if neighbour.since + NEW < now {
         Standing::Giver

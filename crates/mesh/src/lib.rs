@@ -32,6 +32,7 @@ mod offer;
 mod picker;
 mod playback;
 mod push;
+mod reappearance;
 mod time;
 mod uplink;
 mod window;

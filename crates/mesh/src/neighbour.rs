@@ -112,6 +112,8 @@ pub(crate) struct Neighbour {
     pub live_from: u64,
     /// Source: its turn among those that pieces are pushed to.
     pub credit: f32,
+    /// Source: the part of the pieces pushed to it that reappeared at others, smoothed; 1 before the first.
+    pub spreads: f32,
     /// Hung up, but not yet down.
     pub closing: bool,
 }
@@ -163,6 +165,7 @@ impl Neighbour {
             newest: 0,
             live_from: u64::MAX,
             credit: 0.0,
+            spreads: 1.0,
             closing: false,
         }
     }

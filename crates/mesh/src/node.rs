@@ -273,7 +273,7 @@ impl Node {
             Message::Block(block) => self.on_block(from, block, payload, now),
             Message::Request(request) => self.on_request(from, request, now),
             Message::Offer(serial) => self.on_offer(from, serial, now),
-            Message::Cancel(serial) => self.on_cancel(from, serial),
+            Message::Cancel(serial) => self.on_cancel(from, serial, now),
             Message::Reject(serial) => self.on_reject(from, serial, now),
             Message::DontHave(serials) => self.on_dont_have(from, &serials, now),
             Message::Head(head) => self.on_head(Some(from), head, now),

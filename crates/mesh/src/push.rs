@@ -3,11 +3,12 @@
 //! Asking takes a round trip, and as long as a piece is rare everybody lacks it, so asking tells nothing.
 //! Rules:
 //! 1. The *source* pushes each piece once, as soon as it closes, to one neighbour (super-seeding, BEP 16). Turns
-//!    are taken in proportion to how fast a neighbour can pass a piece on (to the third power: measured), and
-//!    newcomers get few. A piece that hardly anybody else promises within [`REAPPEARS`] was lost with its receiver,
-//!    or is kept back by it, and is pushed again after what is newer: it may only be slow. One that its receiver
-//!    refuses is pushed again at once. The source does not say that it holds a piece until [`HELP_AFTER`], when what
-//!    is still missing somewhere may be asked of it.
+//!    are taken in proportion to how fast a neighbour can pass a piece on (to the third power: measured) and to how many
+//!    of the pieces pushed to it reappear at others, and newcomers get few. A piece that hardly anybody else promises
+//!    in the time that pieces take here (`reappearance.rs`) was lost with its receiver, or is kept back by it. It may
+//!    also only be slow, so it is pushed again after what waits already. One that its receiver refuses is pushed again at
+//!    once. The source does not say that it holds a piece until [`HELP_AFTER`], and [`GRACE`] after it would push it
+//!    again: what is still missing somewhere then may be asked of it.
 //! 2. A *viewer* pushes a fresh piece on while fewer than one in [`PUSH_BELOW`] of its neighbours have it, those
 //!    it pushed to included (to push more often was tried and collides); after that pushes would collide, and
 //!    neighbours ask for it anyway.
@@ -18,21 +19,27 @@ use std::time::Duration;
 
 use minuet_proto::mesh::Serial;
 use rand::RngExt;
+use smallvec::SmallVec;
 
 use crate::contribution::{self, Standing};
 use crate::neighbour::{Neighbour, Slab};
 use crate::node::Node;
+use crate::reappearance::Reappearance;
 use crate::uplink::FRESH_CLASS;
-use crate::{Role, Timestamp};
+use crate::{LinkId, Role, Timestamp};
 
-/// Age at which the source offers a piece to all who lack it.
-pub(crate) const HELP_AFTER: Duration = Duration::from_millis(1000);
-/// A piece that was pushed and that hardly anybody else has promised after this time is pushed again.
-const REAPPEARS: Duration = Duration::from_millis(700);
+/// Least age at which the source offers a piece to all who lack it, …
+const HELP_AFTER: Duration = Duration::from_millis(1000);
+/// … and how much later than it would push it again.
+const GRACE: Duration = Duration::from_millis(300);
 /// One in so many neighbours must have promised it, beyond those it was pushed to: a few may lie.
 const REAPPEARS_AT: usize = 8;
 /// Age up to which the source sees to it that a piece spreads.
 const WATCHED: Duration = Duration::from_secs(3);
+/// How much its last push counts for what is thought of a receiver, and the least that is thought of one: so it is pushed
+/// to now and then, and can show that it has become better.
+const SPREADS_STEP: f32 = 0.25;
+const SPREADS_LEAST: f32 = 0.2;
 /// A viewer pushes while fewer than one in this many neighbours have the piece.
 const PUSH_BELOW: usize = 10;
 /// Age at which a viewer no longer pushes a piece.
@@ -41,14 +48,19 @@ const FRESH: Duration = Duration::from_millis(500);
 /// the window.
 const MAX_FRESH: usize = 8;
 
-/// A piece whose spreading the source watches. It does not speak of it until [`HELP_AFTER`].
+/// A piece whose spreading the source watches.
 #[derive(Debug)]
 struct Watched {
     serial: u64,
     closed: Timestamp,
-    /// How often it was pushed, and when last.
+    /// To whom it was pushed first.
+    first_to: Option<LinkId>,
+    /// How often it was pushed, when first and when last.
     pushes: u16,
+    first_pushed: Timestamp,
     pushed: Timestamp,
+    /// Enough others have promised it.
+    reappeared: bool,
 }
 
 #[derive(Debug, Default)]
@@ -57,12 +69,22 @@ pub(crate) struct Push {
     fresh: VecDeque<(u64, Timestamp)>,
     /// Source: the newest pieces, oldest first.
     watched: VecDeque<Watched>,
+    /// Source: how long they take to spread.
+    reappearance: Reappearance,
 }
 
 impl Push {
     pub fn note_fresh(&mut self, serial: u64, now: Timestamp, role: Role) {
         if role == Role::Source {
-            self.watched.push_back(Watched { serial, closed: now, pushes: 0, pushed: now });
+            self.watched.push_back(Watched {
+                serial,
+                closed: now,
+                first_to: None,
+                pushes: 0,
+                first_pushed: now,
+                pushed: now,
+                reappeared: false,
+            });
         } else if self.fresh.len() >= MAX_FRESH {
             self.fresh.pop_front();
         }
@@ -89,9 +111,10 @@ impl Node {
         if self.role == Role::Source {
             // What all have by now must not hold up what they lack.
             let neighbours = &self.neighbours;
-            self.push.fresh.retain(|(serial, _)| {
-                neighbours.len() == 0 || neighbours.iter().any(|(_, n)| !n.closing && !n.has.get(*serial))
-            });
+            let lacked = |serial: u64| {
+                neighbours.len() == 0 || neighbours.iter().any(|(_, n)| !n.closing && !n.has.get(serial))
+            };
+            self.push.fresh.retain(|(serial, _)| lacked(*serial));
             let (serial, _) = *self.push.fresh.front()?;
             let to = self.source_target(serial, now)?;
             return Some((0, serial, to));
@@ -137,7 +160,8 @@ impl Node {
             if !may_push(neighbour, serial) || any_fit && !fit(neighbour) {
                 continue;
             }
-            let weight = (1e5 / hop_us(neighbour)).powi(3) * trust(neighbour, now);
+            let spreads = neighbour.spreads.max(SPREADS_LEAST);
+            let weight = (1e5 / hop_us(neighbour)).powi(3) * trust(neighbour, now) * spreads;
             total += weight;
             neighbour.credit += weight;
             if best.is_none_or(|(_, credit)| neighbour.credit > credit) {
@@ -150,47 +174,74 @@ impl Node {
     }
 
     /// A piece has begun to go out, pushed or on request: the source need not push it any more.
-    pub(crate) fn on_begun(&mut self, serial: u64, now: Timestamp) {
+    pub(crate) fn on_begun(&mut self, serial: u64, to: LinkId, now: Timestamp) {
         if self.role == Role::Source {
             self.push.fresh.retain(|(s, _)| *s != serial);
             if let Some(watched) = self.push.watched.iter_mut().find(|h| h.serial == serial) {
+                if watched.pushes == 0 {
+                    (watched.first_to, watched.first_pushed) = (Some(to), now);
+                }
                 (watched.pushes, watched.pushed) = (watched.pushes + 1, now);
             }
         }
     }
 
-    /// Source: who was pushed a piece does not take it. If nobody else is known to have it, it is pushed again at the
-    /// next look.
-    pub(crate) fn on_push_refused(&mut self, serial: u64) {
+    /// Source: who was pushed a piece does not take it. If nobody else is known to have it, it goes to somebody else,
+    /// before what is newer.
+    pub(crate) fn on_push_refused(&mut self, serial: u64, now: Timestamp) {
         let Some(watched) = self.push.watched.iter_mut().find(|h| h.serial == serial) else { return };
-        if self.window.slot(serial).copies <= watched.pushes {
-            watched.pushed = Timestamp::ZERO;
+        let waits = self.push.fresh.iter().any(|(s, _)| *s == serial);
+        if self.window.slot(serial).copies <= watched.pushes && !waits {
+            self.push.fresh.push_front((serial, now));
         }
     }
 
     /// Source: offers to all what is no longer fresh, and pushes again what did not reappear.
     pub(crate) fn offer_watched(&mut self, now: Timestamp) {
+        let wait = self.push.reappearance.wait();
+        let help_after = HELP_AFTER.max(wait + GRACE);
         let watched = self.push.watched.iter();
-        let old: Vec<u64> = watched.take_while(|h| h.closed + HELP_AFTER <= now).map(|h| h.serial).collect();
+        let old: Vec<u64> = watched.take_while(|h| h.closed + help_after <= now).map(|h| h.serial).collect();
         for serial in old {
             self.promise(Serial(serial), None, now);
         }
         self.push.watched.retain(|watched| watched.closed + WATCHED > now);
         let believed = self.neighbours.len() / REAPPEARS_AT;
-        for watched in &self.push.watched {
+        let mut seen = SmallVec::<[(LinkId, bool); 4]>::new();
+        let Push { fresh, watched, reappearance } = &mut self.push;
+        for watched in watched.iter_mut().filter(|watched| watched.pushes > 0) {
             let copies = usize::from(self.window.slot(watched.serial).copies);
-            let lost = watched.pushes > 0
-                && watched.pushed + REAPPEARS < now
-                && copies <= usize::from(watched.pushes) + believed;
-            if lost && !self.push.fresh.iter().any(|(serial, _)| *serial == watched.serial) {
-                // Of what was refused (its time is zero) nobody is known to have a copy: it goes before what is newer. The
-                // rest may only be slow: if it went first, a source would fall behind just when the mesh does.
-                if watched.pushed == Timestamp::ZERO {
-                    self.push.fresh.push_front((watched.serial, now));
-                } else {
-                    self.push.fresh.push_back((watched.serial, now));
+            if copies > usize::from(watched.pushes) + believed {
+                if !watched.reappeared {
+                    let first = reappearance.note(now.since(watched.first_pushed), now.since(watched.pushed));
+                    if first && let Some(to) = watched.first_to {
+                        seen.push((to, true));
+                    }
                 }
+                watched.reappeared = true;
+            } else if watched.pushed + wait < now
+                && !fresh.iter().any(|(serial, _)| *serial == watched.serial)
+            {
+                if watched.pushes == 1
+                    && let Some(to) = watched.first_to
+                {
+                    seen.push((to, false));
+                }
+                fresh.push_back((watched.serial, now));
             }
+        }
+        for (to, reappeared) in seen {
+            self.note_spread(to, reappeared, now);
+        }
+    }
+
+    /// Source: what was pushed to a neighbour has reappeared at others, or has not. A newcomer may have nobody yet to
+    /// pass it on to.
+    fn note_spread(&mut self, to: LinkId, reappeared: bool, now: Timestamp) {
+        let Some(slab) = self.neighbours.find(to) else { return };
+        let Some(neighbour) = self.neighbours.get_mut(slab) else { return };
+        if contribution::standing(neighbour, now) != Standing::Newcomer {
+            neighbour.spreads += (f32::from(u8::from(reappeared)) - neighbour.spreads) * SPREADS_STEP;
         }
     }
 }

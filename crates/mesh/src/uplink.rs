@@ -329,12 +329,12 @@ impl Node {
         if rare { (class, copies, u64::MAX - want.serial, hop) } else { (class, u16::MAX, want.serial, hop) }
     }
 
-    pub(crate) fn on_cancel(&mut self, from: Slab, serial: Serial) {
+    pub(crate) fn on_cancel(&mut self, from: Slab, serial: Serial, now: Timestamp) {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         neighbour.served.retain(|(s, _)| *s != serial.0);
         neighbour.wants.retain(|w| w.serial != serial.0);
         if neighbour.refuses(serial.0) {
-            self.on_push_refused(serial.0);
+            self.on_push_refused(serial.0, now);
         }
     }
 
@@ -406,7 +406,7 @@ impl Node {
         let head = known.head.clone();
         let Some(neighbour) = self.neighbours.get_mut(to) else { return };
         let Some(index) = neighbour.wants.iter().position(|w| w.serial == serial) else { return };
-        let offset = neighbour.wants[index].sent;
+        let (link, offset) = (neighbour.link, neighbour.wants[index].sent);
         if offset == 0 {
             self.tell_untold(to, now);
             let Some(neighbour) = self.neighbours.get_mut(to) else { return };
@@ -422,7 +422,7 @@ impl Node {
             }
         }
         if offset == 0 {
-            self.on_begun(serial, now);
+            self.on_begun(serial, link, now);
             let slot = self.window.slot_mut(serial);
             slot.given = slot.given.saturating_add(1);
         }

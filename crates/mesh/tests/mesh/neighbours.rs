@@ -1,5 +1,7 @@
 //! One node: what it does about each kind of neighbour.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use minuet_mesh::{HangUpReason, HeadKey, Input, LinkId, Role};
 use minuet_proto::mesh::{
@@ -168,6 +170,46 @@ fn a_refused_push_goes_to_another_at_once_and_a_double_does_not() {
         mesh.run(SECOND / 2);
         assert_eq!(receivers(&mesh).len(), if refused { 2 } else { 1 });
     }
+}
+
+#[test]
+fn the_source_pushes_little_to_who_keeps_it_back_until_it_does_no_longer() {
+    let mut mesh = Mesh::new(4);
+    mesh.add(config(0), Role::Source);
+    let links = [7, 8, 9].map(|key| {
+        let link = mesh.link_to_test(0, NodeId([key; 32]));
+        let hello =
+            Hello { version: 1, flags: HelloFlags::default(), upload_kbps: 10_000, extensions: vec![] };
+        mesh.say(0, link, Message::Hello(hello), Bytes::new());
+        link
+    });
+    let keeper = links[0];
+    let (mut pushes, mut reappear) = (Vec::new(), VecDeque::new());
+    for round in 0..1500 {
+        mesh.stream(1);
+        mesh.run(SECOND / 16);
+        for (to, message) in std::mem::take(&mut mesh.inbox) {
+            let Message::Block(Block { serial, offset: 0, .. }) = message else { continue };
+            pushes.push((round, to));
+            // Who says nothing would be passed over for that alone.
+            mesh.say(0, to, Mesh::have(serial.0..serial.0 + 1), Bytes::new());
+            if to != keeper || round >= 600 {
+                reappear.push_back((round + 6, serial.0));
+            }
+        }
+        while let Some((_, serial)) = reappear.pop_front_if(|(at, _)| *at <= round) {
+            for other in &links {
+                mesh.say(0, *other, Mesh::have(serial..serial + 1), Bytes::new());
+            }
+        }
+    }
+    let kept = |rounds: std::ops::Range<i32>| {
+        let pushes = || pushes.iter().filter(|(round, _)| rounds.contains(round));
+        pushes().filter(|(_, to)| *to == keeper).count() as f32 / pushes().count() as f32
+    };
+    assert!(kept(0..150) > 0.2, "{}", kept(0..150));
+    assert!(kept(450..600) < 0.03, "{}", kept(450..600));
+    assert!(kept(1350..1500) > 0.2, "{}", kept(1350..1500));
 }
 
 #[test]
