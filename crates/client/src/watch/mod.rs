@@ -56,6 +56,12 @@ const END_TIMEOUT: Duration = Duration::from_secs(3);
 /// One thread runs all tasks of a viewer: they take a twentieth of a core, and waking each other across threads for every
 /// packet took a tenth more (measured with ten viewers on one machine).
 const WORKERS: usize = 1;
+/// Before the thread waits for something to do it sleeps for so long, so that all that comes meanwhile is handled in one
+/// wake-up (as a network card moderates its interrupts): a viewer would wake up 600 times a second for 2,200 packets. It
+/// saves a fifth of the processor's time, and the mesh's times of some 100 ms do not show it (measured with twenty
+/// viewers; with twice as much the delay begins to grow). A packet's timer is at most so much late, which the links'
+/// pacing makes good.
+const GATHER: Duration = Duration::from_millis(3);
 
 /// Watches.
 pub fn main(options: Box<Watch>, verbose: u8) -> anyhow::Result<()> {
@@ -68,6 +74,7 @@ pub fn main(options: Box<Watch>, verbose: u8) -> anyhow::Result<()> {
     let start = options.start.in_channel()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
+        .on_thread_park(|| std::thread::sleep(GATHER))
         .enable_all()
         .build()
         .context("cannot start")?;
