@@ -184,6 +184,8 @@ pub enum HangUpReason {
     Flood,
     /// It promised pieces again and again that it did not send.
     Liar,
+    /// It was banned before, and has come back.
+    Banned,
 }
 
 /// Something that the driver is to do.
@@ -208,7 +210,7 @@ pub enum Output {
         link: LinkId,
         /// Why.
         reason: HangUpReason,
-        /// Whether its far end is banned: the core will refuse it; the driver should refuse its address.
+        /// Whether its far end is banned for it: the core will refuse it for a while.
         ban: bool,
     },
     /// Check a piece's SHA-1 and, if it matches, store the piece; then tell by [`Input::Verified`].

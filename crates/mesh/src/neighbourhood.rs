@@ -67,14 +67,14 @@ impl Node {
         now: Timestamp,
     ) {
         self.candidates.dialing.retain(|(node, _)| *node != peer);
-        let refuse = |node: &mut Self, reason, ban| {
-            node.out.push_back(Output::HangUp { link, reason, ban });
+        let refuse = |node: &mut Self, reason| {
+            node.out.push_back(Output::HangUp { link, reason, ban: false });
         };
         if self.bans.contains(&peer) {
-            return refuse(self, HangUpReason::Protocol, true);
+            return refuse(self, HangUpReason::Banned);
         }
         if peer == self.config.node || self.leaving {
-            return refuse(self, HangUpReason::Leaving, false);
+            return refuse(self, HangUpReason::Leaving);
         }
         let twin = self.neighbours.iter().find(|(_, n)| n.node == peer && !n.closing);
         if let Some((slab, twin)) = twin.map(|(slab, n)| (slab, n.direction)) {
@@ -82,7 +82,7 @@ impl Node {
             let keep_new =
                 twin != direction && (direction == Direction::Dialled) == (self.config.node < peer);
             if !keep_new {
-                return refuse(self, HangUpReason::Duplicate, false);
+                return refuse(self, HangUpReason::Duplicate);
             }
             self.hang_up(slab, HangUpReason::Duplicate, false, now);
         }

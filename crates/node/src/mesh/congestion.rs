@@ -433,6 +433,26 @@ mod tests {
     }
 
     #[test]
+    fn a_marked_packet_narrows_the_window_and_ends_its_doubling() {
+        let begin = Instant::now();
+        let round = |window: &mut ByDelay, number: u32, marked: bool| {
+            let now = begin + HOME.round_trip * number;
+            window.full();
+            if marked {
+                window.marked();
+            }
+            window.acknowledged(now, now - HOME.round_trip, PACKET);
+            window.end_of_acknowledgements(now);
+            window.window()
+        };
+        let mut window = ByDelay::new(begin, MTU);
+        assert_eq!(round(&mut window, 1, false), 2 * INITIAL_WINDOW);
+        let narrowed = round(&mut window, 2, true);
+        assert_eq!(narrowed, INITIAL_WINDOW * 8 / 5);
+        assert!((narrowed..narrowed + STANDING as u64).contains(&round(&mut window, 3, false)));
+    }
+
+    #[test]
     fn what_was_cut_off_begins_anew_and_recovers() {
         let begin = Instant::now();
         let mut flows = [Flow::new(begin)];
