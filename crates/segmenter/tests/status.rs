@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{CLIP, Segmenter};
 
 async fn get(url: &str) -> (u16, bytes::Bytes) {
@@ -23,15 +25,19 @@ async fn the_page_the_metrics_and_a_picture() {
     segmenter.wait_for("segment 2 sealed");
 
     // Figures are taken once a second.
-    let metrics = loop {
-        let (status, text) = get(&format!("{base}/metrics")).await;
-        assert_eq!(status, 200);
-        let text = String::from_utf8(text.to_vec()).unwrap();
-        if text.contains("minuet_open_segment 3") {
-            break text;
+    let recorded = async {
+        loop {
+            let (status, text) = get(&format!("{base}/metrics")).await;
+            assert_eq!(status, 200);
+            let text = String::from_utf8(text.to_vec()).unwrap();
+            if text.contains("minuet_open_segment 3") {
+                break text;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     };
+    let metrics =
+        tokio::time::timeout(Duration::from_secs(60), recorded).await.expect("the third segment shows");
     let value = |name: &str| {
         let line = metrics.lines().find(|line| line.split(' ').next() == Some(name)).unwrap();
         line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()

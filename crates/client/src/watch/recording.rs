@@ -35,14 +35,27 @@ const CHUNK: usize = 256 << 10;
 pub fn main(options: &Watch, path: &Path, console: Console) -> anyhow::Result<()> {
     // It says what is to be said, to the end.
     let _console = console;
-    if options.common.stats.is_some() {
-        bail!("--stats has figures of a channel, and a recording has none: leave it out");
-    }
+    refuse_what_is_for_channels(options)?;
     let segments = segments(&folder(path)?)?;
     let first = first(&segments, options.start)?;
     let out = Out::choose(options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(play(out, &segments[first..]))
+}
+
+/// Options that would do nothing.
+fn refuse_what_is_for_channels(options: &Watch) -> anyhow::Result<()> {
+    let common = &options.common;
+    let given = [
+        ("--tracker", !common.tracker.is_empty()),
+        ("--seed-minutes", common.seed_minutes.is_some()),
+        ("--data", common.data.is_some()),
+        ("--stats", common.stats.is_some()),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((option, _)) => bail!("{option} is for channels, and this is a recording: leave it out"),
+        None => Ok(()),
+    }
 }
 
 async fn play(out: Out, segments: &[PathBuf]) -> anyhow::Result<()> {
@@ -193,9 +206,11 @@ fn clocks(bytes: &[u8]) -> impl Iterator<Item = (u16, Timestamp)> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
     use minuet_media::Pcr;
 
     use super::*;
+    use crate::options::{Command, Options};
 
     /// A segment of so many seconds, with a clock value at each.
     fn segment(folder: &Path, name: &str, seconds: u64) {
@@ -231,6 +246,21 @@ mod tests {
         assert_eq!([at(Begin::At(s(4))), at(Begin::At(s(5))), at(Begin::At(s(14)))], [0, 1, 2]);
         assert_eq!([at(Begin::Ago(s(6))), at(Begin::Ago(s(7))), at(Begin::Ago(s(99)))], [2, 1, 0]);
         assert!(first(&found, Begin::At(s(15))).is_err());
+    }
+
+    #[test]
+    fn options_that_a_recording_has_no_use_for_are_refused() {
+        let refused = |more: &[&str]| {
+            let words = ["minuet", "watch", "/"].iter().chain(more);
+            let Command::Watch(watch) = Options::parse_from(words).command else { panic!("no watch") };
+            refuse_what_is_for_channels(&watch).err().map(|error| error.to_string())
+        };
+        assert_eq!(refused(&["--start", "20m", "-o", "-", "--no-upload"]), None);
+        let tracker = ["--tracker", "http://127.0.0.1:7070"];
+        for more in [&tracker[..], &["--seed-minutes"], &["--data", "d"], &["--stats", "s"]] {
+            let option = more[0];
+            assert!(refused(more).is_some_and(|error| error.starts_with(option)), "{option}");
+        }
     }
 
     #[test]
