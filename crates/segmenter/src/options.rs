@@ -25,9 +25,9 @@ const HTTP_PART: u64 = 8;
 #[command(version, max_term_width = 110, args_override_self = true)]
 #[command(after_help = "Examples:\n  \
 minuet-segmenter evening.ts --tracker http://tracker.example:7070\n  \
-ffmpeg -re -i in.mkv -c copy -f mpegts - | minuet-segmenter - --channel 'Radio Tower' --tracker URL\n  \
-minuet-segmenter rtmp://0.0.0.0:1935/live --tracker URL --upload-limit 16Mbit --record /srv/recordings\n  \
-minuet-segmenter udp://@239.1.1.1:5000 --tracker URL --fallback udp://@239.1.1.2:5000 --slate back-soon.ts\n\n\
+ffmpeg -re -i in.mkv -c copy -f mpegts - | minuet-segmenter - --tracker URL\n  \
+minuet-segmenter rtmp://0.0.0.0:1935/live --tracker URL --channel 'Radio Tower' --record rec\n  \
+minuet-segmenter udp://@239.1.1.1:5000 --tracker URL --slate back-soon.ts --upload-limit 16Mbit\n\n\
 Exit codes: 0 the feed ended or was ended; 1 a failure, with one sentence on standard error; 2 bad usage.")]
 pub struct Options {
     /// Where the feed comes from: `-` (MPEG-TS on standard input), a file, udp:// or rtp://ADDR:PORT, http(s)://, or

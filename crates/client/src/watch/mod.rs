@@ -59,8 +59,7 @@ const WORKERS: usize = 1;
 /// Before the thread waits for something to do it sleeps for so long, so that all that comes meanwhile is handled in one
 /// wake-up (as a network card moderates its interrupts): a viewer would wake up 600 times a second for 2,200 packets. It
 /// saves a fifth of the processor's time, and the mesh's times of some 100 ms do not show it (measured with twenty
-/// viewers; with twice as much the delay begins to grow). A packet's timer is at most so much late, which the links'
-/// pacing makes good.
+/// viewers; 5 ms saves hardly more). A timer fires at most so much later, which the uplink makes good.
 const GATHER: Duration = Duration::from_millis(3);
 
 /// Watches.
