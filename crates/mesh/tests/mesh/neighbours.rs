@@ -212,6 +212,48 @@ fn the_source_pushes_little_to_who_keeps_it_back_until_it_does_no_longer() {
     assert!(kept(1350..1500) > 0.2, "{}", kept(1350..1500));
 }
 
+/// Neither a lone viewer nor one among those who upload nothing, and so tell of nothing, keeps pieces back.
+#[test]
+fn a_viewer_that_has_nobody_to_pass_pieces_on_to_stays_first() {
+    for among in [0, 3] {
+        let mut mesh = Mesh::new(4);
+        mesh.add(config(0), Role::Source);
+        let join = |mesh: &mut Mesh, key: u8, no_upload: bool| {
+            let link = mesh.link_to_test(0, NodeId([key; 32]));
+            let flags = HelloFlags { no_upload, ..HelloFlags::default() };
+            let hello = Hello { version: 1, flags, upload_kbps: 10_000, extensions: vec![] };
+            mesh.say(0, link, Message::Hello(hello), Bytes::new());
+            link
+        };
+        // All that the source sends in so many rounds: to whom, which piece.
+        let pushes = |mesh: &mut Mesh, rounds: usize| {
+            let mut sent = Vec::new();
+            for _ in 0..rounds {
+                mesh.stream(1);
+                mesh.run(SECOND / 16);
+                for (to, message) in std::mem::take(&mut mesh.inbox) {
+                    let Message::Block(Block { serial, offset: 0, .. }) = message else { continue };
+                    sent.push((to, serial.0));
+                    mesh.say(0, to, Mesh::have(serial.0..serial.0 + 1), Bytes::new());
+                }
+            }
+            sent
+        };
+        let first = join(&mut mesh, 7, false);
+        for key in 0..among {
+            join(&mut mesh, 20 + key, true);
+        }
+        let alone = pushes(&mut mesh, 600);
+        assert_eq!(alone.len(), 600, "each once, with {among} who upload nothing");
+        let newcomer = join(&mut mesh, 8, false);
+        // In less time than a piece is given to reappear: here nobody passes anything on. The last HAVE is still on its way.
+        let sent = pushes(&mut mesh, 10);
+        assert!(sent.iter().all(|(_, serial)| *serial >= 599), "again to the newcomer: {sent:?}");
+        let of = |link| sent.iter().filter(|(to, _)| *to == link).count();
+        assert!(of(first) > 2 * of(newcomer), "{among} beside it: {sent:?}");
+    }
+}
+
 #[test]
 fn of_a_rare_piece_neighbours_hear_at_once_and_of_common_ones_together() {
     let mut alone = Alone::new();
