@@ -5,8 +5,8 @@
 //! 1. The *source* pushes each piece once, as soon as it closes, to one neighbour (super-seeding, BEP 16). Turns
 //!    are taken in proportion to how fast a neighbour can pass a piece on (to the third power: measured) and to how many
 //!    of the pieces pushed to it reappear at others, and newcomers get few. A piece that hardly anybody else promises
-//!    in the time that pieces take here (`reappearance.rs`), although there is somebody to promise it, was lost with its
-//!    receiver, or is kept back by it. It may also only be slow, so it is pushed again after what waits already. One that its receiver refuses is pushed again at
+//!    in the time that pieces take here (`reappearance.rs`) was lost with its receiver, or is kept back by it. It may
+//!    also only be slow, so it is pushed again after what waits already. One that its receiver refuses is pushed again at
 //!    once. The source does not say that it holds a piece until [`HELP_AFTER`], and [`GRACE`] after it would push it
 //!    again: what is still missing somewhere then may be asked of it.
 //! 2. A *viewer* pushes a fresh piece on while fewer than one in [`PUSH_BELOW`] of its neighbours have it, those
@@ -59,8 +59,8 @@ struct Watched {
     pushes: u16,
     first_pushed: Timestamp,
     pushed: Timestamp,
-    /// Enough others have promised it, or there is nobody who lacks it.
-    spread: bool,
+    /// Enough others have promised it.
+    reappeared: bool,
 }
 
 #[derive(Debug, Default)]
@@ -83,7 +83,7 @@ impl Push {
                 pushes: 0,
                 first_pushed: now,
                 pushed: now,
-                spread: false,
+                reappeared: false,
             });
         } else if self.fresh.len() >= MAX_FRESH {
             self.fresh.pop_front();
@@ -111,9 +111,10 @@ impl Node {
         if self.role == Role::Source {
             // What all have by now must not hold up what they lack.
             let neighbours = &self.neighbours;
-            self.push.fresh.retain(|(serial, _)| {
-                neighbours.len() == 0 || neighbours.iter().any(|(_, n)| !n.closing && !n.has.get(*serial))
-            });
+            let lacked = |serial: u64| {
+                neighbours.len() == 0 || neighbours.iter().any(|(_, n)| !n.closing && !n.has.get(serial))
+            };
+            self.push.fresh.retain(|(serial, _)| lacked(*serial));
             let (serial, _) = *self.push.fresh.front()?;
             let to = self.source_target(serial, now)?;
             return Some((0, serial, to));
@@ -205,26 +206,26 @@ impl Node {
             self.promise(Serial(serial), None, now);
         }
         self.push.watched.retain(|watched| watched.closed + WATCHED > now);
-        // Who uploads nothing tells of nothing.
-        let tellers = || self.neighbours.iter().filter(|(_, n)| !n.closing && !n.flags.no_upload);
-        let believed = tellers().count() / REAPPEARS_AT;
+        let believed = self.neighbours.len() / REAPPEARS_AT;
+        // Who has hardly anybody beside it that would tell of a piece cannot be blamed if none does.
+        let tellers = self.neighbours.iter().filter(|(_, n)| !n.closing && !n.flags.no_upload).count();
         let mut seen = SmallVec::<[(LinkId, bool); 4]>::new();
         let Push { fresh, watched, reappearance } = &mut self.push;
-        for watched in watched.iter_mut().filter(|watched| watched.pushes > 0 && !watched.spread) {
+        for watched in watched.iter_mut().filter(|watched| watched.pushes > 0) {
             let copies = usize::from(self.window.slot(watched.serial).copies);
             if copies > usize::from(watched.pushes) + believed {
-                watched.spread = true;
-                let first = reappearance.note(now.since(watched.first_pushed), now.since(watched.pushed));
-                if first && let Some(to) = watched.first_to {
-                    seen.push((to, true));
+                if !watched.reappeared {
+                    let first = reappearance.note(now.since(watched.first_pushed), now.since(watched.pushed));
+                    if first && let Some(to) = watched.first_to {
+                        seen.push((to, true));
+                    }
                 }
-            } else if tellers().all(|(_, n)| n.has.get(watched.serial)) {
-                // A lone viewer keeps nothing back, and who comes later can ask it.
-                watched.spread = true;
+                watched.reappeared = true;
             } else if watched.pushed + wait < now
                 && !fresh.iter().any(|(serial, _)| *serial == watched.serial)
             {
                 if watched.pushes == 1
+                    && tellers > 1 + believed
                     && let Some(to) = watched.first_to
                 {
                     seen.push((to, false));
