@@ -2,9 +2,10 @@
 //!
 //! Rule: a neighbour is a *rider* if it says that it uploads nothing, or if this node has given it much and got
 //! next to nothing back although it was asked; at a source, to which nobody gives anything, if next to nothing of what
-//! is pushed to it reappears at others, so that those whom all others have banned do not live on the source. A
-//! *newcomer* is one whose link is younger than [`NEW`]: what it has given cannot tell, since each of a crowd gives as
-//! soon as it has a piece. Newcomers are served with what those who were here leave, riders with what all others leave.
+//! is pushed to it reappears at others, if there are enough to tell, so that those whom all others have banned do not
+//! live on the source. A *newcomer* is one whose link is younger than [`NEW`]: what it has given cannot tell, since each
+//! of a crowd gives as soon as it has a piece. Newcomers are served with what those who were here leave, riders with
+//! what all others leave.
 //! After Tit-for-Tat (BEP 3), Give-to-Get (Mol et al., MMCN 2008) and super-seeding (BEP 16), but without choking: being
 //! last in line is penalty enough, and costs nothing while there is uplink to spare.
 

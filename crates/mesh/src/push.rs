@@ -5,10 +5,11 @@
 //! 1. The *source* pushes each piece once, as soon as it closes, to one neighbour (super-seeding, BEP 16). Turns
 //!    are taken in proportion to how fast a neighbour can pass a piece on (to the third power: measured) and to how many
 //!    of the pieces pushed to it reappear at others, and newcomers get few. A piece that hardly anybody else promises
-//!    in the time that pieces take here (`reappearance.rs`) was lost with its receiver, or is kept back by it. It may
-//!    also only be slow, so it is pushed again after what waits already. One that its receiver refuses is pushed again at
-//!    once. The source does not say that it holds a piece until [`HELP_AFTER`], and [`GRACE`] after it would push it
-//!    again: what is still missing somewhere then may be asked of it.
+//!    in the time that pieces take here (`reappearance.rs`) was lost with its receiver, or is kept back by it; but who
+//!    has hardly anybody beside it that would promise one (a lone viewer) is not blamed. It may also only be slow, so it
+//!    is pushed again after what waits already. One that its receiver refuses is pushed again at once. The source does
+//!    not say that it holds a piece until [`HELP_AFTER`], and [`GRACE`] after it would push it again: what is still
+//!    missing somewhere then may be asked of it.
 //! 2. A *viewer* pushes a fresh piece on while fewer than one in [`PUSH_BELOW`] of its neighbours have it, those
 //!    it pushed to included (to push more often was tried and collides); after that pushes would collide, and
 //!    neighbours ask for it anyway.

@@ -103,26 +103,24 @@ impl Job {
     }
 }
 
-/// Does all runs on `threads` threads; `done` gets the reports in the order of `jobs`.
+/// Does all runs on `threads` threads; `done` gets the reports in the order of `jobs`. Panics if a run does.
 pub fn run_all(jobs: &[Job], threads: usize, mut done: impl FnMut(usize, Report)) {
-    let next = AtomicUsize::new(0);
+    let next = &AtomicUsize::new(0);
     let (sender, receiver) = mpsc::channel();
-    let sender = Mutex::new(sender);
     std::thread::scope(|scope| {
         for _ in 0..threads.clamp(1, jobs.len().max(1)) {
-            scope.spawn(|| {
-                while let Some((index, job)) = jobs.get(next.load(Ordering::Relaxed)).and_then(|_| {
+            let sender = sender.clone();
+            scope.spawn(move || {
+                loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    jobs.get(index).map(|job| (index, job))
-                }) {
-                    let report = job.run();
+                    let Some(job) = jobs.get(index) else { break };
                     // Whoever reads has gone only if it panicked, and then nobody misses this.
-                    if let Ok(sender) = sender.lock() {
-                        let _ = sender.send((index, report));
-                    }
+                    let _ = sender.send((index, job.run()));
                 }
             });
         }
+        // Only the threads hold senders: if a run panics, the wait below ends, and the scope passes the panic on.
+        drop(sender);
         let mut early = std::collections::BTreeMap::new();
         let mut wanted = 0;
         while wanted < jobs.len() {

@@ -6,7 +6,7 @@ use minuet_sim::{
     figures::{Bound, Figure, Figures},
     mesh::member::Tuning,
     plan::Churn,
-    run::{Engine, Job},
+    run::{Engine, Job, run_all},
     scenario::{self, Crowd, Scenario},
 };
 
@@ -27,6 +27,23 @@ fn check(scenario: Scenario, bounds: &[Bound]) {
     for bound in bounds {
         assert!(bound.holds(&figures), "{name}: {bound:?} of {figures:#?}");
     }
+}
+
+/// It used to wait for the report of that run for ever.
+#[test]
+#[should_panic(expected = "a scoped thread panicked")]
+fn a_run_that_panics_ends_all_runs() {
+    let mut impossible = short("steady", 2, 1);
+    impossible.stream.piece_length = 0;
+    let job = Job {
+        scenario: impossible,
+        engine: Engine::Mesh,
+        tuning: Tuning::default(),
+        seed: 1,
+        threads: 1,
+        trace: None,
+    };
+    run_all(&[job], 1, |_, report| panic!("it has a report: {report:?}"));
 }
 
 #[test]
