@@ -204,8 +204,13 @@ pub struct Tracker {
 impl Tracker {
     /// Starts one on `port` with its state in `dir`, and waits until it listens.
     pub fn start(port: u16, dir: &Path) -> Self {
+        Self::start_with(port, dir, &[])
+    }
+
+    /// The same, with more arguments.
+    pub fn start_with(port: u16, dir: &Path, more: &[&str]) -> Self {
         let addr = format!("127.0.0.1:{port}");
-        let args = ["--listen", &addr, "--data", path_str(dir)];
+        let args = [&["--listen", &addr, "--data", path_str(dir)], more].concat();
         let mut process = Process::start("minuet-tracker", &args, Stdio::null());
         process.wait_for("listening");
         Self { process, url: format!("http://{addr}") }

@@ -104,6 +104,8 @@ pub enum Input {
     Address {
         /// How, in the words of the transport; at most 256 bytes.
         address: Bytes,
+        /// Whether others can dial it ([`Config::dialable`](crate::Config)).
+        dialable: bool,
     },
     /// Source: a piece is complete; its data is in the driver's store.
     PieceClosed {

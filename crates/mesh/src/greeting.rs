@@ -54,7 +54,8 @@ impl Node {
         }
     }
 
-    pub(crate) fn on_address(&mut self, address: Bytes, now: Timestamp) {
+    pub(crate) fn on_address(&mut self, address: Bytes, dialable: bool, now: Timestamp) {
+        self.config.dialable = dialable;
         self.config.address = address;
         for slab in self.neighbours.slabs() {
             self.tell_address(slab, now);

@@ -10,6 +10,10 @@
 //! 4. A link over which nothing is heard for [`IDLE`] is given up, before it is missed.
 //! 5. Neighbours tell each other of nodes (BEP 11), a few at a time, and where they themselves are; of who has not said
 //!    where it is nobody is told.
+//! 6. A node that nobody can dial is *hidden*: it has links with dialable nodes alone, and gets from nobody else what it
+//!    plays, while dialable nodes get from both. So dialable nodes serve the hidden ones first, and each other with what
+//!    the hidden ones leave. A node says itself whether it can be dialled; to lie gains no more than to come first
+//!    among those of the same standing.
 
 use std::time::Duration;
 
@@ -111,6 +115,7 @@ impl Node {
                 && sender.node == info.node
             {
                 sender.address = info.address;
+                sender.flags.dialable = info.flags.dialable;
                 continue;
             }
             let linked = self.neighbours.iter().any(|(_, n)| n.node == info.node);
@@ -139,6 +144,11 @@ impl Node {
     pub(crate) fn on_dial_failed(&mut self, peer: NodeId, now: Timestamp) {
         self.candidates.dialing.retain(|(node, _)| *node != peer);
         self.dial(now);
+    }
+
+    /// Whether hidden nodes can serve `neighbour`, while they cannot serve others whom this node serves.
+    pub(crate) fn hidden_ones_serve(&self, neighbour: &Neighbour) -> bool {
+        self.config.dialable && neighbour.flags.dialable
     }
 
     /// Neighbours that others can find, as they have described themselves.

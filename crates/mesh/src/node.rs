@@ -160,7 +160,7 @@ impl Node {
                 self.uplink.set_limit(bytes_per_s);
                 self.pump(now);
             }
-            Input::Address { address } => self.on_address(address, now),
+            Input::Address { address, dialable } => self.on_address(address, dialable, now),
             closed @ Input::PieceClosed { .. } => self.on_piece_closed(closed, now),
             Input::Record { record } => self.pass_record_on(record, now),
             Input::Head { head } => self.on_head(None, head, now),

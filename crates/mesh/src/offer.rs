@@ -5,7 +5,8 @@
 //! binds a piece to its sender late (after Sparrow, SOSP 2013) and never has two send it. Moving a request that
 //! waits elsewhere was tried: the cancel crosses the first block in one case of ten, and costs more than it gains.
 //!
-//! Rules: at most [`MAX_OFFERS`] offers and waiting requests at once, one offer a neighbour; an offer that is not
+//! Rules: those come first whom no hidden node can serve (`neighbourhood.rs`, rule 6), and of what they lack the rarest
+//! and newest; at most [`MAX_OFFERS`] offers and waiting requests at once, one offer a neighbour; an offer that is not
 //! taken up within a round trip and [`GRACE`] is forgotten.
 
 use std::time::Duration;
@@ -25,6 +26,9 @@ const GRACE: Duration = Duration::from_millis(20);
 const LOOK_AGAIN: Duration = Duration::from_millis(30);
 /// Pieces further behind the edge than this are not offered: who wants history asks.
 const OLD: u64 = 96;
+
+/// What is offered first: the least.
+type Rank = (bool, u16, u64, u32);
 
 #[derive(Debug)]
 pub(crate) struct Offer {
@@ -57,7 +61,7 @@ impl Node {
     fn choose_offer(&mut self) -> Option<(Slab, u64)> {
         let end = self.window.edge();
         let start = end.saturating_sub(OLD).max(self.window.base());
-        let mut best: Option<((u16, u64, u32), u64, Slab)> = None;
+        let mut best: Option<(Rank, u64, Slab)> = None;
         for (slab, neighbour) in self.neighbours.iter() {
             if !neighbour.greeted
                 || neighbour.closing
@@ -67,13 +71,14 @@ impl Node {
             {
                 continue;
             }
+            let last = self.hidden_ones_serve(neighbour);
             let from = start.max(neighbour.live_from);
             for serial in self.window.held.iter_without(&neighbour.has, from, end.max(from)) {
                 if neighbour.wants.iter().any(|w| w.serial == serial) {
                     continue;
                 }
                 let copies = self.window.slot(serial).copies;
-                let rank = (copies, u64::MAX - serial, self.rng.random::<u32>());
+                let rank = (last, copies, u64::MAX - serial, self.rng.random::<u32>());
                 if best.is_none_or(|(b, ..)| rank < b) {
                     best = Some((rank, serial, slab));
                 }

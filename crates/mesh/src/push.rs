@@ -12,7 +12,8 @@
 //!    missing somewhere then may be asked of it.
 //! 2. A *viewer* pushes a fresh piece on while fewer than one in [`PUSH_BELOW`] of its neighbours have it, those
 //!    it pushed to included (to push more often was tried and collides); after that pushes would collide, and
-//!    neighbours ask for it anyway.
+//!    neighbours ask for it anyway. Near ones come first, and those whom no hidden node can serve (`neighbourhood.rs`,
+//!    rule 6).
 //! 3. Nothing is pushed to a neighbour that has gone quiet.
 
 use std::collections::VecDeque;
@@ -43,6 +44,8 @@ const SPREADS_STEP: f32 = 0.25;
 const SPREADS_LEAST: f32 = 0.2;
 /// A viewer pushes while fewer than one in this many neighbours have the piece.
 const PUSH_BELOW: usize = 10;
+/// How many times as near another must be that hidden nodes can serve, too, to be pushed to first.
+const ELSEWHERE: f32 = 4.0;
 /// Age at which a viewer no longer pushes a piece.
 const FRESH: Duration = Duration::from_millis(500);
 /// Most pieces that wait to be pushed. A viewer forgets the oldest; a source never drops: its queue is bounded by
@@ -128,14 +131,17 @@ impl Node {
         // The newest is the rarest.
         for i in (0..self.push.fresh.len()).rev() {
             let serial = self.push.fresh[i].0;
-            let (rng, quiet_after) = (&mut self.rng, self.quiet_after);
+            let (rng, quiet_after, dialable) = (&mut self.rng, self.quiet_after, self.config.dialable);
             // Near ones first, but not always the same ones, which others push to as well.
             let target = self
                 .neighbours
                 .iter()
                 .filter(|(_, n)| may_push(n, serial) && !n.flags.source && n.wants.is_empty())
                 .filter(|(_, n)| !n.quiet(quiet_after, now))
-                .map(|(slab, n)| (slab, hop_us(n) * (1.0 + rng.random::<f32>()) / trust(n, now)))
+                .map(|(slab, n)| {
+                    let elsewhere = if dialable && n.flags.dialable { ELSEWHERE } else { 1.0 };
+                    (slab, hop_us(n) * elsewhere * (1.0 + rng.random::<f32>()) / trust(n, now))
+                })
                 .min_by(|(_, a), (_, b)| a.total_cmp(b));
             if let Some((to, _)) = target {
                 return Some((FRESH_CLASS, serial, to));

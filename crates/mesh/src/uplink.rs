@@ -11,8 +11,9 @@
 //!    others be made: if what is due came before them, a crowd that lacks everything would stop the live edge for
 //!    all; what is due at newcomers, for a part of the uplink; then the rest, newcomers after the others, and riders
 //!    last. So a single newcomer lacks nothing, and a crowd at the door lives on what those inside leave. In each
-//!    class the fewest copies among the neighbours and the newest first, of what is not rare the oldest, so that
-//!    nobody waits long for what most have. A fresh piece to push interrupts one that most have.
+//!    class those whom no hidden node can serve first (`neighbourhood.rs`, rule 6), then the fewest copies among the
+//!    neighbours and the newest first, of what is not rare the oldest, so that nobody waits long for what most have. A
+//!    fresh piece to push interrupts one that most have.
 //!    A source sends first what is due soon and was never sent, then pushes (`push.rs`), then the rest: so each byte
 //!    goes out once before any goes out twice, in the order in which it is needed, also if the source is behind.
 //! 4. *Short queues, and an answer to each request*, but for one that crosses its own piece on the way. At most
@@ -198,7 +199,7 @@ pub(crate) const FRESH_CLASS: u8 = 3;
 const UNIQUE_CLASS: u8 = 0;
 
 /// How much good it does to send a piece: the least first.
-type Rank = (u8, u16, u64, u32);
+type Rank = (u8, bool, u16, u64, u32);
 
 impl Node {
     /// Sends a control message, at once if the limit allows.
@@ -313,7 +314,7 @@ impl Node {
         let hop = hop_us(neighbour) as u32;
         let nobodys = copies == 0 || self.window.slot(want.serial).given == 0;
         if self.role == Role::Source && urgent && nobodys {
-            return (UNIQUE_CLASS, 0, want.serial, hop);
+            return (UNIQUE_CLASS, false, 0, want.serial, hop);
         }
         let class = match (contribution::standing(neighbour, now), urgent) {
             (Standing::Giver, true) => 1,
@@ -326,7 +327,12 @@ impl Node {
             (Standing::Rider, true) => 8,
             (Standing::Rider, false) => 9,
         };
-        if rare { (class, copies, u64::MAX - want.serial, hop) } else { (class, u16::MAX, want.serial, hop) }
+        let last = self.hidden_ones_serve(neighbour);
+        if rare {
+            (class, last, copies, u64::MAX - want.serial, hop)
+        } else {
+            (class, last, u16::MAX, want.serial, hop)
+        }
     }
 
     pub(crate) fn on_cancel(&mut self, from: Slab, serial: Serial, now: Timestamp) {
@@ -474,8 +480,9 @@ impl Node {
         }
         if let Some((class, serial, to)) = self.choose_push(now) {
             let copies = self.window.slot(serial).copies;
+            let last = self.neighbours.get(to).is_some_and(|n| self.hidden_ones_serve(n));
             let first = self.role == Role::Source && best.as_ref().is_none_or(|(b, ..)| b.0 > UNIQUE_CLASS);
-            if first || best.as_ref().is_none_or(|(b, ..)| (class, copies) < (b.0, b.1)) {
+            if first || best.as_ref().is_none_or(|(b, ..)| (class, last, copies) < (b.0, b.1, b.2)) {
                 let source = self.role == Role::Source;
                 let neighbour = self.neighbours.get_mut(to)?;
                 if source {

@@ -266,7 +266,7 @@ pub fn all() -> Vec<Scenario> {
             bounds: vec![
                 Bound::at_most(SourceCopies, 1.02),
                 Bound::at_most(SpreadP50, 0.6),
-                Bound::at_most(SpreadP99, 1.5),
+                Bound::at_most(SpreadP99, 1.0),
                 Bound::at_most(Stalls, 0.0),
                 Bound::at_most(ControlShare, 0.02),
             ],

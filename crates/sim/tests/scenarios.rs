@@ -172,6 +172,19 @@ fn viewers_behind_nats_are_served_as_well_as_others() {
 }
 
 #[test]
+fn viewers_who_can_only_dial_are_served_by_those_whom_they_can_dial() {
+    check(
+        short("nat_wide", 100, 30),
+        &[
+            Bound::at_most(Figure::SourceCopies, 1.1),
+            Bound::at_most(Figure::SpreadP50, 0.65),
+            Bound::at_most(Figure::SpreadP99, 1.3),
+            Bound::at_most(Figure::Stalls, 0.0),
+        ],
+    );
+}
+
+#[test]
 fn viewers_resume_when_the_source_returns() {
     let mut scenario = short("source_cut", 30, 70);
     scenario.source_cut = Some((30 * SECOND, 50 * SECOND));

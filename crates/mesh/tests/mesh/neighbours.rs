@@ -567,8 +567,59 @@ fn who_was_dialled_says_where_it_is_and_others_are_told() {
     assert_eq!(told(&mut alone), [info]);
 
     let address = Bytes::from_static(b"there");
-    alone.mesh.feed(0, Input::Address { address: address.clone() });
+    alone.mesh.feed(0, Input::Address { address: address.clone(), dialable: false });
     let all = told(&mut alone);
     assert_eq!(all.len(), 4, "not all neighbours were told: {all:?}");
-    assert!(all.iter().all(|info| info.address == address));
+    assert!(all.iter().all(|info| info.address == address && !info.flags.dialable));
+}
+
+#[test]
+fn who_cannot_be_dialled_is_served_before_who_can() {
+    let limit = |member, config: &mut minuet_mesh::Config| {
+        if member == 1 {
+            config.upload_limit = Some(400_000);
+        }
+    };
+    let mut mesh = Mesh::live(1, 8, limit);
+    mesh.stream(40);
+    mesh.run(4 * SECOND);
+    let links: [LinkId; 3] = std::array::from_fn(|peer| mesh.link_to_test(1, NodeId([20 + peer as u8; 32])));
+    let dialable = |dialable| HelloFlags { dialable, ..HelloFlags::default() };
+    for (link, flags) in links.iter().zip([true, true, false].map(dialable)) {
+        let hello = Hello { version: 1, flags, upload_kbps: 0, extensions: Vec::new() };
+        mesh.say(1, *link, Message::Hello(hello), Bytes::new());
+    }
+    // The first is being served when the others ask; of these the first asks for the older piece.
+    let mut serial = 10;
+    let mut served = |mesh: &mut Mesh| -> Vec<LinkId> {
+        mesh.inbox.clear();
+        for link in links {
+            let request = Request { serial: Serial(serial), due_in_ms: 0 };
+            mesh.say(1, link, Message::Request(request), Bytes::new());
+            serial += 1;
+        }
+        mesh.run(3 * SECOND);
+        let begun = |(link, message): &(LinkId, Message)| {
+            matches!(message, Message::Block(block) if block.offset == 0).then_some(*link)
+        };
+        mesh.inbox.iter().filter_map(begun).collect()
+    };
+    let [busy, older, newer] = links;
+    assert_eq!(served(&mut mesh), [busy, newer, older], "who can be dialled was not last");
+    // They find out that it is the other way round.
+    for (peer, link, flags) in [(21, older, dialable(false)), (22, newer, dialable(true))] {
+        let address = Bytes::from_static(b"there");
+        let info = PeerInfo { node: NodeId([peer; 32]), flags, upload_kbps: 0, address };
+        mesh.say(1, link, Message::Peers(vec![info]), Bytes::new());
+    }
+    assert_eq!(served(&mut mesh), [busy, older, newer]);
+    // Who cannot be dialled itself has only dialable neighbours, all alike.
+    mesh.feed(1, Input::Address { address: Bytes::from_static(b"here"), dialable: false });
+    for (peer, link) in [(21, older), (22, newer)] {
+        let address = Bytes::from_static(b"there");
+        let flags = dialable(peer == 21);
+        let info = PeerInfo { node: NodeId([peer; 32]), flags, upload_kbps: 0, address };
+        mesh.say(1, link, Message::Peers(vec![info]), Bytes::new());
+    }
+    assert_eq!(served(&mut mesh), [busy, older, newer], "it must not matter here");
 }

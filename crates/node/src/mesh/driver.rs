@@ -22,6 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     MeshStats,
+    dialable::Dialable,
     early::EarlyBlocks,
     endpoint::Transport,
     estimate::UplinkEstimate,
@@ -101,6 +102,9 @@ pub(super) struct Driver {
     transport: Transport,
     /// How this node can be reached.
     reach: watch::Receiver<Reach>,
+    dialable: Dialable,
+    /// Whether others can dial it, as it was last told.
+    said_dialable: watch::Sender<bool>,
     /// What the line can send, where nobody said so.
     estimate: Option<UplinkEstimate>,
     window: Arc<LiveWindow>,
@@ -147,6 +151,7 @@ impl Driver {
         heads: broadcast::Sender<Head>,
         stats: watch::Sender<MeshStats>,
         neighbours: watch::Sender<Vec<PeerInfo>>,
+        said_dialable: watch::Sender<bool>,
         tasks: TaskTracker,
         cancel: CancellationToken,
         links_cancel: CancellationToken,
@@ -158,6 +163,8 @@ impl Driver {
             epoch,
             transport,
             reach,
+            dialable: Dialable::default(),
+            said_dialable,
             estimate: estimates.then(|| UplinkEstimate::new(is_source, Timestamp::ZERO)),
             window,
             handled: Timestamp::ZERO,
@@ -228,9 +235,9 @@ impl Driver {
                     None => break,
                 },
                 Ok(()) = self.reach.changed() => {
-                    let address = self.reach.borrow_and_update().encode();
-                    tracing::debug!("reached at {:?}", *self.reach.borrow());
-                    self.handle(Input::Address { address });
+                    tracing::debug!("reached at {:?}", *self.reach.borrow_and_update());
+                    self.dialable.note_moved();
+                    self.tell_address();
                 }
                 _ = review.tick() => self.review(),
                 () = tokio::time::sleep_until(wake) => {
@@ -317,6 +324,17 @@ impl Driver {
         }
     }
 
+    /// Tells all how others can reach this node, and whether they can dial it at all.
+    fn tell_address(&mut self) {
+        let (address, relay) = {
+            let reach = self.reach.borrow();
+            (reach.encode(), reach.relay.is_some())
+        };
+        let dialable = self.dialable.look(self.links.len(), relay, self.now());
+        self.said_dialable.send_if_modified(|said| std::mem::replace(said, dialable) != dialable);
+        self.handle(Input::Address { address, dialable });
+    }
+
     fn drop_link(&mut self, id: LinkId) {
         self.early.remove(&id);
         if let Some(link) = self.links.remove(&id) {
@@ -332,6 +350,9 @@ impl Driver {
             Done::Opened { direction, opened: Some(opened), .. } => {
                 let id = LinkId(self.next_link);
                 self.next_link += 1;
+                if direction == Direction::Accepted {
+                    self.dialable.note_dialled();
+                }
                 let (peer, rtt) = (opened.peer, opened.rtt());
                 let link =
                     opened.start(id, self.channel, self.events.0.clone(), &self.tasks, &self.links_cancel);

@@ -5,6 +5,7 @@
 
 mod certificates;
 mod congestion;
+mod dialable;
 mod driver;
 mod early;
 mod endpoint;
@@ -172,6 +173,7 @@ impl Mesh {
         }
         let (say_reach, reach) = watch::channel(transport.reach());
         tasks.spawn(cancel.clone().run_until_cancelled_owned(transport.clone().watch_reach(say_reach)));
+        let (say_dialable, dialable) = watch::channel(true);
         let driver = Driver::new(
             node,
             options.channel,
@@ -185,6 +187,7 @@ impl Mesh {
             heads.clone(),
             say_stats,
             say_neighbours,
+            say_dialable,
             tasks.clone(),
             cancel.clone(),
             links.clone(),
@@ -196,6 +199,7 @@ impl Mesh {
                 &options,
                 transport.clone(),
                 reach.clone(),
+                dialable.clone(),
                 commands.clone(),
             );
             tasks.spawn(rendezvous.run(cancel.clone()));

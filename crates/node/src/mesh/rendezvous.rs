@@ -47,6 +47,7 @@ pub(super) struct Rendezvous {
     request: JoinRequest,
     transport: Transport,
     reach: watch::Receiver<Reach>,
+    dialable: watch::Receiver<bool>,
     commands: mpsc::Sender<Command>,
     relay: Option<RelayServer>,
 }
@@ -57,6 +58,7 @@ impl Rendezvous {
         options: &MeshOptions,
         transport: Transport,
         reach: watch::Receiver<Reach>,
+        dialable: watch::Receiver<bool>,
         commands: mpsc::Sender<Command>,
     ) -> Self {
         let kbps = options.upload_limit.unwrap_or(0).saturating_mul(8) / 1000;
@@ -70,7 +72,7 @@ impl Rendezvous {
         };
         let heads = if options.role == Role::Source { 0 } else { MAX_JOIN_HEAD_PIECES };
         let request = JoinRequest { want: WANT, heads, ..JoinRequest::new(about) };
-        Self { tracker, channel: options.channel, request, transport, reach, commands, relay: None }
+        Self { tracker, channel: options.channel, request, transport, reach, dialable, commands, relay: None }
     }
 
     /// Announces the node until cancelled, then takes leave.
@@ -91,6 +93,7 @@ impl Rendezvous {
             self.request.about.addrs = reach.addrs;
             self.request.about.addrs.truncate(MAX_NODE_ADDRS);
             self.request.about.relay = reach.relay;
+            self.request.about.dialable = *self.dialable.borrow_and_update();
             let asked = Instant::now();
             let wait = match self.tracker.join_mesh(self.channel, &self.request).await {
                 Ok(answer) => {
@@ -111,7 +114,11 @@ impl Rendezvous {
             };
             // A new address is worth telling at once, but not again and again.
             let news = async {
-                if self.reach.changed().await.is_err() {
+                let changed = tokio::select! {
+                    changed = self.reach.changed() => changed,
+                    changed = self.dialable.changed() => changed,
+                };
+                if changed.is_err() {
                     std::future::pending::<()>().await;
                 }
                 tokio::time::sleep_until(asked + SHORTEST).await;

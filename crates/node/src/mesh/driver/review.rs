@@ -34,6 +34,12 @@ impl Driver {
                 self.node.handle(Input::LinkRtt { link: *id, rtt: path.rtt }, now);
             }
         }
+        let relay = self.reach.borrow().relay.is_some();
+        let dialable = self.dialable.look(self.links.len(), relay, now);
+        if dialable != *self.said_dialable.borrow() {
+            tracing::debug!("others {} dial this node", if dialable { "can" } else { "cannot" });
+            self.tell_address();
+        }
         if let Some(estimate) = &mut self.estimate {
             let before = estimate.limit();
             estimate.look(&counts, self.window.rate(), now);
