@@ -12,8 +12,8 @@
 //!    where it is nobody is told.
 //! 6. A node that nobody can dial is *hidden*: it has links with dialable nodes alone, and gets from nobody else what it
 //!    plays, while dialable nodes get from both. So dialable nodes serve the hidden ones first, and each other with what
-//!    the hidden ones leave. A node says itself whether it can be dialled; to lie gains no more than to come first
-//!    among those of the same standing.
+//!    the hidden ones leave; and where most are hidden they ask these first. A node says itself whether it can be
+//!    dialled; to lie gains no more than to come first among those of the same standing.
 
 use std::time::Duration;
 

@@ -8,7 +8,8 @@
 //! 3. *Deadlines near the playhead*: pieces due within [`SOON`] go first, earliest first. *Elsewhere rarest
 //!    first, newest among equals* (BEP 3; Bonald et al., SIGMETRICS 2008), ties at random.
 //! 4. *Holders by measured time*: a neighbour that takes much longer than the best is asked only if nobody
-//!    faster promised the piece within [`DEFER`], or if time runs out.
+//!    faster promised the piece within [`DEFER`], or if time runs out. So is, by a dialable node most of whose neighbours
+//!    are hidden (`neighbourhood.rs`, rule 6), one that is dialable, too: the hidden ones need its uplink.
 //! 5. *The source last*: it is asked for what nobody else has.
 //! 6. A neighbour that has gone quiet is not counted on.
 
@@ -18,7 +19,7 @@ use minuet_proto::mesh::{Message, Request, Serial};
 use rand::RngExt;
 
 use crate::flood::price;
-use crate::neighbour::{Asked, Slab};
+use crate::neighbour::{Asked, Neighbour, Slab};
 use crate::node::Node;
 use crate::push::hop_us;
 use crate::{PickOrder, Role, Timestamp};
@@ -39,6 +40,20 @@ const RECENT: u64 = 128;
 const BUSY: Duration = Duration::from_millis(100);
 /// An offer is taken if the piece can be here within this time.
 const MAX_HOP_US: f32 = 150_000.0;
+
+/// Whom not to ask at first (rule 4).
+struct Reserve {
+    /// Who takes longer.
+    slowest_us: f32,
+    /// Those who can be dialled.
+    dialable: bool,
+}
+
+impl Reserve {
+    fn holds(&self, neighbour: &Neighbour) -> bool {
+        neighbour.latency_us > self.slowest_us || self.dialable && neighbour.flags.dialable
+    }
+}
 
 impl Node {
     /// Marks the pieces that have come into reach as wanted.
@@ -113,7 +128,7 @@ impl Node {
     pub(crate) fn on_dont_have(&mut self, from: Slab, serials: &[Serial], now: Timestamp) {
         for serial in serials {
             let recent = serial.0 + RECENT > self.window.edge();
-            let asked = |n: &crate::neighbour::Neighbour| n.asked.iter().any(|a| a.serial == serial.0);
+            let asked = |n: &Neighbour| n.asked.iter().any(|a| a.serial == serial.0);
             if recent
                 && self.neighbours.get(from).is_some_and(asked)
                 && self.charge_flood(from, price::BROKEN_PROMISE, now)
@@ -179,7 +194,7 @@ impl Node {
 
     /// `from` promised the wanted piece `serial`: ask it now, or wait for somebody better?
     fn consider(&mut self, from: Slab, serial: u64, now: Timestamp) {
-        let best = self.best_latency();
+        let reserve = self.reserve();
         let Some(neighbour) = self.neighbours.get(from) else { return };
         if neighbour.asked.len() >= PIPELINE
             || neighbour.closing
@@ -188,7 +203,7 @@ impl Node {
         {
             return;
         }
-        if neighbour.latency_us > SLOW * best {
+        if reserve.holds(neighbour) {
             return;
         }
         self.ask(from, serial, now);
@@ -199,13 +214,20 @@ impl Node {
         self.neighbours.get(of).is_some_and(|n| !n.closing && hop_us(n) <= MAX_HOP_US)
     }
 
-    fn best_latency(&self) -> f32 {
+    /// Whom this node does not ask at first.
+    fn reserve(&self) -> Reserve {
         // The third best: one lucky neighbour must not make all others look slow.
         let mut best = [f32::MAX; 3];
+        let (mut hidden, mut dialable) = (0, 0);
         for (_, neighbour) in self.neighbours.iter() {
             let mut latency = neighbour.latency_us;
             if neighbour.flags.source || neighbour.flags.no_upload {
                 continue;
+            }
+            if neighbour.flags.dialable {
+                dialable += 1;
+            } else {
+                hidden += 1;
             }
             for place in &mut best {
                 if latency < *place {
@@ -213,12 +235,13 @@ impl Node {
                 }
             }
         }
-        best.into_iter().rfind(|b| *b < f32::MAX).unwrap_or(f32::MAX)
+        let best_us = best.into_iter().rfind(|b| *b < f32::MAX).unwrap_or(f32::MAX);
+        Reserve { slowest_us: SLOW * best_us, dialable: self.config.dialable && hidden > dialable }
     }
 
     /// Asks the best holder of a wanted piece, if one has room. `late` also allows a second one, and the source.
     pub(crate) fn ask_somebody(&mut self, serial: u64, late: bool, now: Timestamp) -> bool {
-        let best = self.best_latency();
+        let reserve = self.reserve();
         let copies = self.window.slot(serial).copies;
         let mut found: Option<(f32, Slab)> = None;
         for (slab, neighbour) in self.neighbours.iter() {
@@ -244,7 +267,7 @@ impl Node {
                     continue;
                 }
                 cost += 1e6;
-            } else if !late && neighbour.latency_us > SLOW * best {
+            } else if !late && reserve.holds(neighbour) {
                 continue;
             }
             if found.is_none_or(|(c, _)| cost < c) {
@@ -258,12 +281,12 @@ impl Node {
 
     /// Asks `of` for the most wanted piece that it holds, if there is room.
     pub(crate) fn ask_more(&mut self, of: Slab, now: Timestamp) {
-        let best_latency = self.best_latency();
+        let reserve = self.reserve();
         let Some(neighbour) = self.neighbours.get(of) else { return };
         if neighbour.asked.len() >= PIPELINE || neighbour.closing || neighbour.busy_until > now {
             return;
         }
-        let slow = neighbour.latency_us > SLOW * best_latency;
+        let reserved = reserve.holds(neighbour);
         let (from, to) = (self.window.base(), self.window.horizon());
         // Lowest first: due soon by deadline, then by copies, then newest, then at random.
         let mut best: Option<((u64, u16, u64, u32), u64)> = None;
@@ -273,7 +296,7 @@ impl Node {
                 continue;
             }
             let due = self.playback.due(serial, &self.window).filter(|due| *due < now + SOON);
-            if (slow || neighbour.flags.source && slot.copies > 1) && due.is_none() {
+            if (reserved || neighbour.flags.source && slot.copies > 1) && due.is_none() {
                 continue;
             }
             let (copies, order) = match self.config.pick_order {

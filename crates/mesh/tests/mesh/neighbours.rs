@@ -574,6 +574,36 @@ fn who_was_dialled_says_where_it_is_and_others_are_told() {
 }
 
 #[test]
+fn who_can_be_dialled_asks_those_who_cannot_if_most_cannot() {
+    let mut alone = Alone::settled();
+    let mut link = |node, dialable| {
+        let link = alone.mesh.link_to_test(0, NodeId([node; 32]));
+        let flags = HelloFlags { dialable, ..HelloFlags::default() };
+        let hello = Hello { version: 1, flags, upload_kbps: 10_000, extensions: Vec::new() };
+        alone.mesh.say(0, link, Message::Hello(hello), Bytes::new());
+        link
+    };
+    let (dialable, hidden) = (link(20, true), link(21, false));
+    let asked = |alone: &mut Alone, serial: u64, of: &[LinkId], time| {
+        alone.head(serial, PieceHash::of(&(serial as u32).to_le_bytes()), true);
+        alone.mesh.inbox.clear();
+        for link in of {
+            alone.mesh.say(0, *link, Mesh::have(serial..serial + 1), Bytes::new());
+        }
+        alone.mesh.run(time);
+        let request = |(link, message): &(LinkId, Message)| match message {
+            Message::Request(request) if request.serial.0 == serial => Some(*link),
+            _ => None,
+        };
+        alone.mesh.inbox.iter().filter_map(request).collect::<Vec<_>>()
+    };
+    // The first neighbour cannot be dialled either.
+    assert_eq!(asked(&mut alone, 20, &[dialable, hidden], SECOND / 10), [hidden]);
+    assert_eq!(asked(&mut alone, 21, &[dialable], SECOND / 10), []);
+    assert_eq!(asked(&mut alone, 22, &[dialable], SECOND), [dialable], "nobody else had it for a while");
+}
+
+#[test]
 fn who_cannot_be_dialled_is_served_before_who_can() {
     let limit = |member, config: &mut minuet_mesh::Config| {
         if member == 1 {
