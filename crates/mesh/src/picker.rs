@@ -226,7 +226,7 @@ impl Node {
             }
             if neighbour.flags.dialable {
                 dialable += 1;
-            } else {
+            } else if neighbour.greeted {
                 hidden += 1;
             }
             for place in &mut best {
