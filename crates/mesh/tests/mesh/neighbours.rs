@@ -78,6 +78,30 @@ impl Alone {
         }
     }
 
+    /// One more neighbour, which can be dialled or not.
+    fn meet(&mut self, node: u8, dialable: bool) -> LinkId {
+        let link = self.mesh.link_to_test(0, NodeId([node; 32]));
+        let flags = HelloFlags { dialable, ..HelloFlags::default() };
+        let hello = Hello { version: 1, flags, upload_kbps: 10_000, extensions: Vec::new() };
+        self.mesh.say(0, link, Message::Hello(hello), Bytes::new());
+        link
+    }
+
+    /// Who is asked for a new piece within this time, if these have it.
+    fn asked(&mut self, serial: u64, holders: &[LinkId], time: u64) -> Vec<LinkId> {
+        self.head(serial, PieceHash::of(&(serial as u32).to_le_bytes()), true);
+        self.mesh.inbox.clear();
+        for link in holders {
+            self.mesh.say(0, *link, Mesh::have(serial..serial + 1), Bytes::new());
+        }
+        self.mesh.run(time);
+        let request = |(link, message): &(LinkId, Message)| match message {
+            Message::Request(request) if request.serial.0 == serial => Some(*link),
+            _ => None,
+        };
+        self.mesh.inbox.iter().filter_map(request).collect()
+    }
+
     /// Twenty pieces are known and promised, and playback has begun.
     fn settled() -> Self {
         let mut alone = Self::new();
@@ -575,32 +599,17 @@ fn who_was_dialled_says_where_it_is_and_others_are_told() {
 
 #[test]
 fn who_can_be_dialled_asks_those_who_cannot_if_most_cannot() {
-    let mut alone = Alone::settled();
-    let mut link = |node, dialable| {
-        let link = alone.mesh.link_to_test(0, NodeId([node; 32]));
-        let flags = HelloFlags { dialable, ..HelloFlags::default() };
-        let hello = Hello { version: 1, flags, upload_kbps: 10_000, extensions: Vec::new() };
-        alone.mesh.say(0, link, Message::Hello(hello), Bytes::new());
-        link
-    };
-    let (dialable, hidden) = (link(20, true), link(21, false));
-    let asked = |alone: &mut Alone, serial: u64, of: &[LinkId], time| {
-        alone.head(serial, PieceHash::of(&(serial as u32).to_le_bytes()), true);
-        alone.mesh.inbox.clear();
-        for link in of {
-            alone.mesh.say(0, *link, Mesh::have(serial..serial + 1), Bytes::new());
-        }
-        alone.mesh.run(time);
-        let request = |(link, message): &(LinkId, Message)| match message {
-            Message::Request(request) if request.serial.0 == serial => Some(*link),
-            _ => None,
-        };
-        alone.mesh.inbox.iter().filter_map(request).collect::<Vec<_>>()
-    };
     // The first neighbour cannot be dialled either.
-    assert_eq!(asked(&mut alone, 20, &[dialable, hidden], SECOND / 10), [hidden]);
-    assert_eq!(asked(&mut alone, 21, &[dialable], SECOND / 10), []);
-    assert_eq!(asked(&mut alone, 22, &[dialable], SECOND), [dialable], "nobody else had it for a while");
+    let mut alone = Alone::settled();
+    let (dialable, hidden) = (alone.meet(20, true), alone.meet(21, false));
+    assert_eq!(alone.asked(20, &[dialable, hidden], SECOND / 10), [hidden]);
+    assert_eq!(alone.asked(21, &[dialable], SECOND / 10), []);
+    assert_eq!(alone.asked(22, &[dialable], SECOND), [dialable], "nobody else had it for a while");
+    // One of each, and one that has not said yet what it is.
+    let mut alone = Alone::settled();
+    let dialable = alone.meet(20, true);
+    alone.mesh.link_to_test(0, NodeId([22; 32]));
+    assert_eq!(alone.asked(20, &[dialable], SECOND / 10), [dialable]);
 }
 
 #[test]
