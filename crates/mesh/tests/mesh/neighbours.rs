@@ -1,6 +1,6 @@
 //! One node: what it does about each kind of neighbour.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 use minuet_mesh::{HangUpReason, HeadKey, Input, LinkId, Role};
@@ -88,7 +88,7 @@ impl Alone {
     }
 
     /// Who is asked for a new piece within this time, if these have it.
-    fn asked(&mut self, serial: u64, holders: &[LinkId], time: u64) -> Vec<LinkId> {
+    fn asked(&mut self, serial: u64, holders: &[LinkId], time: Duration) -> Vec<LinkId> {
         self.head(serial, PieceHash::of(&(serial as u32).to_le_bytes()), true);
         self.mesh.inbox.clear();
         for link in holders {
