@@ -265,8 +265,8 @@ pub fn all() -> Vec<Scenario> {
             profiles: vec![Profile { up: 1.8, upload: true }],
             bounds: vec![
                 Bound::at_most(SourceCopies, 1.05),
-                Bound::at_most(SpreadP50, 0.75),
-                Bound::at_most(SpreadP99, 1.5),
+                Bound::at_most(SpreadP50, 0.65),
+                Bound::at_most(SpreadP99, 1.3),
                 Bound::at_most(Stalls, 0.0),
                 Bound::at_most(ControlShare, 0.02),
             ],
