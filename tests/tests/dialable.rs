@@ -12,14 +12,11 @@ use minuet_node::{
     mesh::{ClosedPiece, Mesh, MeshOptions, MeshRole, MeshStart},
 };
 use minuet_proto::{
-    ChannelKey, ChannelLink, PieceHash, PieceId, PieceIndex, SegmentSeq,
+    ChannelKey, PieceHash, PieceId, PieceIndex, SegmentSeq,
     channel_api::mesh::{JoinRequest, MeshNode},
     mesh::{NodeId, Serial},
 };
-use minuet_tests::{
-    Tracker, free_port,
-    hostile::{Harm, Hostile},
-};
+use minuet_tests::{Tracker, free_port};
 
 /// How often the tracker is asked what nodes say.
 const LOOK: Duration = Duration::from_secs(1);
@@ -74,7 +71,7 @@ async fn who_is_never_dialled_says_so_until_it_is() {
     let dir = dir.path();
     let server = Tracker::start_with(free_port(), &dir.join("tracker"), &["--no-relay"]);
     let url = minuet_proto::link::parse_tracker(&server.url).unwrap();
-    let tracker = TrackerClient::new(url.clone()).unwrap();
+    let tracker = TrackerClient::new(url).unwrap();
     let key = ChannelKey::from_seed(&[9; 32]);
     let port = |mesh: &Mesh| mesh.listen_addrs()[0].port();
     let mut meshes = Vec::new();
@@ -99,10 +96,9 @@ async fn who_is_never_dialled_says_so_until_it_is() {
     }
     let ports = [port(&meshes[1]), port(&meshes[4])];
     wait_for(&tracker, &key, &ports, &[true, false]).await;
-    // Somebody who does not care dials it all the same.
-    let link = ChannelLink { channel: key.channel(), title: None, trackers: vec![url] };
-    let bold = Hostile::start(Harm::Silence, &link.to_string());
+    // A newcomer who finds too few others dials it all the same.
+    let folder = dir.join("newcomer");
+    std::fs::create_dir(&folder).unwrap();
+    let (_newcomer, _) = Mesh::start(options(&key, MeshRole::Viewer, &folder, &tracker)).await.unwrap();
     wait_for(&tracker, &key, &ports, &[true, true]).await;
-    // It has a runtime of its own, which must not end in this one.
-    tokio::task::spawn_blocking(move || drop(bold)).await.unwrap();
 }

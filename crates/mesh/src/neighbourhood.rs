@@ -4,7 +4,8 @@
 //! 1. Aim at [`Config::neighbours`](crate::Config) links. Dial half of them at once and the rest only if others do
 //!    not dial here meanwhile; accept up to twice as many, since nodes that cannot be dialled live on the places
 //!    of those that can.
-//! 2. Whom to dial is random among those known and dialable, so that the mesh has no clumps and no hub.
+//! 2. Whom to dial is random among those known, so that the mesh has no clumps and no hub; those who say that nobody can
+//!    dial them only if nobody else is left, since they may be mistaken.
 //! 3. Every [`REVIEW`] the least useful link that this node dialled makes place for a new one: usefulness is what
 //!    went over it of late, both ways, and a short round trip.
 //! 4. A link over which nothing is heard for [`IDLE`] is given up, before it is missed.
@@ -119,11 +120,7 @@ impl Node {
                 continue;
             }
             let linked = self.neighbours.iter().any(|(_, n)| n.node == info.node);
-            if info.node == self.config.node
-                || linked
-                || self.bans.contains(&info.node)
-                || !info.flags.dialable
-            {
+            if info.node == self.config.node || linked || self.bans.contains(&info.node) {
                 continue;
             }
             if let Some(known) = self.candidates.list.iter_mut().find(|c| c.info.node == info.node) {
@@ -181,23 +178,24 @@ impl Node {
         let missing = self.config.neighbours.saturating_sub(have + under_way);
         let at_once = (self.config.neighbours / 2).max(1).saturating_sub(under_way);
         for _ in 0..missing.min(at_once) {
-            if !self.dial_one(now) {
+            if !self.dial_one(true, now) {
                 break;
             }
         }
     }
 
-    fn dial_one(&mut self, now: Timestamp) -> bool {
+    /// Dials one more node: one that can be dialled, or, if there is none, `hidden_too` one that says it cannot be.
+    fn dial_one(&mut self, hidden_too: bool, now: Timestamp) -> bool {
         let Candidates { list, dialing, .. } = &mut self.candidates;
         let neighbours = &self.neighbours;
-        let chosen = list
-            .iter_mut()
-            .filter(|c| {
-                c.after <= now
-                    && !dialing.iter().any(|(node, _)| *node == c.info.node)
-                    && !neighbours.iter().any(|(_, n)| n.node == c.info.node)
-            })
-            .choose(&mut self.rng);
+        let fit = |c: &Candidate| {
+            c.after <= now
+                && !dialing.iter().any(|(node, _)| *node == c.info.node)
+                && !neighbours.iter().any(|(_, n)| n.node == c.info.node)
+        };
+        let dialable = !hidden_too || list.iter().any(|c| c.info.flags.dialable && fit(c));
+        let chosen =
+            list.iter_mut().filter(|c| c.info.flags.dialable == dialable && fit(c)).choose(&mut self.rng);
         let Some(candidate) = chosen else { return false };
         candidate.after = now + DIAL_AGAIN;
         dialing.push((candidate.info.node, now));
@@ -262,7 +260,7 @@ impl Node {
             .map(|(slab, _)| slab);
         if let Some(worst) = worst {
             // The new one is dialled first: a neighbour is replaced before it is missed.
-            if self.dial_one(now) {
+            if self.dial_one(false, now) {
                 self.send(worst, Message::Bye(ByeReason::Replaced), now);
                 self.hang_up(worst, HangUpReason::Replaced, false, now);
             }

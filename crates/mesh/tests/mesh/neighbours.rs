@@ -598,6 +598,27 @@ fn who_was_dialled_says_where_it_is_and_others_are_told() {
 }
 
 #[test]
+fn who_says_that_nobody_can_dial_it_is_dialled_if_nobody_else_is_left() {
+    let dialled = |flags: &[bool]| -> Vec<NodeId> {
+        let mut mesh = Mesh::new(4);
+        mesh.add(config(0), Role::Viewer);
+        let info = |(number, dialable): (usize, &bool)| PeerInfo {
+            node: NodeId([20 + number as u8; 32]),
+            flags: HelloFlags { dialable: *dialable, ..HelloFlags::default() },
+            upload_kbps: 0,
+            address: Bytes::from_static(b"somewhere"),
+        };
+        mesh.feed(0, Input::PeersLearned { peers: flags.iter().enumerate().map(info).collect() });
+        mesh.run(SECOND / 10);
+        mesh.members[0].dialled.clone()
+    };
+    let mut both = dialled(&[false, true]);
+    assert_eq!(both.remove(0), NodeId([21; 32]), "not the one that can be dialled first");
+    assert_eq!(both, [NodeId([20; 32])]);
+    assert_eq!(dialled(&[false]), [NodeId([20; 32])]);
+}
+
+#[test]
 fn who_can_be_dialled_asks_those_who_cannot_if_most_cannot() {
     // The first neighbour cannot be dialled either.
     let mut alone = Alone::settled();

@@ -236,7 +236,6 @@ impl Driver {
                 },
                 Ok(()) = self.reach.changed() => {
                     tracing::debug!("reached at {:?}", *self.reach.borrow_and_update());
-                    self.dialable.note_moved();
                     self.tell_address();
                 }
                 _ = review.tick() => self.review(),
@@ -326,13 +325,10 @@ impl Driver {
 
     /// Tells all how others can reach this node, and whether they can dial it at all.
     fn tell_address(&mut self) {
-        let (address, relay) = {
-            let reach = self.reach.borrow();
-            (reach.encode(), reach.relay.is_some())
-        };
-        let dialable = self.dialable.look(self.links.len(), relay, self.now());
+        let reach = self.reach.borrow().clone();
+        let dialable = self.dialable.look(self.links.len(), &reach, self.now());
         self.said_dialable.send_if_modified(|said| std::mem::replace(said, dialable) != dialable);
-        self.handle(Input::Address { address, dialable });
+        self.handle(Input::Address { address: reach.encode(), dialable });
     }
 
     fn drop_link(&mut self, id: LinkId) {

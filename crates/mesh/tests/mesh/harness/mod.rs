@@ -75,6 +75,8 @@ pub struct Member {
     pub most_kept: usize,
     pub requests: u32,
     pub equivocations: u32,
+    /// Whom it dialled, in turn.
+    pub dialled: Vec<NodeId>,
 }
 
 pub struct Mesh {
@@ -158,6 +160,7 @@ impl Mesh {
             most_kept: 0,
             requests: 0,
             equivocations: 0,
+            dialled: Vec::new(),
         });
         member
     }
@@ -318,6 +321,7 @@ impl Mesh {
         match output {
             Output::Send { link, message } => self.transmit(member, link, message),
             Output::Dial { peer } => {
+                self.members[member].dialled.push(peer.node);
                 let peer_index = usize::from(peer.node.0[0]);
                 if peer_index >= self.members.len() || !self.members[peer_index].alive {
                     return self.feed(member, Input::DialFailed { peer: peer.node });

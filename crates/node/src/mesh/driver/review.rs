@@ -34,8 +34,7 @@ impl Driver {
                 self.node.handle(Input::LinkRtt { link: *id, rtt: path.rtt }, now);
             }
         }
-        let relay = self.reach.borrow().relay.is_some();
-        let dialable = self.dialable.look(self.links.len(), relay, now);
+        let dialable = self.dialable.look(self.links.len(), &self.reach.borrow(), now);
         if dialable != *self.said_dialable.borrow() {
             tracing::debug!("others {} dial this node", if dialable { "can" } else { "cannot" });
             self.tell_address();
