@@ -1,5 +1,11 @@
 //! `minuet-sim`: runs scenarios and prints what they show.
 
+use std::{
+    fmt::Display,
+    io::{self, ErrorKind, Write},
+    process,
+};
+
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use minuet_sim::{
@@ -109,15 +115,24 @@ fn main() -> Result<()> {
     jobs.iter_mut().for_each(|job| job.threads = threads);
     let passed = if cli.json { print_json(&jobs, cli.jobs)? } else { print_table(&cli, &scenarios, &jobs) };
     if !passed {
-        std::process::exit(1);
+        process::exit(1);
     }
     Ok(())
 }
 
-#[allow(clippy::print_stdout)]
+/// Prints a line; who reads no further ends the command, since there is nobody to run for.
+fn say(line: impl Display) {
+    if let Err(error) = writeln!(io::stdout(), "{line}") {
+        if error.kind() != ErrorKind::BrokenPipe {
+            let _ = writeln!(io::stderr(), "Error: cannot write what the runs show: {error}");
+        }
+        process::exit(1);
+    }
+}
+
 fn list() {
     for scenario in scenario::all() {
-        println!("{:<11} {}", scenario.name, scenario.about);
+        say(format_args!("{:<11} {}", scenario.name, scenario.about));
     }
 }
 
@@ -167,13 +182,12 @@ fn jobs(cli: &Cli, scenario: &Scenario) -> Vec<Job> {
         .collect()
 }
 
-#[allow(clippy::print_stdout)]
 fn print_json(jobs: &[Job], threads: usize) -> Result<bool> {
     let (mut passed, mut failure) = (true, None);
     run_all(jobs, threads, |_, report| {
         passed &= report.pass;
         match serde_json::to_string(&report) {
-            Ok(line) => println!("{line}"),
+            Ok(line) => say(line),
             Err(error) => failure = Some(error),
         }
     });
@@ -181,13 +195,12 @@ fn print_json(jobs: &[Job], threads: usize) -> Result<bool> {
 }
 
 /// One line for the runs of each scenario and engine; the bounds as well if there is only one.
-#[allow(clippy::print_stdout)]
 fn print_table(cli: &Cli, scenarios: &[Scenario], jobs: &[Job]) -> bool {
     if cli.markdown {
-        println!("{}", table::markdown_header());
+        say(table::markdown_header());
     } else {
-        println!("seeds {} to {}", cli.seed, cli.seed + cli.seeds.max(1) - 1);
-        println!("{}", table::header());
+        say(format_args!("seeds {} to {}", cli.seed, cli.seed + cli.seeds.max(1) - 1));
+        say(table::header());
     }
     let mut passed = true;
     let mut group: Vec<Report> = Vec::new();
@@ -199,9 +212,9 @@ fn print_table(cli: &Cli, scenarios: &[Scenario], jobs: &[Job]) -> bool {
         if last {
             let scenario = &jobs[index].scenario;
             let line = table::line(scenario, &group);
-            println!("{}", if cli.markdown { table::markdown(&line) } else { line });
+            say(if cli.markdown { table::markdown(&line) } else { line });
             if scenarios.len() == 1 && !cli.markdown {
-                print!("{}", table::bounds(scenario, &group));
+                table::bounds(scenario, &group).lines().for_each(say);
             }
             group.clear();
         }

@@ -1,6 +1,8 @@
 //! A small set of scenarios, cut short, with bounds on protocol figures. Figures follow from the seed alone, so
 //! they are fair to assert; the whole table is in docs/simulation.md.
 
+use std::process::Command;
+
 use minuet_sim::{
     engine::SECOND,
     figures::{Bound, Figure, Figures},
@@ -27,6 +29,15 @@ fn check(scenario: Scenario, bounds: &[Bound]) {
     for bound in bounds {
         assert!(bound.holds(&figures), "{name}: {bound:?} of {figures:#?}");
     }
+}
+
+#[test]
+fn who_reads_no_further_ends_the_command_without_complaint() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let ended = Command::new(env!("CARGO_BIN_EXE_minuet-sim")).arg("list").stdout(writer).output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&ended.stderr), "");
 }
 
 /// It used to wait for the report of that run for ever.
