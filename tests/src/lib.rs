@@ -262,6 +262,25 @@ impl Segmenter {
     }
 }
 
+/// Panics unless `joined` ends with `media`: says then how much of it is the same, from its start and from the end.
+pub fn assert_ends_with(joined: &[u8], media: &[u8], about: impl FnOnce() -> String) {
+    if joined.ends_with(media) {
+        return;
+    }
+    let same = |(a, b): &(&u8, &u8)| a == b;
+    let start = &media[..media.len().min(10 * 188)];
+    let begins = joined.windows(start.len().max(1)).position(|window| window == start);
+    let from_start = begins.map(|at| joined[at..].iter().zip(media).take_while(same).count());
+    let to_end = joined.iter().rev().zip(media.iter().rev()).take_while(same).count();
+    panic!(
+        "{} bytes do not end the {}: they begin at {begins:?}, and {from_start:?} from their start and {to_end} to \
+         their end are the same: {}",
+        media.len(),
+        joined.len(),
+        about()
+    );
+}
+
 /// A viewer whose media goes to a file.
 pub struct Viewer {
     /// The process.

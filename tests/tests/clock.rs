@@ -9,7 +9,7 @@ use std::{
 };
 
 use minuet_proto::{ChannelLink, SignedRecord};
-use minuet_tests::{Segmenter, Tracker, Viewer, bin, clip_of, free_port, path_str};
+use minuet_tests::{Segmenter, Tracker, Viewer, assert_ends_with, bin, clip_of, free_port, path_str};
 
 /// The library that shows a process another time than there is (Debian's `libfaketime`).
 fn libfaketime() -> PathBuf {
@@ -58,12 +58,8 @@ fn viewers_play_on_when_the_sources_clock_is_set() {
     assert!(fs::read(&minutes.media).unwrap() == joined, "{:#?}", minutes.process.log());
     let (summary, log) = (live.summary(), live.process.whole_log());
     let media = fs::read(&live.media).unwrap();
-    assert!(
-        media.len() * 2 > joined.len() && joined.ends_with(&media),
-        "{} of {}: {log:#?}",
-        media.len(),
-        joined.len()
-    );
+    assert_ends_with(&joined, &media, || format!("{log:#?} {summary}"));
+    assert!(media.len() * 2 > joined.len(), "{} of {}: {log:#?}", media.len(), joined.len());
     assert_eq!(summary["leaps"], 0, "{log:#?} {summary}");
     // There is no hour in any figure of the picture.
     for figure in ["stall_ms", "live_delay_ms", "buffer_ms"] {

@@ -2,7 +2,9 @@
 
 use std::{collections::HashMap, fs, path::Path, process::Command, time::Duration};
 
-use minuet_tests::{Process, Segmenter, Tracker, Viewer, clip, clip_of, free_port, path_str, run};
+use minuet_tests::{
+    Process, Segmenter, Tracker, Viewer, assert_ends_with, clip, clip_of, free_port, path_str, run,
+};
 
 const TS_PACKET: usize = 188;
 
@@ -56,7 +58,7 @@ fn three_viewers_see_the_feed_as_it_went_in() {
         let boundaries = summary["handover_gap_ms"].as_array().unwrap().len() as u64;
         assert_eq!(boundaries + 1, summary["segments_played"].as_u64().unwrap(), "{summary}");
         let media = read(&viewer.media);
-        assert!(joined.ends_with(&media), "a viewer has other bytes: {} of {}", media.len(), joined.len());
+        assert_ends_with(&joined, &media, || summary.to_string());
         assert!(boundaries >= 8, "a viewer joined too late: {summary}");
     }
 

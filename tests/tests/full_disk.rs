@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
-use minuet_tests::{Segmenter, Tracker, Viewer, bin, clip_of, free_port, path_str};
+use minuet_tests::{Segmenter, Tracker, Viewer, assert_ends_with, bin, clip_of, free_port, path_str};
 
 /// Some 90 kB/s, so the disk below is full after a few seconds.
 const FEED_SECONDS: u32 = 60;
@@ -43,7 +43,7 @@ fn a_full_disk_costs_old_segments_but_no_live_viewer_sees_it() {
     assert!(status.success(), "{:?}", viewer.process.log());
     let (summary, log) = (viewer.summary(), viewer.process.whole_log());
     let (got, sent) = (media(&fs::read(&viewer.media).unwrap()), media(&fs::read(&feed).unwrap()));
-    assert!(sent.ends_with(&got), "{} of {}: {log:#?} {summary}", got.len(), sent.len());
+    assert_ends_with(&sent, &got, || format!("{log:#?} {summary}"));
     // It saw what was not kept: more than half of the feed came after that began, at the latest.
     assert!(got.len() * 2 > sent.len(), "{} of {}, {unkept}: {log:#?}", got.len(), sent.len());
     assert_eq!((&summary["leaps"], &summary["corrupt_pieces"]), (&0.into(), &0.into()), "{summary}");

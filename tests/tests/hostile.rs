@@ -3,7 +3,7 @@
 use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use minuet_tests::{
-    Process, Segmenter, Tracker, Viewer, clip_of, free_port,
+    Process, Segmenter, Tracker, Viewer, assert_ends_with, clip_of, free_port,
     hostile::{Harm, Hostile},
 };
 
@@ -46,7 +46,8 @@ fn honest_viewers_play_on_among_liars_and_ban_each_of_them() {
     for viewer in &mut viewers {
         let summary = viewer.summary();
         let log = viewer.process.whole_log();
-        assert!(joined.ends_with(&fs::read(&viewer.media).unwrap()), "other bytes: {log:#?} {summary}");
+        let media = fs::read(&viewer.media).unwrap();
+        assert_ends_with(&joined, &media, || format!("{log:#?} {summary}"));
         for nothing in ["stalls", "leaps", "http_bytes"] {
             assert_eq!(summary[nothing], 0, "{nothing}: {log:#?} {summary}");
         }

@@ -2,7 +2,7 @@
 
 use std::{fs, process::Stdio, time::Duration};
 
-use minuet_tests::{Process, Segmenter, Tracker, Viewer, clip_of, free_port};
+use minuet_tests::{Process, Segmenter, Tracker, Viewer, assert_ends_with, clip_of, free_port};
 
 /// Eleven segments of some 5 s.
 const FEED_SECONDS: u32 = 60;
@@ -43,12 +43,7 @@ fn live_viewers_get_the_segments_bytes_while_a_neighbour_and_the_tracker_are_kil
         let summary = viewer.summary();
         let log = viewer.process.whole_log();
         let media = fs::read(&viewer.media).unwrap();
-        assert!(
-            joined.ends_with(&media),
-            "other bytes: {} of {} {log:#?} {summary}",
-            media.len(),
-            joined.len()
-        );
+        assert_ends_with(&joined, &media, || format!("{log:#?} {summary}"));
         for nothing in ["leaps", "corrupt_pieces", "http_bytes"] {
             assert_eq!(summary[nothing], 0, "{nothing}: {log:#?} {summary}");
         }

@@ -4,10 +4,9 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use minuet_node::{
     TrackerClient,
-    mesh::{Error, Mesh, MeshOptions, MeshRole, MeshStart, MeshStats},
+    mesh::{Error, Mesh, MeshOptions, MeshRole, MeshStart},
 };
 use minuet_proto::{ChannelKey, SegmentSeq, SignedRecord, mesh::Serial};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{recorder::now_ms, shelf::Shelf};
@@ -20,10 +19,6 @@ const SERIALS_PER_MS: u64 = 64;
 const SERIAL_EPOCH_MS: u64 = 1_735_689_600_000;
 /// How long after its last sealed segment an earlier run may have gone on.
 const LONGEST_OPEN_MS: u64 = 2 * minuet_proto::record::MAX_SEGMENT_MS;
-/// The longest that an ending source stays for neighbours that have not got its last pieces.
-const LINGER: Duration = Duration::from_secs(5);
-/// They have got them when nothing was sent between so many looks at the figures, which are renewed twice a second.
-const QUIET_LOOKS: usize = 2;
 
 /// Joins the mesh as its source.
 pub async fn start(
@@ -82,51 +77,15 @@ pub async fn pass_records_on(mesh: Arc<Mesh>, shelf: Arc<Shelf>, stop: Cancellat
 
 /// Stays until neighbours ask for nothing more, but not for ever; then takes leave.
 pub async fn end(mesh: Arc<Mesh>) {
-    let _ = tokio::time::timeout(LINGER, quiet(mesh.watch_stats())).await;
+    mesh.linger().await;
     if let Some(mesh) = Arc::into_inner(mesh) {
         mesh.stop().await;
-    }
-}
-
-/// Waits until a mesh sends nothing more, or has nobody to send to.
-async fn quiet(mut stats: watch::Receiver<MeshStats>) {
-    let (mut sent, mut looks) = (stats.borrow_and_update().core.payload_sent, 0);
-    while looks < QUIET_LOOKS && stats.borrow().peers > 0 && stats.changed().await.is_ok() {
-        let now = stats.borrow_and_update().core.payload_sent;
-        looks = if now == sent { looks + 1 } else { 0 };
-        sent = now;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn a_source_stays_while_it_is_asked_for_pieces() {
-        let figures = |peers, payload_sent| {
-            let mut figures = MeshStats { peers, ..MeshStats::default() };
-            figures.core.payload_sent = payload_sent;
-            figures
-        };
-        let (say, stats) = watch::channel(figures(0, 5));
-        quiet(stats).await;
-
-        let stats = say.subscribe();
-        say.send_replace(figures(1, 5));
-        let waiting = tokio::spawn(quiet(stats));
-        for sent in [5, 6, 6, 7, 8] {
-            say.send_replace(figures(1, sent));
-            tokio::task::yield_now().await;
-            tokio::task::yield_now().await;
-            assert!(!waiting.is_finished(), "{sent}");
-        }
-        for _ in 0..QUIET_LOOKS {
-            say.send_replace(figures(1, 8));
-            tokio::task::yield_now().await;
-        }
-        waiting.await.unwrap();
-    }
 
     #[test]
     fn serials_go_on_above_those_of_an_earlier_run() {

@@ -17,6 +17,9 @@
 //!    then on.
 //! 5. Serials that the source never used (it was restarted) are passed over once a later piece is there and the picture
 //!    stands still.
+//! 6. The broadcast is over when its source says so and the last byte of its last segment was given. Trackers bring that
+//!    news sooner than the mesh brings the last pieces; where these do not come, playing ends [`END_GRACE`] after the
+//!    last that did.
 
 use std::{
     sync::Arc,
@@ -28,7 +31,7 @@ use minuet_node::{
     mesh::{LivePiece, LiveWindow, Mesh},
     units,
 };
-use minuet_proto::{Phase, SignedState, mesh::Serial};
+use minuet_proto::{Phase, PieceId, SignedRecord, SignedState, mesh::Serial};
 use tokio::sync::watch;
 
 use super::{
@@ -59,12 +62,36 @@ const SOURCE_GAP: Duration = Duration::from_secs(5);
 /// How long the last pieces of a broadcast that has ended may take to come.
 const END_GRACE: Duration = Duration::from_secs(5);
 
+/// What the source has said.
+#[derive(Debug, Default)]
+pub struct Said {
+    /// Its newest statement.
+    pub state: Option<SignedState>,
+    /// The newest record.
+    pub newest: Option<SignedRecord>,
+}
+
+impl Said {
+    /// Whether the broadcast has ended.
+    fn ended(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.phase == Phase::Ended)
+    }
+
+    /// Whether the broadcast has ended with the piece `last`.
+    fn ended_with(&self, last: PieceId) -> bool {
+        let (Some(state), Some(newest)) = (&self.state, &self.newest) else { return false };
+        let pieces = newest.piece_length.pieces_in(newest.length);
+        let is_last = last.segment == newest.seq && u64::from(last.piece.0) + 1 >= pieces;
+        self.ended() && is_last && newest.seq.next() == state.next
+    }
+}
+
 /// Live playback of one channel.
 pub struct LivePlayback {
     /// The mesh.
     pub mesh: Arc<Mesh>,
-    /// The source's newest statement.
-    pub state: watch::Receiver<Option<SignedState>>,
+    /// What the source has said.
+    pub said: watch::Receiver<Said>,
     /// Where the media goes.
     pub sink: Sink,
     /// The counts.
@@ -211,9 +238,7 @@ impl LivePlayback {
             if told.is_none_or(|told| told.elapsed() >= wait) && self.tell(&window, &at).await {
                 told = Some(Instant::now());
             }
-            let ended = self.state.borrow().as_ref().is_some_and(|state| state.phase == Phase::Ended);
-            let nothing_open = window.newest().is_none_or(|newest| newest.piece.serial < at.next);
-            if ended && good.elapsed() > if nothing_open { LOOK } else { END_GRACE } {
+            if self.ended(&at, good.elapsed()) {
                 return Ok(End::Ended);
             }
             if good.elapsed() > self.give_up {
@@ -225,6 +250,13 @@ impl LivePlayback {
             }
             let _ = tokio::time::timeout(look, news.changed()).await;
         }
+    }
+
+    /// Whether the broadcast is over, where nothing came for `waited`.
+    fn ended(&self, at: &Position, waited: Duration) -> bool {
+        let said = self.said.borrow();
+        let all_given = at.last.is_some_and(|last| said.ended_with(last.piece.id));
+        all_given || said.ended() && waited > END_GRACE
     }
 
     /// How long the next piece, which is here, is to wait so that the flow is steady.
@@ -337,4 +369,61 @@ fn held_back(window: &LiveWindow, piece: &LivePiece, delay: Duration) -> Duratio
 /// How much media must be given before the picture runs.
 pub fn head_start(delay: Duration) -> Duration {
     HEAD_START.min(delay / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use minuet_proto::{ChannelKey, ChannelState, InfoHash, PieceIndex, PieceLength, Record, SegmentSeq};
+
+    use super::*;
+
+    const PIECE: u64 = PieceLength::MIN.get() as u64;
+
+    fn state(phase: Phase, next: u64) -> SignedState {
+        let key = ChannelKey::from_seed(&[1; 32]);
+        let state = ChannelState {
+            channel: key.channel(),
+            at_ms: 1,
+            phase,
+            next: SegmentSeq(next),
+            segment_ms: 60_000,
+            title: String::new(),
+            listed: false,
+            origin: None,
+        };
+        SignedState::sign(&key, state)
+    }
+
+    fn record(seq: u64, length: u64) -> SignedRecord {
+        let key = ChannelKey::from_seed(&[1; 32]);
+        let record = Record {
+            channel: key.channel(),
+            seq: SegmentSeq(seq),
+            prev: None,
+            info_hash: InfoHash::new([2; 20]),
+            length,
+            piece_length: PieceLength::MIN,
+            duration_ms: 60_000,
+            ingest_ms: 1,
+            sealed_ms: 60_001,
+            discontinuity: false,
+        };
+        SignedRecord::sign(&key, record)
+    }
+
+    #[test]
+    fn a_broadcast_is_over_with_the_last_piece_of_its_last_segment() {
+        let piece = |segment, piece| PieceId { segment: SegmentSeq(segment), piece: PieceIndex(piece) };
+        let mut said = Said { state: Some(state(Phase::Ended, 4)), newest: Some(record(2, 3 * PIECE)) };
+        // The record of the last segment is still to come, and with it what belongs to it.
+        assert!(!said.ended_with(piece(2, 2)) && !said.ended_with(piece(3, 2)));
+        said.newest = Some(record(3, 3 * PIECE));
+        assert!(
+            !said.ended_with(piece(2, 2)) && !said.ended_with(piece(3, 1)) && said.ended_with(piece(3, 2))
+        );
+        said.newest = Some(record(3, 3 * PIECE + 1));
+        assert!(!said.ended_with(piece(3, 2)) && said.ended_with(piece(3, 3)));
+        said.state = Some(state(Phase::Live, 4));
+        assert!(!said.ended_with(piece(3, 3)));
+    }
 }

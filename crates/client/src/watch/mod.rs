@@ -40,7 +40,7 @@ use self::{
     console::Console,
     figures::{Figures, Traffic},
     folder::Folder,
-    live::LivePlayback,
+    live::{LivePlayback, Said},
     live_node::LiveNode,
     minutes::Joiner,
     playback::{End, Playback},
@@ -240,15 +240,16 @@ impl Session {
         let (channel, delay) = (self.link.channel, self.options.delay);
         let mut followed =
             follow(channel, self.trackers.to_vec(), Start::Live, now_ms, &self.tasks, self.cancel.clone());
-        let (say_state, state) = watch::channel(None);
+        let (say, said) = watch::channel(Said::default());
         self.figures.lock().0.playout().set_head_start(live::head_start(delay));
-        let start = self.find_start(node, &mut followed, &say_state).await?;
-        tracing::info!("{}: playing {} behind the source", self.title(&state), units::show(delay));
-        let (player, sink) = out.open(&self.title(&state))?;
+        let start = self.find_start(node, &mut followed, &say).await?;
+        let title = self.title(said.borrow().state.as_ref());
+        tracing::info!("{title}: playing {} behind the source", units::show(delay));
+        let (player, sink) = out.open(&title)?;
         let closed = player.as_ref().map(|player| player.closed().clone());
         let mut playback = LivePlayback {
             mesh: Arc::clone(&node.mesh),
-            state,
+            said,
             sink,
             figures: Arc::clone(&self.figures),
             delay,
@@ -256,7 +257,7 @@ impl Session {
         };
         let following = async {
             while let Some(news) = followed.recv().await {
-                self.take_live(news, node, &say_state).await;
+                self.take_live(news, node, &say).await;
             }
             std::future::pending::<()>().await
         };
@@ -267,7 +268,14 @@ impl Session {
         };
         // Nothing more for the player: it sees the end of its input.
         drop(playback);
-        finish(end, player).await
+        let over = matches!(end, Ok(End::Ended));
+        let lingering = async {
+            if over {
+                node.mesh.linger().await;
+            }
+        };
+        let ((), finished) = tokio::join!(lingering, finish(end, player));
+        finished
     }
 
     /// Waits until the mesh knows where to begin; says why not when that takes too long.
@@ -275,7 +283,7 @@ impl Session {
         &self,
         node: &LiveNode,
         followed: &mut mpsc::Receiver<Followed>,
-        state: &watch::Sender<Option<SignedState>>,
+        say: &watch::Sender<Said>,
     ) -> anyhow::Result<Serial> {
         let mut why =
             "no node of the channel could be reached: the source may be down, or a firewall may block UDP; \
@@ -293,7 +301,7 @@ impl Session {
                                 why = self.why(failure);
                                 tracing::warn!("{why}; trying again");
                             }
-                            _ => self.take_live(news, node, state).await,
+                            _ => self.take_live(news, node, say).await,
                         }
                     }
                 }
@@ -306,17 +314,19 @@ impl Session {
     }
 
     /// Takes in what following brought.
-    async fn take_live(&self, news: Followed, node: &LiveNode, state: &watch::Sender<Option<SignedState>>) {
+    async fn take_live(&self, news: Followed, node: &LiveNode, say: &watch::Sender<Said>) {
         match news {
             Followed::State(new) => {
                 self.figures.lock().0.phase = Some(new.phase);
-                let before = state.send_replace(Some(new.clone()));
+                let mut before = Some(new.clone());
+                say.send_modify(|said| std::mem::swap(&mut said.state, &mut before));
                 if before.and_then(|before| before.origin.clone()) != new.origin {
                     node.mesh.set_origin(new.origin.clone()).await;
                 }
             }
             Followed::Record(record) => {
                 self.figures.lock().0.newest = Some(record.seq);
+                say.send_modify(|said| said.newest = Some(record.clone()));
                 node.record(record).await;
             }
             Followed::Joined(..) => {}
@@ -341,7 +351,8 @@ impl Session {
         let first = self.find(&mut followed).await?;
         self.take(first, &mut joiner, &say_state).await;
 
-        let (player, sink) = out.open(&self.title(&state))?;
+        let title = self.title(state.borrow().as_ref());
+        let (player, sink) = out.open(&title)?;
         let closed = player.as_ref().map(|player| player.closed().clone());
         let mut playback = Playback {
             minutes,
@@ -431,8 +442,8 @@ impl Session {
         true
     }
 
-    fn title(&self, state: &watch::Receiver<Option<SignedState>>) -> String {
-        let said = state.borrow().as_ref().map(|state| state.title.clone()).filter(|title| !title.is_empty());
+    fn title(&self, state: Option<&SignedState>) -> String {
+        let said = state.map(|state| state.title.clone()).filter(|title| !title.is_empty());
         said.or_else(|| self.link.title.clone()).unwrap_or_else(|| "Minuet".into())
     }
 }

@@ -41,6 +41,8 @@ async fn run(options: Relay, console: Console) -> anyhow::Result<()> {
                     figures.lock().0.phase = Some(state.phase);
                     if state.phase == Phase::Ended {
                         tracing::info!("the broadcast has ended");
+                        // Viewers get its last pieces after this news.
+                        node.mesh.linger().await;
                         return;
                     }
                 }

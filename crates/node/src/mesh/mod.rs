@@ -12,6 +12,7 @@ mod endpoint;
 mod error;
 mod estimate;
 mod known;
+mod linger;
 mod link;
 mod live;
 mod origin;
