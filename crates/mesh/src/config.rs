@@ -81,9 +81,9 @@ pub struct Config {
     pub first_serial: Serial,
     /// Order of pieces that are not due soon.
     pub pick_order: PickOrder,
-    /// Source only: whether each piece is pushed to one neighbour as it closes. `false` serves on request only
-    /// (for comparison).
-    pub push: bool,
+    /// Whether the channel's source pushes each piece to one neighbour as it closes. If not (for comparison), it promises
+    /// it to all, and they ask it like any other.
+    pub source_pushes: bool,
     /// Whether a late piece may be had from the source's HTTP origin ([`Output::FetchHttp`](crate::Output)).
     pub http_origin: bool,
 }
@@ -105,7 +105,7 @@ impl Config {
             window: 1024,
             first_serial: Serial(0),
             pick_order: PickOrder::RarestNewest,
-            push: true,
+            source_pushes: true,
             http_origin: false,
         }
     }

@@ -166,11 +166,11 @@ impl Node {
         let signature = self.config.key.sign(&SignedHead::signed_bytes(&body));
         self.take_head(head, SignedHead { body, signature }, None, now);
         self.window.held.set(serial.0);
-        if self.config.push {
+        if self.config.source_pushes {
             self.push.note_fresh(serial.0, now, self.role);
         }
         let nobody = !self.neighbours.iter().any(|(_, n)| n.greeted && !n.closing);
-        if nobody || !self.config.push {
+        if nobody || !self.config.source_pushes {
             // What closes before anybody is there may be asked for at once. It is pushed, too, if somebody comes soon:
             // else the first viewers would all ask the source for the first pieces. Pushed later, it would be old.
             self.push.forget_old(now);

@@ -198,7 +198,7 @@ impl Node {
         let Some(neighbour) = self.neighbours.get(from) else { return };
         if neighbour.asked.len() >= PIPELINE
             || neighbour.closing
-            || neighbour.flags.source
+            || neighbour.flags.source && self.config.source_pushes
             || neighbour.busy_until > now
         {
             return;

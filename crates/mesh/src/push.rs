@@ -109,9 +109,6 @@ impl Push {
 impl Node {
     /// The next push, if there is a piece to push and somebody to push it to: rank class, piece, receiver.
     pub(crate) fn choose_push(&mut self, now: Timestamp) -> Option<(u8, u64, Slab)> {
-        if !self.config.push {
-            return None;
-        }
         if self.role == Role::Source {
             // What all have by now must not hold up what they lack.
             let neighbours = &self.neighbours;

@@ -81,7 +81,7 @@ fn cores() -> usize {
 enum SourcePolicy {
     /// Pushes it to one neighbour
     Push,
-    /// Waits to be asked
+    /// Promises it to all its neighbours, and waits to be asked
     Request,
 }
 

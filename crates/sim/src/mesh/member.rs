@@ -133,7 +133,7 @@ impl Keys {
         config.address = Bytes::from_static(&[0; ADDRESS_BYTES]);
         config.target_delay = std::time::Duration::from_micros(TARGET_DELAY);
         config.first_serial = first_serial;
-        config.push = !tuning.no_push;
+        config.source_pushes = !tuning.no_push;
         if tuning.in_order {
             config.pick_order = PickOrder::InOrder;
         }
