@@ -82,7 +82,7 @@ pub struct Config {
     /// Order of pieces that are not due soon.
     pub pick_order: PickOrder,
     /// Whether the channel's source pushes each piece to one neighbour as it closes. If not (for comparison), it promises
-    /// it to all, and they ask it like any other.
+    /// it to all, and they ask for it at once.
     pub source_pushes: bool,
     /// Whether a late piece may be had from the source's HTTP origin ([`Output::FetchHttp`](crate::Output)).
     pub http_origin: bool,

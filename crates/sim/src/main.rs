@@ -3,7 +3,7 @@
 use std::{
     fmt::Display,
     io::{self, ErrorKind, Write},
-    process,
+    process::{self, ExitCode},
 };
 
 use anyhow::{Context, Result, bail};
@@ -102,29 +102,41 @@ const EXAMPLES: &str = "Examples:
   minuet-sim steady --piece-length 16384 --neighbours 8
   minuet-sim churn --seed 3 --trace 17 2> node17.log";
 
-fn main() -> Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all bounds are met.
+fn run(cli: &Cli) -> Result<bool> {
     if cli.scenario == ["list"] {
         list();
-        return Ok(());
+        return Ok(true);
     }
-    let scenarios = scenarios(&cli)?;
-    let mut jobs: Vec<Job> = scenarios.iter().flat_map(|scenario| jobs(&cli, scenario)).collect();
+    let scenarios = scenarios(cli)?;
+    let mut jobs: Vec<Job> = scenarios.iter().flat_map(|scenario| jobs(cli, scenario)).collect();
     let side_by_side = cli.jobs.clamp(1, jobs.len());
     let threads = cli.threads.unwrap_or(cores() / side_by_side).max(1);
     jobs.iter_mut().for_each(|job| job.threads = threads);
-    let passed = if cli.json { print_json(&jobs, cli.jobs)? } else { print_table(&cli, &scenarios, &jobs) };
-    if !passed {
-        process::exit(1);
-    }
-    Ok(())
+    if cli.json { print_json(&jobs, cli.jobs) } else { Ok(print_table(cli, &scenarios, &jobs)) }
+}
+
+/// Says what went wrong, if anybody listens.
+fn complain(error: &anyhow::Error) {
+    let _ = writeln!(io::stderr(), "minuet-sim: {error:#}");
 }
 
 /// Prints a line; who reads no further ends the command, since there is nobody to run for.
 fn say(line: impl Display) {
     if let Err(error) = writeln!(io::stdout(), "{line}") {
         if error.kind() != ErrorKind::BrokenPipe {
-            let _ = writeln!(io::stderr(), "Error: cannot write what the runs show: {error}");
+            complain(&anyhow::Error::new(error).context("cannot write what the runs show"));
         }
         process::exit(1);
     }
@@ -163,7 +175,7 @@ fn scenarios(cli: &Cli) -> Result<Vec<Scenario>> {
 fn jobs(cli: &Cli, scenario: &Scenario) -> Vec<Job> {
     let tuning = Tuning {
         neighbours: cli.neighbours,
-        no_push: cli.source_policy == SourcePolicy::Request,
+        on_request: cli.source_policy == SourcePolicy::Request,
         in_order: cli.picker == Picker::InOrder,
         no_limit: cli.no_limit,
     };

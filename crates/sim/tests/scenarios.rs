@@ -98,12 +98,12 @@ fn the_source_sends_each_piece_about_once() {
 /// What the ablation compares is the source's part alone: viewers push what they got in either case.
 #[test]
 fn a_source_that_waits_to_be_asked_sends_more_and_the_mesh_still_spreads_it() {
-    let asked = |no_push| {
-        let tuning = Tuning { no_push, ..Tuning::default() };
+    let figures = |on_request| {
+        let tuning = Tuning { on_request, ..Tuning::default() };
         let (scenario, engine) = (short("steady", 50, 30), Engine::Mesh);
         Job { scenario, engine, tuning, seed: 1, threads: 1, trace: None }.run().figures
     };
-    let (pushing, asked) = (asked(false), asked(true));
+    let (pushing, asked) = (figures(false), figures(true));
     assert!(asked.source_copies > pushing.source_copies + 0.2, "{pushing:#?} {asked:#?}");
     assert!(asked.continuity > 0.95 && asked.spread_p50_s < 2.0 * pushing.spread_p50_s, "{asked:#?}");
 }

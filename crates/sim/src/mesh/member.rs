@@ -18,8 +18,8 @@ use crate::{
 pub struct Tuning {
     /// Neighbours aimed at.
     pub neighbours: Option<usize>,
-    /// The source serves on request only.
-    pub no_push: bool,
+    /// The source promises each piece and serves who asks.
+    pub on_request: bool,
     /// Pieces are asked for in the order in which they are played.
     pub in_order: bool,
     /// Nodes do not know their uplink: no limit is set, and the transport's pace must do.
@@ -133,7 +133,7 @@ impl Keys {
         config.address = Bytes::from_static(&[0; ADDRESS_BYTES]);
         config.target_delay = std::time::Duration::from_micros(TARGET_DELAY);
         config.first_serial = first_serial;
-        config.source_pushes = !tuning.no_push;
+        config.source_pushes = !tuning.on_request;
         if tuning.in_order {
             config.pick_order = PickOrder::InOrder;
         }

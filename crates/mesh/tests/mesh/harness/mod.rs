@@ -3,6 +3,8 @@
 //! Faults are drawn from a seed: messages can be delayed out of order, dropped or doubled, which real links never
 //! do; a core must survive it all the same.
 
+mod alone;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
@@ -14,6 +16,8 @@ use minuet_proto::mesh::{Frame, HelloFlags, Message, NodeId, PeerInfo, SIGNATURE
 use minuet_proto::{PieceHash, PieceId, PieceIndex, SegmentSeq};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+
+pub use alone::{Alone, STRANGER};
 
 pub const PIECE: u32 = 64 * 1024;
 /// Pieces a second of 8 Mbit/s.
