@@ -1,0 +1,17 @@
+//! What every program of Minuet has between itself and strangers. Four parts, used by all programs alike:
+//!
+//! - [`net`]: to which household and which wider networks an address belongs.
+//! - [`shares`]: places and bytes that strangers may take up. Bounded in total; shared by household and by wider
+//!   network, so that nobody shuts out the others. `pool` (feature `tasks`) lets tasks hold them.
+//! - [`contact`]: the one rule for outgoing contacts: may this program contact this address, which somebody named?
+//! - `tasks` (feature `tasks`): long-lived tasks under watch. The end of a task never goes unnoticed.
+//!
+//! All but `pool` and `tasks` is pure: time is an argument, and nothing here opens a socket.
+
+pub mod contact;
+pub mod net;
+#[cfg(feature = "tasks")]
+pub mod pool;
+pub mod shares;
+#[cfg(feature = "tasks")]
+pub mod tasks;
