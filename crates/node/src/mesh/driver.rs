@@ -3,10 +3,12 @@
 //! One task, fed by queues; nothing in it waits for a peer, a disk beyond the page cache, or whoever reads the window.
 
 mod accept;
+mod named;
 mod review;
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,7 +20,7 @@ use minuet_proto::{
     ChannelId, PieceHash, PieceId, SignedRecord,
     mesh::{Head, Message, NodeId, PeerInfo, Serial, SignedHead},
 };
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -55,8 +57,8 @@ pub(super) fn message_rate(wire_bytes_per_s: u64) -> u64 {
 /// What the driver is told.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Source: a piece is complete.
-    Closed(ClosedPiece),
+    /// Source: a piece is complete. The permit says that there is room for it to wait.
+    Closed(ClosedPiece, OwnedSemaphorePermit),
     /// A signed record, verified.
     Record(SignedRecord),
     /// The tracker, or a list from an earlier run, named nodes.
@@ -125,8 +127,8 @@ pub(super) struct Driver {
     /// New heads, for who passes them on by other ways.
     heads: broadcast::Sender<Head>,
     stats: watch::Sender<MeshStats>,
-    /// Neighbours that others can find, now and then.
-    neighbours: watch::Sender<Vec<PeerInfo>>,
+    /// Neighbours that others can find, and where they were seen, now and then.
+    neighbours: watch::Sender<Vec<(PeerInfo, Option<IpAddr>)>>,
     /// Looks taken.
     reviews: u32,
     events: (mpsc::Sender<LinkEvent>, mpsc::Receiver<LinkEvent>),
@@ -150,7 +152,7 @@ impl Driver {
         records: mpsc::Sender<SignedRecord>,
         heads: broadcast::Sender<Head>,
         stats: watch::Sender<MeshStats>,
-        neighbours: watch::Sender<Vec<PeerInfo>>,
+        neighbours: watch::Sender<Vec<(PeerInfo, Option<IpAddr>)>>,
         said_dialable: watch::Sender<bool>,
         tasks: Spawner,
         links_cancel: CancellationToken,
@@ -287,6 +289,7 @@ impl Driver {
                 }
             }
             LinkEvent::Frame(link, message, payload) if self.links.contains_key(&link) => {
+                let message = self.heard(link, message);
                 self.handle(Input::Message { link, message, payload });
                 self.do_outputs();
                 self.release_early();
@@ -368,7 +371,7 @@ impl Driver {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Closed(closed) => self.publish(closed),
+            Command::Closed(closed, _room) => self.publish(closed),
             Command::Record(record) => self.handle(Input::Record { record: record.encode() }),
             Command::Peers(peers) => self.handle(Input::PeersLearned { peers }),
             Command::Heads(heads) => {
@@ -431,7 +434,15 @@ impl Driver {
 
     fn send(&mut self, id: LinkId, message: Message) {
         tracing::trace!("to {id:?}: {message:?}");
-        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(link) = self.links.get(&id) else { return };
+        let counted = message.encoded_len() as u64;
+        let told = self.told(link, message);
+        let left = told.as_ref().map_or(0, |message| message.encoded_len() as u64);
+        if left < counted {
+            // The core counts on it that all of its message goes out.
+            self.handle(Input::Drained { link: id, bytes: counted - left });
+        }
+        let (Some(message), Some(link)) = (told, self.links.get_mut(&id)) else { return };
         let mut frame = BytesMut::with_capacity(message.encoded_len() - message.payload_len());
         message.encode(&mut frame);
         let taken = match message {

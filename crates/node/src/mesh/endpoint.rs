@@ -7,7 +7,7 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -15,7 +15,9 @@ use std::{
 use iroh::{
     Endpoint, EndpointAddr, EndpointId, RelayConfig, RelayMap, RelayMode, RelayUrl, SecretKey, TransportAddr,
     Watcher as _,
-    endpoint::{AckFrequencyConfig, Connection, NetReportConfig, QuicTransportConfig, VarInt, presets},
+    endpoint::{
+        AckFrequencyConfig, Connection, IncomingAddr, NetReportConfig, QuicTransportConfig, VarInt, presets,
+    },
 };
 use minuet_proto::mesh::NodeId;
 use tokio::sync::watch;
@@ -225,18 +227,48 @@ impl Transport {
         }
     }
 
-    /// The next connection that somebody opens here, once its handshake is over; none when the endpoint is closed.
-    pub async fn incoming(&self) -> Option<impl Future<Output = Option<Connection>> + use<>> {
-        let incoming = self.endpoint.accept().await?;
-        Some(async move {
-            let accepting = incoming.accept().ok()?;
-            tokio::time::timeout(DIAL_TIMEOUT, accepting).await.ok()?.ok()
-        })
+    /// The next connection that somebody opens here; none when the endpoint is closed.
+    pub async fn incoming(&self) -> Option<Incoming> {
+        self.endpoint.accept().await.map(Incoming)
     }
 
     /// Closes all connections and the socket.
     pub async fn close(&self) {
         self.endpoint.close().await;
+    }
+}
+
+/// A connection that somebody opens, before its handshake.
+pub(super) struct Incoming(iroh::endpoint::Incoming);
+
+impl Incoming {
+    /// Where it comes from; none if it comes through a relay server.
+    pub fn remote(&self) -> Option<IpAddr> {
+        match self.0.remote_addr() {
+            IncomingAddr::Ip(addr) => Some(addr.ip().to_canonical()),
+            _ => None,
+        }
+    }
+
+    /// Whether it is known that this address is its own: it has received what was sent there, or a relay server knows it.
+    pub fn is_proven(&self) -> bool {
+        self.remote().is_none() || self.0.remote_addr_validated()
+    }
+
+    /// Has it show that it receives what is sent to its address.
+    pub fn show_address(self) {
+        // An error says that it has shown it already; it comes again.
+        let _ = self.0.retry();
+    }
+
+    /// Turns it away, with a word.
+    pub fn refuse(self) {
+        self.0.refuse();
+    }
+
+    /// The connection, once the handshake is over.
+    pub async fn accept(self) -> Option<Connection> {
+        self.0.accept().ok()?.await.ok()
     }
 }
 

@@ -37,7 +37,7 @@ use minuet_proto::{
 };
 use minuet_store::PieceRing;
 use reqwest::Url;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use driver::ClosedPiece;
@@ -54,8 +54,10 @@ use crate::{
     contact::{Contacts, Teller},
 };
 
-/// Commands that may wait for the driver. The source's pieces are among them: this many are some 30 s of a stream.
+/// Commands that may wait for the driver.
 const COMMAND_QUEUE: usize = 1024;
+/// Bytes of pieces among them: half a minute of 16 Mbit/s.
+const MAX_UNSHARED: usize = 64 << 20;
 /// Records from neighbours that may wait for who follows.
 const RECORD_QUEUE: usize = 16;
 /// Heads that may wait for who posts them; older ones are passed over.
@@ -118,6 +120,8 @@ pub struct MeshStats {
 #[derive(Debug)]
 pub struct Mesh {
     commands: mpsc::Sender<Command>,
+    /// What [`MAX_UNSHARED`] leaves.
+    unshared: Arc<Semaphore>,
     window: Arc<LiveWindow>,
     stats: watch::Receiver<MeshStats>,
     transport: Transport,
@@ -128,12 +132,19 @@ pub struct Mesh {
 
 /// Gives closed pieces to a source's mesh, from any thread. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct PiecePublisher(mpsc::Sender<Command>);
+pub struct PiecePublisher {
+    commands: mpsc::Sender<Command>,
+    /// A permit for each byte that may wait.
+    room: Arc<Semaphore>,
+}
 
 impl PiecePublisher {
     /// Hands a piece over. False if the mesh is too far behind to take it: viewers will lack that piece.
     pub fn publish(&self, piece: ClosedPiece) -> bool {
-        self.0.try_send(Command::Closed(piece)).is_ok()
+        // A piece without bytes would hold no permit, and be none.
+        let bytes = u32::try_from(piece.data.len().max(1)).unwrap_or(u32::MAX);
+        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(bytes) else { return false };
+        self.commands.try_send(Command::Closed(piece, room)).is_ok()
     }
 }
 
@@ -217,7 +228,8 @@ impl Mesh {
             }
         }
         let _links = links.drop_guard();
-        Ok((Self { commands, window, stats, transport, tasks, _links }, brought))
+        let unshared = Arc::new(Semaphore::new(MAX_UNSHARED));
+        Ok((Self { commands, unshared, window, stats, transport, tasks, _links }, brought))
     }
 
     /// The next fault: a part of the node has died, and the node with it. Waits for ever while all is well; one of several
@@ -255,7 +267,7 @@ impl Mesh {
 
     /// A way to give it closed pieces.
     pub fn publisher(&self) -> PiecePublisher {
-        PiecePublisher(self.commands.clone())
+        PiecePublisher { commands: self.commands.clone(), room: Arc::clone(&self.unshared) }
     }
 
     /// Passes a signed record on to all neighbours.
