@@ -30,6 +30,7 @@ use minuet_guard::tasks::{Fault, Tasks};
 use minuet_node::{
     TrackerClient,
     follow::{Followed, Start, follow},
+    tracker::nearest,
     units,
 };
 use minuet_proto::{ChannelId, ChannelLink, SignedState, mesh::Serial};
@@ -159,6 +160,7 @@ impl Engine {
             listen: options.common.listen,
             upload,
             role: Role::Viewer,
+            teller: nearest(trackers).await,
         };
         Ok(Self::Minutes(Arc::new(Swarm::start(swarm).await?)))
     }

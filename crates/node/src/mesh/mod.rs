@@ -20,6 +20,8 @@ mod live;
 mod origin;
 mod reach;
 mod rendezvous;
+#[cfg(test)]
+mod whole;
 
 use std::{
     convert::Infallible,
@@ -33,7 +35,7 @@ use minuet_guard::tasks::{Fault, Tasks};
 use minuet_mesh::{Config, HeadKey, Node, Role, Start, Timestamp};
 use minuet_proto::{
     ChannelId, ChannelKey, SignedRecord,
-    mesh::{SIGNATURE_LEN, Serial},
+    mesh::{NodeId, SIGNATURE_LEN, Serial},
 };
 use minuet_store::PieceRing;
 use reqwest::Url;
@@ -126,6 +128,9 @@ pub struct Mesh {
     stats: watch::Receiver<MeshStats>,
     transport: Transport,
     tasks: Tasks,
+    /// How links are given to the driver.
+    #[cfg(test)]
+    door: mpsc::Sender<driver::Done>,
     /// Ends links that are still there; they outlive the driver, which has last words for them.
     _links: DropGuard,
 }
@@ -210,6 +215,8 @@ impl Mesh {
             spawner.clone(),
             links.clone(),
         );
+        #[cfg(test)]
+        let door = driver.door();
         spawner.spawn_to_end("the live mesh", endless(driver.run(queue)));
         for tracker in options.trackers.clone() {
             let rendezvous = rendezvous::Rendezvous::new(
@@ -229,7 +236,20 @@ impl Mesh {
         }
         let _links = links.drop_guard();
         let unshared = Arc::new(Semaphore::new(MAX_UNSHARED));
-        Ok((Self { commands, unshared, window, stats, transport, tasks, _links }, brought))
+        Ok((
+            Self {
+                commands,
+                unshared,
+                window,
+                stats,
+                transport,
+                tasks,
+                #[cfg(test)]
+                door,
+                _links,
+            },
+            brought,
+        ))
     }
 
     /// The next fault: a part of the node has died, and the node with it. Waits for ever while all is well; one of several
@@ -258,6 +278,11 @@ impl Mesh {
     /// Figures as they are renewed.
     pub fn watch_stats(&self) -> watch::Receiver<MeshStats> {
         self.stats.clone()
+    }
+
+    /// This node's key.
+    pub fn id(&self) -> NodeId {
+        self.transport.id()
     }
 
     /// Where links are accepted.
