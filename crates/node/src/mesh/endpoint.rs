@@ -2,7 +2,11 @@
 //!
 //! Rule: nobody is contacted but who the tracker, a neighbour or the user named.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use iroh::{
     Endpoint, EndpointAddr, EndpointId, RelayConfig, RelayMap, RelayMode, RelayUrl, SecretKey, TransportAddr,
@@ -196,6 +200,8 @@ pub(super) fn peer_of(connection: &Connection) -> NodeId {
 pub(super) struct PathFigures {
     /// Smoothed round trip of the path in use.
     pub rtt: Duration,
+    /// Where the far end's packets come from; `None` through a relay server.
+    pub ip: Option<IpAddr>,
     /// Whether it goes through a relay server.
     pub relayed: bool,
     /// Congestion window in bytes.
@@ -212,6 +218,10 @@ pub(super) fn path_figures(connection: &Connection) -> PathFigures {
         let stats = path.stats();
         PathFigures {
             rtt: path.rtt(),
+            ip: match path.remote_addr() {
+                TransportAddr::Ip(address) => Some(address.ip()),
+                _ => None,
+            },
             relayed: path.is_relay(),
             window: stats.cwnd,
             packets: (stats.sent_packets, stats.lost_packets),

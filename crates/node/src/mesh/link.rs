@@ -47,6 +47,8 @@ const MEDIA: u8 = 1;
 pub(super) enum LinkEvent {
     /// A message came in; for a block with its payload.
     Frame(LinkId, Message, Bytes),
+    /// A frame of a type that this version does not know, of so many bytes, was skipped.
+    Unknown(LinkId, usize),
     /// Bytes came in that are no frame. Nothing more follows.
     Malformed(LinkId),
     /// The link is down.
@@ -140,9 +142,9 @@ async fn control_stream(connection: &Connection, channel: ChannelId) -> Option<R
 }
 
 impl Opened {
-    /// The round trip as measured while connecting.
-    pub fn rtt(&self) -> Duration {
-        endpoint::path_figures(&self.connection).rtt
+    /// The path as it was found while connecting.
+    pub fn path(&self) -> PathFigures {
+        endpoint::path_figures(&self.connection)
     }
 
     /// Starts the link's tasks.
@@ -302,7 +304,7 @@ async fn read_frames(
         }
         loop {
             match Frame::decode(&mut buffer) {
-                Ok(Some(Frame { message: Some(message), payload })) => {
+                Ok(Some(Frame { message: Some(message), payload, .. })) => {
                     if events.send(LinkEvent::Frame(id, message, payload)).await.is_err() {
                         return true;
                     }
@@ -310,7 +312,11 @@ async fn read_frames(
                         let _ = greeted.send(());
                     }
                 }
-                Ok(Some(_)) => {}
+                Ok(Some(Frame { len, .. })) => {
+                    if events.send(LinkEvent::Unknown(id, len)).await.is_err() {
+                        return true;
+                    }
+                }
                 Ok(None) => break,
                 Err(error) => {
                     tracing::debug!("link {id:?}: {error}");
