@@ -168,7 +168,7 @@ impl Link {
         let flags = HelloFlags { dialable: true, ..HelloFlags::default() };
         let hello = Hello { version: 1, flags, upload_kbps: 1_000_000, extensions: Vec::new() };
         self.say(&mut control, &Message::Hello(hello)).await?;
-        let nothing = Window { first: Serial(0), bits: Bytes::new() };
+        let nothing = Window { first: Serial::new(0), bits: Bytes::new() };
         self.say(&mut control, &Message::Bitfield(nothing)).await?;
         let mut media = connection.open_uni().await?;
         media.write_all(&[1]).await?;
@@ -190,7 +190,7 @@ impl Link {
             let Ok(mut stream) = unread.accept_uni().await else { return };
             while let Ok(Some(_)) = stream.read_chunk(1 << 16).await {}
         });
-        let newest = Arc::new(Mutex::new(Serial(0)));
+        let newest = Arc::new(Mutex::new(Serial::new(0)));
         let control = Arc::new(tokio::sync::Mutex::new(control));
         if self.harm == Harm::Flood {
             let (control, newest, deeds) =
@@ -286,7 +286,7 @@ async fn flood(control: Arc<tokio::sync::Mutex<SendStream>>, newest: Arc<Mutex<S
         let newest = *newest.lock().unwrap_or_else(PoisonError::into_inner);
         let mut frames = BytesMut::new();
         for back in 0..100 {
-            let serial = Serial(newest.0.saturating_sub(back));
+            let serial = Serial::new(newest.get().saturating_sub(back));
             Message::Request(Request { serial, due_in_ms: 1 }).encode(&mut frames);
             Message::GetHeads { first: serial, count: 1024 }.encode(&mut frames);
         }

@@ -73,7 +73,7 @@ impl LiveNode {
             upload,
             folder: folder.to_owned(),
             window,
-            first_serial: Serial(0),
+            first_serial: Serial::new(0),
             known: known_nodes(channel, common),
             trackers: trackers.to_vec(),
         };

@@ -270,7 +270,7 @@ async fn live_through(role: Role, acts: Vec<Act>) {
                 let _ = mesh
                     .commands
                     .send(Command::Playhead {
-                        next: minuet_proto::mesh::Serial(next),
+                        next: minuet_proto::mesh::Serial::new(next),
                         due: std::time::Instant::now(),
                     })
                     .await;
