@@ -141,7 +141,7 @@ impl Position {
             }
             self.flow.came(ingest_ms, now);
             self.noted_ms = Some(ingest_ms);
-            self.noting.0 += 1;
+            self.noting = self.noting.next();
         }
     }
 
