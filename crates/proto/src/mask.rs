@@ -105,13 +105,14 @@ const TELLING: &[&str] = &[
     "apikey",
     "api-key",
     "signature",
-    "authorization",
     "playpath",
     "cookie",
     "cryptokey",
     "decryption_key",
     "credential",
 ];
+/// Headers whose values are secrets, in lower case.
+const TELLING_HEADERS: &[&str] = &["authorization", "cookie", "x-api", "x-auth", "-token", "-key"];
 /// Schemes in whose paths the stream's key stands after the application's name.
 const KEY_IN_PATH: &[&str] = &["rtmp", "rtmps", "rtmpe", "rtmpt", "rtmpte", "rtmpts"];
 /// Where IPTV links have an account in the path.
@@ -333,13 +334,17 @@ fn plain<'a>(text: &'a str, out: Out<'a, '_>) {
                 &text[before + text[before..].chars().next().map_or(1, char::len_utf8)..mark]
             })
             .to_ascii_lowercase();
-        if mark < shown || !TELLING.iter().any(|telling| name.contains(telling)) {
+        // A header's value goes on to the end of its line.
+        let header = text[mark..].starts_with(':');
+        let telling = match header {
+            true => TELLING_HEADERS.iter().any(|telling| name.contains(telling)),
+            false => TELLING.iter().any(|telling| name.contains(telling)),
+        };
+        if mark < shown || !telling {
             continue;
         }
         let rest = &text[from..];
         let start = from + (rest.len() - rest.trim_start_matches([' ', '\'', '"']).len());
-        // A header's value goes on to the end of its line.
-        let header = text[mark..].starts_with(':');
         let ends = |c: char| {
             c.is_control() || "'\"".contains(c) || (!header && (c.is_whitespace() || "&,;".contains(c)))
         };
@@ -415,6 +420,11 @@ mod tests {
             ("async:http://u:p@h/ and (https://u:p@h)", "async:http://u:***@h/ and (https://u:***@h)"),
             ("file:///srv/eyJhbGciOiJIUzI1NiJ9abc.ts", "file:///srv/eyJhbGciOiJIUzI1NiJ9abc.ts"),
             ("segment 7 sealed: 6.0 s, 1234 bytes", "segment 7 sealed: 6.0 s, 1234 bytes"),
+            (
+                "no password: give one; bad signature: refused",
+                "no password: give one; bad signature: refused",
+            ),
+            ("X-Api-Key: abc def", "X-Api-Key: ***"),
             ("://", "://"),
             ("ü://ü:ü@ü/ü?ü=ü", "ü://ü:***@ü/ü?ü=***"),
         ] {
