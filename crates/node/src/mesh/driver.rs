@@ -12,13 +12,14 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use minuet_guard::tasks::Spawner;
 use minuet_mesh::{Direction, Input, LinkId, Node, Output, PieceRef, Role, Timestamp};
 use minuet_proto::{
     ChannelId, PieceHash, PieceId, SignedRecord,
     mesh::{Head, Message, NodeId, PeerInfo, Serial, SignedHead},
 };
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     MeshStats,
@@ -130,8 +131,7 @@ pub(super) struct Driver {
     reviews: u32,
     events: (mpsc::Sender<LinkEvent>, mpsc::Receiver<LinkEvent>),
     done: (mpsc::Sender<Done>, mpsc::Receiver<Done>),
-    tasks: TaskTracker,
-    cancel: CancellationToken,
+    tasks: Spawner,
     /// Ends links, once they have had time for their last words.
     links_cancel: CancellationToken,
 }
@@ -152,8 +152,7 @@ impl Driver {
         stats: watch::Sender<MeshStats>,
         neighbours: watch::Sender<Vec<PeerInfo>>,
         said_dialable: watch::Sender<bool>,
-        tasks: TaskTracker,
-        cancel: CancellationToken,
+        tasks: Spawner,
         links_cancel: CancellationToken,
     ) -> Self {
         let is_source = node.role() == Role::Source;
@@ -184,20 +183,16 @@ impl Driver {
             events: mpsc::channel(EVENT_QUEUE),
             done: mpsc::channel(DONE_QUEUE),
             tasks,
-            cancel,
             links_cancel,
         }
     }
 
     /// Runs until cancelled, then takes leave of all neighbours.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        self.tasks.spawn(accept::accept(
-            self.transport.clone(),
-            self.channel,
-            self.done.0.clone(),
-            self.tasks.clone(),
-            self.cancel.clone(),
-        ));
+        let accepting =
+            accept::accept(self.transport.clone(), self.channel, self.done.0.clone(), self.tasks.clone());
+        self.tasks.spawn("taking links", accepting);
+        let cancel = self.tasks.token().clone();
         if let Some(estimate) = &self.estimate {
             let bytes_per_s = message_rate(estimate.limit());
             self.handle(Input::UploadLimit { bytes_per_s });
@@ -212,7 +207,7 @@ impl Driver {
             let due = if draining { core.min(now + DRAIN_LOOK) } else { core };
             let wake = tokio::time::Instant::from_std(self.epoch + Duration::from_micros(due.0));
             tokio::select! {
-                () = self.cancel.cancelled() => break,
+                () = cancel.cancelled() => break,
                 event = self.events.1.recv() => {
                     // Never none: the driver holds a sender.
                     let mut next = event;
@@ -481,7 +476,6 @@ impl Driver {
 
     fn dial(&mut self, peer: PeerInfo) {
         let (transport, channel, done) = (self.transport.clone(), self.channel, self.done.0.clone());
-        let cancel = self.cancel.clone();
         let dialling = async move {
             let opened = match transport.dial(peer.node, &Reach::decode(&peer.address)).await {
                 Some(connection) => link::open(connection, channel, false).await,
@@ -492,7 +486,7 @@ impl Driver {
                 .send(Done::Opened { peer: Some(peer.node), direction: Direction::Dialled, opened })
                 .await;
         };
-        self.tasks.spawn(cancel.run_until_cancelled_owned(dialling));
+        self.tasks.errand("a dial", dialling);
     }
 
     fn fetch(&mut self, piece: PieceRef) {
@@ -500,11 +494,11 @@ impl Driver {
         let Some((origin, offset)) = found else {
             return self.handle(Input::HttpFailed { serial: piece.serial });
         };
-        let (channel, done, cancel) = (self.channel, self.done.0.clone(), self.cancel.clone());
+        let (channel, done) = (self.channel, self.done.0.clone());
         let fetching = async move {
             let bytes = origin.fetch(channel, piece, offset).await;
             let _ = done.send(Done::Fetched { piece, bytes }).await;
         };
-        self.tasks.spawn(cancel.run_until_cancelled_owned(fetching));
+        self.tasks.errand("a fetch", fetching);
     }
 }

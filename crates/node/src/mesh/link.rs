@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
+use minuet_guard::tasks::Spawner;
 use minuet_mesh::LinkId;
 use minuet_proto::{
     ChannelId,
@@ -20,7 +21,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::endpoint::{self, PathFigures};
 
@@ -151,7 +152,7 @@ impl Opened {
         id: LinkId,
         channel: ChannelId,
         events: mpsc::Sender<LinkEvent>,
-        tasks: &TaskTracker,
+        tasks: &Spawner,
         cancel: &CancellationToken,
     ) -> Link {
         let (control, control_queue) = mpsc::channel(CONTROL_QUEUE);
@@ -159,7 +160,10 @@ impl Opened {
         let connection = self.connection.clone();
         let writing =
             write(self.connection.clone(), self.control_out, self.media_out, control_queue, media_queue);
-        tasks.spawn(cancel.clone().run_until_cancelled_owned(writing));
+        let cancelled = cancel.clone();
+        tasks.errand_to_end("writing to a link", async move {
+            cancelled.run_until_cancelled_owned(writing).await;
+        });
         let reading = async move {
             let good = read(&self.connection, self.control_in, id, channel, &events).await;
             if !good {
@@ -168,7 +172,10 @@ impl Opened {
             self.connection.close(VarInt::from_u32(0), b"");
             let _ = events.send(LinkEvent::Down(id)).await;
         };
-        tasks.spawn(cancel.clone().run_until_cancelled_owned(reading));
+        let cancelled = cancel.clone();
+        tasks.errand_to_end("reading from a link", async move {
+            cancelled.run_until_cancelled_owned(reading).await;
+        });
         Link { connection, control, media, wire: Wire::default() }
     }
 }

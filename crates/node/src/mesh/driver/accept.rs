@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use iroh::endpoint::Connection;
+use minuet_guard::tasks::Spawner;
 use minuet_mesh::Direction;
 use minuet_proto::ChannelId;
 use tokio::sync::mpsc;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::Done;
 use crate::mesh::{endpoint::Transport, link};
@@ -18,20 +18,15 @@ pub(super) async fn accept(
     transport: Transport,
     channel: ChannelId,
     done: mpsc::Sender<Done>,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
-) {
+    tasks: Spawner,
+) -> Result<(), &'static str> {
     let places = Arc::new(tokio::sync::Semaphore::new(MAX_ACCEPTING));
     loop {
         let place = match Arc::clone(&places).acquire_owned().await {
             Ok(place) => place,
-            Err(_) => return,
+            Err(_) => return Err("no more places"),
         };
-        let incoming = tokio::select! {
-            incoming = transport.incoming() => incoming,
-            () = cancel.cancelled() => return,
-        };
-        let Some(handshake) = incoming else { return };
+        let Some(handshake) = transport.incoming().await else { return Err("the socket is closed") };
         let done = done.clone();
         let opening = async move {
             let connection: Option<Connection> = handshake.await;
@@ -43,6 +38,6 @@ pub(super) async fn accept(
             }
             drop(place);
         };
-        tasks.spawn(cancel.clone().run_until_cancelled_owned(opening));
+        tasks.errand("a handshake", opening);
     }
 }
