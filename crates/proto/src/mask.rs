@@ -120,7 +120,7 @@ const ACCOUNT_AFTER: &[&str] = &["live", "movie", "series", "timeshift"];
 /// A path's part of at least so many letters and digits is taken for a token.
 const TOKEN_LEN: usize = 20;
 /// Shorter secrets are not looked for outside their place: they would be found everywhere.
-const LEAST_SECRET: usize = 3;
+const LEAST_SECRET: usize = 5;
 
 /// A text with all secrets in it masked. For a whole log line as well as for one URL.
 pub fn mask(text: &str) -> String {
@@ -157,7 +157,7 @@ impl Secrets {
 
     /// A text with these secrets masked, and all others that [`mask`] recognises.
     pub fn mask(&self, text: &str) -> String {
-        self.0.iter().fold(mask(text), |text, secret| text.replace(secret.as_str(), MASK))
+        self.0.iter().fold(mask(text), |text, secret| without(&text, secret))
     }
 }
 
@@ -165,6 +165,25 @@ impl std::fmt::Debug for Secrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Secrets({})", self.0.len())
     }
+}
+
+/// A text without a secret, where that stands by itself: `12345` is no part of `12345678`.
+fn without(text: &str, secret: &str) -> String {
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find(secret) {
+        let (before, after) = (&rest[..at], &rest[at + secret.len()..]);
+        let joined = |c: Option<char>, own: Option<char>| {
+            c.is_some_and(char::is_alphanumeric) && own.is_some_and(char::is_alphanumeric)
+        };
+        let left = before.chars().next_back().or_else(|| out.chars().next_back());
+        let inside =
+            joined(left, secret.chars().next()) || joined(after.chars().next(), secret.chars().next_back());
+        out.push_str(before);
+        out.push_str(if inside { secret } else { MASK });
+        rest = after;
+    }
+    out.push_str(rest);
+    out
 }
 
 enum Part<'a> {
@@ -443,6 +462,8 @@ mod tests {
         );
         assert_eq!(format!("{secrets:?}"), "Secrets(2)");
         assert_eq!(Secrets::of("http://h/x.ts").mask("x.ts is empty"), "x.ts is empty");
+        let secrets = Secrets::of("http://u:12345@h/ rtmp://h/live/live");
+        assert_eq!(secrets.mask("live: 123456 bytes, 12345, 12345"), "live: 123456 bytes, ***, ***");
     }
 
     proptest! {

@@ -4,7 +4,16 @@
 //! one while it is sent a file. What strangers may take is therefore given out by a [`Budget`], after what the program
 //! needs for itself: a recording never finds the last descriptor taken by an idle connection.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::{
+    fs::File,
+    io,
+    sync::{Mutex, PoisonError},
+};
+
+use rustix::{
+    io::Errno,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 
 /// More than this is not asked for: some programs that we start close all that there may be, one by one.
 pub const MOST: u64 = 65_536;
@@ -51,6 +60,38 @@ impl Budget {
     }
 }
 
+/// Descriptors that are held for bad times: when there is none left for what must not fail, they are let go for it. What
+/// listens for connections pauses when it finds none, so what was let go is not taken at once.
+#[derive(Debug, Default)]
+pub struct Spare(Mutex<Vec<File>>);
+
+impl Spare {
+    /// How many are held.
+    pub const COUNT: usize = 16;
+
+    /// Holds as many as can be had, up to [`Spare::COUNT`].
+    pub fn fill(&self) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while held.len() < Self::COUNT {
+            match File::open("/dev/null") {
+                Ok(file) => held.push(file),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Lets all go. False if there were none.
+    pub fn release(&self) -> bool {
+        !std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).is_empty()
+    }
+}
+
+/// Whether an error says that this process, or the system, has no descriptor left.
+pub fn is_exhausted(error: &io::Error) -> bool {
+    let none_left = [Errno::MFILE, Errno::NFILE];
+    error.raw_os_error().is_some_and(|code| none_left.iter().any(|errno| errno.raw_os_error() == code))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -62,6 +103,15 @@ mod tests {
         let raised = raise();
         assert!(raised >= getrlimit(Resource::Nofile).current.unwrap_or(MOST).min(MOST));
         assert_eq!(raise(), raised);
+    }
+
+    #[test]
+    fn spare_descriptors_are_let_go_once() {
+        let spare = Spare::default();
+        assert!(!spare.release());
+        spare.fill();
+        assert!(spare.release() && !spare.release());
+        assert!(is_exhausted(&Errno::MFILE.into()) && !is_exhausted(&Errno::NOENT.into()));
     }
 
     proptest! {

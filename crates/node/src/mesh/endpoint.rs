@@ -7,7 +7,7 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -102,12 +102,15 @@ impl Transport {
         if !listen.ip().is_unspecified() {
             builder = builder.clear_ip_transports();
         }
-        let endpoint = builder
-            .bind_addr(listen)
-            .map_err(|error| Error::Bind { listen, reason: error.to_string() })?
-            .bind()
-            .await
-            .map_err(|error| Error::Bind { listen, reason: innermost(&error) })?;
+        let bad = |error: &dyn std::fmt::Display| Error::Bind { listen, reason: error.to_string() };
+        builder = builder.bind_addr(listen).map_err(|error| bad(&error))?;
+        if listen.ip() == Ipv6Addr::UNSPECIFIED {
+            // A socket of one family takes no packets of the other.
+            let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, listen.port()));
+            builder = builder.bind_addr(v4).map_err(|error| bad(&error))?;
+        }
+        let endpoint =
+            builder.bind().await.map_err(|error| Error::Bind { listen, reason: innermost(&error) })?;
         Ok(Self { endpoint, pins, contacts, relays: Arc::default() })
     }
 

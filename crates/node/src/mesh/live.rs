@@ -140,7 +140,7 @@ impl LiveWindow {
     }
 
     /// Part of a verified piece's bytes.
-    pub(super) fn read_part(&self, serial: Serial, offset: u32, len: u32) -> Option<Bytes> {
+    pub fn read_part(&self, serial: Serial, offset: u32, len: u32) -> Option<Bytes> {
         self.lock().ring.get(serial, offset, len)
     }
 
