@@ -152,7 +152,7 @@ impl Sealed {
 /// Writes a file anew, and waits until it would survive a power cut.
 pub(crate) fn rewrite(path: &Path) -> Result<(), Error> {
     let part = part(path);
-    let mut written = || {
+    let written = || {
         let (mut from, mut to) = (File::open(path)?, File::create(&part)?);
         io::copy(&mut from, &mut to)?;
         to.sync_all()?;

@@ -72,12 +72,16 @@ impl Recording {
     /// Waits until the recording is over: the feed has ended or failed, it was told to end, or a thread has died.
     /// Cancel-safe.
     pub async fn over(&mut self) -> Result<()> {
+        if self.recorder.is_none() {
+            return Ok(());
+        }
         let ended = tokio::select! {
             biased;
             ended = joined(&mut self.recorder) => ended,
             ended = joined(&mut self.durable) => match ended {
-                Ok(()) => Err(anyhow!("making segments durable has stopped: it ended without being told to")),
-                ended => ended,
+                // That thread ends once the recorder has.
+                Ok(()) => joined(&mut self.recorder).await,
+                died => died,
             },
         };
         self.end();
@@ -299,6 +303,36 @@ mod tests {
             (0..1000).find_map(|seq| queue.take(record(seq, None), Err(broken()), &disk).err()).unwrap();
         assert_eq!(queue.waiting.len(), MAX_WAITING + 1);
         assert!(end.to_string().starts_with("the disk has taken no segment since segment 0"), "{end}");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_either_thread_is_heard_of_at_once() {
+        let start = || {
+            let ((recorder, ended), (durable, synced)) = (oneshot::channel(), oneshot::channel());
+            let stop = Arc::new(AtomicBool::new(false));
+            (recorder, durable, Recording { recorder: Some(ended), durable: Some(synced), stop })
+        };
+        // The second thread dies while the first runs: the first is told to end.
+        let (recorder, durable, mut recording) = start();
+        durable.send(Err(anyhow!("the disk is gone"))).unwrap();
+        assert_eq!(recording.over().await.unwrap_err().to_string(), "the disk is gone");
+        assert!(recording.stop.load(Ordering::Relaxed));
+        recorder.send(Ok(())).unwrap();
+        recording.over().await.unwrap();
+        recording.settled().await.unwrap();
+        // The first dies; what it sealed is made durable all the same.
+        let (recorder, durable, mut recording) = start();
+        recorder.send(Err(anyhow!("out of luck"))).unwrap();
+        assert_eq!(recording.over().await.unwrap_err().to_string(), "out of luck");
+        recording.over().await.unwrap();
+        durable.send(Ok(())).unwrap();
+        recording.settled().await.unwrap();
+        // At the end of a feed the second may be done before the first has said so.
+        let (recorder, durable, mut recording) = start();
+        durable.send(Ok(())).unwrap();
+        recorder.send(Ok(())).unwrap();
+        recording.over().await.unwrap();
+        recording.settled().await.unwrap();
     }
 
     #[tokio::test]

@@ -127,7 +127,7 @@ async fn finished(web: Web, record: &SignedRecord, request: &Request) -> Respons
 }
 
 /// Chunks that wait for the budget, each by itself.
-fn paced<E>(
+fn paced<E: Send>(
     web: Web,
     chunks: impl Stream<Item = Result<Bytes, E>> + Send,
 ) -> impl Stream<Item = Result<Bytes, E>> + Send {

@@ -25,6 +25,7 @@ use minuet_serve::{
 };
 
 use super::{VIDEO, Web, paced};
+use crate::live::Live;
 
 /// Bytes of one piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +39,7 @@ struct Part {
 
 /// Answers a request for a segment that is not finished.
 pub fn answer(web: Web, seq: SegmentSeq, request: &Request) -> Response {
-    let window = web.live.as_ref().and_then(|live| live.window());
+    let window = web.live.as_ref().and_then(Live::window);
     let range = range::asked(request.headers()).filter(|_| *request.method() == Method::GET);
     let (Some(window), Some(range)) = (window, range) else {
         return StatusCode::NOT_FOUND.into_response();
