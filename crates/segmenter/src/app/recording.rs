@@ -241,7 +241,7 @@ mod tests {
             prev: before.map(SignedRecord::hash),
             info_hash: InfoHash::new([2; 20]),
             length: 188,
-            piece_length: PieceLength::new(16 << 10).unwrap(),
+            piece_length: PieceLength::MIN,
             duration_ms: 1000,
             ingest_ms: 1,
             sealed_ms: 2,

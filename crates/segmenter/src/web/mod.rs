@@ -17,6 +17,7 @@ use axum::{
     http::{
         Method, StatusCode,
         header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG},
+        request::Parts,
     },
     response::{IntoResponse, Response},
     routing::get,
@@ -74,6 +75,7 @@ impl Web {
 async fn segment(State(web): State<Web>, Path(name): Path<String>, request: Request) -> Response {
     let Some(seq) = web.meant(&name) else { return StatusCode::NOT_FOUND.into_response() };
     let torrent = name.ends_with(".torrent");
+    let (request, _) = request.into_parts();
     match web.shelf.get(seq) {
         Some(_) if torrent => finished_torrent(web, seq).await,
         Some(record) => finished(web, &record, &request).await,
@@ -91,9 +93,9 @@ async fn finished_torrent(web: Web, seq: SegmentSeq) -> Response {
 }
 
 /// A finished segment, or a part of it. Its bytes never change, so its info hash is its entity tag.
-async fn finished(web: Web, record: &SignedRecord, request: &Request) -> Response {
+async fn finished(web: Web, record: &SignedRecord, request: &Parts) -> Response {
     let (length, etag) = (record.length, format!("\"{}\"", record.info_hash));
-    let (first, count, status) = match range::wanted(request.method(), request.headers(), &etag, length) {
+    let (first, count, status) = match range::wanted(&request.method, &request.headers, &etag, length) {
         Wanted::Whole => (0, length, StatusCode::OK),
         Wanted::Part { first, last } => (first, last - first + 1, StatusCode::PARTIAL_CONTENT),
         Wanted::Unsatisfiable => {
@@ -109,7 +111,7 @@ async fn finished(web: Web, record: &SignedRecord, request: &Request) -> Respons
         (ACCEPT_RANGES, "bytes".to_owned()),
         (ETAG, etag),
     ];
-    let body = if *request.method() == Method::HEAD {
+    let body = if request.method == Method::HEAD {
         Body::empty()
     } else {
         let path = web.store.media_path(record.seq);

@@ -8,10 +8,10 @@ use std::{io, sync::Arc};
 
 use axum::{
     body::Body,
-    extract::Request,
     http::{
         Method, StatusCode,
         header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE},
+        request::Parts,
     },
     response::{IntoResponse, Response},
 };
@@ -38,9 +38,9 @@ struct Part {
 }
 
 /// Answers a request for a segment that is not finished.
-pub fn answer(web: Web, seq: SegmentSeq, request: &Request) -> Response {
+pub fn answer(web: Web, seq: SegmentSeq, request: &Parts) -> Response {
     let window = web.live.as_ref().and_then(Live::window);
-    let range = range::asked(request.headers()).filter(|_| *request.method() == Method::GET);
+    let range = range::asked(&request.headers).filter(|_| request.method == Method::GET);
     let (Some(window), Some(range)) = (window, range) else {
         return StatusCode::NOT_FOUND.into_response();
     };
