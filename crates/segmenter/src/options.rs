@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::{Result, ensure};
 use clap::Parser;
 use minuet_node::units::{self, Rate};
-use minuet_proto::{link::parse_tracker, record::MAX_SEGMENT_MS, state::check_title};
+use minuet_proto::{Secrets, link::parse_tracker, record::MAX_SEGMENT_MS, state::check_title};
 use minuet_swarm::{MIN_UPLOAD_BYTES_PER_S, Upload};
 use url::Url;
 
@@ -58,13 +58,13 @@ pub struct Options {
     pub key: Option<PathBuf>,
 
     /// Address of the segmenter's own HTTP server, which serves segments to clients that take web seeds and to viewers
-    /// for whom a piece is late, and of the live mesh (UDP, same port); port 0 is any free port. Example: --listen
-    /// 192.0.2.7:7080
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:7080")]
+    /// for whom a piece is late, and of the live mesh (UDP, same port); port 0 is any free port. [::] takes IPv4 as well.
+    /// Example: --listen 192.0.2.7:7080
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:7080")]
     pub listen: SocketAddr,
 
     /// Address for BitTorrent peers (default: that of --listen with the port after it, or any free port when that is
-    /// 0). Example: --bt-listen 0.0.0.0:6881
+    /// 0). Example: --bt-listen [::]:6881
     #[arg(long, value_name = "ADDR:PORT")]
     pub bt_listen: Option<SocketAddr>,
 
@@ -241,6 +241,15 @@ impl Options {
         InputOptions { realtime, repeat: self.repeat, ffmpeg }
     }
 
+    /// What log lines must not show: what is secret in inputs and addresses.
+    pub fn secrets(&self) -> Secrets {
+        let inputs = [Some(&self.input), self.fallback.as_ref(), self.slate.as_ref()];
+        let urls =
+            inputs.into_iter().flatten().map(Input::url).chain(self.trackers.iter().map(Url::to_string));
+        let arguments = [self.ffmpeg_args.clone(), self.ffmpeg_output_args.clone()];
+        Secrets::of(&urls.chain(arguments).collect::<Vec<_>>().join("\n"))
+    }
+
     /// What takes over when the input is silent.
     pub fn feed_options(&self) -> FeedOptions {
         FeedOptions { silence: self.silence, fallback: self.fallback.clone(), slate: self.slate.clone() }
@@ -277,7 +286,7 @@ mod tests {
         options.check().unwrap();
         assert_eq!(options.segment, Duration::from_secs(60));
         assert_eq!(options.keep, Duration::from_secs(7200));
-        assert_eq!(options.bt_listen(), "0.0.0.0:7081".parse().unwrap());
+        assert_eq!(options.bt_listen(), "[::]:7081".parse().unwrap());
         assert_eq!(options.upload(), Upload::Unlimited);
         assert_eq!(options.key_file(), options.data.join("channel.key"));
         assert_eq!(parse(&["-", "--listen", "127.0.0.1:0"]).bt_listen(), "127.0.0.1:0".parse().unwrap());

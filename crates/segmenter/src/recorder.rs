@@ -16,7 +16,7 @@ use std::{
 };
 
 use minuet_media::{Counters, Cutter, CutterConfig, Event, SegmentEnd, SegmentStart, Ticks};
-use minuet_node::mesh::{ClosedPiece, PiecePublisher};
+use minuet_node::mesh::ClosedPiece;
 use minuet_proto::{
     ChannelKey, Metainfo, Phase, PieceId, PieceIndex, Record, SegmentSeq, SignedRecord, metainfo::Info,
 };
@@ -27,6 +27,7 @@ use crate::{
     hasher::{Closed, SegmentHasher, per_second},
     input::{Fed, Feed, InputError, READ_LEN},
     keeper::Room,
+    live::Live,
     meters::Meters,
     notices::{self, Notices, Repeated},
     state::Announcer,
@@ -84,7 +85,7 @@ pub struct Recorder {
     /// How to cut.
     pub cutting: CutterConfig,
     /// Where pieces go as they close.
-    pub live: Option<PiecePublisher>,
+    pub live: Option<Live>,
 }
 
 /// Why a recording ended.
@@ -290,14 +291,14 @@ impl State {
         Ok(file)
     }
 
-    /// Does something on disk, and drops the oldest segments for it as long as the disk is full.
+    /// Does something on disk, and makes room for it as long as there is none.
     fn with_room<T>(
         &self,
         mut work: impl FnMut() -> Result<T, minuet_store::Error>,
     ) -> Result<T, minuet_store::Error> {
         loop {
             match work() {
-                Err(minuet_store::Error::DiskFull { .. }) if self.recorder.room.make() => {}
+                Err(error) if self.recorder.room.make(&error) => {}
                 result => return result,
             }
         }

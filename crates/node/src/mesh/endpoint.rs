@@ -7,7 +7,7 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -108,12 +108,15 @@ impl Transport {
             builder = builder.clear_ip_transports();
         }
         wait_for_port(listen).await;
-        let endpoint = builder
-            .bind_addr(listen)
-            .map_err(|error| Error::Bind { listen, reason: error.to_string() })?
-            .bind()
-            .await
-            .map_err(|error| Error::Bind { listen, reason: innermost(&error) })?;
+        let bad = |error: &dyn std::fmt::Display| Error::Bind { listen, reason: error.to_string() };
+        builder = builder.bind_addr(listen).map_err(|error| bad(&error))?;
+        if listen.ip() == Ipv6Addr::UNSPECIFIED {
+            // A socket of one family takes no packets of the other.
+            let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, listen.port()));
+            builder = builder.bind_addr(v4).map_err(|error| bad(&error))?;
+        }
+        let endpoint =
+            builder.bind().await.map_err(|error| Error::Bind { listen, reason: innermost(&error) })?;
         Ok(Self { endpoint, pins, contacts, relays: Arc::default() })
     }
 

@@ -110,6 +110,14 @@ impl Input {
         })
     }
 
+    /// It as it is opened, with its secrets.
+    pub fn url(&self) -> String {
+        match self {
+            Self::Http(url) | Self::Ffmpeg(url) => url.clone(),
+            Self::Stdin | Self::File(_) | Self::Udp(_) => self.to_string(),
+        }
+    }
+
     /// Whether what failed or fell silent is opened again: others' addresses are, what is ours to give is not.
     fn reopens(&self) -> bool {
         matches!(self, Self::Udp(_) | Self::Http(_) | Self::Ffmpeg(_))
