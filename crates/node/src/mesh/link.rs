@@ -7,10 +7,14 @@
 //! Rule: media is read only once the control stream's first frame, which is Hello, was given on. Streams overtake each
 //! other, and a block before Hello would look like a broken protocol.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
+use minuet_guard::tasks::Spawner;
 use minuet_mesh::LinkId;
 use minuet_proto::{
     ChannelId,
@@ -20,7 +24,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::endpoint::{self, PathFigures};
 
@@ -28,6 +32,9 @@ use super::endpoint::{self, PathFigures};
 const CONTROL_QUEUE: usize = 1024;
 /// Blocks that may wait to be written; the core keeps fewer under way.
 const MEDIA_QUEUE: usize = 64;
+/// Bytes that may wait for a link, in its queues and in the transport. A peer that takes no more is given up: it holds so
+/// much memory and no more.
+const MAX_UNSENT: u64 = 4 << 20;
 /// How long the far end may take to open its streams.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a link that is hung up may take to get its last words across.
@@ -57,6 +64,7 @@ pub(super) enum LinkEvent {
 #[derive(Debug)]
 pub(super) struct Link {
     connection: Connection,
+    peer: NodeId,
     control: mpsc::Sender<Bytes>,
     media: mpsc::Sender<[Bytes; 2]>,
     wire: Wire,
@@ -70,14 +78,19 @@ pub(super) struct Link {
 struct Wire {
     /// What was handed over: the transport's count by which it is out, its length, and when.
     waiting: std::collections::VecDeque<(u64, u64, Instant)>,
+    /// The sum of what is waiting.
+    unsent: u64,
     /// Something has waited for longer than [`LATE`].
     late: bool,
 }
 
 impl Wire {
-    fn hand_over(&mut self, bytes: u64, sent: u64, now: Instant) {
+    /// False if too much is waiting.
+    fn hand_over(&mut self, bytes: u64, sent: u64, now: Instant) -> bool {
         let behind = self.waiting.back().map_or(sent, |(target, ..)| *target);
         self.waiting.push_back((behind.max(sent) + bytes, bytes, now));
+        self.unsent += bytes;
+        self.unsent <= MAX_UNSENT
     }
 
     fn drained(&mut self, sent: u64, now: Instant) -> u64 {
@@ -90,6 +103,7 @@ impl Wire {
             drained += bytes;
             self.waiting.pop_front();
         }
+        self.unsent -= drained;
         drained
     }
 }
@@ -151,15 +165,18 @@ impl Opened {
         id: LinkId,
         channel: ChannelId,
         events: mpsc::Sender<LinkEvent>,
-        tasks: &TaskTracker,
+        tasks: &Spawner,
         cancel: &CancellationToken,
     ) -> Link {
         let (control, control_queue) = mpsc::channel(CONTROL_QUEUE);
         let (media, media_queue) = mpsc::channel(MEDIA_QUEUE);
-        let connection = self.connection.clone();
+        let (connection, peer) = (self.connection.clone(), self.peer);
         let writing =
             write(self.connection.clone(), self.control_out, self.media_out, control_queue, media_queue);
-        tasks.spawn(cancel.clone().run_until_cancelled_owned(writing));
+        let cancelled = cancel.clone();
+        tasks.errand_to_end("writing to a link", async move {
+            cancelled.run_until_cancelled_owned(writing).await;
+        });
         let reading = async move {
             let good = read(&self.connection, self.control_in, id, channel, &events).await;
             if !good {
@@ -168,23 +185,36 @@ impl Opened {
             self.connection.close(VarInt::from_u32(0), b"");
             let _ = events.send(LinkEvent::Down(id)).await;
         };
-        tasks.spawn(cancel.clone().run_until_cancelled_owned(reading));
-        Link { connection, control, media, wire: Wire::default() }
+        let cancelled = cancel.clone();
+        tasks.errand_to_end("reading from a link", async move {
+            cancelled.run_until_cancelled_owned(reading).await;
+        });
+        Link { connection, peer, control, media, wire: Wire::default() }
     }
 }
 
 impl Link {
+    /// The far end's key.
+    pub fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    /// Where the far end's packets come from; none if they come through a relay server.
+    pub fn remote(&self) -> Option<SocketAddr> {
+        endpoint::remote(&self.connection)
+    }
+
     /// Hands a control frame over. False if the far end takes none any more.
     pub fn send_control(&mut self, frame: Bytes) -> bool {
-        self.wire.hand_over(frame.len() as u64, endpoint::sent_bytes(&self.connection), Instant::now());
-        self.control.try_send(frame).is_ok()
+        let sent = endpoint::sent_bytes(&self.connection);
+        self.wire.hand_over(frame.len() as u64, sent, Instant::now()) && self.control.try_send(frame).is_ok()
     }
 
     /// Hands a block over: its frame's header and its payload. False if the far end takes none any more.
     pub fn send_block(&mut self, header: Bytes, payload: Bytes) -> bool {
         let sent = endpoint::sent_bytes(&self.connection);
-        self.wire.hand_over((header.len() + payload.len()) as u64, sent, Instant::now());
-        self.media.try_send([header, payload]).is_ok()
+        let fits = self.wire.hand_over((header.len() + payload.len()) as u64, sent, Instant::now());
+        fits && self.media.try_send([header, payload]).is_ok()
     }
 
     /// Bytes handed over that have gone out since the last call.
@@ -208,7 +238,7 @@ impl Link {
 
     /// Bytes handed over that have not gone out.
     pub fn undrained(&self) -> u64 {
-        self.wire.waiting.iter().map(|(_, bytes, _)| bytes).sum()
+        self.wire.unsent
     }
 
     /// What the transport knows of the path.
@@ -329,16 +359,16 @@ mod tests {
     fn what_was_handed_over_is_out_when_as_much_was_sent() {
         let mut wire = Wire::default();
         let begin = Instant::now();
-        wire.hand_over(100, 1000, begin);
-        wire.hand_over(50, 1000, begin);
+        assert!(wire.hand_over(100, 1000, begin) && wire.hand_over(50, 1000, begin));
         assert_eq!(wire.drained(1099, begin), 0);
         assert_eq!(wire.drained(1100, begin + LATE), 100);
         assert_eq!(wire.drained(1149, begin + LATE), 0);
         assert!(!wire.late);
         assert_eq!(wire.drained(9000, begin + 2 * LATE), 50);
         assert!(wire.late);
-        wire.hand_over(10, 9000, begin);
+        assert!(wire.hand_over(10, 9000, begin));
         assert_eq!(wire.drained(9009, begin), 0);
         assert_eq!(wire.drained(9010, begin), 10);
+        assert!(wire.hand_over(MAX_UNSENT, 9010, begin) && !wire.hand_over(1, 9010, begin));
     }
 }

@@ -13,8 +13,16 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use minuet_mesh::PieceRef;
 use minuet_proto::{ChannelId, record::segment_file_name};
-use reqwest::{Client, StatusCode, Url, header::RANGE};
+use reqwest::{
+    StatusCode, Url,
+    header::{HeaderMap, HeaderValue, RANGE},
+};
 use tokio::{sync::Semaphore, time::timeout};
+
+use crate::{
+    Error,
+    contact::{Contacts, Http, Request, Teller},
+};
 
 /// Pieces that are fetched at once: peers come first, and a source that is short of uplink must not be asked for all.
 const MAX_FETCHES: usize = 2;
@@ -28,7 +36,7 @@ const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 /// An HTTP origin. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Origin {
-    http: Client,
+    http: Http,
     base: Url,
     fetching: Arc<Semaphore>,
     rest: Arc<Mutex<Rest>>,
@@ -59,13 +67,9 @@ impl Rest {
 }
 
 impl Origin {
-    /// The origin whose segments lie below `base`, a URL that ends in a slash.
-    pub fn new(base: Url) -> reqwest::Result<Self> {
-        let http = Client::builder()
-            .user_agent(concat!("minuet/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(FETCH_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::limited(3))
-            .build()?;
+    /// The origin whose segments lie below `base`, a URL that ends in a slash, as `teller` has said.
+    pub fn new(base: Url, contacts: Contacts, teller: Teller) -> reqwest::Result<Self> {
+        let http = Http::new(contacts, teller, FETCH_TIMEOUT)?;
         Ok(Self { http, base, fetching: Arc::new(Semaphore::new(MAX_FETCHES)), rest: Arc::default() })
     }
 
@@ -78,7 +82,7 @@ impl Origin {
             return None;
         }
         let fetched = timeout(FETCH_TIMEOUT, self.get(channel, piece, offset)).await;
-        let came = matches!(fetched, Ok(Ok(_)));
+        let came = matches!(fetched, Ok(Ok(Some(_))));
         self.lock().note(came.then(|| began.elapsed()), Instant::now());
         match fetched {
             Ok(Ok(bytes)) => bytes,
@@ -94,11 +98,14 @@ impl Origin {
         self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn get(&self, channel: ChannelId, piece: PieceRef, offset: u64) -> reqwest::Result<Option<Bytes>> {
+    async fn get(&self, channel: ChannelId, piece: PieceRef, offset: u64) -> Result<Option<Bytes>, Error> {
         let mut url = self.base.clone();
         url.set_path(&format!("{}{}", self.base.path(), segment_file_name(&channel, piece.id.segment)));
         let range = format!("bytes={offset}-{}", offset + u64::from(piece.len) - 1);
-        let mut response = self.http.get(url).header(RANGE, range).send().await?;
+        let mut headers = HeaderMap::new();
+        headers
+            .insert(RANGE, HeaderValue::from_str(&range).map_err(|error| Error::Garbage(error.to_string()))?);
+        let mut response = self.http.send(url, Request { body: None, headers }).await?;
         if response.status() != StatusCode::PARTIAL_CONTENT {
             return Ok(None);
         }
