@@ -17,9 +17,12 @@ fn main() -> ExitCode {
         Command::Inspect(inspect) => inspect::main(&inspect),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            minuet_console::flush();
+            ExitCode::SUCCESS
+        }
         Err(error) => {
-            eprintln!("minuet: {error:#}");
+            minuet_console::complain(&format!("minuet: {error:#}"));
             ExitCode::FAILURE
         }
     }

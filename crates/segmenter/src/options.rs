@@ -5,7 +5,11 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::{Result, ensure};
 use clap::Parser;
 use minuet_node::units::{self, Rate};
-use minuet_proto::{link::parse_tracker, record::MAX_SEGMENT_MS, title::{check_title, clean_title}};
+use minuet_proto::{
+    link::parse_tracker,
+    record::MAX_SEGMENT_MS,
+    title::{check_title, clean_title},
+};
 use minuet_swarm::{MIN_UPLOAD_BYTES_PER_S, Upload};
 use url::Url;
 

@@ -3,33 +3,35 @@
 use std::{sync::Arc, time::Instant};
 
 use anyhow::Context as _;
+use minuet_console::Screen;
 use minuet_guard::tasks::Tasks;
 use minuet_node::follow::{Followed, Start, follow};
 use minuet_proto::Phase;
 
 use super::{
-    END_TIMEOUT, console::Console, fatal, figures::Figures, folder::Folder, interrupted, live_node::LiveNode,
-    now_ms, open_stats, reporter::Reporter, trackers,
+    END_TIMEOUT, cause::tracker_fails, console, end_at_once_if_told_again, fatal, figures::Figures,
+    folder::Folder, live_node::LiveNode, now_ms, open_stats, reporter::Reporter, signals, trackers::trackers,
 };
 use crate::options::Relay;
 
 /// Relays.
 pub fn main(options: Relay, verbose: u8) -> anyhow::Result<()> {
-    let console = Console::start(verbose);
+    let screen = console::start(verbose);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(run(options, console))
+    runtime.block_on(run(options, screen))
 }
 
-async fn run(options: Relay, console: Console) -> anyhow::Result<()> {
+async fn run(options: Relay, screen: Screen) -> anyhow::Result<()> {
+    let mut signals = signals()?;
     let trackers = trackers(&options.link, &options.common.tracker)?;
     let stats = open_stats(options.common.stats.as_deref())?;
     let folder = Folder::open(options.common.data.as_deref())?;
-    let channel = options.link.channel;
+    let channel = options.link.link.channel;
     let node = LiveNode::start(channel, &options.common, None, true, &trackers, folder.path()).await?;
     tracing::info!("relaying; viewers connect to {:?} by UDP; Ctrl-C ends", node.mesh.listen_addrs());
     let figures = Arc::new(Figures::new(Instant::now()));
     let (tasks, reporting) = (Tasks::new(), Tasks::new());
-    let reporter = Reporter { figures: Arc::clone(&figures), traffic: node.traffic(), console, stats };
+    let reporter = Reporter { figures: Arc::clone(&figures), traffic: node.traffic(), screen, stats };
     reporter.start(&reporting);
 
     let mut followed = follow(channel, trackers.to_vec(), Start::Live, now_ms, tasks.spawner());
@@ -51,8 +53,7 @@ async fn run(options: Relay, console: Console) -> anyhow::Result<()> {
                 }
                 Followed::Joined(..) => {}
                 Followed::Failed(failure) => {
-                    let (tracker, error) = &*failure;
-                    tracing::warn!("{tracker} {error}; trying again, the stream goes on");
+                    tracing::warn!("{}; trying again", tracker_fails(&failure.0, &failure.1));
                 }
             }
         }
@@ -61,7 +62,11 @@ async fn run(options: Relay, console: Console) -> anyhow::Result<()> {
     };
     let done = tokio::select! {
         () = following => Ok(()),
-        interrupted = interrupted() => interrupted,
+        () = signals.next() => {
+            tracing::info!("interrupted: leaving the mesh");
+            end_at_once_if_told_again(signals);
+            Ok(())
+        }
         fault = tasks.fault() => Err(fatal(fault)),
         fault = node.fault() => Err(fatal(fault)),
         fault = reporting.fault() => Err(fatal(fault)),

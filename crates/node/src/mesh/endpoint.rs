@@ -104,6 +104,13 @@ impl Transport {
         if !listen.ip().is_unspecified() {
             builder = builder.clear_ip_transports();
         }
+        // A wish for all addresses is one for both families, on the same port where one is named.
+        if listen.is_ipv6() && listen.ip().is_unspecified() && listen.port() != 0 {
+            let ipv4 = SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, listen.port()));
+            builder = builder
+                .bind_addr(ipv4)
+                .map_err(|error| Error::Bind { listen: ipv4, reason: error.to_string() })?;
+        }
         let endpoint = builder
             .bind_addr(listen)
             .map_err(|error| Error::Bind { listen, reason: error.to_string() })?

@@ -17,6 +17,7 @@ mod known;
 mod linger;
 mod link;
 mod live;
+mod met;
 mod origin;
 mod reach;
 mod rendezvous;
@@ -45,6 +46,7 @@ use driver::{Command, Driver};
 use endpoint::Transport;
 pub use error::Error;
 pub use live::{LivePiece, LiveWindow};
+pub use met::Met;
 pub use minuet_mesh::{Role as MeshRole, Start as MeshStart};
 use origin::Origin;
 pub use reach::Reach;
@@ -124,6 +126,7 @@ pub struct Mesh {
     unshared: Arc<Semaphore>,
     window: Arc<LiveWindow>,
     stats: watch::Receiver<MeshStats>,
+    met: watch::Receiver<Met>,
     transport: Transport,
     tasks: Tasks,
     /// Ends links that are still there; they outlive the driver, which has last words for them.
@@ -211,6 +214,7 @@ impl Mesh {
             links.clone(),
         );
         spawner.spawn_to_end("the live mesh", endless(driver.run(queue)));
+        let (say_met, met) = watch::channel(Met::default());
         for tracker in options.trackers.clone() {
             let rendezvous = rendezvous::Rendezvous::new(
                 tracker.clone(),
@@ -219,6 +223,7 @@ impl Mesh {
                 reach.clone(),
                 dialable.clone(),
                 commands.clone(),
+                say_met.clone(),
             );
             spawner
                 .spawn_to_end("meeting nodes at a tracker", endless(rendezvous.run(spawner.token().clone())));
@@ -229,7 +234,7 @@ impl Mesh {
         }
         let _links = links.drop_guard();
         let unshared = Arc::new(Semaphore::new(MAX_UNSHARED));
-        Ok((Self { commands, unshared, window, stats, transport, tasks, _links }, brought))
+        Ok((Self { commands, unshared, window, stats, met, transport, tasks, _links }, brought))
     }
 
     /// The next fault: a part of the node has died, and the node with it. Waits for ever while all is well; one of several
@@ -258,6 +263,11 @@ impl Mesh {
     /// Figures as they are renewed.
     pub fn watch_stats(&self) -> watch::Receiver<MeshStats> {
         self.stats.clone()
+    }
+
+    /// What trackers said of other nodes.
+    pub fn met(&self) -> Met {
+        self.met.borrow().clone()
     }
 
     /// Where links are accepted.
