@@ -106,11 +106,19 @@ impl Outer {
     fn take(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join(LOCK);
         for _ in 0..LOCK_ATTEMPTS {
-            let is_new = fs::symlink_metadata(&path).is_err();
-            let file = open_lock(&path, OFlags::CREATE | OFlags::RDWR).map_err(anyhow::Error::new);
-            let file = file.with_context(|| {
-                format!("{} cannot be used as a lock: choose another --data", path.display())
-            })?;
+            // Made anew or found, but never both: what was there before stays there.
+            let (file, is_new) = match open_lock(&path, OFlags::CREATE | OFlags::EXCL | OFlags::RDWR) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    (open_lock(&path, OFlags::RDWR), false)
+                }
+                made => (made, true),
+            };
+            let file = match file {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !is_new => continue,
+                file => file.with_context(|| {
+                    format!("{} cannot be used as a lock: choose another --data", path.display())
+                })?,
+            };
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
