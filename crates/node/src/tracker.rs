@@ -119,11 +119,10 @@ impl TrackerClient {
         literal(&self.base).or_else(answered).map_or(Teller::Unknown, Teller::At)
     }
 
-    /// How near the tracker is: nothing nearer is contacted on its word. Asks the name server where the tracker has not
-    /// answered yet.
-    pub async fn scope(&self) -> Scope {
+    /// The same, asking the name server where the tracker has not answered yet.
+    pub async fn find(&self) -> Teller {
         let found = match self.teller() {
-            Teller::At(ip) => Some(ip),
+            known @ Teller::At(_) => return known,
             _ if asks_a_proxy() => None,
             _ => {
                 let host = self.base.host_str().unwrap_or_default();
@@ -132,7 +131,7 @@ impl TrackerClient {
                 found.ok().and_then(Result::ok).and_then(|mut found| found.next()).map(|addr| addr.ip())
             }
         };
-        found.and_then(Scope::of).unwrap_or(Scope::Public)
+        found.map_or(Teller::Unknown, Teller::At)
     }
 
     /// Its base URL.
@@ -248,6 +247,21 @@ impl TrackerClient {
         })
         .await
     }
+}
+
+/// The nearest of these trackers: what all of them together may name, this one may.
+pub async fn nearest(trackers: &[TrackerClient]) -> Teller {
+    let mut nearest = (Scope::Public, Teller::Unknown);
+    for tracker in trackers {
+        let found = tracker.find().await;
+        if let Teller::At(ip) = found
+            && let Some(scope) = Scope::of(ip)
+            && scope < nearest.0
+        {
+            nearest = (scope, found);
+        }
+    }
+    nearest.1
 }
 
 /// Whether HTTP goes through a proxy, as far as the environment says so. Who answers then is the proxy.

@@ -30,7 +30,7 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use minuet_console::{Screen, Signals};
 use minuet_guard::tasks::{Fault, Tasks};
-use minuet_node::{TrackerClient, follow::Start};
+use minuet_node::{TrackerClient, follow::Start, tracker::nearest};
 use minuet_proto::{ChannelId, link::Reading};
 use minuet_swarm::{Role, Swarm, SwarmOptions, Upload};
 
@@ -158,6 +158,7 @@ impl Engine {
             listen: options.common.listen(),
             upload,
             role: Role::Viewer,
+            teller: nearest(trackers).await,
         };
         Ok(Self::Minutes(Arc::new(Swarm::start(swarm).await?)))
     }

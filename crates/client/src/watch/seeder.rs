@@ -18,6 +18,7 @@ use bytes::Bytes;
 use minuet_node::{
     TrackerClient,
     mesh::{LivePiece, LiveWindow},
+    tracker::nearest,
 };
 use minuet_proto::{InfoHash, Metainfo, SignedRecord, metainfo::Info};
 use minuet_swarm::{Files, Finished, Role, Swarm, SwarmOptions, Upload};
@@ -53,8 +54,9 @@ impl Seeder {
         let minutes = folder.join(FOLDER);
         std::fs::create_dir_all(&minutes)
             .with_context(|| format!("cannot make {}: choose another --data", minutes.display()))?;
+        let teller = nearest(trackers).await;
         let options =
-            |listen| SwarmOptions { data_dir: folder.to_owned(), listen, upload, role: Role::Viewer };
+            |listen| SwarmOptions { data_dir: folder.to_owned(), listen, upload, role: Role::Viewer, teller };
         let swarm = match Swarm::start(options(listen)).await {
             Ok(swarm) => swarm,
             Err(_) => Swarm::start(options(SocketAddr::new(listen.ip(), 0))).await?,

@@ -29,7 +29,7 @@ use super::{
     early::EarlyBlocks,
     endpoint::Transport,
     estimate::UplinkEstimate,
-    link::{self, Link, LinkEvent, Opened},
+    link::{self, Link, LinkEvent, Opening},
     live::LiveWindow,
     origin::Origin,
     reach::Reach,
@@ -87,9 +87,9 @@ pub struct ClosedPiece {
 }
 
 /// What becomes of work that the driver has given out.
-enum Done {
+pub(super) enum Done {
     /// A dial or an incoming connection.
-    Opened { peer: Option<NodeId>, direction: Direction, opened: Option<Box<Opened>> },
+    Opened { peer: Option<NodeId>, direction: Direction, opened: Option<Box<dyn Opening>> },
     /// A fetch from the HTTP origin.
     Fetched { piece: PieceRef, bytes: Option<Bytes> },
 }
@@ -187,6 +187,12 @@ impl Driver {
             tasks,
             links_cancel,
         }
+    }
+
+    /// How links are given to it.
+    #[cfg(test)]
+    pub fn door(&self) -> mpsc::Sender<Done> {
+        self.done.0.clone()
     }
 
     /// Runs until cancelled, then takes leave of all neighbours.
@@ -347,7 +353,7 @@ impl Driver {
                 if direction == Direction::Accepted {
                     self.dialable.note_dialled();
                 }
-                let (peer, rtt) = (opened.peer, opened.rtt());
+                let (peer, rtt) = (opened.peer(), opened.rtt());
                 let link =
                     opened.start(id, self.channel, self.events.0.clone(), &self.tasks, &self.links_cancel);
                 self.links.insert(id, link);
@@ -492,7 +498,6 @@ impl Driver {
                 Some(connection) => link::open(connection, channel, false).await,
                 None => None,
             };
-            let opened = opened.map(Box::new);
             let _ = done
                 .send(Done::Opened { peer: Some(peer.node), direction: Direction::Dialled, opened })
                 .await;

@@ -26,7 +26,7 @@ use super::{
     Error,
     certificates::Pins,
     congestion::WindowFactory,
-    reach::{MAX_ADDRS, Reach},
+    reach::{MAX_DIALLED, Reach},
 };
 use crate::contact::{Contact, Contacts, Teller};
 
@@ -194,7 +194,7 @@ impl Transport {
         let dialling = async {
             let mut contacts: Vec<Contact> = Vec::new();
             let mut addrs: Vec<TransportAddr> = relay.into_iter().collect();
-            for addr in reach.addrs.iter().take(MAX_ADDRS) {
+            for addr in reach.addrs.iter().take(MAX_DIALLED) {
                 let judged = if addrs.is_empty() {
                     self.contacts.open(*addr, Teller::User).await
                 } else {
@@ -345,4 +345,63 @@ fn innermost(error: &dyn std::error::Error) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: &str = "http://tracker.example/";
+
+    async fn transport() -> Transport {
+        Transport::bind("127.0.0.1:0".parse().unwrap(), rand::random(), Contacts::new()).await.unwrap()
+    }
+
+    /// A node names sixteen addresses that are not its own, under key after key.
+    #[tokio::test]
+    async fn a_victim_hears_of_three_dials_at_most() {
+        let transport = transport().await;
+        let mut victims = Vec::new();
+        for _ in 0..16 {
+            victims.push(tokio::net::UdpSocket::bind("127.0.0.9:0").await.unwrap());
+        }
+        let addrs: Vec<SocketAddr> = victims.iter().map(|victim| victim.local_addr().unwrap()).collect();
+        for n in 0..40u8 {
+            let key = SecretKey::from_bytes(&[n + 1; 32]).public();
+            let begin = usize::from(n) % addrs.len();
+            let reach = Reach { addrs: addrs[begin..].to_vec(), relay: None };
+            let dial = transport.dial(NodeId(*key.as_bytes()), &reach);
+            let _ = tokio::time::timeout(Duration::from_millis(100), dial).await;
+        }
+        let mut buffer = [0; 2048];
+        let heard = victims.iter().filter(|victim| victim.try_recv(&mut buffer).is_ok()).count();
+        assert!((1..=3).contains(&heard), "{heard} of 16 ports were dialled");
+    }
+
+    #[tokio::test]
+    async fn nodes_name_no_relay_servers() {
+        let transport = transport().await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let victim = format!("http://{}/", listener.local_addr().unwrap());
+        let key = SecretKey::from_bytes(&[1; 32]).public();
+        for _ in 0..20 {
+            let reach = Reach { addrs: Vec::new(), relay: Some(victim.clone()) };
+            assert!(transport.dial(NodeId(*key.as_bytes()), &reach).await.is_none());
+        }
+        let came = tokio::time::timeout(Duration::from_millis(200), listener.accept()).await;
+        assert!(came.is_err(), "somebody came");
+    }
+
+    #[tokio::test]
+    async fn a_tracker_has_one_relay_server() {
+        let transport = transport().await;
+        let relay = |url: &str| RelayServer { url: url.into(), discovery_port: None, discovery_cert: None };
+        transport.use_relay("one", &relay(KNOWN)).await.unwrap();
+        transport.use_relay("two", &relay(KNOWN)).await.unwrap();
+        transport.use_relay("one", &relay("http://other.example/")).await.unwrap();
+        assert!(transport.used_relay(KNOWN).is_some(), "the second tracker's");
+        transport.use_relay("two", &relay("http://other.example/")).await.unwrap();
+        assert!(transport.used_relay(KNOWN).is_none());
+        assert!(transport.used_relay("http://other.example/").is_some());
+    }
 }

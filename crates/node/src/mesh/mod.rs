@@ -21,6 +21,8 @@ mod met;
 mod origin;
 mod reach;
 mod rendezvous;
+#[cfg(test)]
+mod whole;
 
 use std::{
     convert::Infallible,
@@ -34,7 +36,7 @@ use minuet_guard::tasks::{Fault, Tasks};
 use minuet_mesh::{Config, HeadKey, Node, Role, Start, Timestamp};
 use minuet_proto::{
     ChannelId, ChannelKey, SignedRecord,
-    mesh::{SIGNATURE_LEN, Serial},
+    mesh::{NodeId, SIGNATURE_LEN, Serial},
 };
 use minuet_store::PieceRing;
 use reqwest::Url;
@@ -129,6 +131,9 @@ pub struct Mesh {
     met: watch::Receiver<Met>,
     transport: Transport,
     tasks: Tasks,
+    /// How links are given to the driver.
+    #[cfg(test)]
+    door: mpsc::Sender<driver::Done>,
     /// Ends links that are still there; they outlive the driver, which has last words for them.
     _links: DropGuard,
 }
@@ -213,6 +218,8 @@ impl Mesh {
             spawner.clone(),
             links.clone(),
         );
+        #[cfg(test)]
+        let door = driver.door();
         spawner.spawn_to_end("the live mesh", endless(driver.run(queue)));
         let (say_met, met) = watch::channel(Met::default());
         for tracker in options.trackers.clone() {
@@ -234,7 +241,21 @@ impl Mesh {
         }
         let _links = links.drop_guard();
         let unshared = Arc::new(Semaphore::new(MAX_UNSHARED));
-        Ok((Self { commands, unshared, window, stats, met, transport, tasks, _links }, brought))
+        Ok((
+            Self {
+                commands,
+                unshared,
+                window,
+                stats,
+                met,
+                transport,
+                tasks,
+                #[cfg(test)]
+                door,
+                _links,
+            },
+            brought,
+        ))
     }
 
     /// The next fault: a part of the node has died, and the node with it. Waits for ever while all is well; one of several
@@ -268,6 +289,11 @@ impl Mesh {
     /// What trackers said of other nodes.
     pub fn met(&self) -> Met {
         self.met.borrow().clone()
+    }
+
+    /// This node's key.
+    pub fn id(&self) -> NodeId {
+        self.transport.id()
     }
 
     /// Where links are accepted.

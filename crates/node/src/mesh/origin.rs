@@ -123,7 +123,67 @@ impl Origin {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use minuet_proto::{ChannelKey, PieceHash, PieceId, PieceIndex, SegmentSeq, mesh::Serial};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+
+    /// A web server of somebody who has nothing to do with any channel, and how often it was asked.
+    async fn victim() -> (Url, Arc<AtomicUsize>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let asked = Arc::clone(&counted);
+                tokio::spawn(async move {
+                    let mut head = Vec::new();
+                    while let Ok(byte) = stream.read_u8().await {
+                        head.push(byte);
+                        if head.ends_with(b"\r\n\r\n") {
+                            head.clear();
+                            asked.fetch_add(1, Ordering::SeqCst);
+                            let _ = stream.write_all(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n").await;
+                        }
+                    }
+                });
+            }
+        });
+        (url, asked)
+    }
+
+    fn piece() -> PieceRef {
+        PieceRef {
+            serial: Serial(0),
+            id: PieceId { segment: SegmentSeq(0), piece: PieceIndex(0) },
+            len: 4,
+            hash: PieceHash::new([0; 20]),
+            ingest_ms: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_publisher_sends_no_viewer_to_a_victim() {
+        let channel = ChannelKey::from_seed(&[1; 32]).channel();
+        let (url, asked) = victim().await;
+        let far = Origin::new(url.clone(), Contacts::new(), Teller::At([198, 51, 100, 1].into())).unwrap();
+        for _ in 0..20 {
+            assert_eq!(far.clone().fetch(channel, piece(), 0).await, None);
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 0);
+        // One that is here may name it; a refusal, however quick, is none the less one.
+        let contacts = Contacts::new();
+        for _ in 0..20 {
+            let near = Origin::new(url.clone(), contacts.clone(), Teller::At([127, 0, 0, 1].into())).unwrap();
+            assert_eq!(near.clone().fetch(channel, piece(), 0).await, None);
+            assert!(near.lock().lasts(Instant::now()), "a 404 counted as success");
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 3);
+    }
 
     #[test]
     fn a_slow_origin_is_left_alone_longer_each_time_until_it_is_fast_again() {

@@ -16,8 +16,10 @@ use crate::contact::nameable;
 
 /// Longest encoded form in bytes.
 const MAX_LEN: usize = 256;
-/// Most socket addresses of one node. Each of them is dialled.
-pub const MAX_ADDRS: usize = 4;
+/// Most socket addresses of one node.
+pub const MAX_ADDRS: usize = 8;
+/// Most of them that are dialled.
+pub const MAX_DIALLED: usize = 4;
 /// Longest URL of a relay server in bytes.
 const MAX_RELAY_LEN: usize = 100;
 

@@ -259,3 +259,26 @@ pub(super) async fn post_heads(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_relay_server_is_where_its_tracker_is() {
+        let tracker = TrackerClient::new("http://127.0.0.1:7070/".parse().unwrap()).unwrap();
+        for own in ["http://127.0.0.1:7070/", "https://127.0.0.1/", "http://localhost:7070/"] {
+            assert!(is_own(&tracker, own).await, "{own}");
+        }
+        for foreign in [
+            "http://169.254.169.254/latest/",
+            "http://192.168.1.1/",
+            "http://203.0.113.9:443/",
+            "http://127.0.0.2:7070/",
+            "ftp://127.0.0.1/",
+            "nonsense",
+        ] {
+            assert!(!is_own(&tracker, foreign).await, "{foreign}");
+        }
+    }
+}

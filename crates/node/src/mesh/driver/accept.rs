@@ -77,8 +77,7 @@ pub(super) async fn accept(
                 opened = opening => opened,
                 () = place.evicted() => None,
             };
-            if let Some(opened) = opened.map(Box::new) {
-                let opened = Some(opened);
+            if opened.is_some() {
                 let _ = done.send(Done::Opened { peer: None, direction: Direction::Accepted, opened }).await;
             }
             drop(place);

@@ -1,32 +1,34 @@
-//! One link: a QUIC connection with two streams each way, control and media, and the tasks that read and write them.
+//! One link: two streams each way, control and media, whatever they run over ([`Line`], [`Opening`]), and the tasks that
+//! read and write them. `quic` runs them over connections, `memory` within a test.
 //!
-//! Two streams, because a HAVE that waits behind the blocks of a piece is late by the time those take. Each stream
-//! begins with a byte that says which it is; the control stream goes on with the channel's key, so that a node that
-//! is asked for another channel finds out at once. Frames follow ([`minuet_proto::mesh`]).
+//! Two streams, because a HAVE that waits behind the blocks of a piece is late by the time those take. Frames
+//! ([`minuet_proto::mesh`]) are what both are made of.
 //!
 //! Rule: media is read only once the control stream's first frame, which is Hello, was given on. Streams overtake each
 //! other, and a block before Hello would look like a broken protocol.
 
+#[cfg(test)]
+pub(super) mod memory;
+mod quic;
+
 use std::{
+    fmt::Debug,
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
-use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
 use minuet_guard::tasks::Spawner;
 use minuet_mesh::LinkId;
 use minuet_proto::{
     ChannelId,
     mesh::{Frame, Message, NodeId},
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::endpoint::{self, PathFigures};
+use super::endpoint::PathFigures;
+pub(super) use quic::open;
 
 /// Control frames that may wait to be written. A peer that takes no more is given up.
 const CONTROL_QUEUE: usize = 1024;
@@ -35,19 +37,8 @@ const MEDIA_QUEUE: usize = 64;
 /// Bytes that may wait for a link, in its queues and in the transport. A peer that takes no more is given up: it holds so
 /// much memory and no more.
 const MAX_UNSENT: u64 = 4 << 20;
-/// How long the far end may take to open its streams.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a link that is hung up may take to get its last words across.
-const LAST_WORDS: Duration = Duration::from_millis(500);
-/// How much is read at once.
-const READ_LEN: usize = 64 << 10;
 /// What has not gone out by then waits for the path, not for its turn.
 const LATE: Duration = Duration::from_millis(50);
-/// Control goes before media (higher is sooner).
-const CONTROL_PRIORITY: i32 = 1;
-
-const CONTROL: u8 = 0;
-const MEDIA: u8 = 1;
 
 /// What a link's tasks tell the driver.
 #[derive(Debug)]
@@ -60,10 +51,51 @@ pub(super) enum LinkEvent {
     Down(LinkId),
 }
 
+/// What a link runs over, as far as the driver looks at it.
+pub(super) trait Line: Debug + Send + Sync {
+    /// Where the far end's packets come from; none if that is not known, as behind a relay server.
+    fn remote(&self) -> Option<SocketAddr>;
+    /// What the transport knows of the path.
+    fn path(&self) -> PathFigures;
+    /// Bytes that have gone out, everything included.
+    fn sent_bytes(&self) -> u64;
+    /// Bytes that have come in, counted in the same way.
+    fn received_bytes(&self) -> u64;
+}
+
+/// A link that is open at the far end, and has no tasks here yet.
+pub(super) trait Opening: Send {
+    /// The far end's key.
+    fn peer(&self) -> NodeId;
+    /// The round trip as measured while connecting.
+    fn rtt(&self) -> Duration;
+    /// Starts the link's tasks, which give `events`, and end when `cancel` is.
+    fn start(
+        self: Box<Self>,
+        id: LinkId,
+        channel: ChannelId,
+        events: mpsc::Sender<LinkEvent>,
+        tasks: &Spawner,
+        cancel: &CancellationToken,
+    ) -> Link;
+}
+
+/// A stream's bytes as they come in, in chunks that need no copying.
+trait Chunks: Send {
+    /// The next chunk; none at the end. Cancel-safe.
+    fn chunk(&mut self) -> impl Future<Output = Option<Bytes>> + Send;
+}
+
+/// The queues of a link: frames, and blocks with their payload, as its tasks take them out to write them.
+struct Queues {
+    control: mpsc::Receiver<Bytes>,
+    media: mpsc::Receiver<[Bytes; 2]>,
+}
+
 /// The driver's end of a link. Dropping it hangs up, after what was sent.
 #[derive(Debug)]
 pub(super) struct Link {
-    connection: Connection,
+    line: Box<dyn Line>,
     peer: NodeId,
     control: mpsc::Sender<Bytes>,
     media: mpsc::Sender<[Bytes; 2]>,
@@ -108,92 +140,14 @@ impl Wire {
     }
 }
 
-/// The far end of a link that is being opened.
-pub(super) struct Opened {
-    /// Its key.
-    pub peer: NodeId,
-    connection: Connection,
-    control_out: SendStream,
-    media_out: SendStream,
-    /// Read already where the far end had to show which channel it means.
-    control_in: Option<RecvStream>,
-}
-
-/// Opens this end's streams on a connection. For one that the far end opened, waits until it names the channel.
-pub(super) async fn open(connection: Connection, channel: ChannelId, accepted: bool) -> Option<Opened> {
-    let opening = async {
-        let control_in = if accepted { Some(control_stream(&connection, channel).await?) } else { None };
-        let mut control_out = connection.open_uni().await.ok()?;
-        control_out.set_priority(CONTROL_PRIORITY).ok()?;
-        let mut greeting = vec![CONTROL];
-        greeting.extend_from_slice(channel.as_bytes());
-        control_out.write_all(&greeting).await.ok()?;
-        let mut media_out = connection.open_uni().await.ok()?;
-        media_out.write_all(&[MEDIA]).await.ok()?;
-        let peer = endpoint::peer_of(&connection);
-        Some(Opened { peer, connection: connection.clone(), control_out, media_out, control_in })
-    };
-    let opened = timeout(OPEN_TIMEOUT, opening).await.ok().flatten();
-    if opened.is_none() {
-        connection.close(VarInt::from_u32(1), b"not this channel");
-    }
-    opened
-}
-
-/// Takes the far end's first stream, which must be its control stream for `channel`.
-async fn control_stream(connection: &Connection, channel: ChannelId) -> Option<RecvStream> {
-    let mut stream = connection.accept_uni().await.ok()?;
-    let mut kind = [0];
-    stream.read_exact(&mut kind).await.ok()?;
-    if kind[0] != CONTROL {
-        return None;
-    }
-    let mut named = [0; ChannelId::LENGTH];
-    stream.read_exact(&mut named).await.ok()?;
-    (named == *channel.as_bytes()).then_some(stream)
-}
-
-impl Opened {
-    /// The round trip as measured while connecting.
-    pub fn rtt(&self) -> Duration {
-        endpoint::path_figures(&self.connection).rtt
-    }
-
-    /// Starts the link's tasks.
-    pub fn start(
-        self,
-        id: LinkId,
-        channel: ChannelId,
-        events: mpsc::Sender<LinkEvent>,
-        tasks: &Spawner,
-        cancel: &CancellationToken,
-    ) -> Link {
+impl Link {
+    fn new(line: Box<dyn Line>, peer: NodeId) -> (Self, Queues) {
         let (control, control_queue) = mpsc::channel(CONTROL_QUEUE);
         let (media, media_queue) = mpsc::channel(MEDIA_QUEUE);
-        let (connection, peer) = (self.connection.clone(), self.peer);
-        let writing =
-            write(self.connection.clone(), self.control_out, self.media_out, control_queue, media_queue);
-        let cancelled = cancel.clone();
-        tasks.errand_to_end("writing to a link", async move {
-            cancelled.run_until_cancelled_owned(writing).await;
-        });
-        let reading = async move {
-            let good = read(&self.connection, self.control_in, id, channel, &events).await;
-            if !good {
-                let _ = events.send(LinkEvent::Malformed(id)).await;
-            }
-            self.connection.close(VarInt::from_u32(0), b"");
-            let _ = events.send(LinkEvent::Down(id)).await;
-        };
-        let cancelled = cancel.clone();
-        tasks.errand_to_end("reading from a link", async move {
-            cancelled.run_until_cancelled_owned(reading).await;
-        });
-        Link { connection, peer, control, media, wire: Wire::default() }
+        let queues = Queues { control: control_queue, media: media_queue };
+        (Self { line, peer, control, media, wire: Wire::default() }, queues)
     }
-}
 
-impl Link {
     /// The far end's key.
     pub fn peer(&self) -> NodeId {
         self.peer
@@ -201,18 +155,18 @@ impl Link {
 
     /// Where the far end's packets come from; none if they come through a relay server.
     pub fn remote(&self) -> Option<SocketAddr> {
-        endpoint::remote(&self.connection)
+        self.line.remote()
     }
 
     /// Hands a control frame over. False if the far end takes none any more.
     pub fn send_control(&mut self, frame: Bytes) -> bool {
-        let sent = endpoint::sent_bytes(&self.connection);
+        let sent = self.line.sent_bytes();
         self.wire.hand_over(frame.len() as u64, sent, Instant::now()) && self.control.try_send(frame).is_ok()
     }
 
     /// Hands a block over: its frame's header and its payload. False if the far end takes none any more.
     pub fn send_block(&mut self, header: Bytes, payload: Bytes) -> bool {
-        let sent = endpoint::sent_bytes(&self.connection);
+        let sent = self.line.sent_bytes();
         let fits = self.wire.hand_over((header.len() + payload.len()) as u64, sent, Instant::now());
         fits && self.media.try_send([header, payload]).is_ok()
     }
@@ -222,7 +176,7 @@ impl Link {
         if self.wire.waiting.is_empty() {
             0
         } else {
-            self.wire.drained(endpoint::sent_bytes(&self.connection), Instant::now())
+            self.wire.drained(self.line.sent_bytes(), Instant::now())
         }
     }
 
@@ -243,92 +197,70 @@ impl Link {
 
     /// What the transport knows of the path.
     pub fn path(&self) -> PathFigures {
-        endpoint::path_figures(&self.connection)
+        self.line.path()
     }
 
     /// UDP payload bytes sent and received, everything included.
     pub fn wire_bytes(&self) -> (u64, u64) {
-        (endpoint::sent_bytes(&self.connection), endpoint::received_bytes(&self.connection))
+        (self.line.sent_bytes(), self.line.received_bytes())
     }
 }
 
-/// Writes what the driver hands over until it hangs up, then waits a moment for the last words to arrive.
-async fn write(
-    connection: Connection,
-    mut control: SendStream,
-    mut media: SendStream,
-    mut control_queue: mpsc::Receiver<Bytes>,
-    mut media_queue: mpsc::Receiver<[Bytes; 2]>,
-) {
-    let controls = async {
-        while let Some(frame) = control_queue.recv().await {
-            if control.write_chunk(frame).await.is_err() {
-                return;
-            }
-        }
-        let _ = control.finish();
-        let _ = timeout(LAST_WORDS, control.stopped()).await;
-    };
-    let medias = async {
-        while let Some(mut block) = media_queue.recv().await {
-            if media.write_all_chunks(&mut block).await.is_err() {
-                return;
-            }
-        }
-    };
-    tokio::join!(controls, medias);
-    connection.close(VarInt::from_u32(0), b"");
-}
-
-/// Reads both streams until they end. False if what came was malformed.
-async fn read(
-    connection: &Connection,
-    control_in: Option<RecvStream>,
+/// Reads both streams until they end, the media stream once the first control frame was given on. False if what came was
+/// malformed. The link ends with its control stream.
+async fn read_both<M: Chunks>(
+    control: impl Chunks,
+    media: impl Future<Output = Result<M, Unopened>>,
     id: LinkId,
-    channel: ChannelId,
     events: &mpsc::Sender<LinkEvent>,
 ) -> bool {
-    let control = match control_in {
-        Some(stream) => stream,
-        None => match timeout(OPEN_TIMEOUT, control_stream(connection, channel)).await {
-            Ok(Some(stream)) => stream,
-            _ => return connection.close_reason().is_some(),
-        },
-    };
     let (greeted, first) = oneshot::channel();
     let controls = read_frames(control, id, events, Some(greeted));
     let medias = async {
         if first.await.is_err() {
             return true;
         }
-        let Ok(mut stream) = connection.accept_uni().await else { return true };
-        let mut kind = [0];
-        match stream.read_exact(&mut kind).await {
-            Ok(()) if kind[0] == MEDIA => read_frames(stream, id, events, None).await,
-            Ok(()) => false,
-            Err(_) => true,
+        match media.await {
+            Ok(stream) => read_frames(stream, id, events, None).await,
+            Err(Unopened::Ended) => true,
+            Err(Unopened::Malformed) => false,
         }
     };
     tokio::pin!(controls, medias);
-    // The link ends with its control stream.
     tokio::select! {
         good = &mut controls => good,
         good = &mut medias => good && controls.await,
     }
 }
 
+/// Why there is no media stream to read.
+enum Unopened {
+    /// The link has ended.
+    Ended,
+    /// What the far end has opened is none.
+    Malformed,
+}
+
+/// Tells the driver how reading ended.
+async fn tell_end(good: bool, id: LinkId, events: &mpsc::Sender<LinkEvent>) {
+    if !good {
+        let _ = events.send(LinkEvent::Malformed(id)).await;
+    }
+    let _ = events.send(LinkEvent::Down(id)).await;
+}
+
 /// Reads one stream. `greeted` is told after the first frame.
 async fn read_frames(
-    mut stream: RecvStream,
+    mut stream: impl Chunks,
     id: LinkId,
     events: &mpsc::Sender<LinkEvent>,
     mut greeted: Option<oneshot::Sender<()>>,
 ) -> bool {
     let mut buffer = BytesMut::new();
     loop {
-        match stream.read_chunk(READ_LEN).await {
-            Ok(Some(chunk)) => buffer.extend_from_slice(&chunk),
-            Ok(None) | Err(_) => return true,
+        match stream.chunk().await {
+            Some(chunk) => buffer.extend_from_slice(&chunk),
+            None => return true,
         }
         loop {
             match Frame::decode(&mut buffer) {
