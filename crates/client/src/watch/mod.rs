@@ -7,6 +7,7 @@ mod flow;
 mod folder;
 mod live;
 mod live_node;
+mod lookout;
 mod minutes;
 mod packets;
 mod playback;

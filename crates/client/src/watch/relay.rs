@@ -9,8 +9,15 @@ use minuet_node::follow::{Followed, Start, follow};
 use minuet_proto::Phase;
 
 use super::{
-    END_TIMEOUT, cause::tracker_fails, console, end_at_once_if_told_again, fatal, figures::Figures,
-    folder::Folder, live_node::LiveNode, now_ms, open_stats, reporter::Reporter, signals, trackers::trackers,
+    END_TIMEOUT, console, end_at_once_if_told_again, fatal,
+    figures::Figures,
+    folder::Folder,
+    live_node::LiveNode,
+    lookout::{LOOK, Lookout},
+    now_ms, open_stats,
+    reporter::Reporter,
+    signals,
+    trackers::trackers,
 };
 use crate::options::Relay;
 
@@ -36,7 +43,26 @@ async fn run(options: Relay, screen: Screen) -> anyhow::Result<()> {
 
     let mut followed = follow(channel, trackers.to_vec(), Start::Live, now_ms, tasks.spawner());
     let following = async {
-        while let Some(news) = followed.recv().await {
+        let mut lookout = Lookout::new();
+        let mut looks = tokio::time::interval(LOOK);
+        let mut has_media = false;
+        loop {
+            let news = tokio::select! {
+                news = followed.recv() => news,
+                _ = looks.tick(), if !has_media => {
+                    let phase = figures.lock().0.phase;
+                    lookout.look(&node, phase);
+                    lookout.say();
+                    has_media = node.mesh.window().newest().is_some();
+                    if has_media {
+                        tracing::info!("the stream comes in, and is passed on to viewers");
+                    }
+                    continue;
+                }
+            };
+            // Who brings the news has died: that is a fault, which is waited for below.
+            let Some(news) = news else { return std::future::pending().await };
+            lookout.hear(&news);
             match news {
                 Followed::State(state, _) => {
                     figures.lock().0.phase = Some(state.phase);
@@ -51,14 +77,9 @@ async fn run(options: Relay, screen: Screen) -> anyhow::Result<()> {
                     figures.lock().0.newest = Some(record.seq);
                     node.record(record).await;
                 }
-                Followed::Joined(..) => {}
-                Followed::Failed(failure) => {
-                    tracing::warn!("{}; trying again", tracker_fails(&failure.0, &failure.1));
-                }
+                Followed::Joined(..) | Followed::Failed(_) => {}
             }
         }
-        // Who brings the news has died: that is a fault, which is waited for below.
-        std::future::pending().await
     };
     let done = tokio::select! {
         () = following => Ok(()),

@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    mem::discriminant,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,10 +19,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    cause::{Cause, Facts, tracker_fails},
+    cause::{Cause, tracker_fails},
     figures::Figures,
     live::{self, LivePlayback, Said},
     live_node::LiveNode,
+    lookout::{LOOK, Lookout},
     minutes::Joiner,
     now_ms,
     playback::{End, Playback},
@@ -35,9 +35,6 @@ use crate::options::Watch;
 const FIND_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the last pieces of a broadcast that has ended may take to come.
 const END_GRACE: Duration = Duration::from_secs(5);
-/// How often a viewer that cannot begin looks for the cause, and how long a cause lasts before it is said.
-const LOOK: Duration = Duration::from_millis(500);
-const SAY_AFTER: Duration = Duration::from_secs(3);
 /// How far this machine's clock and the source's may be apart, with what is on its way.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(120);
 
@@ -116,47 +113,31 @@ impl Session {
         say: &watch::Sender<Said>,
     ) -> anyhow::Result<Serial> {
         let began = Instant::now();
-        let mut facts = Facts::default();
-        let mut cause = (facts.cause(), began);
-        let mut told = None;
+        let mut lookout = Lookout::new();
         let start = live::find_start(node.mesh.window());
         tokio::pin!(start);
         let mut looks = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
                 start = &mut start => break Ok(start),
-                Some(news) = followed.recv() => match news {
-                    Followed::Failed(failure) => {
-                        let sentence = tracker_fails(&failure.0, &failure.1);
-                        tracing::warn!("{sentence}; trying again");
-                        facts.tracker_fails = Some(sentence);
-                    }
-                    news => {
-                        facts.found = true;
+                Some(news) = followed.recv() => {
+                    lookout.hear(&news);
+                    if !matches!(news, Followed::Failed(_)) {
                         self.take_live(news, node, say).await;
                     }
-                },
+                }
                 _ = looks.tick() => {
-                    look(&mut facts, node);
-                    facts.phase = say.borrow().state.as_ref().map(|state| state.phase);
-                    let found = facts.cause();
-                    if discriminant(&found) != discriminant(&cause.0) {
-                        cause.1 = Instant::now();
-                    }
-                    cause.0 = found;
-                    let (cause, lasts) = (&cause.0, cause.1.elapsed());
+                    let phase = say.borrow().state.as_ref().map(|state| state.phase);
+                    let (cause, lasts) = lookout.look(node, phase);
                     self.figures.lock().0.why = Some(cause.to_string());
                     let patience = if *cause == Cause::Ended { END_GRACE } else { FIND_TIMEOUT };
-                    if !cause.is_passing() && lasts.max(began.elapsed().saturating_sub(END_GRACE)) > patience {
+                    if !cause.is_passing() && began.elapsed() > patience && lasts > patience.min(END_GRACE) {
                         bail!("{cause}");
                     }
                     if began.elapsed() > self.options.give_up {
                         bail!("{cause}; gave up after {}", units::show(self.options.give_up));
                     }
-                    if lasts > SAY_AFTER && told != Some(discriminant(cause)) {
-                        told = Some(discriminant(cause));
-                        tracing::info!("waiting: {cause}");
-                    }
+                    lookout.say();
                 }
             }
         }
@@ -295,16 +276,6 @@ impl Session {
         let said = state.map(|state| state.title.clone()).filter(|title| !title.is_empty());
         said.or_else(|| self.link.title.clone()).unwrap_or_else(|| "Minuet".into())
     }
-}
-
-/// What the mesh knows.
-fn look(facts: &mut Facts, node: &LiveNode) {
-    let (met, window) = (node.mesh.met(), node.mesh.window());
-    facts.links = node.mesh.stats().peers;
-    facts.named = met.nodes();
-    facts.meeting_fails = met.failure().map(|(tracker, error)| tracker_fails(tracker, error));
-    facts.pieces = window.newest().is_some();
-    facts.can_begin = window.random_access_before(u64::MAX).is_some();
 }
 
 /// Says so when this machine's clock and the source's differ: the delays that are shown then mean nothing.
