@@ -174,6 +174,39 @@ fn a_source_that_takes_no_live_viewers_is_told_from_a_firewall() {
     assert!(said.contains("--mode minute") && !said.contains("firewall"), "{said}");
 }
 
+/// Pictures that all need another one before them, as of an encoder that was never told to send key frames.
+#[test]
+fn a_viewer_who_finds_nowhere_to_begin_waits_and_says_for_what() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let (full, feed) = (dir.join("full.ts"), dir.join("feed.ts"));
+    let picture = "testsrc2=size=320x180:rate=25:duration=30";
+    let encode = [
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+        "-g",
+        "9999",
+        "-sc_threshold",
+        "0",
+        "-pix_fmt",
+        "yuv420p",
+    ];
+    run(
+        "ffmpeg",
+        &[&["-v", "error", "-f", "lavfi", "-i", picture], &encode[..], &[path_str(&full)]].concat(),
+    );
+    // Without slices of key frames, recovery points and parameter sets.
+    let strip = ["-c", "copy", "-bsf:v", "filter_units=remove_types=5-8", path_str(&feed)];
+    run("ffmpeg", &[&["-v", "error", "-i", path_str(&full)], &strip[..]].concat());
+    let tracker = Tracker::start(free_port(), &dir.join("tracker"));
+    let segmenter = Segmenter::start(&feed, &tracker.url, &dir.join("segmenter"), &["--loop"]);
+    let mut viewer = viewer(&["watch", "--stdout", &segmenter.link]);
+    viewer.wait_for("waiting for a key frame");
+    assert!(!viewer.log().iter().any(|line| line.contains("firewall")), "{:?}", viewer.log());
+}
+
 /// Nothing but the link's two hints stands between a container and the stream: no home, nothing that can be written but
 /// one folder for temporary files, and a user that nobody knows.
 #[test]

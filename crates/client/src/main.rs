@@ -1,5 +1,8 @@
 //! `minuet`: watch a channel, and look at what links, records and torrents say.
 
+// Both panic where nobody reads any more; see `minuet_console`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 mod inspect;
 mod options;
 mod watch;
