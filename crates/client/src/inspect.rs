@@ -4,7 +4,8 @@ use std::{io::Read as _, path::Path};
 
 use anyhow::{Context as _, bail};
 use minuet_proto::{
-    Metainfo, SignedRecord, SignedState, link::Reading, metainfo::MAX_METAINFO_LENGTH, title::is_format,
+    Metainfo, SignedRecord, SignedState, link::Reading, mask::mask, metainfo::MAX_METAINFO_LENGTH,
+    title::is_format,
 };
 
 use crate::{options::Inspect, watch::trackers::lacks_trackers};
@@ -35,7 +36,7 @@ fn describe_link(reading: &Reading) -> String {
     let link = &reading.link;
     let mut lines = vec![("kind", "channel link".into()), ("channel", link.channel.to_string())];
     lines.extend(link.title.iter().map(|title| ("title (a hint)", title.clone())));
-    lines.extend(link.trackers.iter().map(|tracker| ("tracker", tracker.to_string())));
+    lines.extend(link.trackers.iter().map(|tracker| ("tracker", mask(tracker.as_str()))));
     lines.extend(reading.passed_over.iter().map(|hint| ("passed over", hint.to_string())));
     if link.trackers.is_empty() && reading.passed_over.is_empty() {
         lines.push(("tracker", format!("none: {}", lacks_trackers(reading))));

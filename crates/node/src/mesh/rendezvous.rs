@@ -121,7 +121,7 @@ impl Rendezvous {
             let wait = match self.tracker.join_mesh(self.channel, &self.request).await {
                 Ok(answer) => {
                     if std::mem::take(&mut complained) {
-                        tracing::debug!("tracker {} is back", self.tracker.base());
+                        tracing::debug!("tracker {} is back", self.tracker.name());
                     }
                     backoff.succeeded();
                     let name = self.tracker.base().as_str();
@@ -184,7 +184,7 @@ impl Rendezvous {
             None => false,
         };
         if wait {
-            tracing::debug!("tracker {} names another relay server too soon", self.tracker.base());
+            tracing::debug!("tracker {} names another relay server too soon", self.tracker.name());
             return false;
         }
         let own = is_own(&self.tracker, &relay.url).await;
@@ -192,7 +192,7 @@ impl Rendezvous {
             tracing::debug!(
                 "the relay server {} is not used: it is not where tracker {} is",
                 relay.url,
-                self.tracker.base()
+                self.tracker.name()
             );
         }
         own
@@ -251,7 +251,7 @@ pub(super) async fn post_heads(
                     backoff.succeeded();
                 }
                 Err(error) => {
-                    tracing::debug!("tracker {} takes no heads: {error}", tracker.base());
+                    tracing::debug!("tracker {} takes no heads: {error}", tracker.name());
                     tokio::time::sleep(backoff.failed(rand::random())).await;
                     break;
                 }
