@@ -8,6 +8,7 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     thread,
+    time::{Duration, Instant},
 };
 
 use minuet_proto::ChannelLink;
@@ -174,34 +175,43 @@ fn a_source_that_takes_no_live_viewers_is_told_from_a_firewall() {
     assert!(said.contains("--mode minute") && !said.contains("firewall"), "{said}");
 }
 
-/// Pictures that all need another one before them, as of an encoder that was never told to send key frames.
+/// One key frame at the very beginning, and pictures that all need the one before them from then on, as of an encoder that
+/// was never told to send key frames. Who joins once that is out of reach has nowhere to begin.
 #[test]
 fn a_viewer_who_finds_nowhere_to_begin_waits_and_says_for_what() {
+    /// More than a viewer's window of pieces.
+    const OUT_OF_REACH: u64 = 18 << 20;
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let (full, feed) = (dir.join("full.ts"), dir.join("feed.ts"));
-    let picture = "testsrc2=size=320x180:rate=25:duration=30";
+    let feed = dir.join("feed.ts");
+    let picture = "testsrc2=size=320x180:rate=25:duration=60";
     let encode = [
         "-c:v",
         "libx264",
         "-preset",
         "ultrafast",
+        "-tune",
+        "zerolatency",
         "-g",
         "9999",
         "-sc_threshold",
         "0",
-        "-pix_fmt",
-        "yuv420p",
     ];
-    run(
-        "ffmpeg",
-        &[&["-v", "error", "-f", "lavfi", "-i", picture], &encode[..], &[path_str(&full)]].concat(),
-    );
-    // Without slices of key frames, recovery points and parameter sets.
-    let strip = ["-c", "copy", "-bsf:v", "filter_units=remove_types=5-8", path_str(&feed)];
-    run("ffmpeg", &[&["-v", "error", "-i", path_str(&full)], &strip[..]].concat());
+    // Padded, so that the key frame is soon out of reach.
+    let mux = ["-pix_fmt", "yuv420p", "-muxrate", "7600000", "-f", "mpegts", path_str(&feed)];
+    run("ffmpeg", &[&["-v", "error", "-f", "lavfi", "-i", picture], &encode[..], &mux[..]].concat());
     let tracker = Tracker::start(free_port(), &dir.join("tracker"));
-    let segmenter = Segmenter::start(&feed, &tracker.url, &dir.join("segmenter"), &["--loop"]);
+    let segmenter =
+        Segmenter::start_with(path_str(&feed), "60s", &tracker.url, &dir.join("segmenter"), &["--realtime"]);
+    let recorded = || -> u64 {
+        let files = fs::read_dir(segmenter.data.join("segments")).into_iter().flatten().flatten();
+        files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
+    };
+    let until = Instant::now() + DEADLINE;
+    while recorded() < OUT_OF_REACH {
+        assert!(Instant::now() < until, "{} bytes recorded", recorded());
+        thread::sleep(Duration::from_millis(100));
+    }
     let mut viewer = viewer(&["watch", "--stdout", &segmenter.link]);
     viewer.wait_for("waiting for a key frame");
     assert!(!viewer.log().iter().any(|line| line.contains("firewall")), "{:?}", viewer.log());

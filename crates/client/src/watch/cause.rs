@@ -98,7 +98,7 @@ impl fmt::Display for Cause {
             ),
             Self::Coming => f.write_str("the first media is on its way"),
             Self::NoMedia(count) => {
-                write!(f, "linked with {}, and no media has come yet: the source has just begun, or it is away", nodes(count))
+                write!(f, "linked with {}, and no media has come yet: the source has just begun, waits for a key frame itself, or is away", nodes(count))
             }
             Self::Alone => f.write_str(
                 "the tracker knows the channel, but nobody who has it live: the source has just gone, or it takes no live \
