@@ -18,6 +18,7 @@ pub mod metainfo;
 pub mod record;
 pub mod signed;
 pub mod state;
+pub mod title;
 pub mod units;
 
 pub use ids::{

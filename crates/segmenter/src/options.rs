@@ -5,7 +5,12 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::{Result, ensure};
 use clap::Parser;
 use minuet_node::units::{self, Rate};
-use minuet_proto::{Secrets, link::parse_tracker, record::MAX_SEGMENT_MS, state::check_title};
+use minuet_proto::{
+    Secrets,
+    link::parse_tracker,
+    record::MAX_SEGMENT_MS,
+    title::{check_title, clean_title},
+};
 use minuet_swarm::{MIN_UPLOAD_BYTES_PER_S, Upload};
 use url::Url;
 
@@ -261,7 +266,7 @@ fn parse_input(text: &str) -> Result<Input, InputError> {
 }
 
 fn parse_title(text: &str) -> Result<String, minuet_proto::Error> {
-    check_title(text).map(|()| text.to_owned())
+    check_title(text).map(|()| clean_title(text))
 }
 
 /// The user's data folder (XDG Base Directory Specification), or one in the working directory.
