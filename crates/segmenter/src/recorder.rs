@@ -208,7 +208,7 @@ impl State {
     fn drain(&mut self, cutter: &mut Cutter, input: &mut &[u8]) -> Result<(), minuet_media::Error> {
         while let Some(event) = cutter.poll(input)? {
             match event {
-                Event::Data(bytes) => self.data(bytes),
+                Event::Data(bytes) | Event::Repeat(bytes) => self.data(bytes),
                 Event::Start(start) => self.start(&start),
                 Event::End(end) => self.end(end),
                 Event::RandomAccess(access) => {
@@ -243,7 +243,9 @@ impl State {
         let restarted = start.index == 0 && self.recorder.newest.is_some();
         let discontinuity = start.discontinuity || self.lost || restarted;
         let mut hasher = SegmentHasher::new(self.rate, self.recorder.live.is_some());
-        hasher.mark_random_access();
+        if start.access {
+            hasher.mark_random_access();
+        }
         let begun = Instant::now();
         if let Some(set_ms) = self.clock.check(begun, now_ms()) {
             let way = if set_ms > 0 { "ahead" } else { "back" };
