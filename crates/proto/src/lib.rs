@@ -12,6 +12,7 @@ pub mod channel_api;
 pub mod ids;
 pub mod key;
 pub mod link;
+pub mod mask;
 pub mod mesh;
 pub mod metainfo;
 pub mod record;
@@ -24,6 +25,7 @@ pub use ids::{
 };
 pub use key::ChannelKey;
 pub use link::ChannelLink;
+pub use mask::{Secrets, mask};
 pub use metainfo::Metainfo;
 pub use record::{Record, SignedRecord};
 pub use state::{ChannelState, Phase, SignedState};
