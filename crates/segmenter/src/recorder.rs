@@ -25,7 +25,7 @@ use minuet_store::{OpenSegment, Sealed, Store};
 use crate::{
     clock::SourceClock,
     hasher::{Closed, SegmentHasher, per_second},
-    input::{Fed, Feed, InputError, READ_LEN},
+    input::{Fed, Feed, InputError, READ_LEN, Tempo},
     keeper::Room,
     meters::Meters,
     notices::{self, Notices, Repeated},
@@ -120,6 +120,8 @@ struct State {
     unshared: Repeated,
     /// Where decoding could start last.
     last_access: Option<Ticks>,
+    /// Whether media comes as fast as it plays.
+    tempo: Tempo,
     /// Totals of the cutters before the one in use.
     counted: Counters,
     /// Gives ingest times.
@@ -139,6 +141,7 @@ impl Recorder {
             notices: Notices::default(),
             unshared: Repeated::default(),
             last_access: None,
+            tempo: Tempo::default(),
             counted: Counters::default(),
             clock: SourceClock::new(Instant::now(), now_ms()),
         };
@@ -167,10 +170,20 @@ impl State {
                     count
                 }
                 Fed::Idle => 0,
-                Fed::End => return Ok(()),
+                Fed::End => {
+                    cutter.end();
+                    match self.drain(cutter, &mut [].as_slice()) {
+                        Ok(()) => return Ok(()),
+                        // What was too short to be judged before its end may still be for ffmpeg.
+                        Err(error) => feed.reject(error.into())?,
+                    }
+                    self.next_cutter(cutter);
+                    continue;
+                }
             };
             if phase != feed.phase() {
                 phase = feed.phase();
+                self.tempo.restart();
                 match phase {
                     Phase::Silent if heard => {
                         tracing::warn!("the feed is silent; waiting for it to come back");
@@ -190,6 +203,15 @@ impl State {
                 feed.reject(error.into())?;
                 self.next_cutter(cutter);
             }
+            if self.open.is_some() {
+                feed.accepted();
+            }
+            if let Some(position) = self.last_access
+                && let Some(wrong) = self.tempo.observe(position, Instant::now())
+                && !feed.is_hurried()
+            {
+                tracing::warn!("{wrong}");
+            }
             self.recorder.meters.set_cutter(self.counted + cutter.counters());
         }
         Ok(())
@@ -202,6 +224,7 @@ impl State {
         let _ = self.drain(cutter, &mut [].as_slice());
         self.counted = self.counted + cutter.counters();
         self.last_access = None;
+        self.tempo.restart();
         *cutter = Cutter::new(self.recorder.cutting.clone());
     }
 

@@ -57,6 +57,11 @@ pub struct Segmenter {
 impl Segmenter {
     /// Starts it on free ports of the loopback address.
     pub fn start(data: &Path, arguments: &[&str]) -> Self {
+        Self::start_with(data, arguments, Stdio::piped())
+    }
+
+    /// The same with this as its standard input.
+    pub fn start_with(data: &Path, arguments: &[&str], stdin: Stdio) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_minuet-segmenter"))
             .args(["--listen", "127.0.0.1:0", "--data"])
             .arg(data)
@@ -64,7 +69,7 @@ impl Segmenter {
             .env_remove("RUST_LOG")
             // As a terminal's job, which a Ctrl-C is for.
             .process_group(0)
-            .stdin(Stdio::piped())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
