@@ -7,7 +7,7 @@ use std::{
 
 use minuet_node::Backoff;
 
-use super::{Input, InputError, InputOptions, Read, Source};
+use super::{Input, InputError, InputOptions, Read, Source, source::Remark};
 
 /// The first wait before an input is opened again, and the longest.
 const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
@@ -40,7 +40,7 @@ pub struct Level {
     /// What was complained of last, and when.
     complaint: Option<(String, Instant)>,
     /// Remarks that were made: each is made once.
-    told: BTreeSet<String>,
+    told: BTreeSet<Remark>,
 }
 
 impl Level {
@@ -128,7 +128,10 @@ impl Level {
         let read = source.read(buf, patience);
         while let Some(remark) = source.remark() {
             if self.told.len() < MAX_REMARKS && self.told.insert(remark.clone()) {
-                tracing::warn!("{remark}");
+                match remark {
+                    Remark::Word(text) => tracing::info!("{text}"),
+                    Remark::Warning(text) => tracing::warn!("{text}"),
+                }
             }
         }
         match read {
