@@ -31,12 +31,12 @@ const HTTP_PART: u64 = 8;
 #[command(after_help = "Examples:\n  \
 minuet-segmenter evening.ts --tracker http://tracker.example:7070\n  \
 ffmpeg -re -i in.mkv -c copy -f mpegts - | minuet-segmenter - --tracker URL\n  \
-minuet-segmenter rtmp://0.0.0.0:1935/live --tracker URL --channel 'Radio Tower' --record rec\n  \
+minuet-segmenter rtmp://0.0.0.0:1935/live/KEY --tracker URL --channel 'Radio Tower' --record rec\n  \
 minuet-segmenter udp://@239.1.1.1:5000 --tracker URL --slate back-soon.ts --upload-limit 16Mbit\n\n\
 Exit codes: 0 the feed ended or was ended; 1 a failure, with one sentence on standard error; 2 bad usage.")]
 pub struct Options {
     /// Where the feed comes from: `-` (MPEG-TS on standard input), a file, udp:// or rtp://ADDR:PORT, http(s)://, or
-    /// anything that ffmpeg opens; rtmp://0.0.0.0:1935/live and srt://0.0.0.0:9000 wait for an encoder to come. Example:
+    /// anything that ffmpeg opens; rtmp://0.0.0.0:1935/live/KEY and srt://0.0.0.0:9000 wait for an encoder to come. Example:
     /// ffmpeg -re -i in.mkv -c copy -f mpegts - | minuet-segmenter -
     #[arg(value_name = "INPUT", value_parser = parse_input)]
     pub input: Input,
@@ -100,11 +100,11 @@ pub struct Options {
     #[arg(long, value_name = "RATE")]
     pub origin_limit: Option<Rate>,
 
-    /// Pace a file by its own clock; the default for files
+    /// Pace the input by its own clock; the default for what has a length: files, films on a server, playlists with an end
     #[arg(long, overrides_with = "no_realtime")]
     pub realtime: bool,
 
-    /// Take a file as fast as it goes
+    /// Take the input as fast as it comes
     #[arg(long, overrides_with = "realtime")]
     pub no_realtime: bool,
 
@@ -126,12 +126,16 @@ pub struct Options {
     #[arg(long, value_name = "FILE", value_parser = parse_input)]
     pub slate: Option<Input>,
 
-    /// Arguments for ffmpeg before the input; with them INPUT is always opened by ffmpeg. Example: --ffmpeg-args
-    /// "-f v4l2 -framerate 25"
+    /// Accept any certificate of an https:// input; by default it must be one that this system trusts
+    #[arg(long)]
+    pub insecure_input: bool,
+
+    /// Arguments for ffmpeg before the input, quoted as in a shell; with them every INPUT is read by ffmpeg. Example:
+    /// --ffmpeg-args "-f v4l2 -framerate 25"
     #[arg(long, value_name = "ARGS", default_value = "", allow_hyphen_values = true)]
     pub ffmpeg_args: String,
 
-    /// Arguments for ffmpeg's output (default: -c copy). Example: --ffmpeg-output-args "-c:v libx264 -g 50 -c:a aac"
+    /// Arguments for ffmpeg's output (default: -c copy); with them every INPUT is read by ffmpeg. Example: --ffmpeg-output-args "-c:v libx264 -g 50 -c:a aac"
     #[arg(long, value_name = "ARGS", default_value = "", allow_hyphen_values = true)]
     pub ffmpeg_output_args: String,
 
@@ -185,6 +189,7 @@ impl Options {
             "--slate {} is not a file; name one, or use --fallback",
             self.slate.as_ref().map(Input::to_string).unwrap_or_default()
         );
+        self.ffmpeg_arguments()?;
         if let Upload::AtMost(rate) = self.upload() {
             ensure!(
                 rate >= MIN_UPLOAD_BYTES_PER_S,
@@ -240,10 +245,14 @@ impl Options {
             (_, true) => Some(false),
             _ => None,
         };
-        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
-        let ffmpeg =
-            FfmpegArguments { input: words(&self.ffmpeg_args), output: words(&self.ffmpeg_output_args) };
-        InputOptions { realtime, repeat: self.repeat, ffmpeg }
+        // Checked before.
+        let ffmpeg = self.ffmpeg_arguments().unwrap_or_default();
+        let (program, insecure) = (self.program, self.insecure_input);
+        InputOptions { realtime, repeat: self.repeat, ffmpeg, program, insecure }
+    }
+
+    fn ffmpeg_arguments(&self) -> Result<FfmpegArguments, InputError> {
+        FfmpegArguments::parse(&self.ffmpeg_args, &self.ffmpeg_output_args)
     }
 
     /// What log lines must not show: what is secret in inputs and addresses.

@@ -25,7 +25,7 @@ use minuet_store::{OpenSegment, Sealed, Store};
 use crate::{
     clock::SourceClock,
     hasher::{Closed, SegmentHasher, per_second},
-    input::{Fed, Feed, InputError, READ_LEN},
+    input::{Fed, Feed, InputError, READ_LEN, Tempo},
     keeper::Room,
     live::Live,
     meters::Meters,
@@ -121,6 +121,8 @@ struct State {
     unshared: Repeated,
     /// Where decoding could start last.
     last_access: Option<Ticks>,
+    /// Whether media comes as fast as it plays.
+    tempo: Tempo,
     /// Totals of the cutters before the one in use.
     counted: Counters,
     /// Gives ingest times.
@@ -140,6 +142,7 @@ impl Recorder {
             notices: Notices::default(),
             unshared: Repeated::default(),
             last_access: None,
+            tempo: Tempo::default(),
             counted: Counters::default(),
             clock: SourceClock::new(Instant::now(), now_ms()),
         };
@@ -168,10 +171,20 @@ impl State {
                     count
                 }
                 Fed::Idle => 0,
-                Fed::End => return Ok(()),
+                Fed::End => {
+                    cutter.end();
+                    match self.drain(cutter, &mut [].as_slice()) {
+                        Ok(()) => return Ok(()),
+                        // What was too short to be judged before its end may still be for ffmpeg.
+                        Err(error) => feed.reject(error.into())?,
+                    }
+                    self.next_cutter(cutter);
+                    continue;
+                }
             };
             if phase != feed.phase() {
                 phase = feed.phase();
+                self.tempo.restart();
                 match phase {
                     Phase::Silent if heard => {
                         tracing::warn!("the feed is silent; waiting for it to come back");
@@ -191,6 +204,15 @@ impl State {
                 feed.reject(error.into())?;
                 self.next_cutter(cutter);
             }
+            if self.open.is_some() {
+                feed.accepted();
+            }
+            if let Some(position) = self.last_access
+                && let Some(wrong) = self.tempo.observe(position, Instant::now())
+                && !feed.is_hurried()
+            {
+                tracing::warn!("{wrong}");
+            }
             self.recorder.meters.set_cutter(self.counted + cutter.counters());
         }
         Ok(())
@@ -203,13 +225,14 @@ impl State {
         let _ = self.drain(cutter, &mut [].as_slice());
         self.counted = self.counted + cutter.counters();
         self.last_access = None;
+        self.tempo.restart();
         *cutter = Cutter::new(self.recorder.cutting.clone());
     }
 
     fn drain(&mut self, cutter: &mut Cutter, input: &mut &[u8]) -> Result<(), minuet_media::Error> {
         while let Some(event) = cutter.poll(input)? {
             match event {
-                Event::Data(bytes) => self.data(bytes),
+                Event::Data(bytes) | Event::Repeat(bytes) => self.data(bytes),
                 Event::Start(start) => self.start(&start),
                 Event::End(end) => self.end(end),
                 Event::RandomAccess(access) => {
@@ -244,7 +267,9 @@ impl State {
         let restarted = start.index == 0 && self.recorder.newest.is_some();
         let discontinuity = start.discontinuity || self.lost || restarted;
         let mut hasher = SegmentHasher::new(self.rate, self.recorder.live.is_some());
-        hasher.mark_random_access();
+        if start.access {
+            hasher.mark_random_access();
+        }
         let begun = Instant::now();
         if let Some(set_ms) = self.clock.check(begun, now_ms()) {
             let way = if set_ms > 0 { "ahead" } else { "back" };
