@@ -7,8 +7,10 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +30,8 @@ pub struct Spawner {
     tasks: TaskTracker,
     cancel: CancellationToken,
     faults: mpsc::UnboundedSender<Fault>,
+    /// Of the tasks that run, for [`Tasks::kill`]. As many as there are long-lived tasks.
+    running: Arc<Mutex<Vec<(&'static str, AbortHandle)>>>,
 }
 
 /// A set of long-lived tasks, and where their faults are heard of. Dropping it tells all of them to end.
@@ -42,7 +46,12 @@ impl Tasks {
     /// No tasks yet.
     pub fn new() -> Self {
         let (say, faults) = mpsc::unbounded_channel();
-        let spawner = Spawner { tasks: TaskTracker::new(), cancel: CancellationToken::new(), faults: say };
+        let spawner = Spawner {
+            tasks: TaskTracker::new(),
+            cancel: CancellationToken::new(),
+            faults: say,
+            running: Arc::default(),
+        };
         Self { spawner, faults }
     }
 
@@ -58,6 +67,21 @@ impl Tasks {
             // Cannot be: this set holds a sender.
             None => std::future::pending().await,
         }
+    }
+
+    /// Names of the tasks that run, each once for each task.
+    pub fn running(&self) -> Vec<&'static str> {
+        let mut running = self.spawner.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|(_, handle)| !handle.is_finished());
+        running.iter().map(|(task, _)| *task).collect()
+    }
+
+    /// Kills a task of this name, which is a fault as any other; false if there is none. For tests and drills: what
+    /// happens when it dies?
+    pub fn kill(&self, task: &str) -> bool {
+        let running = self.spawner.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = running.iter().find(|(name, handle)| *name == task && !handle.is_finished());
+        found.inspect(|(_, handle)| handle.abort()).is_some()
     }
 
     /// Tells all tasks to end.
@@ -117,6 +141,11 @@ impl Spawner {
         work: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
         let handle = tokio::spawn(work);
+        {
+            let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            running.retain(|(_, handle)| !handle.is_finished());
+            running.push((task, handle.abort_handle()));
+        }
         let Self { cancel, faults, .. } = self.clone();
         self.tasks.spawn(async move {
             let ended = handle.await;
@@ -161,6 +190,17 @@ mod tests {
             Ok::<_, Infallible>(())
         });
         assert_eq!(tasks.fault().await.to_string(), "the third has stopped: internal error: there is none");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_is_killed_is_a_fault() {
+        let mut tasks = Tasks::new();
+        tasks.spawner().spawn("one", std::future::pending::<Result<(), Infallible>>());
+        tasks.spawner().spawn("two", std::future::pending::<Result<(), Infallible>>());
+        assert_eq!(tasks.running(), ["one", "two"]);
+        assert!(!tasks.kill("three") && tasks.kill("two"));
+        assert_eq!(tasks.fault().await.to_string(), "two has stopped: it was aborted");
+        assert_eq!(tasks.running(), ["one"]);
     }
 
     #[tokio::test]

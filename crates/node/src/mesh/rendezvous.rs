@@ -9,6 +9,7 @@ use minuet_proto::{
     ChannelId, ChannelKey,
     channel_api::mesh::{
         CheckedHead, JoinRequest, MAX_JOIN_HEAD_PIECES, MAX_NODE_ADDRS, MAX_POSTED_HEADS, MeshNode,
+        SourceProof,
     },
     mesh::Head,
 };
@@ -67,6 +68,7 @@ impl Rendezvous {
             no_upload: !options.upload,
             is_relay: options.role == Role::Relay,
             is_source: options.role == Role::Source,
+            source_proof: options.key.as_ref().map(|key| SourceProof::sign(key, &transport.id())),
             upload_kbps: u32::try_from(kbps).unwrap_or(u32::MAX),
             ..MeshNode::new(transport.id())
         };
@@ -82,12 +84,15 @@ impl Rendezvous {
             () = cancel.cancelled() => {}
         }
         let farewell = JoinRequest { leaving: true, want: 0, heads: 0, ..self.request.clone() };
-        let _ = tokio::time::timeout(LEAVE, self.tracker.join_mesh(self.channel, &farewell)).await;
+        let sign = |bytes: &[u8]| self.transport.sign(bytes);
+        let _ = tokio::time::timeout(LEAVE, self.tracker.join_mesh(self.channel, &farewell, sign)).await;
     }
 
     async fn announce(&mut self) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut complained = false;
+        // Whether the join before was repeated at once for want of a nonce, so that no tracker has it go on for ever.
+        let mut repeated = false;
         loop {
             let reach = self.reach.borrow_and_update().clone();
             self.request.about.addrs = reach.addrs;
@@ -95,14 +100,19 @@ impl Rendezvous {
             self.request.about.relay = reach.relay;
             self.request.about.dialable = *self.dialable.borrow_and_update();
             let asked = Instant::now();
-            let wait = match self.tracker.join_mesh(self.channel, &self.request).await {
+            let sign = |bytes: &[u8]| self.transport.sign(bytes);
+            let wait = match self.tracker.join_mesh(self.channel, &self.request, sign).await {
                 Ok(answer) => {
                     if std::mem::take(&mut complained) {
                         tracing::debug!("tracker {} is back", self.tracker.base());
                     }
                     backoff.succeeded();
-                    let interval = answer.interval.max(SHORTEST);
+                    let (interval, proved) = (answer.interval.max(SHORTEST), answer.proved);
                     self.take(answer).await;
+                    repeated = !proved && !repeated;
+                    if repeated {
+                        continue;
+                    }
                     interval
                 }
                 Err(error) => {
@@ -128,7 +138,12 @@ impl Rendezvous {
     }
 
     async fn take(&mut self, answer: MeshSnapshot) {
-        let relay = answer.relay.map(|url| RelayServer {
+        let heads = answer.heads.into_iter().map(CheckedHead::into_signed).collect();
+        let _ = self.commands.send(Command::Heads(heads)).await;
+        let peers = answer.nodes.into_iter().map(peer_info).collect();
+        let _ = self.commands.send(Command::Peers(peers)).await;
+        // A relay server takes nodes that have joined.
+        let relay = answer.relay.filter(|_| answer.proved).map(|url| RelayServer {
             url,
             discovery_port: answer.relay_quic_port,
             discovery_cert: answer.relay_quic_cert,
@@ -141,10 +156,6 @@ impl Rendezvous {
                 Err(error) => tracing::debug!("{error}"),
             }
         }
-        let heads = answer.heads.into_iter().map(CheckedHead::into_signed).collect();
-        let _ = self.commands.send(Command::Heads(heads)).await;
-        let peers = answer.nodes.into_iter().map(peer_info).collect();
-        let _ = self.commands.send(Command::Peers(peers)).await;
     }
 }
 
