@@ -13,7 +13,7 @@ use futures_util::{Stream, StreamExt as _};
 use minuet_proto::channel_api::Publication;
 use minuet_proto::{ChannelId, SignedRecord};
 use redis::aio::MultiplexedConnection;
-use redis::{FromRedisValue, Pipeline, RedisError, RedisResult, cmd, pipe};
+use redis::{FromRedisValue, Pipeline, RedisError, RedisResult, pipe};
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 

@@ -96,8 +96,9 @@ impl Access {
             evicted.map(|(connection, (client, _))| (*client, *connection)).collect()
         };
         if let Some(clients) = self.clients.get() {
-            gone.into_iter()
-                .for_each(|(client, connection)| drop(clients.disconnect(client, Some(connection))));
+            for (client, connection) in gone {
+                clients.disconnect(client, Some(connection));
+            }
         }
     }
 }
