@@ -58,7 +58,7 @@ async fn run(options: cli::Options) -> anyhow::Result<()> {
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let mut tracker = Tracker::start(options.into_config()).await?;
+    let tracker = Tracker::start(options.into_config()).await?;
     let fault = loop {
         tokio::select! {
             fault = tracker.fault() => break Some(fault),

@@ -272,7 +272,7 @@ impl Tracker {
             spawner.spawn_to_end(DISCOVERY, serving);
             info!("telling nodes their address on udp://{}", discovery.addr);
         }
-        let udp_workers = udp::start(&shared, spawner, sockets).map_err(StartError::Thread)?;
+        let udp_workers = udp::start(&shared, spawner, UDP_WORKER, sockets).map_err(StartError::Thread)?;
         for addr in &addrs {
             info!("listening on http://{addr}/");
         }
@@ -300,11 +300,11 @@ impl Tracker {
 
     /// The next long-lived part of the tracker that ended although nobody told it to; waits while there is none. The
     /// tracker is of little use from then on: end the program. Cancel-safe.
-    pub async fn fault(&mut self) -> Fault {
+    pub async fn fault(&self) -> Fault {
         self.tasks.fault().await
     }
 
-    /// The long-lived parts under watch: for tests and drills, see [`Tasks::kill`].
+    /// The long-lived parts under watch.
     pub fn tasks(&self) -> &Tasks {
         &self.tasks
     }
@@ -344,6 +344,10 @@ const HOUSE_KEEPER: &str = "the keeper of time-outs";
 const STORE_WRITER: &str = "the channel store";
 const FLEET: &str = "the exchange with other trackers";
 const DISCOVERY: &str = "address discovery";
+const UDP_WORKER: &str = "a UDP worker";
+
+/// Names of all parts of a tracker that are under watch.
+pub const PARTS: [&str; 6] = [HTTP_LISTENER, HOUSE_KEEPER, STORE_WRITER, FLEET, DISCOVERY, UDP_WORKER];
 
 /// Starts a long-lived task that cannot fail and ends by itself when it is told to.
 fn until_told(spawner: &Spawner, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {

@@ -6,6 +6,9 @@
 //! reader of the pipe has gone or stands still, the disk is full) is dropped and counted; once writing works again, one
 //! line says how many were lost. So nothing here panics, and one thread of its own does all the writing. For the same
 //! reason no program uses `eprintln!` or `println!`, which panic: [`complain`] and [`print()`] stand in for them.
+//!
+//! Nor does a program say what is secret: in each line passwords, stream keys and tokens are masked
+//! ([`minuet_proto::mask()`]), and so is what [`Screen::keep_secret`] was told.
 
 mod out;
 mod screen;

@@ -15,10 +15,10 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 pub fn complain(text: &str) {
     match Screen::started() {
         Some(screen) => {
-            screen.writer().line(format!("{text}\n").into());
+            screen.writer().line(format!("{}\n", screen.masked(text)).into());
             flush();
         }
-        None => drop(writeln!(io::stderr(), "{text}")),
+        None => drop(writeln!(io::stderr(), "{}", minuet_proto::mask(text))),
     }
 }
 

@@ -3,10 +3,11 @@
 use std::{
     env,
     io::{self, IsTerminal as _, Write},
-    sync::OnceLock,
+    sync::{Arc, OnceLock, PoisonError, RwLock},
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
+use minuet_proto::Secrets;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 use crate::writer::Writer;
@@ -32,6 +33,7 @@ pub struct Setup<'a> {
 pub struct Screen {
     writer: Writer,
     terminal: bool,
+    secrets: Arc<RwLock<Secrets>>,
 }
 
 impl Screen {
@@ -72,7 +74,7 @@ impl Screen {
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
             bar
         });
-        Self { writer: Writer::start(io::stderr(), bar), terminal }
+        Self { writer: Writer::start(io::stderr(), bar), terminal, secrets: Arc::default() }
     }
 
     /// Whether a status line can be seen.
@@ -80,10 +82,21 @@ impl Screen {
         self.terminal
     }
 
+    /// Masks these wherever they turn up from now on, in place of those that were named before.
+    pub fn keep_secret(&self, secrets: Secrets) {
+        *self.secrets.write().unwrap_or_else(PoisonError::into_inner) = secrets;
+    }
+
+    /// `text` as it may be shown.
+    pub(crate) fn masked(&self, text: &str) -> String {
+        // A list is whole by itself.
+        self.secrets.read().unwrap_or_else(PoisonError::into_inner).mask(text)
+    }
+
     /// Shows `text` as the status line, in place of the one before. Does nothing where there is no terminal.
     pub fn status(&self, text: impl Into<String>) {
         if self.terminal {
-            self.writer.status(Some(text.into()));
+            self.writer.status(Some(self.masked(&text.into())));
         }
     }
 
@@ -124,7 +137,8 @@ impl Write for Line<'_> {
 impl Drop for Line<'_> {
     fn drop(&mut self) {
         if !self.text.is_empty() {
-            self.screen.writer.line(std::mem::take(&mut self.text));
+            let text = self.screen.masked(&String::from_utf8_lossy(&self.text));
+            self.screen.writer.line(text.into_bytes());
         }
     }
 }

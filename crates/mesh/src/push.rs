@@ -14,7 +14,8 @@
 //!    it pushed to included (to push more often was tried and collides); after that pushes would collide, and
 //!    neighbours ask for it anyway. Near ones come first, and those whom no hidden node can serve (`neighbourhood.rs`,
 //!    rule 6).
-//! 3. Nothing is pushed to a neighbour that has gone quiet.
+//! 3. Nothing is pushed to a neighbour that has gone quiet, nor to one that tells of no new pieces while others do: whoever
+//!    gets the stream tells of it, and silent links must not swallow what nobody else has.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -100,6 +101,11 @@ impl Push {
         self.fresh.retain(|(_, at)| *at + HELP_AFTER > now);
     }
 
+    /// A piece cannot be sent any more.
+    pub fn forget(&mut self, serial: u64) {
+        self.fresh.retain(|(fresh, _)| *fresh != serial);
+    }
+
     pub fn forget_before(&mut self, base: u64) {
         self.fresh.retain(|(serial, _)| *serial >= base);
         self.watched.retain(|watched| watched.serial >= base);
@@ -120,21 +126,23 @@ impl Node {
             let to = self.source_target(serial, now)?;
             return Some((0, serial, to));
         }
-        let neighbours = self.neighbours.len();
+        let neighbours = self.listeners;
         let window = &self.window;
         self.push.fresh.retain(|(serial, at)| {
-            *at + FRESH > now && usize::from(window.slot(*serial).copies) * PUSH_BELOW < neighbours
+            *at + FRESH > now
+                && usize::from(window.slot(*serial).copies).saturating_mul(PUSH_BELOW) < neighbours
         });
         // The newest is the rarest.
         for i in (0..self.push.fresh.len()).rev() {
             let serial = self.push.fresh[i].0;
+            let edge = self.window.edge();
             let (rng, quiet_after, dialable) = (&mut self.rng, self.quiet_after, self.config.dialable);
             // Near ones first, but not always the same ones, which others push to as well.
             let target = self
                 .neighbours
                 .iter()
                 .filter(|(_, n)| may_push(n, serial) && !n.flags.source && n.wants.is_empty())
-                .filter(|(_, n)| !n.quiet(quiet_after, now))
+                .filter(|(_, n)| !n.quiet(quiet_after, now) && n.tells(edge))
                 .map(|(slab, n)| {
                     let elsewhere = if dialable && n.flags.dialable { ELSEWHERE } else { 1.0 };
                     (slab, hop_us(n) * elsewhere * (1.0 + rng.random::<f32>()) / trust(n, now))
@@ -155,8 +163,10 @@ impl Node {
     /// Smooth weighted round robin over those that spread well.
     fn source_target(&mut self, serial: u64, now: Timestamp) -> Option<Slab> {
         let quiet_after = self.quiet_after;
-        let fit =
-            |n: &Neighbour| may_push(n, serial) && !contribution::is_rider(n) && !n.quiet(quiet_after, now);
+        let edge = self.window.edge();
+        let fit = |n: &Neighbour| {
+            may_push(n, serial) && !contribution::is_rider(n) && !n.quiet(quiet_after, now) && n.tells(edge)
+        };
         let any_fit = self.neighbours.iter().any(|(_, n)| fit(n));
         let mut total = 0.0;
         let mut best: Option<(Slab, f32)> = None;
@@ -185,7 +195,7 @@ impl Node {
                 if watched.pushes == 0 {
                     (watched.first_to, watched.first_pushed) = (Some(to), now);
                 }
-                (watched.pushes, watched.pushed) = (watched.pushes + 1, now);
+                (watched.pushes, watched.pushed) = (watched.pushes.saturating_add(1), now);
             }
         }
     }
@@ -203,11 +213,11 @@ impl Node {
     /// Source: offers to all what is no longer fresh, and pushes again what did not reappear.
     pub(crate) fn offer_watched(&mut self, now: Timestamp) {
         let wait = self.push.reappearance.wait();
-        let help_after = HELP_AFTER.max(wait + GRACE);
+        let help_after = HELP_AFTER.max(wait.saturating_add(GRACE));
         let watched = self.push.watched.iter();
         let old: Vec<u64> = watched.take_while(|h| h.closed + help_after <= now).map(|h| h.serial).collect();
         for serial in old {
-            self.promise(Serial(serial), None, now);
+            self.promise(Serial::new(serial), None, now);
         }
         self.push.watched.retain(|watched| watched.closed + WATCHED > now);
         let believed = self.neighbours.len() / REAPPEARS_AT;
@@ -217,7 +227,7 @@ impl Node {
         let Push { fresh, watched, reappearance } = &mut self.push;
         for watched in watched.iter_mut().filter(|watched| watched.pushes > 0) {
             let copies = usize::from(self.window.slot(watched.serial).copies);
-            if copies > usize::from(watched.pushes) + believed {
+            if copies > usize::from(watched.pushes).saturating_add(believed) {
                 if !watched.reappeared {
                     let first = reappearance.note(now.since(watched.first_pushed), now.since(watched.pushed));
                     if first && let Some(to) = watched.first_to {
@@ -229,7 +239,7 @@ impl Node {
                 && !fresh.iter().any(|(serial, _)| *serial == watched.serial)
             {
                 if watched.pushes == 1
-                    && tellers > 1 + believed
+                    && tellers.saturating_sub(1) > believed
                     && let Some(to) = watched.first_to
                 {
                     seen.push((to, false));

@@ -19,10 +19,14 @@ use minuet_proto::{
     mesh::{SIGNATURE_LEN, SignedHead},
     metainfo::MAX_METAINFO_LENGTH,
 };
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{
+    Response, StatusCode, Url,
+    header::{ACCEPT, CACHE_CONTROL, HeaderMap, HeaderValue},
+};
 
 use crate::{
     Error,
+    contact::{Contacts, Http, Request, Scope, Teller, literal, nameable},
     sse::{Event, Parser},
 };
 
@@ -42,7 +46,7 @@ const MAX_REFUSAL_LENGTH: usize = 300;
 /// One tracker. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct TrackerClient {
-    http: Client,
+    http: Http,
     base: Url,
     /// What the tracker last gave to be signed, see [`JoinProof`]. Clones share it.
     nonce: Arc<Mutex<Option<Nonce>>>,
@@ -63,6 +67,8 @@ pub struct Snapshot {
     pub place: Option<u32>,
     /// How many statements were thrown away because they did not hold.
     pub rejected: usize,
+    /// Who told: whatever the statements and peers name is judged by this. Peers that the tracker may not name are left out.
+    pub teller: Teller,
 }
 
 /// A channel and its live mesh as one tracker knows them, with every signature checked.
@@ -70,7 +76,8 @@ pub struct Snapshot {
 pub struct MeshSnapshot {
     /// As for a plain client.
     pub channel: Snapshot,
-    /// Nodes to link with. Nothing proves what is said of them but a link.
+    /// Nodes to link with. Nothing proves what is said of them but a link. Addresses that the tracker may not name are
+    /// left out.
     pub nodes: Vec<MeshNode>,
     /// The newest heads in ascending order.
     pub heads: Vec<CheckedHead>,
@@ -107,14 +114,37 @@ pub enum News {
 }
 
 impl TrackerClient {
-    /// A client for the tracker at `base`, a URL as [`minuet_proto::link::parse_tracker`] gives it.
+    /// A client for the tracker at `base`, a URL as [`minuet_proto::link::parse_tracker`] gives it, which the user named.
     pub fn new(base: Url) -> Result<Self, Error> {
-        let http = Client::builder()
-            .user_agent(concat!("minuet/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::limited(3))
-            .build()?;
+        let http = Http::new(Contacts::of_process(), Teller::User, CONNECT_TIMEOUT)?;
         Ok(Self { http, base, nonce: Arc::default() })
+    }
+
+    /// The tracker as a teller: what it names is judged by where it is. That is the address in its URL, else the one that
+    /// answered last; a tracker that is asked through a proxy counts as on the internet.
+    pub fn teller(&self) -> Teller {
+        let answered = || self.http.answered().filter(|_| !asks_a_proxy());
+        literal(&self.base).or_else(answered).map_or(Teller::Unknown, Teller::At)
+    }
+
+    /// The same, asking the name server where the tracker has not answered yet.
+    pub async fn find(&self) -> Teller {
+        let found = match self.teller() {
+            known @ Teller::At(_) => return known,
+            _ if asks_a_proxy() => None,
+            _ => {
+                let host = self.base.host_str().unwrap_or_default();
+                let lookup = tokio::net::lookup_host((host, 0));
+                let found = tokio::time::timeout(CONNECT_TIMEOUT, lookup).await;
+                found.ok().and_then(Result::ok).and_then(|mut found| found.next()).map(|addr| addr.ip())
+            }
+        };
+        found.map_or(Teller::Unknown, Teller::At)
+    }
+
+    /// What it is called in logs: its base URL without secrets.
+    pub fn name(&self) -> String {
+        minuet_proto::mask::mask(self.base.as_str())
     }
 
     /// Its base URL.
@@ -137,7 +167,7 @@ impl TrackerClient {
         let body = self.get(url, channel_api::MAX_JOIN_LENGTH).await?;
         let join: Join = serde_json::from_slice(&body).map_err(|e| Error::Garbage(e.to_string()))?;
         self.keep_nonce(&join);
-        Ok(Snapshot::check(&join, channel))
+        Ok(Snapshot::check(&join, channel, self.teller()))
     }
 
     /// Asks for nodes, records and heads, in one answer, without telling the tracker of a node.
@@ -172,17 +202,20 @@ impl TrackerClient {
     ) -> Result<MeshSnapshot, Error> {
         // Strings and numbers always serialise.
         let body = Bytes::from(serde_json::to_vec(request).unwrap_or_default());
-        let mut post = self.http.post(self.url(&mesh::mesh_join_path(&channel)));
-        if let Some(proof) = prove(&body) {
-            post = post.header(mesh::PROOF_HEADER, proof.to_string());
+        let mut headers = HeaderMap::new();
+        // Digits and a dot are always a header's value.
+        if let Some(value) = prove(&body).and_then(|proof| HeaderValue::from_str(&proof.to_string()).ok()) {
+            headers.insert(mesh::PROOF_HEADER, value);
         }
+        let url = self.url(&mesh::mesh_join_path(&channel));
         let answer = within(async {
-            read(refuse_errors(post.body(body).send().await?).await?, channel_api::MAX_JOIN_LENGTH).await
+            let response = self.http.send(url, Request { body: Some(body), headers }).await?;
+            read(refuse_errors(response).await?, channel_api::MAX_JOIN_LENGTH).await
         })
         .await?;
         let join: MeshJoin = serde_json::from_slice(&answer).map_err(|e| Error::Garbage(e.to_string()))?;
         self.keep_nonce(&join.join);
-        Ok(MeshSnapshot::check(join, channel))
+        Ok(MeshSnapshot::check(join, channel, self.teller()))
     }
 
     fn keep_nonce(&self, join: &Join) {
@@ -224,9 +257,11 @@ impl TrackerClient {
         if let Some(from) = from {
             url.query_pairs_mut().append_pair("from", &from.to_string());
         }
-        let request =
-            self.http.get(url).header("Accept", "text/event-stream").header("Cache-Control", "no-cache");
-        let response = tokio::time::timeout(ANSWER_TIMEOUT, request.send())
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        let asking = self.http.send(url, Request { body: None, headers });
+        let response = tokio::time::timeout(ANSWER_TIMEOUT, asking)
             .await
             .map_err(|_| Error::Silent(ANSWER_TIMEOUT))??;
         let response = refuse_errors(response).await?;
@@ -249,7 +284,7 @@ impl TrackerClient {
 
     pub(crate) async fn get(&self, url: Url, limit: usize) -> Result<Vec<u8>, Error> {
         within(async {
-            let response = refuse_errors(self.http.get(url).send().await?).await?;
+            let response = refuse_errors(self.http.send(url, Request::default()).await?).await?;
             read(response, limit).await
         })
         .await
@@ -257,11 +292,32 @@ impl TrackerClient {
 
     async fn post(&self, path: &str, body: Bytes) -> Result<(), Error> {
         within(async {
-            refuse_errors(self.http.post(self.url(path)).body(body).send().await?).await?;
+            refuse_errors(self.http.send(self.url(path), Request::post(body)).await?).await?;
             Ok(())
         })
         .await
     }
+}
+
+/// The nearest of these trackers: what all of them together may name, this one may.
+pub async fn nearest(trackers: &[TrackerClient]) -> Teller {
+    let mut nearest = (Scope::Public, Teller::Unknown);
+    for tracker in trackers {
+        let found = tracker.find().await;
+        if let Teller::At(ip) = found
+            && let Some(scope) = Scope::of(ip)
+            && scope < nearest.0
+        {
+            nearest = (scope, found);
+        }
+    }
+    nearest.1
+}
+
+/// Whether HTTP goes through a proxy, as far as the environment says so. Who answers then is the proxy.
+fn asks_a_proxy() -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"].into_iter().any(set)
 }
 
 async fn within<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
@@ -300,7 +356,7 @@ async fn refuse_errors(mut response: Response) -> Result<Response, Error> {
 }
 
 impl Snapshot {
-    fn check(join: &Join, channel: ChannelId) -> Self {
+    fn check(join: &Join, channel: ChannelId, teller: Teller) -> Self {
         let mut rejected = 0;
         let mut checked = |held: Result<SignedRecord, minuet_proto::Error>| {
             held.inspect_err(|error| {
@@ -324,14 +380,15 @@ impl Snapshot {
                 })
                 .ok()
         });
-        let peers = join.peers.iter().take(channel_api::MAX_JOIN_PEERS).copied().collect();
-        Self { state, records, oldest: join.oldest, peers, place: join.place, rejected }
+        let may = |peer: &&channel_api::Peer| nameable([&peer.addr], teller).next().is_some();
+        let peers = join.peers.iter().take(channel_api::MAX_JOIN_PEERS).filter(may).copied().collect();
+        Self { state, records, oldest: join.oldest, peers, place: join.place, rejected, teller }
     }
 }
 
 impl MeshSnapshot {
-    fn check(join: MeshJoin, channel: ChannelId) -> Self {
-        let mut snapshot = Snapshot::check(&join.join, channel);
+    fn check(join: MeshJoin, channel: ChannelId, teller: Teller) -> Self {
+        let mut snapshot = Snapshot::check(&join.join, channel, teller);
         let checked = |text: &String| {
             mesh::head_from_base64(text)
                 .and_then(|head| CheckedHead::check(head, &channel))
@@ -345,7 +402,9 @@ impl MeshSnapshot {
         good.sort_by_key(|head| head.get().first);
         let mut nodes = join.nodes;
         nodes.truncate(mesh::MAX_JOIN_NODES);
-        nodes.iter_mut().for_each(|node| node.addrs.truncate(mesh::MAX_NODE_ADDRS));
+        for node in &mut nodes {
+            node.addrs = nameable(&node.addrs, teller).take(mesh::MAX_NODE_ADDRS).collect();
+        }
         let too_long = |url: &String| url.len() > mesh::MAX_RELAY_URL_LENGTH;
         nodes.iter_mut().for_each(|node| drop(node.relay.take_if(|url| too_long(url))));
         // Only the channel itself says which node is its source.

@@ -18,10 +18,12 @@ pub mod metainfo;
 pub mod record;
 pub mod signed;
 pub mod state;
+pub mod title;
 pub mod units;
 
 pub use ids::{
-    ChannelId, InfoHash, PeerId, PieceHash, PieceId, PieceIndex, PieceLength, RecordHash, SegmentSeq,
+    ChannelId, InfoHash, MAX_UNIX_MS, PeerId, PieceHash, PieceId, PieceIndex, PieceLength, RecordHash,
+    SegmentSeq,
 };
 pub use key::ChannelKey;
 pub use link::ChannelLink;

@@ -105,13 +105,14 @@ const TELLING: &[&str] = &[
     "apikey",
     "api-key",
     "signature",
-    "authorization",
     "playpath",
     "cookie",
     "cryptokey",
     "decryption_key",
     "credential",
 ];
+/// Headers whose values are secrets, in lower case.
+const TELLING_HEADERS: &[&str] = &["authorization", "cookie", "x-api", "x-auth", "-token", "-key"];
 /// Schemes in whose paths the stream's key stands after the application's name.
 const KEY_IN_PATH: &[&str] = &["rtmp", "rtmps", "rtmpe", "rtmpt", "rtmpte", "rtmpts"];
 /// Where IPTV links have an account in the path.
@@ -119,7 +120,7 @@ const ACCOUNT_AFTER: &[&str] = &["live", "movie", "series", "timeshift"];
 /// A path's part of at least so many letters and digits is taken for a token.
 const TOKEN_LEN: usize = 20;
 /// Shorter secrets are not looked for outside their place: they would be found everywhere.
-const LEAST_SECRET: usize = 3;
+const LEAST_SECRET: usize = 5;
 
 /// A text with all secrets in it masked. For a whole log line as well as for one URL.
 pub fn mask(text: &str) -> String {
@@ -156,7 +157,7 @@ impl Secrets {
 
     /// A text with these secrets masked, and all others that [`mask`] recognises.
     pub fn mask(&self, text: &str) -> String {
-        self.0.iter().fold(mask(text), |text, secret| text.replace(secret.as_str(), MASK))
+        self.0.iter().fold(mask(text), |text, secret| without(&text, secret))
     }
 }
 
@@ -164,6 +165,25 @@ impl std::fmt::Debug for Secrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Secrets({})", self.0.len())
     }
+}
+
+/// A text without a secret, where that stands by itself: `12345` is no part of `12345678`.
+fn without(text: &str, secret: &str) -> String {
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find(secret) {
+        let (before, after) = (&rest[..at], &rest[at + secret.len()..]);
+        let joined = |c: Option<char>, own: Option<char>| {
+            c.is_some_and(char::is_alphanumeric) && own.is_some_and(char::is_alphanumeric)
+        };
+        let left = before.chars().next_back().or_else(|| out.chars().next_back());
+        let inside =
+            joined(left, secret.chars().next()) || joined(after.chars().next(), secret.chars().next_back());
+        out.push_str(before);
+        out.push_str(if inside { secret } else { MASK });
+        rest = after;
+    }
+    out.push_str(rest);
+    out
 }
 
 enum Part<'a> {
@@ -333,13 +353,17 @@ fn plain<'a>(text: &'a str, out: Out<'a, '_>) {
                 &text[before + text[before..].chars().next().map_or(1, char::len_utf8)..mark]
             })
             .to_ascii_lowercase();
-        if mark < shown || !TELLING.iter().any(|telling| name.contains(telling)) {
+        // A header's value goes on to the end of its line.
+        let header = text[mark..].starts_with(':');
+        let telling = match header {
+            true => TELLING_HEADERS.iter().any(|telling| name.contains(telling)),
+            false => TELLING.iter().any(|telling| name.contains(telling)),
+        };
+        if mark < shown || !telling {
             continue;
         }
         let rest = &text[from..];
         let start = from + (rest.len() - rest.trim_start_matches([' ', '\'', '"']).len());
-        // A header's value goes on to the end of its line.
-        let header = text[mark..].starts_with(':');
         let ends = |c: char| {
             c.is_control() || "'\"".contains(c) || (!header && (c.is_whitespace() || "&,;".contains(c)))
         };
@@ -415,6 +439,11 @@ mod tests {
             ("async:http://u:p@h/ and (https://u:p@h)", "async:http://u:***@h/ and (https://u:***@h)"),
             ("file:///srv/eyJhbGciOiJIUzI1NiJ9abc.ts", "file:///srv/eyJhbGciOiJIUzI1NiJ9abc.ts"),
             ("segment 7 sealed: 6.0 s, 1234 bytes", "segment 7 sealed: 6.0 s, 1234 bytes"),
+            (
+                "no password: give one; bad signature: refused",
+                "no password: give one; bad signature: refused",
+            ),
+            ("X-Api-Key: abc def", "X-Api-Key: ***"),
             ("://", "://"),
             ("ü://ü:ü@ü/ü?ü=ü", "ü://ü:***@ü/ü?ü=***"),
         ] {
@@ -433,6 +462,8 @@ mod tests {
         );
         assert_eq!(format!("{secrets:?}"), "Secrets(2)");
         assert_eq!(Secrets::of("http://h/x.ts").mask("x.ts is empty"), "x.ts is empty");
+        let secrets = Secrets::of("http://u:12345@h/ rtmp://h/live/live");
+        assert_eq!(secrets.mask("live: 123456 bytes, 12345, 12345"), "live: 123456 bytes, ***, ***");
     }
 
     proptest! {

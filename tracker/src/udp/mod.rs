@@ -86,10 +86,11 @@ fn set_buffers(socket: &Socket) -> io::Result<()> {
     Ok(())
 }
 
-/// Starts a worker for each socket, under watch. They end when the tracker shuts down; join them.
+/// Starts a worker for each socket, under watch by this name. They end when the tracker shuts down; join them.
 pub(crate) fn start(
     shared: &Arc<Shared>,
     spawner: &Spawner,
+    name: &'static str,
     sockets: Vec<UdpSocket>,
 ) -> io::Result<Vec<JoinHandle<()>>> {
     let ids = Arc::new(ConnectionIds::default());
@@ -99,7 +100,7 @@ pub(crate) fn start(
         .map(|(n, socket)| {
             let (shared, ids) = (Arc::clone(shared), Arc::clone(&ids));
             let (ends, ended) = oneshot::channel();
-            spawner.spawn_to_end("a UDP worker", async {
+            spawner.spawn_to_end(name, async {
                 // A thread that panics drops the sender.
                 ended.await.unwrap_or_else(|_| Err(io::Error::other("internal error: its thread panicked")))
             });
