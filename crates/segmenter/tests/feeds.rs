@@ -283,7 +283,11 @@ fn a_cameras_sound_becomes_aac_and_other_containers_come_through_a_pipe() {
     assert!((7500..9000).contains(&recorded), "8 s, whole: {recorded}");
     for (name, format, expected) in [
         ("flv", &["-c", "copy", "-f", "flv"][..], &["h264,320", "aac"][..]),
-        ("mp4", &["-c", "copy", "-movflags", "frag_keyframe+empty_moov", "-f", "mp4"], &["h264,320", "aac"]),
+        (
+            "mp4",
+            &["-c", "copy", "-bsf:a", "aac_adtstoasc", "-movflags", "frag_keyframe+empty_moov", "-f", "mp4"],
+            &["h264,320", "aac"],
+        ),
         ("adts", &["-map", "0:a", "-c", "copy", "-f", "adts"], &["aac"]),
         (
             "webm",
