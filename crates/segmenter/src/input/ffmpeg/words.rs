@@ -26,6 +26,7 @@ const IDLE_TALK: &[&str] = &[
     "Guessed Channel Layout",
     "deprecated",
     "does not match the expected", // of ID3 tags
+    "frame size not set",
     "is muxed as a private data stream",
     "max_analyze_duration",
     "mime type is not rfc8216 compliant",
