@@ -268,16 +268,16 @@ pub fn bytes_after<'a>(
     prefix: &'a [u8],
     most: usize,
 ) -> Result<Option<&'a [u8]>, Error> {
-    /// More digits than any length has that is read.
-    const MAX_DIGITS: usize = 10;
     let malformed = || Error::malformed(what, "it does not begin as it has to");
     let known = prefix.len().min(key.len());
     if prefix[..known] != key[..known] {
         return Err(malformed());
     }
     let rest = &prefix[known..];
-    let digits = rest.iter().take(MAX_DIGITS).take_while(|byte| byte.is_ascii_digit()).count();
+    let most_digits = most.checked_ilog10().map_or(1, |tens| tens as usize + 1);
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).take(most_digits + 1).count();
     match rest.get(digits) {
+        _ if digits > most_digits => return Err(malformed()),
         None => return Ok(None),
         Some(b':') if digits > 0 => {}
         Some(_) => return Err(malformed()),

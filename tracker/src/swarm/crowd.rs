@@ -188,8 +188,9 @@ mod tests {
                 all += 1;
             }
         }
-        // An eighth of all: n = (10,000 + n) / 8.
-        assert!((11_400..=11_430).contains(&all), "{all}");
+        // An eighth of all, n = (10,000 + n) / 8, less what the sketch counts too many: a few for each of its places.
+        let collisions = 4 * 10_000 / WIDTH;
+        assert!((11_429 - collisions..=11_429).contains(&all), "{all}");
         assert!((0..20_000).filter(|n| *n != 77).all(|n| !crowd.is_over(7, home(n), all)));
     }
 
