@@ -3,7 +3,13 @@
 
 mod common;
 
-use std::{fs, io::Write, net::TcpListener, path::Path};
+use std::{
+    fs,
+    io::Write,
+    net::TcpListener,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+};
 
 use common::{CLIP, Segmenter, clip, contents, key, numbers};
 
@@ -187,17 +193,24 @@ fn what_cannot_work_is_said_in_a_sentence() {
     fs::write(&not_ts, "this is no media ".repeat(100_000)).unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
+    let open_key = dir.path().join("open.key");
+    fs::write(&open_key, "0".repeat(64)).unwrap();
+    fs::set_permissions(&open_key, fs::Permissions::from_mode(0o644)).unwrap();
     let blocked = dir.path().join("blocked");
     fs::write(&blocked, "").unwrap();
     let (feed, blocked) = (feed.as_str(), blocked.to_str().unwrap());
 
-    let cases: [(&[&str], &str); 5] = [
-        (&["/nonexistent.ts"], "/nonexistent.ts"),
-        (&[feed, "--listen", &taken], "--listen"),
-        (&[feed, "--bt-listen", &taken], "--bt-listen"),
-        (&[feed, "--data", blocked], blocked),
-        (&[feed, "--upload-limit", "64kbit"], "--upload-limit"),
+    let mut cases: Vec<(Vec<&str>, &str)> = vec![
+        (vec!["/nonexistent.ts"], "/nonexistent.ts"),
+        (vec![feed, "--listen", &taken], "--listen"),
+        (vec![feed, "--bt-listen", &taken], "--bt-listen"),
+        (vec![feed, "--data", blocked], blocked),
+        (vec![feed, "--upload-limit", "64kbit"], "--upload-limit"),
     ];
+    // A key that is root's is used as it is (see the tests of the key file).
+    if fs::metadata(&open_key).unwrap().uid() != 0 {
+        cases.push((vec![feed, "--key", open_key.to_str().unwrap()], "chmod 600"));
+    }
     for (n, (arguments, remedy)) in cases.iter().enumerate() {
         let data = dir.path().join(format!("data{n}"));
         let (status, stdout, log) = Segmenter::start(&data, arguments).finish();
