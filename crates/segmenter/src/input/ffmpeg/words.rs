@@ -31,6 +31,7 @@ const IDLE_TALK: &[&str] = &[
     "max_analyze_duration",
     "mime type is not rfc8216 compliant",
     "parameters: none",
+    "per frame requested, clamping to max", // a camera's 8 kHz
     "start time for stream",
     "Timestamps are unset in a packet",
     "unsupported type",
