@@ -24,11 +24,14 @@ use tokio::{
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Request lines, each with its body.
+type Asked = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
 /// An HTTP server that notes what it is asked, and answers each request as `answer` says, given its number.
 #[derive(Clone)]
 struct Server {
     addr: SocketAddr,
-    asked: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    asked: Asked,
     connections: Arc<AtomicUsize>,
 }
 

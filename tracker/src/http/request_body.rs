@@ -50,9 +50,10 @@ pub async fn read_checked(
     limit: usize,
     look: impl FnMut(&[u8]) -> Look,
 ) -> Result<Bytes, Response<Body>> {
-    tokio::time::timeout(BODY_TIMEOUT, take_in(shared, ip, body, limit, look))
-        .await
-        .unwrap_or_else(|_| Err(text(StatusCode::REQUEST_TIMEOUT, "the body came too slowly\n")))
+    match tokio::time::timeout(BODY_TIMEOUT, take_in(shared, ip, body, limit, look)).await {
+        Ok(taken) => taken,
+        Err(_) => Err(text(StatusCode::REQUEST_TIMEOUT, "the body came too slowly\n")),
+    }
 }
 
 async fn take_in(

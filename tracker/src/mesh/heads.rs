@@ -87,8 +87,12 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn head(key: &ChannelKey, first: u64, pieces: usize) -> SignedHead {
-        let piece =
-            HeadPiece { hash: PieceHash::new([1; 20]), len: 1, ingest_ms: 1_700_000_000_000, random_access: false };
+        let piece = HeadPiece {
+            hash: PieceHash::new([1; 20]),
+            len: 1,
+            ingest_ms: 1_700_000_000_000,
+            random_access: false,
+        };
         let head = Head {
             first: Serial::new(first),
             segment: SegmentSeq(0),
