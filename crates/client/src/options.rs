@@ -55,6 +55,7 @@ pub struct Common {
     pub upload_limit: Option<Rate>,
     /// Where others connect to, by UDP, and by TCP for finished minutes; port 0 takes any free port
     /// [default: any free port, by IPv6 and IPv4, or by IPv4 alone where IPv6 is switched off] [example: [::]:7090].
+    #[allow(rustdoc::broken_intra_doc_links, reason = "[::] is an address, in what --help prints")]
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
     /// Keep so many finished minutes of the live stream and seed them to any BitTorrent client; 0 for none
