@@ -103,7 +103,7 @@ fn large_torrent(publisher: &Publisher, seq: u64) -> Metainfo {
 }
 
 #[tokio::test]
-#[ignore = "the bound is not met yet: 186 MiB more in place of 50, with long joins that nobody reads"]
+#[ignore = "the bound is not met yet: 186 MiB more in place of 50; which connections take it is not known"]
 async fn who_does_not_read_or_write_costs_little_and_honest_requests_are_answered() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
