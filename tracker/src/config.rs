@@ -1,11 +1,11 @@
 //! What a tracker can be told, with its defaults.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use socket2::{Domain, Protocol, Socket, Type};
+use minuet_guard::families;
 
 use crate::channel::ChannelLimits;
 use crate::channel::window::WindowLimits;
@@ -135,13 +135,7 @@ pub const PORT: u16 = 7070;
 
 /// [`PORT`] of all addresses of both families; of IPv4 alone where the system has no IPv6.
 pub fn default_listen() -> SocketAddr {
-    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
-    let both = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))
-        .and_then(|socket| socket.set_only_v6(false).and_then(|()| socket.bind(&any.into())));
-    match both {
-        Ok(()) => (Ipv6Addr::UNSPECIFIED, PORT).into(),
-        Err(_) => (Ipv4Addr::UNSPECIFIED, PORT).into(),
-    }
+    (families::everywhere(), PORT).into()
 }
 
 /// A worker for each core, as far as more of them help.
