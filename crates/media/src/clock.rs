@@ -53,7 +53,8 @@ impl StreamClock {
         if packet.pid() == NULL_PID || packet.transport_error() {
             return None;
         }
-        let time = if self.by_pes { pes_time(packet) } else { packet.adaptation()?.pcr.map(|pcr| pcr.base) };
+        let pcr = || packet.adaptation().and_then(|adaptation| adaptation.pcr).map(|pcr| pcr.base);
+        let time = if self.by_pes { pes_time(packet) } else { pcr() };
         let Some(time) = time else {
             if self.source.is_none() && !self.by_pes {
                 self.waited += 1;

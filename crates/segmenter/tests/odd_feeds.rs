@@ -226,7 +226,7 @@ fn serve_with_tls(body: Vec<u8>) -> SocketAddr {
 #[test]
 fn a_certificate_of_ones_own_making_needs_an_option_and_the_sentence_names_it() {
     let dir = tempfile::tempdir().unwrap();
-    let matroska = clip_as(dir.path(), &["-c", "copy", "-f", "matroska"]);
+    let matroska = clip_as(dir.path(), &["-c", "copy", "-bsf:a", "aac_adtstoasc", "-f", "matroska"]);
     for (name, body) in [("native", CLIP.clone()), ("ffmpeg", matroska)] {
         let url = format!("https://{}/x", serve_with_tls(body));
         let log = says(&dir.path().join(format!("{name}-no")), &[&url], "--insecure-input");
@@ -241,10 +241,11 @@ fn a_certificate_of_ones_own_making_needs_an_option_and_the_sentence_names_it() 
 #[test]
 fn dash_is_read_to_its_end() {
     let dir = tempfile::tempdir().unwrap();
-    let (clip, list) = (dir.path().join("clip.ts"), dir.path().join("film.mpd"));
+    let [clip, film, list] =
+        ["clip.ts", "film.mp4", "film.mpd"].map(|name| dir.path().join(name).to_str().unwrap().to_owned());
     fs::write(&clip, &*CLIP).unwrap();
-    let [clip, list] = [&clip, &list].map(|path| path.to_str().unwrap());
-    ffmpeg(&["-i", clip, "-c", "copy", "-bsf:a", "aac_adtstoasc", "-f", "dash", "-seg_duration", "2", list]);
+    ffmpeg(&["-i", &clip, "-c", "copy", &film]);
+    ffmpeg(&["-i", &film, "-c", "copy", "-f", "dash", "-seg_duration", "2", &list]);
     let (server, _) = serve_folder(dir.path());
     let data = dir.path().join("data");
     record(&data, &[&format!("http://{server}/film.mpd")], Stdio::null());
@@ -410,7 +411,7 @@ fn rtp_without_mpeg_ts_needs_its_description_and_the_sentence_says_so() {
 #[test]
 fn datagrams_of_another_container_go_to_ffmpeg() {
     let dir = tempfile::tempdir().unwrap();
-    let matroska = clip_as(dir.path(), &["-c", "copy", "-f", "matroska"]);
+    let matroska = clip_as(dir.path(), &["-c", "copy", "-bsf:a", "aac_adtstoasc", "-f", "matroska"]);
     let port = free_port();
     let mut segmenter =
         Segmenter::start(&dir.path().join("data"), &[&format!("udp://127.0.0.1:{port}"), "--segment", "2s"]);

@@ -7,6 +7,9 @@
 /// More streams than this are not told apart.
 const MAX_STREAMS: usize = 256;
 
+/// `stream_type` of SCTE 35.
+pub const SCTE_35: u8 = 0x86;
+
 /// What a stream carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -141,6 +144,8 @@ impl Listing {
             let (number, zeros) = tag.split_once(']')?;
             number.parse().ok().filter(|_| zeros.starts_with("[0][0][0]"))
         });
+        // A registration in the stream's descriptors stands in place of its type.
+        let stream_type = stream_type.or_else(|| rest.contains("(CUEI / ").then_some(SCTE_35));
         if self.section == Section::Program
             && let Some(program) = self.programs.last_mut()
             && !program.streams.contains(&index)
@@ -231,6 +236,16 @@ Output #0, mpegts, to 'pipe:1':";
             ]
         );
         assert_eq!(listing.programs[0].streams, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn cues_by_their_type_and_by_their_registration() {
+        for tag in ["([134][0][0][0] / 0x0086)", "(CUEI / 0x49455543)"] {
+            let head =
+                "Input #0, mpegts, from 'pipe:0':\n  Duration: N/A, start: 1.0, bitrate: N/A\n  Program 1 \n";
+            let listing = listing(&format!("{head}  Stream #0:0[0x1f5]: Unknown: none {tag}\n"));
+            assert_eq!(listing.streams[0].stream_type, Some(SCTE_35), "{tag}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Which of an input's streams go out and how: copied where MPEG-TS can carry them, transcoded where it cannot, and named
 //! where they are left out.
 
-use super::listing::{Kind, Listing, Program, Stream};
+use super::listing::{Kind, Listing, Program, SCTE_35, Stream};
 
 /// Moving pictures that MPEG-TS has a type for.
 const VIDEO: &[&str] =
@@ -14,8 +14,6 @@ const SUBTITLES: &[&str] = &["dvb_subtitle", "dvb_teletext"];
 const DATA: &[&str] = &["klv", "timed_id3"];
 /// Data that belongs to the container it came in, and that nobody misses.
 const PASSING: &[&str] = &["bin_data", "none", "epg", "otf", "ttf", "tmcd"];
-/// `stream_type` of SCTE 35.
-const SCTE_35: u8 = 0x86;
 /// Sound becomes this.
 const TO_AUDIO: &str = "aac";
 /// Pictures become this: quick to make, played by everything, with a key frame each two seconds.
