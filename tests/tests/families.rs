@@ -52,7 +52,8 @@ fn hosts_with_ipv6_alone() {
     let dir = tempfile::tempdir().unwrap();
     let url = "http://[fd00::7]:7070";
     // The loopback device keeps 127.0.0.1, as everywhere; but nobody is met there.
-    let host = "ip link add host0 type dummy
+    let host = "ip link add host0 type veth peer name far0
+        ip link set far0 up
         ip link set host0 up
         ip addr add fd00::7/64 dev host0 nodad
         nft -f - <<'RULES'
