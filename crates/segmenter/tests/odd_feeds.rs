@@ -23,6 +23,7 @@ use common::{
 };
 use tokio_rustls::rustls::{
     ServerConfig, ServerConnection, StreamOwned,
+    crypto::aws_lc_rs,
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
 };
 
@@ -202,7 +203,10 @@ fn a_server_that_gives_no_media_is_told_by_what_it_gives() {
 fn serve_with_tls(body: Vec<u8>) -> SocketAddr {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
-    let config = ServerConfig::builder().with_no_client_auth();
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth();
     let config = Arc::new(config.with_single_cert(vec![made.cert.der().clone()], key).unwrap());
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = server.local_addr().unwrap();
@@ -226,7 +230,7 @@ fn serve_with_tls(body: Vec<u8>) -> SocketAddr {
 #[test]
 fn a_certificate_of_ones_own_making_needs_an_option_and_the_sentence_names_it() {
     let dir = tempfile::tempdir().unwrap();
-    let matroska = clip_as(dir.path(), &["-c", "copy", "-bsf:a", "aac_adtstoasc", "-f", "matroska"]);
+    let matroska = clip_as(dir.path(), &["-c:v", "copy", "-c:a", "aac", "-f", "matroska"]);
     for (name, body) in [("native", CLIP.clone()), ("ffmpeg", matroska)] {
         let url = format!("https://{}/x", serve_with_tls(body));
         let log = says(&dir.path().join(format!("{name}-no")), &[&url], "--insecure-input");
@@ -411,7 +415,7 @@ fn rtp_without_mpeg_ts_needs_its_description_and_the_sentence_says_so() {
 #[test]
 fn datagrams_of_another_container_go_to_ffmpeg() {
     let dir = tempfile::tempdir().unwrap();
-    let matroska = clip_as(dir.path(), &["-c", "copy", "-bsf:a", "aac_adtstoasc", "-f", "matroska"]);
+    let matroska = clip_as(dir.path(), &["-c:v", "copy", "-c:a", "aac", "-f", "matroska"]);
     let port = free_port();
     let mut segmenter =
         Segmenter::start(&dir.path().join("data"), &[&format!("udp://127.0.0.1:{port}"), "--segment", "2s"]);

@@ -149,8 +149,8 @@ impl Level {
                 Ok(Read::Idle)
             }
             Ok(Read::End) if source.is_endless() => {
-                tracing::info!("{} was closed by the other side; opening it again", self.input);
                 self.put_off();
+                tracing::info!("{} was closed by the other side; opening it again", self.input);
                 Ok(Read::Idle)
             }
             Ok(Read::End) => {
