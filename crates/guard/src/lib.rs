@@ -7,13 +7,14 @@
 //!   `contacts` (feature `tasks`) has the tasks of a process keep it.
 //! - `tasks` (feature `tasks`): long-lived tasks under watch. The end of a task never goes unnoticed.
 //!
-//! [`families`] says which families of addresses this host has.
+//! `families` (feature `tasks`) says which families of addresses this host has.
 //!
 //! All but `contacts`, `families`, `pool` and `tasks` is pure: time is an argument, and nothing opens a socket.
 
 pub mod contact;
 #[cfg(feature = "tasks")]
 pub mod contacts;
+#[cfg(feature = "tasks")]
 pub mod families;
 pub mod net;
 #[cfg(feature = "tasks")]
