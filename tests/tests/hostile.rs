@@ -24,7 +24,7 @@ const HOLDERS: usize = 40;
 
 /// A channel with a relay and three viewers who have begun to play.
 struct Scene {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     _tracker: Tracker,
     segmenter: Segmenter,
     _relay: Process,
@@ -49,12 +49,12 @@ impl Scene {
         for viewer in &mut viewers {
             viewer.wait_for_segment(1);
         }
-        Self { _dir: temp, _tracker: tracker, segmenter, _relay: relay, viewers }
+        Self { dir: temp, _tracker: tracker, segmenter, _relay: relay, viewers }
     }
 
     /// One more viewer, who comes late.
     fn join(&mut self, name: &str) {
-        self.viewers.push(Viewer::start_in("live", name, &self.segmenter.link, self._dir.path(), &[]));
+        self.viewers.push(Viewer::start_in("live", name, &self.segmenter.link, self.dir.path(), &[]));
     }
 
     /// Waits for the end; all viewers must have seen what was sent without a stall. What they counted.
