@@ -1,7 +1,12 @@
 //! The scenarios, as data: who takes part, what the network is like, what happens, and what must hold.
 
 use crate::{
-    engine::{Micros, SECOND, path::LossModel, topology::Reach},
+    engine::{
+        MILLISECOND, Micros, SECOND,
+        line::Line,
+        path::{Conditions, JITTER, LossModel},
+        topology::{Geography, Reach},
+    },
     figures::{Bound, Figure::*},
     plan::Churn,
     stream::StreamSpec,
@@ -12,8 +17,36 @@ use crate::{
 pub struct Profile {
     /// Its uplink, as a multiple of the stream's rate.
     pub up: f64,
+    /// Its downlink, likewise; if nothing is said, wide enough for what comes and narrow enough to queue.
+    pub down: Option<f64>,
     /// Whether it passes pieces on.
     pub upload: bool,
+    /// What it knows of its uplink.
+    pub knows: Knows,
+    /// The router and whatever else is before its uplink. If nothing is said there is none where the uplink is known to
+    /// the byte, and a quiet one with [`QUEUE`] elsewhere.
+    pub line: Option<Line>,
+}
+
+/// What a node knows of its uplink.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Knows {
+    /// All: it paces itself exactly.
+    Exactly,
+    /// It is told to take this part of it (`--upload-limit`).
+    Limit(f64),
+    /// Nothing: it finds out.
+    Nothing,
+}
+
+/// A router's queue, unless a scenario says otherwise.
+pub const QUEUE: Micros = 200 * MILLISECOND;
+
+impl Profile {
+    /// A node that passes pieces on over an uplink that it knows.
+    pub const fn with(up: f64) -> Self {
+        Self { up, down: None, upload: true, knows: Knows::Exactly, line: None }
+    }
 }
 
 /// Viewers who come together.
@@ -25,6 +58,15 @@ pub struct Crowd {
     pub at: Micros,
     /// How long until all have come.
     pub within: Micros,
+}
+
+/// A relay that comes late.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Relief {
+    /// When.
+    pub at: Micros,
+    /// Its uplink, as a multiple of the stream's rate.
+    pub up: f64,
 }
 
 /// A run's description.
@@ -46,6 +88,8 @@ pub struct Scenario {
     pub profiles: Vec<Profile>,
     /// The source's uplink, as a multiple of the stream's rate.
     pub source_up: f64,
+    /// What the source knows of it.
+    pub source_knows: Knows,
     /// The part of all viewers that can only dial.
     pub hidden: f64,
     /// What they are behind, in turn.
@@ -54,17 +98,38 @@ pub struct Scenario {
     pub hostile: f64,
     /// Loss on every path.
     pub loss: LossModel,
+    /// Largest deviation of a packet's delay.
+    pub jitter: Micros,
+    /// How far nodes are from each other.
+    pub geography: Geography,
     /// Viewers who come later, together.
     pub crowd: Option<Crowd>,
     /// Viewers who come and go.
     pub churn: Option<Churn>,
+    /// This part of the first viewers' places is taken by people who stay for 5 to 60 s and make room for others.
+    pub zapping: Option<f64>,
+    /// Somebody with much uplink who comes to the help of those who are there.
+    pub relief: Option<Relief>,
     /// From when until when there is no source.
     pub source_cut: Option<(Micros, Micros)>,
     /// What must hold.
     pub bounds: Vec<Bound>,
 }
 
-const EVEN: Profile = Profile { up: 1.5, upload: true };
+impl Scenario {
+    /// The same scenario with a stream of `rate` bytes a second. Lines are multiples of the stream.
+    pub fn at_rate(mut self, rate: u64) -> Self {
+        self.stream = self.stream.at_rate(rate);
+        self
+    }
+
+    /// What all paths are like.
+    pub fn conditions(&self) -> Conditions {
+        Conditions { loss: self.loss, jitter: self.jitter, geography: self.geography }
+    }
+}
+
+const EVEN: Profile = Profile::with(1.5);
 
 fn steady() -> Scenario {
     Scenario {
@@ -76,11 +141,16 @@ fn steady() -> Scenario {
         arrival: SECOND,
         profiles: vec![EVEN],
         source_up: 1.5,
+        source_knows: Knows::Exactly,
         hidden: 0.0,
         nats: &[Reach::DialOnly],
         hostile: 0.0,
         loss: LossModel::default(),
+        jitter: JITTER,
+        geography: Geography::default(),
         crowd: None,
+        zapping: None,
+        relief: None,
         churn: None,
         source_cut: None,
         bounds: vec![
@@ -116,7 +186,7 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             name: "scarce",
             about: "50 viewers, the source's uplink 1.2 times the stream, the viewers' 1.15",
-            profiles: vec![Profile { up: 1.15, upload: true }],
+            profiles: vec![Profile::with(1.15)],
             source_up: 1.2,
             bounds: vec![
                 Bound::at_most(Stalls, 0.0),
@@ -128,7 +198,7 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             name: "mixed",
             about: "50 viewers, uplinks 0.2, 0.8, 1.5 and 4 times the stream in equal parts, the source's 3",
-            profiles: [0.2, 0.8, 1.5, 4.0].map(|up| Profile { up, upload: true }).to_vec(),
+            profiles: [0.2, 0.8, 1.5, 4.0].map(Profile::with).to_vec(),
             source_up: 3.0,
             bounds: vec![
                 Bound::at_most(Stalls, 0.0),
@@ -202,7 +272,7 @@ pub fn all() -> Vec<Scenario> {
             name: "riders",
             about: "half of 100 viewers upload nothing, the rest have 3 times the stream",
             viewers: 100,
-            profiles: vec![Profile { up: 3.0, upload: false }, Profile { up: 3.0, upload: true }],
+            profiles: vec![Profile { upload: false, ..Profile::with(3.0) }, Profile::with(3.0)],
             bounds: vec![
                 Bound::at_most(Stalls, 0.0),
                 Bound::at_least(Continuity, 0.999),
@@ -262,7 +332,7 @@ pub fn all() -> Vec<Scenario> {
             about: "as nat_strict, with uplinks of 1.8 times the stream: what a mesh without hole punching needs",
             viewers: 100,
             hidden: 0.6,
-            profiles: vec![Profile { up: 1.8, upload: true }],
+            profiles: vec![Profile::with(1.8)],
             bounds: vec![
                 Bound::at_most(SourceCopies, 1.05),
                 Bound::at_most(SpreadP50, 0.65),

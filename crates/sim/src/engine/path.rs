@@ -12,9 +12,10 @@ use rand::{RngExt, rngs::Xoshiro256PlusPlus};
 use super::{
     MILLISECOND, Micros,
     access::{PACKET_BYTES, packets},
+    topology::Geography,
 };
 
-/// Largest deviation of a packet's delay from the path's own.
+/// Largest deviation of a packet's delay from the path's own, unless a scenario says otherwise.
 pub const JITTER: Micros = 2 * MILLISECOND;
 /// What a sender may have in flight on a new connection (quinn's default).
 pub const INITIAL_WINDOW_BYTES: u64 = 14_720;
@@ -50,6 +51,23 @@ impl LossModel {
     }
 }
 
+/// What all paths of a network are like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Conditions {
+    /// What they lose.
+    pub loss: LossModel,
+    /// Largest deviation of a packet's delay from the path's own.
+    pub jitter: Micros,
+    /// How long they are.
+    pub geography: Geography,
+}
+
+impl From<LossModel> for Conditions {
+    fn from(loss: LossModel) -> Self {
+        Self { loss, jitter: JITTER, geography: Geography::default() }
+    }
+}
+
 /// What loss costs one message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resent {
@@ -81,6 +99,21 @@ pub struct Path {
     packet_room: u64,
     /// Control bytes that have left and that the sender was not told of.
     pub unreported: u64,
+    /// What the sender's transport has counted.
+    pub counts: Counts,
+    /// How long what comes from the other end waited in the queue there: acknowledgements do, too. Smoothed.
+    pub far_wait: Micros,
+}
+
+/// What a transport counts of one link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Bytes given to the socket.
+    pub bytes: u64,
+    /// Packets sent.
+    pub packets: u64,
+    /// Packets found lost.
+    pub lost: u64,
 }
 
 impl Default for Path {
@@ -97,6 +130,8 @@ impl Default for Path {
             packet_at: Micros::MAX,
             packet_room: 0,
             unreported: 0,
+            counts: Counts::default(),
+            far_wait: 0,
         }
     }
 }
@@ -118,12 +153,12 @@ impl Path {
     pub fn control_arrival(
         &mut self,
         left: Micros,
-        rtt: Micros,
+        (rtt, jitter): (Micros, Micros),
         resent: Resent,
         rng: &mut Xoshiro256PlusPlus,
     ) -> Micros {
         let resending = u64::from(resent.rounds) * (rtt * 9 / 8 + ACK_DELAY);
-        let arrives = left + rtt / 2 + rng.random_range(0..=JITTER) + resending;
+        let arrives = left + rtt / 2 + rng.random_range(0..=jitter) + resending;
         self.control_arrives = self.control_arrives.max(arrives);
         self.control_arrives
     }
@@ -134,7 +169,7 @@ impl Path {
         &mut self,
         left: Micros,
         wire: u64,
-        rtt: Micros,
+        (rtt, jitter): (Micros, Micros),
         resent: Resent,
         rng: &mut Xoshiro256PlusPlus,
     ) -> Micros {
@@ -152,7 +187,7 @@ impl Path {
         }
         self.media_left = leaves;
         let resending = u64::from(resent.rounds) * (rtt * 9 / 8);
-        let arrives = leaves + rtt / 2 + rng.random_range(0..=JITTER) + resending;
+        let arrives = leaves + rtt / 2 + rng.random_range(0..=jitter) + resending;
         self.media_arrives = self.media_arrives.max(arrives);
         self.media_arrives
     }
@@ -163,6 +198,18 @@ impl Path {
         self.window = (self.window + self.in_flight).min(WINDOW_MAX_BYTES);
         self.in_flight = 0;
         self.acked_at = acked_at;
+    }
+
+    /// Counts what was sent, and what of it was lost.
+    pub fn count(&mut self, wire: u64, packets: u64, lost: u64) {
+        self.counts.bytes += wire;
+        self.counts.packets += packets + lost;
+        self.counts.lost += lost;
+    }
+
+    /// Something came from the other end that waited there so long.
+    pub fn note_far_wait(&mut self, waited: Micros) {
+        self.far_wait = (7 * self.far_wait + waited) / 8;
     }
 
     /// When the last control message arrives that was sent so far.
@@ -241,7 +288,7 @@ mod tests {
         let mut path = Path::default();
         let rtt = 80 * MILLISECOND;
         let mut arrive =
-            |left, wire| path.media_arrival(left, wire, rtt, Resent::default(), &mut rng) - rtt / 2;
+            |left, wire| path.media_arrival(left, wire, (rtt, JITTER), Resent::default(), &mut rng) - rtt / 2;
         // Four blocks, one every 11 ms. 14,720 bytes are in flight at first, then 29,440, then 58,880.
         let arrivals = [11, 22, 33, 44].map(|at| arrive(at * MILLISECOND, 17_000) / MILLISECOND);
         for (at, expected) in arrivals.into_iter().zip([91, 91, 171, 171]) {
@@ -257,9 +304,9 @@ mod tests {
         let mut path = Path::default();
         let rtt = 100 * MILLISECOND;
         let lost = Resent { packets: 1, rounds: 1 };
-        let first = path.control_arrival(0, rtt, lost, &mut rng);
+        let first = path.control_arrival(0, (rtt, JITTER), lost, &mut rng);
         assert!(first >= rtt / 2 + rtt * 9 / 8 + ACK_DELAY);
-        let second = path.control_arrival(1_000, rtt, Resent::default(), &mut rng);
+        let second = path.control_arrival(1_000, (rtt, JITTER), Resent::default(), &mut rng);
         assert_eq!(second, first);
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     audience::TARGET_DELAY,
     engine::{Micros, NodeId, SECOND, topology::Reach},
     plan::{Life, Part},
+    scenario::Knows,
 };
 
 /// What is tried in place of the core's defaults.
@@ -22,8 +23,6 @@ pub struct Tuning {
     pub on_request: bool,
     /// Pieces are asked for in the order in which they are played.
     pub in_order: bool,
-    /// Nodes do not know their uplink: no limit is set, and the transport's pace must do.
-    pub no_limit: bool,
 }
 
 /// How often the player tells the core where it is.
@@ -86,6 +85,15 @@ impl Member {
     }
 }
 
+/// What the messages of a node may take of a limit on the wire: packet headers and acknowledgements take the rest, as the
+/// nodes' driver reckons it.
+fn message_rate(wire: u64) -> u64 {
+    wire * (100 - OVERHEAD_PERCENT) / 100
+}
+
+/// See [`message_rate`].
+const OVERHEAD_PERCENT: u64 = 8;
+
 /// What the tracker and peer exchange say of a node.
 pub fn peer_info(id: NodeId, life: &Life) -> PeerInfo {
     PeerInfo {
@@ -96,7 +104,10 @@ pub fn peer_info(id: NodeId, life: &Life) -> PeerInfo {
             relay: life.part == Part::Relay,
             source: life.part == Part::Source,
         },
-        upload_kbps: (life.access.up.0 * 8 / 1_000) as u32,
+        upload_kbps: match life.knows {
+            Knows::Nothing => 0,
+            _ => (life.access.up.0 * 8 / 1_000) as u32,
+        },
         address: Bytes::from_static(&[0; ADDRESS_BYTES]),
     }
 }
@@ -138,9 +149,11 @@ impl Keys {
             config.pick_order = PickOrder::InOrder;
         }
         config.neighbours = tuning.neighbours.unwrap_or(config.neighbours);
-        if !tuning.no_limit {
-            config.upload_limit = Some(life.access.up.0);
-        }
+        config.upload_limit = match life.knows {
+            Knows::Exactly => Some(life.access.up.0),
+            Knows::Limit(part) => Some(message_rate((life.access.up.0 as f64 * part) as u64)),
+            Knows::Nothing => None,
+        };
         if let Part::LateViewer(behind) = life.part {
             config.start = Start::Ago(std::time::Duration::from_micros(behind));
         }

@@ -68,16 +68,20 @@ impl<'a> Shard<'a> {
         traced: Option<NodeId>,
         (number, count): (u32, u32),
     ) -> Self {
+        let mut audience = Audience::default();
+        if let Some(relief) = scenario.relief {
+            audience.relieved(relief.at);
+        }
         Self {
             scenario,
             tuning,
             seed,
-            net: Network::shard(seed, scenario.loss, number, count),
+            net: Network::shard(seed, scenario.conditions(), number, count),
             lives: Vec::new(),
             members: Vec::new(),
             keys: Keys::new(seed),
             media: Media::new(scenario.hostile > 0.0),
-            audience: Audience::default(),
+            audience,
             epochs: Vec::new(),
             next_serial: Serial(0),
             heads: Vec::new(),
