@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 
 use super::{
-    Micros,
+    MILLISECOND, Micros,
     line::{Line, Router},
 };
 
@@ -22,8 +22,12 @@ pub const PACKET_BYTES: u64 = 1_480;
 pub const PACKET_OVERHEAD_BYTES: u64 = 63;
 /// What one more message costs in a packet that is already paid for: its STREAM frame header.
 pub const FRAME_OVERHEAD_BYTES: u64 = 8;
-/// Data packets that one acknowledgement covers (receivers read in batches, so more than QUIC's two).
-pub const PACKETS_PER_ACK: u64 = 4;
+/// Packets after which a receiver acknowledges (QUIC's ACK frequency extension, as the nodes' transport asks for it).
+pub const PACKETS_PER_ACK: u64 = 10;
+/// Packets below that are acknowledged after this time, or with whatever goes the other way meanwhile.
+pub const ACK_WITHIN: Micros = 100 * MILLISECOND;
+/// What an acknowledgement takes in a packet that goes anyway.
+pub const ACK_FRAME_BYTES: u64 = 8;
 /// Bytes of an acknowledgement packet.
 pub const ACK_BYTES: u64 = 70;
 /// What the pacer gives to the line at once: ten packets, quinn's minimum burst.

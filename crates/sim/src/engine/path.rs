@@ -11,7 +11,7 @@ use rand::{RngExt, rngs::Xoshiro256PlusPlus};
 
 use super::{
     MILLISECOND, Micros,
-    access::{PACKET_BYTES, packets},
+    access::{ACK_WITHIN, PACKET_BYTES, PACKETS_PER_ACK, packets},
     topology::Geography,
 };
 
@@ -101,8 +101,46 @@ pub struct Path {
     pub unreported: u64,
     /// What the sender's transport has counted.
     pub counts: Counts,
+    /// What came from the other end and is not acknowledged.
+    pub owed: Acks,
     /// How long what comes from the other end waited in the queue there: acknowledgements do, too. Smoothed.
     pub far_wait: Micros,
+}
+
+/// Acknowledgements that one end owes the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Acks {
+    packets: u64,
+    /// When the first of them came.
+    since: Micros,
+}
+
+impl Acks {
+    /// Packets come in; returns how many acknowledgements go out by themselves for them and for what came before.
+    pub fn receive(&mut self, now: Micros, packets: u64) -> u64 {
+        let mut acks = self.overdue(now);
+        if self.packets == 0 || self.packets + packets >= PACKETS_PER_ACK {
+            self.since = now;
+        }
+        self.packets += packets;
+        acks += self.packets / PACKETS_PER_ACK;
+        self.packets %= PACKETS_PER_ACK;
+        acks
+    }
+
+    /// Something goes the other way; returns how many acknowledgements have gone out before, and whether one goes along.
+    pub fn send(&mut self, now: Micros) -> (u64, bool) {
+        (self.overdue(now), std::mem::take(&mut self.packets) > 0)
+    }
+
+    /// An acknowledgement that had to go out by itself before now.
+    fn overdue(&mut self, now: Micros) -> u64 {
+        let overdue = self.packets > 0 && self.since + ACK_WITHIN < now;
+        if overdue {
+            self.packets = 0;
+        }
+        u64::from(overdue)
+    }
 }
 
 /// What a transport counts of one link.
@@ -131,6 +169,7 @@ impl Default for Path {
             packet_room: 0,
             unreported: 0,
             counts: Counts::default(),
+            owed: Acks::default(),
             far_wait: 0,
         }
     }
@@ -296,6 +335,18 @@ mod tests {
         }
         let later = arrive(SECOND, 68_000) / MILLISECOND;
         assert!((1_000..=1_002).contains(&later), "{later}");
+    }
+
+    #[test]
+    fn what_comes_is_acknowledged_ten_at_a_time_or_late_or_along_with_what_goes() {
+        let mut acks = Acks::default();
+        assert_eq!(acks.receive(0, 9), 0);
+        assert_eq!(acks.receive(10_000, 2), 1);
+        assert_eq!(acks.send(20_000), (0, true), "one of them is left over");
+        assert_eq!(acks.send(20_000), (0, false));
+        assert_eq!(acks.receive(30_000, 47), 4);
+        assert_eq!(acks.receive(140_000, 1), 1, "seven of them waited too long");
+        assert_eq!(acks.send(300_000), (1, false));
     }
 
     #[test]

@@ -3,8 +3,10 @@
 use super::{Event, Happening, LinkId, Network};
 use crate::engine::{
     Micros, NodeId,
-    access::{ACK_BYTES, FRAME_OVERHEAD_BYTES, Left, PACKET_BYTES, PACKETS_PER_ACK, packets, wire_bytes},
-    path::{Conditions, Counts},
+    access::{
+        ACK_BYTES, ACK_FRAME_BYTES, FRAME_OVERHEAD_BYTES, Left, PACKET_BYTES, Uplink, packets, wire_bytes,
+    },
+    path::{Acks, Conditions, Counts},
 };
 
 /// Control bytes of a link that leave before the sender is told of them, unless media tells it earlier: a
@@ -15,7 +17,8 @@ pub(super) struct Flight<M> {
     message: M,
     /// The sender's link until the message has left, then the receiver's.
     link: LinkId,
-    media: bool,
+    /// Packets that it takes: none if it shares one with what was sent before it.
+    packets: u16,
     bytes: u32,
     wire: u32,
     /// Time that it takes on the sender's line.
@@ -37,6 +40,7 @@ impl<M> Network<M> {
         let wire = if path.join_packet(now, framed, own_packet) { framed } else { own_packet };
         let resent = path.lose(&loss, now, packets(bytes), &mut state.rng);
         let uplink = &mut state.uplink;
+        acknowledge_along(&mut path.owed, uplink, now);
         let waited = uplink.wait(now);
         let left = uplink.send_control(now, wire);
         uplink.sent.control += bytes;
@@ -49,7 +53,7 @@ impl<M> Network<M> {
         let flight = Flight {
             message,
             link: end.far,
-            media: false,
+            packets: u16::from(wire == own_packet) * packets(bytes) as u16,
             bytes: bytes as u32,
             wire: wire as u32,
             sending: uplink.rate.time(wire) as u32,
@@ -74,7 +78,7 @@ impl<M> Network<M> {
         let flight = Flight {
             message,
             link,
-            media: true,
+            packets: packets(bytes as u64) as u16,
             bytes: bytes as u32,
             wire: wire as u32,
             sending: state.uplink.rate.time(wire) as u32,
@@ -114,8 +118,8 @@ impl<M> Network<M> {
         let end = state.links.up(flight.link)?;
         let from = end.peer;
         end.path.note_far_wait(flight.waited.into());
-        if flight.media {
-            let acks = packets(u64::from(flight.bytes)).div_ceil(PACKETS_PER_ACK);
+        let acks = end.path.owed.receive(now, flight.packets.into());
+        if acks > 0 {
             state.uplink.charge(now, acks * ACK_BYTES);
         }
         Some(Happening::Message { node, link: flight.link, from, message: flight.message })
@@ -137,6 +141,7 @@ impl<M> Network<M> {
         state.uplink.sent.media += bytes;
         state.uplink.sent.transport += wire - bytes;
         let end = state.links.up(link)?;
+        acknowledge_along(&mut end.path.owed, &mut state.uplink, now);
         let mut resent = end.path.lose(&loss, now, packets(bytes), &mut state.rng);
         resent.packets += dropped;
         resent.rounds = resent.rounds.max(u32::from(dropped > 0));
@@ -153,5 +158,14 @@ impl<M> Network<M> {
         flight.link = end.far;
         self.push(node, peer, arrives, Event::Arrive(flight));
         Some(Happening::Drained { node, link, bytes })
+    }
+}
+
+/// What is owed to the other end goes along with what goes there now, if it did not have to go before.
+fn acknowledge_along<T>(owed: &mut Acks, uplink: &mut Uplink<T>, now: Micros) {
+    let (before, along) = owed.send(now);
+    let wire = before * ACK_BYTES + u64::from(along) * ACK_FRAME_BYTES;
+    if wire > 0 {
+        uplink.charge(now, wire);
     }
 }
