@@ -11,7 +11,7 @@ use bytes::Bytes;
 use minuet_proto::mesh::{Block, Message, Serial, SerialList};
 
 use crate::flood::price;
-use crate::neighbour::{Asked, Slab};
+use crate::neighbour::{Asked, CROSSING, Slab};
 use crate::node::Node;
 use crate::uplink::LIVE;
 use crate::{HangUpReason, Output, Role, Timestamp};
@@ -21,7 +21,7 @@ const MAX_PUSHES: usize = 4;
 /// A piece that so many neighbours promise, and one in [`COMMON_AT`], is common.
 const COMMON: u16 = 6;
 const COMMON_AT: usize = 3;
-/// How soon, and up to one tick later, neighbours are told of what is common, if they lack it; …
+/// At the nominal pace: how soon, and up to one tick later, neighbours are told of what is common, if they lack it; …
 const TELL_WITHIN: Duration = Duration::from_millis(100);
 /// … and if they have it.
 const TELL_HOLDERS_WITHIN: Duration = Duration::from_millis(400);
@@ -123,8 +123,9 @@ impl Node {
 
     /// Cancels a request or a push.
     pub(crate) fn cancel(&mut self, to: Slab, serial: u64, now: Timestamp) {
+        let crossing = self.pace.time(CROSSING);
         let Some(neighbour) = self.neighbours.get_mut(to) else { return };
-        neighbour.note_cancel(serial, now);
+        neighbour.note_cancel(serial, crossing, now);
         self.send(to, Message::Cancel(Serial(serial)), now);
     }
 
@@ -220,7 +221,7 @@ impl Node {
     /// several pieces at once, because HAVEs and their acknowledgements are half of a link's packets. What is rare cannot
     /// wait, not even at those who have it: they push it on, and would push it here.
     pub(crate) fn promise(&mut self, serial: Serial, from: Option<Slab>, now: Timestamp) {
-        let held = self.window.held.get(serial.0);
+        let (held, pace) = (self.window.held.get(serial.0), self.pace);
         let slot = self.window.slot_mut(serial.0);
         if slot.promised || !self.config.upload || !held && !self.retractions.may_promise(now) {
             return;
@@ -233,7 +234,7 @@ impl Node {
             }
             // Also who has not said Hello yet: it was sent a bitmap when its link came up, and this is not in it.
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
-            let within = if neighbour.has.get(serial.0) { TELL_HOLDERS_WITHIN } else { TELL_WITHIN };
+            let within = pace.time(if neighbour.has.get(serial.0) { TELL_HOLDERS_WITHIN } else { TELL_WITHIN });
             if !neighbour.put_off(serial, now + within) || !common {
                 self.tell_untold(slab, now);
             }

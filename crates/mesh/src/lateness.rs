@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use crate::neighbour::Asked;
 use crate::node::Node;
-use crate::picker::{DEFER, SOON};
+use crate::picker::DEFER;
 use crate::{HangUpReason, Output, Role, Timestamp};
 
-/// A piece due within this time that has not begun to come is asked of a second neighbour.
+/// A piece due within this time that has not begun to come is asked of a second neighbour. This and the times below are
+/// for the nominal pace (`pace.rs`), but for what is said of seconds; …
 const LATE: Duration = Duration::from_millis(800);
+/// … and it is at most this part of the delay.
+const LATE_SHARE: f32 = 0.3;
 /// Left to the HTTP origin.
 const HTTP_LEAD: Duration = Duration::from_millis(600);
 /// A request is given up after this many times the neighbour's usual time, within the bounds below.
@@ -42,6 +45,7 @@ impl Node {
         self.ask_missing_heads(now);
         self.give_up_on_slow(now);
         self.ask_second(now);
+        let (soon, defer) = (self.soon(), self.pace.time(DEFER));
         let (from, to) = (self.window.base(), self.window.horizon());
         let waiting: Vec<u64> =
             self.window.wanted.iter(from, to).filter(|s| self.window.slot(*s).copies > 0).take(64).collect();
@@ -50,12 +54,12 @@ impl Node {
                 continue;
             }
             let due = self.playback.due(serial, &self.window);
-            let late = due.is_some_and(|due| due < now + SOON);
+            let late = due.is_some_and(|due| due < now + soon);
             if self.playback.missed(serial, &self.window, now) {
                 continue;
             }
             let age = now.since(self.window.slot(serial).since);
-            self.ask_somebody(serial, late || age > DEFER, now);
+            self.ask_somebody(serial, late || age > defer, now);
         }
         if self.config.http_origin {
             self.ask_http(now);
@@ -63,13 +67,15 @@ impl Node {
     }
 
     fn give_up_on_slow(&mut self, now: Timestamp) {
-        let quiet_after = self.quiet_after;
+        let (quiet_after, pace) = (self.quiet_after, self.pace);
+        let (stall, quiet_patience) = (pace.time(STALL), pace.time(QUIET_PATIENCE));
         for slab in self.neighbours.slabs() {
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
-            let patience = (neighbour.latency_us * PATIENCE).clamp(MIN_PATIENCE_US, MAX_PATIENCE_US);
+            let patience = (neighbour.latency_us * PATIENCE)
+                .clamp(MIN_PATIENCE_US * pace.scale(), MAX_PATIENCE_US * pace.scale());
             let patience = Duration::from_micros(patience as u64);
-            let patience = if neighbour.quiet(quiet_after, now) { QUIET_PATIENCE } else { patience };
-            let given_up = |a: &Asked| a.heard + (if a.received > 0 { STALL } else { patience }) < now;
+            let patience = if neighbour.quiet(quiet_after, now) { quiet_patience } else { patience };
+            let given_up = |a: &Asked| a.heard + (if a.received > 0 { stall } else { patience }) < now;
             let Some(index) = neighbour.asked.iter().position(given_up) else { continue };
             let asked = &neighbour.asked[index];
             let serial = asked.serial;
@@ -81,7 +87,7 @@ impl Node {
             }
             if asked.received > 0 {
                 neighbour.broken_off += 1;
-            } else if neighbour.heard > asked.at + neighbour.rtt + ANSWER {
+            } else if neighbour.heard > asked.at + neighbour.rtt + pace.time(ANSWER) {
                 neighbour.unanswered += 1;
             }
             let most = if proven { MAX_FAILURES } else { MAX_FAILURES_UNPROVEN };
@@ -102,13 +108,14 @@ impl Node {
 
     /// Asks a second neighbour for what is late and has not begun to come.
     fn ask_second(&mut self, now: Timestamp) {
+        let before = self.pace.before_due(LATE, LATE_SHARE, self.delay);
         let mut late: Vec<u64> = Vec::new();
         for (_, neighbour) in self.neighbours.iter() {
             for asked in &neighbour.asked {
                 if asked.received == 0
                     && self.window.slot(asked.serial).asked == 1
                     && !self.playback.missed(asked.serial, &self.window, now)
-                    && self.playback.due(asked.serial, &self.window).is_some_and(|due| due < now + LATE)
+                    && self.playback.due(asked.serial, &self.window).is_some_and(|due| due < now + before)
                 {
                     late.push(asked.serial);
                 }

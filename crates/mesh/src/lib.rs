@@ -29,6 +29,7 @@ mod neighbour;
 mod neighbourhood;
 mod node;
 mod offer;
+mod pace;
 mod picker;
 mod playback;
 mod push;

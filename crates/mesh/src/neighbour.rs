@@ -7,13 +7,14 @@ use minuet_proto::mesh::{HelloFlags, NodeId, Serial, SerialList};
 use smallvec::SmallVec;
 
 use crate::bits::Bits;
+use crate::pace::Pace;
 use crate::{Direction, LinkId, Timestamp};
 
 /// Index of a neighbour in its [`Neighbours`] table; free to be reused once the neighbour is gone.
 pub(crate) type Slab = usize;
 
-/// How much longer than a round trip blocks may still come after a cancel, and requests after a piece.
-const CROSSING: Duration = Duration::from_millis(150);
+/// At the nominal pace: how much longer than a round trip blocks may still come after a cancel, and requests after a piece.
+pub(crate) const CROSSING: Duration = Duration::from_millis(150);
 /// The least time after which a neighbour that says nothing is quiet. While the stream goes on, who is there
 /// speaks of each piece.
 pub(crate) const QUIET: Duration = Duration::from_millis(600);
@@ -171,19 +172,19 @@ impl Neighbour {
     }
 
     /// Notes a cancel that goes out now.
-    pub fn note_cancel(&mut self, serial: u64, now: Timestamp) {
+    pub fn note_cancel(&mut self, serial: u64, crossing: Duration, now: Timestamp) {
         self.cancelled.retain(|(_, until)| *until > now);
         if self.cancelled.len() < MAX_CANCELLED {
-            self.cancelled.push((serial, now + self.rtt + CROSSING));
+            self.cancelled.push((serial, now + self.rtt + crossing));
         }
     }
 
-    pub fn note_served(&mut self, serial: u64, now: Timestamp) {
+    pub fn note_served(&mut self, serial: u64, crossing: Duration, now: Timestamp) {
         self.served.retain(|(_, until)| *until > now);
         if self.served.len() == MAX_SERVED {
             self.served.remove(0);
         }
-        self.served.push((serial, now + self.rtt + CROSSING));
+        self.served.push((serial, now + self.rtt + crossing));
     }
 
     /// Notes that it is to be told of a piece, by then; false if too many wait by now.
@@ -233,11 +234,11 @@ impl Neighbour {
         self.knows.get(serial) || self.has.get(serial)
     }
 
-    /// Time that a piece of `len` bytes takes on its promised uplink, in microseconds.
-    pub fn transfer_us(&self, len: u32) -> f32 {
+    /// Time that a piece takes on its promised uplink, in microseconds.
+    pub fn transfer_us(&self, pace: &Pace) -> f32 {
         // Who promises nothing is taken to have about as much as one stream.
-        let kbps = if self.upload_kbps == 0 { 8000.0 } else { self.upload_kbps as f32 };
-        len as f32 * 8000.0 / kbps
+        let bytes_per_s = if self.upload_kbps == 0 { pace.rate } else { self.upload_kbps as f32 * 125.0 };
+        pace.piece_len as f32 * 1e6 / bytes_per_s
     }
 }
 

@@ -117,6 +117,7 @@ impl Node {
             {
                 sender.address = info.address;
                 sender.flags.dialable = info.flags.dialable;
+                sender.upload_kbps = info.upload_kbps;
                 continue;
             }
             let linked = self.neighbours.iter().any(|(_, n)| n.node == info.node);
@@ -252,11 +253,12 @@ impl Node {
         if !full || self.role == Role::Source {
             return;
         }
+        let piece_len = self.pace.piece_len as f32;
         let worst = self
             .neighbours
             .iter()
             .filter(|(_, n)| n.direction == Direction::Dialled && !n.flags.source && n.since + REVIEW < now)
-            .min_by(|(_, a), (_, b)| usefulness(a).total_cmp(&usefulness(b)))
+            .min_by(|(_, a), (_, b)| usefulness(a, piece_len).total_cmp(&usefulness(b, piece_len)))
             .map(|(slab, _)| slab);
         if let Some(worst) = worst {
             // The new one is dialled first: a neighbour is replaced before it is missed.
@@ -269,7 +271,7 @@ impl Node {
 }
 
 /// What a neighbour is worth: bytes of late, both ways, against the time they take.
-fn usefulness(neighbour: &Neighbour) -> f32 {
+fn usefulness(neighbour: &Neighbour, piece_len: f32) -> f32 {
     let rtt = neighbour.rtt.as_secs_f32().max(0.001);
-    (65536.0 + neighbour.taken_lately + neighbour.given_lately / 2.0) / (0.1 + rtt)
+    (piece_len + neighbour.taken_lately + neighbour.given_lately / 2.0) / (0.1 + rtt)
 }

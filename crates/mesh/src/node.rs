@@ -10,8 +10,10 @@ use rand::rngs::SmallRng;
 
 use crate::bans::Bans;
 use crate::flood::{self, price};
+use crate::greeting::kbps;
 use crate::neighbour::{Neighbours, Slab};
 use crate::neighbourhood::Candidates;
+use crate::pace::Pace;
 use crate::playback::Playback;
 use crate::push::Push;
 use crate::uplink::Uplink;
@@ -66,6 +68,10 @@ pub struct Node {
     pub(crate) push: Push,
     pub(crate) offers: Vec<crate::offer::Offer>,
     pub(crate) stats: Stats,
+    /// How often pieces come.
+    pub(crate) pace: Pace,
+    /// Time from a piece's closing to its playing, as far as is known: what is left for it to get here.
+    pub(crate) delay: Duration,
     /// Pieces that the driver is hashing, and who sent them.
     pub(crate) verifying: Vec<(u64, NodeId)>,
     /// Pieces below are marked as wanted where they are.
@@ -79,6 +85,9 @@ pub struct Node {
     /// How long a neighbour may say nothing before it is not counted on.
     pub(crate) quiet_after: Duration,
     pub(crate) retractions: flood::Retractions,
+    /// What neighbours were last told that this node sends, in kbit/s, and when.
+    pub(crate) promised_kbps: u32,
+    pub(crate) promised_at: Timestamp,
     pub(crate) leaving: bool,
     /// Records passed on, newest last.
     records: VecDeque<Bytes>,
@@ -93,6 +102,8 @@ impl Node {
         if role == Role::Source {
             window.place(config.first_serial.0);
         }
+        let delay = config.target_delay;
+        let promised = config.upload_limit.unwrap_or(0);
         // Ticks are spread out by seed, so that nodes started together do not tick together.
         let next_tick = now + TICK.mul_f64((seed % 64) as f64 / 64.0);
         Self {
@@ -111,12 +122,16 @@ impl Node {
             push: Push::default(),
             offers: Vec::new(),
             stats: Stats::default(),
+            pace: Pace::default(),
+            delay,
             verifying: Vec::new(),
             first_head_at: None,
             edge_at: now,
             heads_asked_at: None,
             quiet_after: crate::neighbour::QUIET,
             retractions: flood::Retractions::new(now),
+            promised_kbps: kbps(promised),
+            promised_at: now,
             leaving: false,
             records: VecDeque::new(),
             next_tick,
@@ -156,8 +171,9 @@ impl Node {
                 }
             }
             Input::PeersLearned { peers } => self.on_peers(peers, None, now),
-            Input::UploadLimit { bytes_per_s } => {
+            Input::UploadLimit { bytes_per_s, promise } => {
                 self.uplink.set_limit(bytes_per_s);
+                self.on_promise(promise, now);
                 self.pump(now);
             }
             Input::Address { address, dialable } => self.on_address(address, dialable, now),
@@ -239,6 +255,8 @@ impl Node {
             self.next_tick = self.next_tick + TICK;
         }
         self.ticks = self.ticks.wrapping_add(1);
+        self.pace.look(&self.window);
+        self.delay = self.delay_now(now);
         self.quiet_after = self.window.span(QUIET_PIECES).max(crate::neighbour::QUIET);
         self.try_start(now);
         self.turn_away_waiting(now);
@@ -249,6 +267,13 @@ impl Node {
             self.neighbourhood_tick(now);
         }
         self.pump(now);
+    }
+
+    /// What a piece that closes now has until it is played: the delay aimed at, or more where the player is further behind.
+    fn delay_now(&mut self, now: Timestamp) -> Duration {
+        let newest = self.window.edge().saturating_sub(1);
+        let due = self.playback.due(newest, &self.window).filter(|_| self.playback.playing);
+        due.map_or(Duration::ZERO, |due| due.since(now)).max(self.config.target_delay)
     }
 
     fn on_message(&mut self, link: LinkId, message: Message, payload: Bytes, now: Timestamp) {

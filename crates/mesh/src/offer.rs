@@ -20,7 +20,7 @@ use crate::{Role, Timestamp};
 
 /// Offers open at once.
 const MAX_OFFERS: usize = 2;
-/// How much longer than a round trip an offer stands.
+/// At the nominal pace: how much longer than a round trip an offer stands.
 const GRACE: Duration = Duration::from_millis(20);
 /// While idle, how soon to look again for something to offer.
 const LOOK_AGAIN: Duration = Duration::from_millis(30);
@@ -51,10 +51,10 @@ impl Node {
         while self.offers.len() + waiting < MAX_OFFERS {
             let Some((to, serial)) = self.choose_offer() else { break };
             let Some(neighbour) = self.neighbours.get(to) else { break };
-            self.offers.push(Offer { to, until: now + neighbour.rtt + GRACE });
+            self.offers.push(Offer { to, until: now + neighbour.rtt + self.pace.time(GRACE) });
             self.send(to, Message::Offer(Serial(serial)), now);
         }
-        Some(now + LOOK_AGAIN)
+        Some(now + self.pace.time(LOOK_AGAIN))
     }
 
     /// The rarest piece that is held here and lacked by a neighbour, and one such neighbour.

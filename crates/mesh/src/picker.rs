@@ -26,8 +26,11 @@ use crate::{PickOrder, Role, Timestamp};
 
 /// Requests open with one neighbour.
 const PIPELINE: usize = 1;
-/// A piece due within this time is asked for by deadline, not by rarity.
-pub(crate) const SOON: Duration = Duration::from_millis(1500);
+/// A piece due within this time is asked for by deadline, not by rarity. This and the times below are for the nominal
+/// pace (`pace.rs`); …
+const SOON: Duration = Duration::from_millis(1500);
+/// … and it is at most this part of the delay.
+const SOON_SHARE: f32 = 0.5;
 /// A neighbour this many times slower than the best is not asked at first.
 const SLOW: f32 = 2.5;
 /// How long a piece waits for a faster neighbour to promise it.
@@ -143,8 +146,9 @@ impl Node {
     /// A holder is busy: it is left alone for a while. What it has begun to send it goes on with: the request that it
     /// turns away has crossed its push.
     pub(crate) fn on_reject(&mut self, from: Slab, serial: Serial, now: Timestamp) {
+        let busy = self.pace.time(BUSY);
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
-        neighbour.busy_until = now + BUSY;
+        neighbour.busy_until = now + busy;
         if !neighbour.asked.iter().any(|a| a.serial == serial.0 && a.received > 0) {
             self.unask(from, serial.0, now);
         }
@@ -211,7 +215,12 @@ impl Node {
 
     /// Whether an offer of `of` is worth taking: it is served at once, so only the way and the line count.
     pub(crate) fn may_take_offer(&self, of: Slab) -> bool {
-        self.neighbours.get(of).is_some_and(|n| !n.closing && hop_us(n) <= MAX_HOP_US)
+        self.neighbours.get(of).is_some_and(|n| !n.closing && hop_us(n, &self.pace) <= MAX_HOP_US * self.pace.scale())
+    }
+
+    /// A piece due within this time is asked for by deadline, not by rarity.
+    pub(crate) fn soon(&self) -> Duration {
+        self.pace.before_due(SOON, SOON_SHARE, self.delay)
     }
 
     /// Whom this node does not ask at first.
@@ -281,7 +290,7 @@ impl Node {
 
     /// Asks `of` for the most wanted piece that it holds, if there is room.
     pub(crate) fn ask_more(&mut self, of: Slab, now: Timestamp) {
-        let reserve = self.reserve();
+        let (reserve, soon) = (self.reserve(), self.soon());
         let Some(neighbour) = self.neighbours.get(of) else { return };
         if neighbour.asked.len() >= PIPELINE || neighbour.closing || neighbour.busy_until > now {
             return;
@@ -295,7 +304,7 @@ impl Node {
             if self.playback.missed(serial, &self.window, now) {
                 continue;
             }
-            let due = self.playback.due(serial, &self.window).filter(|due| *due < now + SOON);
+            let due = self.playback.due(serial, &self.window).filter(|due| *due < now + soon);
             if (reserved || neighbour.flags.source && slot.copies > 1) && due.is_none() {
                 continue;
             }
@@ -338,9 +347,10 @@ impl Node {
 
     /// A first guess of how long a neighbour takes: one round trip, and twice the time on its uplink.
     pub(crate) fn guess_latency(&mut self, of: Slab) {
+        let pace = self.pace;
         if let Some(neighbour) = self.neighbours.get_mut(of) {
             neighbour.latency_us =
-                hop_us(neighbour) + neighbour.rtt.as_micros() as f32 / 2.0 + neighbour.transfer_us(65536);
+                hop_us(neighbour, &pace) + neighbour.rtt.as_micros() as f32 / 2.0 + neighbour.transfer_us(&pace);
         }
     }
 }

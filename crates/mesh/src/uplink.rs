@@ -31,15 +31,18 @@ use minuet_proto::mesh::{Block, Message, Request, Serial, SerialList};
 use smallvec::SmallVec;
 
 use crate::contribution::{self, Standing};
-use crate::neighbour::{Neighbour, Slab, Want};
+use crate::neighbour::{CROSSING, Neighbour, Slab, Want};
 use crate::node::Node;
 use crate::push::hop_us;
 use crate::{LinkId, Output, Role, Timestamp};
 
 /// Longest block: BEP 3's 16 KiB.
 const MAX_BLOCK: u64 = 16 * 1024;
-/// A block is at most this part of a second's upload, so that a slow uplink, too, stays responsive.
+/// A block is at most this part of a second's upload, so that a slow uplink, too, stays responsive, …
 const BLOCKS_PER_SECOND: u64 = 64;
+/// … and as many full packets as fit into that, one at least: what a packet of the transport carries beside the block's
+/// own header, and a twelfth of 16 KiB. A block of 512 bytes would have a packet's headers to itself.
+const PACKET: u64 = 1366;
 /// The least and the most that two blocks are taken to need on the line, one on the wire and one behind it.
 const MIN_LINE_TIME: Duration = Duration::from_millis(10);
 const MAX_LINE_TIME: Duration = Duration::from_secs(1);
@@ -57,16 +60,19 @@ const CONTROL_SHARE: u64 = 64;
 /// Most control messages that wait for room under the limit; beyond it they are dropped, which every one of them
 /// survives: requests time out, promises are repeated by others.
 const MAX_BACKLOG: usize = 4096;
-/// A request that is due within this time goes before all others.
+/// A request that is due within this time goes before all others. This and the times below are for the nominal pace
+/// (`pace.rs`); …
 const URGENT: Duration = Duration::from_millis(900);
+/// … and it is at most this part of the delay.
+const URGENT_SHARE: f32 = 0.3;
 
 /// A newcomer's piece that is due within this time is the one that its picture waits for.
 const FIRST: Duration = Duration::from_millis(150);
 /// What is due soon at newcomers goes before what others are in no hurry for, as long as the others have had so
 /// many times as much, …
 const GUEST_SHARE: i64 = 3;
-/// … give or take this many bytes.
-const GUEST_CREDIT: i64 = 128 * 1024;
+/// … give or take so many pieces.
+const GUEST_PIECES: i64 = 2;
 /// A request that was not served for so long is turned away. So each request is answered soon, by blocks or by a
 /// word, and who leaves requests without an answer is not merely busy.
 const HOLD: Duration = Duration::from_millis(400);
@@ -107,7 +113,7 @@ impl Uplink {
             idle: true,
             log: VecDeque::new(),
             logged: 0,
-            guest_credit: GUEST_CREDIT,
+            guest_credit: i64::from(u32::MAX),
             backlog: VecDeque::new(),
             timer: None,
             idle_timer: None,
@@ -122,7 +128,8 @@ impl Uplink {
 
     fn block_len(&self) -> u32 {
         // At most MAX_BLOCK, so it fits.
-        self.limit.map_or(MAX_BLOCK, |limit| (limit / BLOCKS_PER_SECOND).clamp(512, MAX_BLOCK)) as u32
+        let fair = self.limit.map_or(MAX_BLOCK, |limit| (limit / BLOCKS_PER_SECOND).min(MAX_BLOCK));
+        if fair == MAX_BLOCK { MAX_BLOCK as u32 } else { ((fair / PACKET).max(1) * PACKET) as u32 }
     }
 
     fn forget_old(&mut self, now: Timestamp) {
@@ -292,9 +299,10 @@ impl Node {
 
     /// Turns away what has waited too long.
     pub(crate) fn turn_away_waiting(&mut self, now: Timestamp) {
+        let hold = self.pace.time(HOLD);
         for slab in self.neighbours.slabs() {
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
-            let waited = |want: &Want| want.sent == 0 && want.since + HOLD < now;
+            let waited = |want: &Want| want.sent == 0 && want.since + hold < now;
             let old: SmallVec<[u64; 4]> =
                 neighbour.wants.iter().filter(|w| waited(w)).map(|w| w.serial).collect();
             neighbour.wants.retain(|want| !waited(want));
@@ -306,17 +314,17 @@ impl Node {
 
     /// How much good it does to serve a request: the least first.
     fn rank(&self, neighbour: &Neighbour, want: &Want, now: Timestamp) -> Rank {
-        let urgent = want.due.is_some_and(|due| due < now + URGENT);
-        let first = neighbour.given == 0 && want.due.is_some_and(|due| due < now + FIRST);
+        let urgent = want.due.is_some_and(|due| due < now + self.pace.before_due(URGENT, URGENT_SHARE, self.delay));
+        let first = neighbour.given == 0 && want.due.is_some_and(|due| due < now + self.pace.time(FIRST));
         let copies = self.window.slot(want.serial).copies;
         let rare =
             usize::from(copies) * RARE < self.neighbours.len() && want.serial + LIVE > self.window.edge();
-        let hop = hop_us(neighbour) as u32;
+        let hop = hop_us(neighbour, &self.pace) as u32;
         let nobodys = copies == 0 || self.window.slot(want.serial).given == 0;
         if self.role == Role::Source && urgent && nobodys {
             return (UNIQUE_CLASS, false, 0, want.serial, hop);
         }
-        let class = match (contribution::standing(neighbour, now), urgent) {
+        let class = match (contribution::standing(neighbour, &self.pace, now), urgent) {
             (Standing::Giver, true) => 1,
             (Standing::Newcomer, true) if first => 2,
             (Standing::Giver | Standing::Newcomer, _) if rare => FRESH_CLASS,
@@ -433,16 +441,18 @@ impl Node {
             slot.given = slot.given.saturating_add(1);
         }
         let Some(neighbour) = self.neighbours.get_mut(to) else { return };
+        let pace = self.pace;
+        let guest_credit = GUEST_PIECES * i64::from(pace.piece_len);
         let len = self.uplink.block_len().min(piece_len - offset);
         neighbour.block_at = now;
-        let newcomer = contribution::standing(neighbour, now) == Standing::Newcomer;
+        let newcomer = contribution::standing(neighbour, &pace, now) == Standing::Newcomer;
         let credit = if newcomer { -i64::from(len) } else { i64::from(len) / GUEST_SHARE };
-        let credit = (self.uplink.guest_credit + credit).clamp(-GUEST_CREDIT, GUEST_CREDIT);
+        let credit = (self.uplink.guest_credit + credit).clamp(-guest_credit, guest_credit);
         self.uplink.guest_credit = credit;
         neighbour.wants[index].sent += len;
         if neighbour.wants[index].sent == piece_len {
             neighbour.wants.swap_remove(index);
-            neighbour.note_served(serial, now);
+            neighbour.note_served(serial, pace.time(CROSSING), now);
             neighbour.given += u64::from(piece_len);
             neighbour.given_lately += piece_len as f32;
         }

@@ -7,6 +7,8 @@
 //!
 //! Losses follow Gilbert (1960) and Elliott (1963): independent in the good state, dense in the bad one.
 
+use std::collections::VecDeque;
+
 use rand::{RngExt, rngs::Xoshiro256PlusPlus};
 
 use super::{
@@ -101,6 +103,8 @@ pub struct Path {
     pub unreported: u64,
     /// What the sender's transport has counted.
     pub counts: Counts,
+    /// What is on its way, where somebody looks at it: when it will be acknowledged, its bytes, and its round trip.
+    flights: VecDeque<(Micros, u64, Option<Micros>)>,
     /// What came from the other end and is not acknowledged.
     pub owed: Acks,
     /// How long what comes from the other end waited in the queue there: acknowledgements do, too. Smoothed.
@@ -152,6 +156,8 @@ pub struct Counts {
     pub packets: u64,
     /// Packets found lost.
     pub lost: u64,
+    /// Bytes acknowledged.
+    pub acked: u64,
 }
 
 impl Default for Path {
@@ -169,6 +175,7 @@ impl Default for Path {
             packet_room: 0,
             unreported: 0,
             counts: Counts::default(),
+            flights: VecDeque::new(),
             owed: Acks::default(),
             far_wait: 0,
         }
@@ -244,6 +251,26 @@ impl Path {
         self.counts.bytes += wire;
         self.counts.packets += packets + lost;
         self.counts.lost += lost;
+    }
+
+    /// Notes what was sent now, for a sender that looks at what becomes of it. `acked_after` is the time until its
+    /// acknowledgement is here; one for a packet that was sent twice is no measure of a round trip.
+    pub fn watch(&mut self, now: Micros, wire: u64, acked_after: Micros, resent: bool) {
+        let acked_after = acked_after + self.far_wait;
+        self.flights.push_back((now + acked_after, wire, (!resent).then_some(acked_after)));
+    }
+
+    /// What is acknowledged by now; returns the shortest round trip since the last look.
+    pub fn look(&mut self, now: Micros) -> (Counts, Option<Micros>) {
+        let mut shortest = None;
+        // Not in order of acknowledgement, but in that of sending, which is the same but for jitter.
+        while let Some((at, wire, rtt)) = self.flights.front().copied().filter(|(at, ..)| *at <= now) {
+            debug_assert!(at <= now);
+            self.counts.acked += wire;
+            shortest = shortest.into_iter().chain(rtt).min();
+            self.flights.pop_front();
+        }
+        (self.counts, shortest)
     }
 
     /// Something came from the other end that waited there so long.

@@ -1,8 +1,9 @@
 //! One node: the core, and what its driver must remember.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use minuet_line::{Estimate, Settings};
 use minuet_mesh::{Config, Node, PickOrder, Role, Start, Timestamp};
 use minuet_proto::mesh::{self, HelloFlags, PeerInfo, Serial};
 
@@ -48,6 +49,10 @@ pub struct Member {
     pub tracker_at: Micros,
     /// See `tracker_at`.
     pub tracker_wait: Micros,
+    /// Finds out what its line can send, where nobody has said so.
+    pub estimate: Option<Estimate>,
+    /// When it next looks at its links.
+    pub look_at: Option<Micros>,
     /// Links that are up, for those who use them without the core.
     pub links: Vec<crate::engine::network::LinkId>,
 }
@@ -69,6 +74,11 @@ impl Member {
             harm_at: matches!(life.part, Part::Hostile(_)).then_some(now + HARM_EVERY),
             tracker_at: now,
             tracker_wait: TRACKER_RETRY,
+            estimate: (life.knows == Knows::Nothing && life.upload).then(|| {
+                let settings = Settings { is_source: life.part == Part::Source, remembered: None };
+                Estimate::new(settings, Duration::from_micros(now))
+            }),
+            look_at: (life.knows == Knows::Nothing && life.upload).then_some(now),
             links: Vec::new(),
         }
     }
@@ -81,13 +91,13 @@ impl Member {
     /// When the driver must look at this node again.
     pub fn wakes_at(&self) -> Option<Micros> {
         let core = self.core.poll_timeout().map(|at| at.0);
-        [core, self.playhead_at, self.harm_at, Some(self.tracker_at)].into_iter().flatten().min()
+        [core, self.playhead_at, self.harm_at, self.look_at, Some(self.tracker_at)].into_iter().flatten().min()
     }
 }
 
 /// What the messages of a node may take of a limit on the wire: packet headers and acknowledgements take the rest, as the
 /// nodes' driver reckons it.
-fn message_rate(wire: u64) -> u64 {
+pub(super) fn message_rate(wire: u64) -> u64 {
     wire * (100 - OVERHEAD_PERCENT) / 100
 }
 
@@ -142,7 +152,7 @@ impl Keys {
         config.upload = life.upload;
         config.dialable = dialable(life);
         config.address = Bytes::from_static(&[0; ADDRESS_BYTES]);
-        config.target_delay = std::time::Duration::from_micros(TARGET_DELAY);
+        config.target_delay = Duration::from_micros(TARGET_DELAY);
         config.first_serial = first_serial;
         config.source_pushes = !tuning.on_request;
         if tuning.in_order {
@@ -155,7 +165,7 @@ impl Keys {
             Knows::Nothing => None,
         };
         if let Part::LateViewer(behind) = life.part {
-            config.start = Start::Ago(std::time::Duration::from_micros(behind));
+            config.start = Start::Ago(Duration::from_micros(behind));
         }
         config
     }

@@ -4,6 +4,7 @@
 //! barrier only, so that it cannot be told from the figures how many shards there are.
 
 use bytes::{Bytes, BytesMut};
+use minuet_line::{LOOK, LinkSample, Look};
 use minuet_mesh::{Direction, Input, LinkId as CoreLink, Output, PieceRef, Timestamp};
 use minuet_proto::mesh::{Message, Serial, SignedHead};
 use std::{
@@ -16,6 +17,7 @@ use super::{
     media::Media,
     member::{
         HARM_EVERY, Keys, Member, PLAYHEAD_EVERY, TRACKER_INTERVAL, TRACKER_RETRY, Tuning, core_id, engine_id,
+        message_rate,
     },
     packet::{Packet, Token, received},
     trace,
@@ -24,6 +26,7 @@ use crate::{
     audience::Audience,
     engine::{
         Micros, NodeId,
+        access::PACKET_BYTES,
         network::{Happening, LinkId, Network},
     },
     plan::{Life, Part},
@@ -196,6 +199,9 @@ impl<'a> Shard<'a> {
         if self.member(id).playhead_at.is_some_and(|at| at <= now) {
             self.tell_playhead(id);
         }
+        if self.member(id).look_at.is_some_and(|at| at <= now) {
+            self.look_at_line(id);
+        }
         if self.member(id).harm_at.is_some_and(|at| at <= now) {
             self.do_harm(id);
         }
@@ -237,6 +243,30 @@ impl<'a> Shard<'a> {
             let next = self.serial(position);
             self.feed(id, Input::Playhead { next, due: Timestamp(due) });
         }
+    }
+
+    /// The node looks at what its links have sent and learns what its line can do.
+    fn look_at_line(&mut self, id: NodeId) {
+        let (now, stream) = (self.net.now(), self.scenario.stream.rate);
+        let links = self.member(id).links.clone();
+        let sample = |link: LinkId| {
+            let (counts, round_trip) = self.net.look(id, link)?;
+            Some(LinkSample {
+                link: link.to_bits(),
+                sent_bytes: counts.bytes,
+                delivered_bytes: counts.acked,
+                lost_bytes: counts.lost * PACKET_BYTES,
+                round_trip: round_trip.map(Duration::from_micros),
+            })
+        };
+        let links: Vec<LinkSample> = links.into_iter().filter_map(sample).collect();
+        let member = self.member(id);
+        member.look_at = Some(now + LOOK.as_micros() as Micros);
+        let Some(estimate) = &mut member.estimate else { return };
+        let look = Look { links: &links, others_bytes: 0, stream };
+        let limit = estimate.look(look, Duration::from_micros(now));
+        let promise = message_rate(estimate.promise());
+        self.feed(id, Input::UploadLimit { bytes_per_s: message_rate(limit), promise });
     }
 
     fn do_harm(&mut self, id: NodeId) {

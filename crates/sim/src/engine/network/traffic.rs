@@ -50,6 +50,9 @@ impl<M> Network<M> {
         }
         let arrives = path.control_arrival(left, (end.rtt, jitter), resent, &mut state.rng);
         path.count(wire, u64::from(wire == own_packet), resent.packets);
+        if uplink.router().is_some() {
+            path.watch(now, wire, arrives + end.rtt / 2 - now, resent.packets > 0);
+        }
         let flight = Flight {
             message,
             link: end.far,
@@ -90,13 +93,11 @@ impl<M> Network<M> {
         true
     }
 
-    /// What the node's transport knows of a link: what it has counted, and the round trip with all queues.
-    pub fn link_counts(&mut self, node: NodeId, link: LinkId) -> Option<(Counts, Micros)> {
+    /// What the transport of a node behind a router knows of a link: what it has counted, and the shortest round trip
+    /// since the last look.
+    pub fn look(&mut self, node: NodeId, link: LinkId) -> Option<(Counts, Option<Micros>)> {
         let now = self.now;
-        let state = self.node_mut(node);
-        let waits = state.uplink.wait(now);
-        let end = state.links.up(link)?;
-        Some((end.path.counts, end.rtt + waits + end.path.far_wait))
+        Some(self.node_mut(node).links.up(link)?.path.look(now))
     }
 
     pub(super) fn arrive(&mut self, node: NodeId, flight: Box<Flight<M>>) -> Option<Happening<M>> {
@@ -149,6 +150,9 @@ impl<M> Network<M> {
         let at = at + u64::from(resent.rounds) * waited;
         let arrives = end.path.media_arrival(at, wire, (end.rtt, jitter), resent, &mut state.rng);
         end.path.count(wire, packets(bytes), resent.packets);
+        if state.uplink.router().is_some() {
+            end.path.watch(now, wire, at + end.rtt - now, resent.packets > 0);
+        }
         flight.waited = waited as u32;
         if resent.packets > 0 {
             state.uplink.charge(now, resent.packets * PACKET_BYTES);
