@@ -234,7 +234,8 @@ impl Node {
             }
             // Also who has not said Hello yet: it was sent a bitmap when its link came up, and this is not in it.
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
-            let within = pace.time(if neighbour.has.get(serial.0) { TELL_HOLDERS_WITHIN } else { TELL_WITHIN });
+            let within =
+                pace.time(if neighbour.has.get(serial.0) { TELL_HOLDERS_WITHIN } else { TELL_WITHIN });
             if !neighbour.put_off(serial, now + within) || !common {
                 self.tell_untold(slab, now);
             }

@@ -95,12 +95,15 @@ pub enum Input {
         peers: Vec<PeerInfo>,
     },
     /// The line can send so much, as far as is known now. Given where [`Config::upload_limit`](crate::Config) says
-    /// nothing: it counts in its place.
+    /// nothing: it counts in its place, but is promised to nobody.
     UploadLimit {
         /// Bytes a second, counted as in [`Output::Send`].
         bytes_per_s: u64,
-        /// What this node is known to send, in bytes a second: neighbours are told.
-        promise: u64,
+    },
+    /// What this node is known to send, where no limit was given: neighbours are told.
+    UploadPromise {
+        /// Bytes a second, counted as in [`Output::Send`].
+        bytes_per_s: u64,
     },
     /// This node can be reached in another way than before ([`Config::address`](crate::Config)). Neighbours are told.
     Address {

@@ -63,7 +63,7 @@ impl Node {
         }
     }
 
-    /// What this node is known to send has changed. Neighbours are told when it is another by a third, and no more often
+    /// What this node is known to send has changed. Neighbours are told when it is another by a quarter, and no more often
     /// than every [`TELL_PROMISE`]: they go by what they measure, once they have measured something.
     pub(crate) fn on_promise(&mut self, bytes_per_s: u64, now: Timestamp) {
         let (told, new) = (u64::from(self.promised_kbps), u64::from(kbps(bytes_per_s)));

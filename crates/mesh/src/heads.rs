@@ -209,7 +209,8 @@ impl Node {
         const MISSING_AFTER: Duration = Duration::from_millis(400);
         /// Where a whole minute appears at once, most heads come with their pieces: no need to ask for all.
         const MAX_MISSING: u64 = 16;
-        let after = self.pace.time(if self.role == Role::Viewer { MISSING_AFTER } else { MISSING_AFTER * 25 });
+        let after =
+            self.pace.time(if self.role == Role::Viewer { MISSING_AFTER } else { MISSING_AFTER * 25 });
         let missing = |serial: &u64| {
             let slot = self.window.slot(*serial);
             slot.known.is_none() && slot.copies > 0 && slot.since + after < now

@@ -16,6 +16,9 @@ use crate::{HangUpReason, Output, Role, Timestamp};
 const LATE: Duration = Duration::from_millis(800);
 /// … and it is at most this part of the delay.
 const LATE_SHARE: f32 = 0.3;
+/// Pieces that are asked for twice at a time. A late piece is bad luck, and many are a lack of uplink, which asking twice
+/// makes worse.
+const MAX_TWICE: usize = 3;
 /// Left to the HTTP origin.
 const HTTP_LEAD: Duration = Duration::from_millis(600);
 /// A request is given up after this many times the neighbour's usual time, within the bounds below.
@@ -44,6 +47,7 @@ impl Node {
         self.extend_wanted(now);
         self.ask_missing_heads(now);
         self.give_up_on_slow(now);
+        self.take_back_missed(now);
         self.ask_second(now);
         let (soon, defer) = (self.soon(), self.pace.time(DEFER));
         let (from, to) = (self.window.base(), self.window.horizon());
@@ -106,6 +110,21 @@ impl Node {
         }
     }
 
+    /// Takes back requests for what the player has passed: to send it would cost uplink that another piece needs to be in
+    /// time. Where uplinks do not suffice all would otherwise be sent, and be late.
+    fn take_back_missed(&mut self, now: Timestamp) {
+        for slab in self.neighbours.slabs() {
+            let Some(neighbour) = self.neighbours.get(slab) else { continue };
+            let mut open = neighbour.asked.iter().filter(|a| a.received == 0).map(|a| a.serial);
+            let missed = open.find(|serial| self.playback.missed(*serial, &self.window, now));
+            if let Some(serial) = missed {
+                self.cancel(slab, serial, now);
+                self.unask(slab, serial, now);
+                self.window.wanted.clear(serial);
+            }
+        }
+    }
+
     /// Asks a second neighbour for what is late and has not begun to come.
     fn ask_second(&mut self, now: Timestamp) {
         let before = self.pace.before_due(LATE, LATE_SHARE, self.delay);
@@ -121,7 +140,9 @@ impl Node {
                 }
             }
         }
-        for serial in late {
+        let (from, to) = (self.window.base(), self.window.edge());
+        let twice = (from..to).filter(|serial| self.window.slot(*serial).asked > 1).count();
+        for serial in late.into_iter().take(MAX_TWICE.saturating_sub(twice)) {
             self.ask_somebody(serial, true, now);
         }
     }

@@ -1,7 +1,7 @@
 //! The neighbour policy: with whom to keep links.
 //!
 //! Rules:
-//! 1. Aim at [`Config::neighbours`](crate::Config) links. Dial half of them at once and the rest only if others do
+//! 1. Aim at [`Config::neighbours`](crate::Config) links, at fewer where pieces come slowly. Dial half of them at once and the rest only if others do
 //!    not dial here meanwhile; accept up to twice as many, since nodes that cannot be dialled live on the places
 //!    of those that can.
 //! 2. Whom to dial is random among those known, so that the mesh has no clumps and no hub; those who say that nobody can
@@ -27,6 +27,8 @@ use crate::neighbour::{Neighbour, Slab};
 use crate::node::Node;
 use crate::{Direction, HangUpReason, LinkId, Output, Role, Timestamp};
 
+/// The least number of neighbours to aim at: with fewer one that leaves is missed.
+const LEAST_NEIGHBOURS: usize = 6;
 /// Most nodes known for later. Beyond that a random one is forgotten.
 const MAX_CANDIDATES: usize = 128;
 /// Most nodes looked at in one list.
@@ -92,7 +94,7 @@ impl Node {
             self.hang_up(slab, HangUpReason::Duplicate, false, now);
         }
         let neighbour = Neighbour::new(link, peer, direction, rtt, self.window.len() as usize, now);
-        let full = self.neighbours.len() >= 2 * self.config.neighbours;
+        let full = self.neighbours.len() >= 2 * self.aim();
         let slab = self.neighbours.insert(neighbour);
         self.guess_latency(slab);
         if full {
@@ -169,15 +171,22 @@ impl Node {
             })
     }
 
+    /// How many neighbours to aim at. A promise costs as many bytes whether pieces are long or short, many or few, so a
+    /// stream of slow pieces has fewer neighbours to promise them to.
+    fn aim(&self) -> usize {
+        let fewer = self.config.neighbours as f32 / self.pace.scale().sqrt();
+        (fewer.round() as usize).clamp(LEAST_NEIGHBOURS.min(self.config.neighbours), self.config.neighbours)
+    }
+
     /// Dials as many as are missing.
     fn dial(&mut self, now: Timestamp) {
-        if self.leaving || self.role == Role::Source && self.neighbours.len() >= self.config.neighbours {
+        if self.leaving || self.role == Role::Source && self.neighbours.len() >= self.aim() {
             return;
         }
         let have = self.neighbours.iter().filter(|(_, n)| !n.closing).count();
         let under_way = self.candidates.dialing.len();
-        let missing = self.config.neighbours.saturating_sub(have + under_way);
-        let at_once = (self.config.neighbours / 2).max(1).saturating_sub(under_way);
+        let missing = self.aim().saturating_sub(have + under_way);
+        let at_once = (self.aim() / 2).max(1).saturating_sub(under_way);
         for _ in 0..missing.min(at_once) {
             if !self.dial_one(true, now) {
                 break;
@@ -249,7 +258,7 @@ impl Node {
     }
 
     fn replace_worst(&mut self, now: Timestamp) {
-        let full = self.neighbours.len() >= self.config.neighbours;
+        let full = self.neighbours.len() >= self.aim();
         if !full || self.role == Role::Source {
             return;
         }

@@ -16,6 +16,7 @@ use crate::neighbourhood::Candidates;
 use crate::pace::Pace;
 use crate::playback::Playback;
 use crate::push::Push;
+use crate::strain::{Shortage, Strain};
 use crate::uplink::Uplink;
 use crate::window::PieceWindow;
 use crate::{Config, HangUpReason, Input, LinkId, Output, Role, Timestamp};
@@ -50,6 +51,8 @@ pub struct Stats {
     pub pieces_corrupt: u64,
     /// Links that were closed with a ban.
     pub bans: u64,
+    /// Why this viewer does not get the stream in full at present, and how much of it there is.
+    pub shortage: Option<Shortage>,
 }
 
 /// A node of the mesh. See the crate's documentation for its loop.
@@ -85,6 +88,7 @@ pub struct Node {
     /// How long a neighbour may say nothing before it is not counted on.
     pub(crate) quiet_after: Duration,
     pub(crate) retractions: flood::Retractions,
+    pub(crate) strain: Strain,
     /// What neighbours were last told that this node sends, in kbit/s, and when.
     pub(crate) promised_kbps: u32,
     pub(crate) promised_at: Timestamp,
@@ -130,6 +134,7 @@ impl Node {
             heads_asked_at: None,
             quiet_after: crate::neighbour::QUIET,
             retractions: flood::Retractions::new(now),
+            strain: Strain::default(),
             promised_kbps: kbps(promised),
             promised_at: now,
             leaving: false,
@@ -171,9 +176,9 @@ impl Node {
                 }
             }
             Input::PeersLearned { peers } => self.on_peers(peers, None, now),
-            Input::UploadLimit { bytes_per_s, promise } => {
+            Input::UploadPromise { bytes_per_s } => self.on_promise(bytes_per_s, now),
+            Input::UploadLimit { bytes_per_s } => {
                 self.uplink.set_limit(bytes_per_s);
-                self.on_promise(promise, now);
                 self.pump(now);
             }
             Input::Address { address, dialable } => self.on_address(address, dialable, now),
@@ -260,6 +265,7 @@ impl Node {
         self.quiet_after = self.window.span(QUIET_PIECES).max(crate::neighbour::QUIET);
         self.try_start(now);
         self.turn_away_waiting(now);
+        self.strain_tick(now);
         self.picker_tick(now);
         self.offer_watched(now);
         self.tell_what_waited(now);

@@ -98,7 +98,9 @@ impl Node {
         if slot.verifying || self.coming(serial) || !self.may_take_offer(from) {
             return;
         }
-        if slot.asked == 0 && self.window.wanted.get(serial) {
+        if !self.strain.asks_for(serial) {
+            self.strain.note_offer();
+        } else if slot.asked == 0 && self.window.wanted.get(serial) {
             self.ask(from, serial, now);
         }
     }

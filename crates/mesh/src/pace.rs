@@ -90,9 +90,21 @@ impl Pace {
     pub fn scale(&self) -> f32 {
         self.scale
     }
+}
 
-    /// Time in which so many pieces close.
-    pub fn pieces(&self, count: f32) -> Duration {
-        Duration::from_secs_f32((self.piece_len as f32 * count / self.rate.max(1.0)).min(3600.0))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_stretch_with_the_pace_and_never_shrink() {
+        let half_a_second = Duration::from_millis(500);
+        let usual = Pace::default();
+        assert_eq!(usual.time(half_a_second), half_a_second);
+        let slow = Pace { scale: 4.0, ..usual };
+        assert_eq!(slow.time(half_a_second), 4 * half_a_second);
+        let delay = Duration::from_secs(4);
+        assert_eq!(slow.before_due(half_a_second, 0.25, delay), Duration::from_secs(1));
+        assert_eq!(slow.before_due(half_a_second, 0.01, delay), half_a_second, "never below the nominal");
     }
 }

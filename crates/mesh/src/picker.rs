@@ -79,7 +79,11 @@ impl Node {
             }
             let slot = self.window.slot(serial);
             let promised = slot.copies > 0;
-            if !self.window.held.get(serial) && slot.asked == 0 && !slot.verifying {
+            if !self.window.held.get(serial)
+                && slot.asked == 0
+                && !slot.verifying
+                && self.strain.asks_for(serial)
+            {
                 self.window.wanted.set(serial);
                 if promised {
                     self.ask_somebody(serial, false, now);
@@ -190,7 +194,7 @@ impl Node {
             self.retractions.note(now);
             self.retract(serial, now);
         }
-        if serial >= first && serial < self.wanted_to {
+        if serial >= first && serial < self.wanted_to && self.strain.asks_for(serial) {
             self.window.wanted.set(serial);
             self.ask_somebody(serial, false, now);
         }
@@ -215,7 +219,9 @@ impl Node {
 
     /// Whether an offer of `of` is worth taking: it is served at once, so only the way and the line count.
     pub(crate) fn may_take_offer(&self, of: Slab) -> bool {
-        self.neighbours.get(of).is_some_and(|n| !n.closing && hop_us(n, &self.pace) <= MAX_HOP_US * self.pace.scale())
+        self.neighbours
+            .get(of)
+            .is_some_and(|n| !n.closing && hop_us(n, &self.pace) <= MAX_HOP_US * self.pace.scale())
     }
 
     /// A piece due within this time is asked for by deadline, not by rarity.
@@ -329,7 +335,7 @@ impl Node {
         let due_in_ms = self
             .playback
             .due(serial, &self.window)
-            .filter(|due| !self.playback.playing || *due > now)
+            .filter(|due| !self.strain.stands_back() && (!self.playback.playing || *due > now))
             .map_or(0, |due| (due.since(now).as_millis() as u32).max(1));
         let Some(neighbour) = self.neighbours.get_mut(of) else { return };
         neighbour.asked.push(Asked {
@@ -349,8 +355,9 @@ impl Node {
     pub(crate) fn guess_latency(&mut self, of: Slab) {
         let pace = self.pace;
         if let Some(neighbour) = self.neighbours.get_mut(of) {
-            neighbour.latency_us =
-                hop_us(neighbour, &pace) + neighbour.rtt.as_micros() as f32 / 2.0 + neighbour.transfer_us(&pace);
+            neighbour.latency_us = hop_us(neighbour, &pace)
+                + neighbour.rtt.as_micros() as f32 / 2.0
+                + neighbour.transfer_us(&pace);
         }
     }
 }

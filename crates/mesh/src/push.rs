@@ -159,8 +159,9 @@ impl Node {
     fn source_target(&mut self, serial: u64, now: Timestamp) -> Option<Slab> {
         let (quiet_after, pace) = (self.quiet_after, self.pace);
         let usual = 1e5 * pace.scale();
-        let fit =
-            |n: &Neighbour| may_push(n, serial) && !contribution::is_rider(n, &pace) && !n.quiet(quiet_after, now);
+        let fit = |n: &Neighbour| {
+            may_push(n, serial) && !contribution::is_rider(n, &pace) && !n.quiet(quiet_after, now)
+        };
         let any_fit = self.neighbours.iter().any(|(_, n)| fit(n));
         let mut total = 0.0;
         let mut best: Option<(Slab, f32)> = None;
@@ -224,7 +225,11 @@ impl Node {
             let copies = usize::from(self.window.slot(watched.serial).copies);
             if copies > usize::from(watched.pushes) + believed {
                 if !watched.reappeared {
-                    let first = reappearance.note(now.since(watched.first_pushed), now.since(watched.pushed), pace.scale());
+                    let first = reappearance.note(
+                        now.since(watched.first_pushed),
+                        now.since(watched.pushed),
+                        pace.scale(),
+                    );
                     if first && let Some(to) = watched.first_to {
                         seen.push((to, true));
                     }

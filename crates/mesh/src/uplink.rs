@@ -6,7 +6,7 @@
 //!    [`CREDIT`] of what could not be sent in time is made good, but not of the time in which there was nothing to send.
 //! 2. *One piece at a time, at full rate.* Store and forward spreads fastest when the first receiver is served
 //!    whole before the second (Liu, "snowball", ACM MM 2007). A receiver whose link is congested is passed over.
-//! 3. *Most good first.* What is about to be due at those who have been here for a while; a newcomer's first
+//! 3. *Most good first.* What is about to be due at those who have been here for a while, for up to half of the uplink; a newcomer's first
 //!    piece, so that it has a picture and something to give; rare pieces, since one copy of such a piece lets many
 //!    others be made: if what is due came before them, a crowd that lacks everything would stop the live edge for
 //!    all; what is due at newcomers, for a part of the uplink; then the rest, newcomers after the others, and riders
@@ -66,6 +66,11 @@ const URGENT: Duration = Duration::from_millis(900);
 /// … and it is at most this part of the delay.
 const URGENT_SHARE: f32 = 0.3;
 
+/// What is about to be due goes before what is rare as long as it has had no more than half, give or take so many pieces.
+/// It is little as long as uplinks suffice. Where they do not, all would become due, nothing new would spread, and all
+/// would be late: with 0.8 of the needed uplink 30 % of the pieces came in time.
+const URGENT_PIECES: i64 = 2;
+
 /// A newcomer's piece that is due within this time is the one that its picture waits for.
 const FIRST: Duration = Duration::from_millis(150);
 /// What is due soon at newcomers goes before what others are in no hurry for, as long as the others have had so
@@ -97,6 +102,8 @@ pub(crate) struct Uplink {
     logged: u64,
     /// Media bytes that newcomers may still have before others.
     guest_credit: i64,
+    /// Media bytes that may go to what is about to be due before they go to what is rare.
+    urgent_credit: i64,
     /// Control messages that wait for room under the limit.
     backlog: VecDeque<(LinkId, Message)>,
     /// When the limit allows to go on.
@@ -114,6 +121,7 @@ impl Uplink {
             log: VecDeque::new(),
             logged: 0,
             guest_credit: i64::from(u32::MAX),
+            urgent_credit: 0,
             backlog: VecDeque::new(),
             timer: None,
             idle_timer: None,
@@ -314,7 +322,8 @@ impl Node {
 
     /// How much good it does to serve a request: the least first.
     fn rank(&self, neighbour: &Neighbour, want: &Want, now: Timestamp) -> Rank {
-        let urgent = want.due.is_some_and(|due| due < now + self.pace.before_due(URGENT, URGENT_SHARE, self.delay));
+        let urgent =
+            want.due.is_some_and(|due| due < now + self.pace.before_due(URGENT, URGENT_SHARE, self.delay));
         let first = neighbour.given == 0 && want.due.is_some_and(|due| due < now + self.pace.time(FIRST));
         let copies = self.window.slot(want.serial).copies;
         let rare =
@@ -325,9 +334,10 @@ impl Node {
             return (UNIQUE_CLASS, false, 0, want.serial, hop);
         }
         let class = match (contribution::standing(neighbour, &self.pace, now), urgent) {
-            (Standing::Giver, true) => 1,
+            (Standing::Giver, true) if self.uplink.urgent_credit >= 0 => 1,
             (Standing::Newcomer, true) if first => 2,
             (Standing::Giver | Standing::Newcomer, _) if rare => FRESH_CLASS,
+            (Standing::Giver, true) => 4,
             (Standing::Newcomer, true) if self.uplink.guest_credit > 0 => 4,
             (Standing::Giver, false) => 5,
             (Standing::Newcomer, true) => 6,
@@ -442,10 +452,15 @@ impl Node {
         }
         let Some(neighbour) = self.neighbours.get_mut(to) else { return };
         let pace = self.pace;
+        let urgent = pace.before_due(URGENT, URGENT_SHARE, self.delay);
         let guest_credit = GUEST_PIECES * i64::from(pace.piece_len);
         let len = self.uplink.block_len().min(piece_len - offset);
         neighbour.block_at = now;
         let newcomer = contribution::standing(neighbour, &pace, now) == Standing::Newcomer;
+        let urgent = neighbour.wants[index].due.is_some_and(|due| due < now + urgent);
+        let least = i64::from(pace.piece_len) * URGENT_PIECES;
+        let credit = if urgent { -i64::from(len) } else { i64::from(len) };
+        self.uplink.urgent_credit = (self.uplink.urgent_credit + credit).clamp(-least, least);
         let credit = if newcomer { -i64::from(len) } else { i64::from(len) / GUEST_SHARE };
         let credit = (self.uplink.guest_credit + credit).clamp(-guest_credit, guest_credit);
         self.uplink.guest_credit = credit;

@@ -10,11 +10,20 @@ use hdrhistogram::Histogram;
 use crate::{
     engine::{MILLISECOND, Micros, NodeId, SECOND},
     figures::Figures,
-    stream::StreamPiece,
+    stream::{StreamPiece, StreamSpec},
 };
 
 /// Distance to the live edge that players aim at.
 pub const TARGET_DELAY: Micros = 4 * SECOND;
+/// … but a stream whose pieces come slowly needs as many of them to get round: its players aim at so many pieces more
+/// than a second.
+pub const TARGET_PIECES: u64 = 12;
+
+/// Distance to the live edge that players of this stream aim at.
+pub fn target_delay(stream: &StreamSpec) -> Micros {
+    TARGET_DELAY.max(SECOND + TARGET_PIECES * stream.piece_time())
+}
+
 /// From a player's first bytes to its first picture: it has to find out what the stream consists of (ffmpeg's
 /// probing of MPEG-TS), and decodes.
 pub const START_UP: Micros = 500 * MILLISECOND;
@@ -82,6 +91,8 @@ pub struct Audience {
     last_verified: Micros,
     /// First piece of the source that returned, and when that was.
     returned: Option<(usize, Micros)>,
+    /// How far behind the live edge players aim to be.
+    target_delay: Micros,
     /// When help comes, if it does.
     relief: Option<Micros>,
 }
@@ -98,12 +109,18 @@ impl Default for Audience {
             inner_gap: histogram(),
             last_verified: 0,
             returned: None,
+            target_delay: TARGET_DELAY,
             relief: None,
         }
     }
 }
 
 impl Audience {
+    /// Players aim at this distance to the live edge.
+    pub fn aim_at(&mut self, delay: Micros) {
+        self.target_delay = delay;
+    }
+
     /// Help comes at `at`.
     pub fn relieved(&mut self, at: Micros) {
         self.relief = Some(at);
@@ -219,7 +236,7 @@ impl Audience {
         let Some(Some(viewer)) = self.viewers.get_mut(node.index()) else { return };
         viewer.joined_after = Some(now - viewer.joined);
         let shown = now + START_UP;
-        viewer.delay = Some(TARGET_DELAY.max(shown.saturating_sub(self.pieces[position].closes_at)));
+        viewer.delay = Some(self.target_delay.max(shown.saturating_sub(self.pieces[position].closes_at)));
     }
 
     /// Settles all pieces that were due before `now`.
@@ -306,7 +323,7 @@ impl Audience {
             // Who never played was owed everything from the target delay on.
             let never = self.pieces.iter().filter(|piece| {
                 viewer.delay.is_none()
-                    && (viewer.joined..ended.saturating_sub(TARGET_DELAY)).contains(&piece.closes_at)
+                    && (viewer.joined..ended.saturating_sub(self.target_delay)).contains(&piece.closes_at)
             });
             let never = never.count() as u64;
             due += viewer.due + never;

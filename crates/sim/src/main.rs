@@ -13,6 +13,7 @@ use minuet_sim::{
     mesh::member::Tuning,
     run::{Engine, Job, Report, run_all},
     scenario::{self, Knows, Profile, Scenario},
+    space::survey,
     table,
 };
 
@@ -22,7 +23,7 @@ use minuet_sim::{
 #[derive(Parser)]
 #[command(version, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
-    /// Names of scenarios, `all`, or `list` to see them
+    /// Names of scenarios, `all`, `list` to see them, or `space` for random ones
     #[arg(required = true)]
     scenario: Vec<String>,
     /// Seed of the first run
@@ -70,6 +71,12 @@ struct Cli {
     /// Set no upload limit: nodes find out by themselves what their uplink takes
     #[arg(long)]
     no_limit: bool,
+    /// With `space`: how many random scenarios
+    #[arg(long, default_value_t = 20)]
+    samples: u64,
+    /// With `space`: a dimension that all of them have the same value of; may be repeated: rate=1
+    #[arg(long, value_name = "DIMENSION=VALUE")]
+    only: Vec<String>,
     /// Print what this node is told and does to standard error (the source is 0)
     #[arg(long, value_name = "NODE")]
     trace: Option<u32>,
@@ -114,6 +121,9 @@ const EXAMPLES: &str = "Examples:
   minuet-sim all --seeds 5
   minuet-sim steady boundary --engine mesh --engine cold
   minuet-sim scale10k --json
+  minuet-sim space --samples 200 --seed 7
+  minuet-sim space --samples 1 --seed 12 --only rate=1
+  minuet-sim steady scarce --rate 1Mbit
   minuet-sim steady --piece-length 16384 --neighbours 8
   minuet-sim churn --seed 3 --trace 17 2> node17.log";
 
@@ -134,12 +144,22 @@ fn run(cli: &Cli) -> Result<bool> {
         list();
         return Ok(true);
     }
+    if cli.scenario == ["space"] {
+        return survey(cli);
+    }
     let scenarios = scenarios(cli)?;
     let mut jobs: Vec<Job> = scenarios.iter().flat_map(|scenario| jobs(cli, scenario)).collect();
     let side_by_side = cli.jobs.clamp(1, jobs.len());
     let threads = cli.threads.unwrap_or(cores() / side_by_side).max(1);
     jobs.iter_mut().for_each(|job| job.threads = threads);
     if cli.json { print_json(&jobs, cli.jobs) } else { Ok(print_table(cli, &scenarios, &jobs)) }
+}
+
+/// Random scenarios from the whole space.
+fn survey(cli: &Cli) -> Result<bool> {
+    let samples = survey::run(cli.seed, cli.samples, &cli.only, cli.jobs).map_err(anyhow::Error::msg)?;
+    say(survey::told(&samples, &cli.only).trim_end());
+    Ok(samples.iter().all(survey::Sample::holds))
 }
 
 /// Says what went wrong, if anybody listens.

@@ -3,7 +3,7 @@
 use crate::{
     engine::{
         MILLISECOND, Micros, SECOND,
-        line::Line,
+        line::{Cross, Line, Spells},
         path::{Conditions, JITTER, LossModel},
         topology::{Geography, Reach},
     },
@@ -160,6 +160,35 @@ fn steady() -> Scenario {
             Bound::at_most(Stalls, 0.0),
             Bound::at_most(ControlShare, 0.02),
         ],
+    }
+}
+
+/// Uplinks and downlinks that people have, as multiples of a stream of 4 Mbit/s: 1, 3, 10 and 40 Mbit/s up.
+const HOME_LINES: [(f64, f64); 4] = [(0.25, 3.75), (0.75, 8.0), (2.5, 25.0), (10.0, 50.0)];
+/// What their routers hold.
+const HOME_QUEUE: Micros = 300 * MILLISECOND;
+
+fn home_line(up: f64, down: f64, line: Line) -> Profile {
+    Profile { down: Some(down), knows: Knows::Nothing, line: Some(line), ..Profile::with(up) }
+}
+
+fn home() -> Scenario {
+    Scenario {
+        name: "home",
+        about: "16 viewers of 4 Mbit/s with 1, 3, 10 and 40 Mbit/s up, which they must find out; half a per cent is lost",
+        stream: StreamSpec { duration: 150 * SECOND, ..StreamSpec::standard().at_rate(500_000) },
+        viewers: 16,
+        arrival: 2 * SECOND,
+        profiles: HOME_LINES.map(|(up, down)| home_line(up, down, Line::quiet(HOME_QUEUE))).to_vec(),
+        source_up: 2.5,
+        source_knows: Knows::Nothing,
+        hidden: 0.75,
+        nats: &[Reach::Cone, Reach::Cone, Reach::Symmetric],
+        loss: LossModel { good: 0.005, ..LossModel::default() },
+        jitter: 8 * MILLISECOND,
+        geography: Geography { rtt_max: 120 * MILLISECOND, ..Geography::default() },
+        bounds: vec![Bound::at_most(StallsSettled, 0.0), Bound::at_most(SourceCopies, 1.1)],
+        ..steady()
     }
 }
 
@@ -353,6 +382,56 @@ pub fn all() -> Vec<Scenario> {
                 Bound::at_least(LateServed, 1.0),
                 Bound::at_most(SpreadP99, 1.0),
             ],
+            ..steady()
+        },
+        home(),
+        Scenario {
+            name: "busy",
+            about: "as home, with calls and uploads over the same lines for 20 of every 60 s",
+            profiles: HOME_LINES
+                .into_iter()
+                .zip(0..)
+                .map(|((up, down), number)| {
+                    let cross = if number % 2 == 0 { Cross::Call(0.2) } else { Cross::Upload };
+                    let first = (20 + 15 * number) * SECOND;
+                    let cross_at = Spells { first, lasts: 20 * SECOND, every: 60 * SECOND };
+                    home_line(up, down, Line { cross, cross_at, ..Line::quiet(HOME_QUEUE) })
+                })
+                .collect(),
+            ..home()
+        },
+        Scenario {
+            name: "wifi",
+            about: "as home; lines fall to a third for 5 s, by turns",
+            profiles: HOME_LINES
+                .into_iter()
+                .zip(0..)
+                .map(|((up, down), number)| {
+                    let first = (15 + 5 * number) * SECOND;
+                    let dips = Spells { first, lasts: 5 * SECOND, every: 20 * SECOND };
+                    home_line(up, down, Line { dip: 1.0 / 3.0, dips, ..Line::quiet(HOME_QUEUE) })
+                })
+                .collect(),
+            ..home()
+        },
+        Scenario {
+            name: "thin_down",
+            about: "16 viewers with downlinks of 1.25 times the stream and uplinks of 1.5 that they must find out",
+            viewers: 16,
+            stream: StreamSpec { duration: 120 * SECOND, ..stream },
+            profiles: vec![Profile { down: Some(1.25), knows: Knows::Nothing, ..EVEN }],
+            source_up: 2.5,
+            source_knows: Knows::Nothing,
+            bounds: vec![Bound::at_most(StallsSettled, 0.0), Bound::at_most(SourceCopies, 1.1)],
+            ..steady()
+        },
+        Scenario {
+            name: "lack",
+            about: "50 viewers with uplinks of 0.8 times the stream, until a relay with 30 times comes after a minute",
+            stream: StreamSpec { duration: 100 * SECOND, ..stream },
+            profiles: vec![Profile::with(0.8)],
+            relief: Some(Relief { at: 60 * SECOND, up: 30.0 }),
+            bounds: vec![Bound::at_least(Smooth, 0.7), Bound::at_most(StallsRecovered, 0.0)],
             ..steady()
         },
         scale("scale", "1,000 viewers, as steady, for 2 minutes", 1_000, 120, 1.4),

@@ -198,8 +198,12 @@ mod tests {
     #[test]
     fn a_stream_that_bursts_has_its_bytes_in_its_bursts() {
         let burst = Burst { peak: 3.0, lasts: 2 * SECOND, period: 7 * SECOND };
-        let spec =
-            StreamSpec { burst: Some(burst), segment: 70 * SECOND, irregular: true, ..StreamSpec::standard() };
+        let spec = StreamSpec {
+            burst: Some(burst),
+            segment: 70 * SECOND,
+            irregular: true,
+            ..StreamSpec::standard()
+        };
         let pieces: Vec<_> = spec.pieces(0, 0, 70 * SECOND).collect();
         let bytes = |from, to| -> u64 {
             let within = pieces.iter().filter(|piece| (from..to).contains(&piece.closes_at));

@@ -200,7 +200,7 @@ impl Driver {
         ));
         if let Some(estimate) = &self.estimate {
             let bytes_per_s = message_rate(estimate.limit());
-            self.handle(Input::UploadLimit { bytes_per_s, promise: 0 });
+            self.handle(Input::UploadLimit { bytes_per_s });
         }
         let mut review = tokio::time::interval(REVIEW);
         review.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

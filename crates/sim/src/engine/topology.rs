@@ -139,9 +139,8 @@ mod tests {
     fn people_of_one_town_are_near_each_other() {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);
         let towns = Geography { clustered: true, ..Geography::default() };
-        let rtts: Vec<Micros> = (0..1_000)
-            .map(|_| towns.rtt(towns.place(&mut rng), towns.place(&mut rng)))
-            .collect();
+        let rtts: Vec<Micros> =
+            (0..1_000).map(|_| towns.rtt(towns.place(&mut rng), towns.place(&mut rng))).collect();
         let near = rtts.iter().filter(|rtt| **rtt < 45 * MILLISECOND).count();
         assert!((200..320).contains(&near), "{near}");
     }

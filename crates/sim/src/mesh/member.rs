@@ -9,10 +9,11 @@ use minuet_proto::mesh::{self, HelloFlags, PeerInfo, Serial};
 
 use super::media::ModelKey;
 use crate::{
-    audience::TARGET_DELAY,
+    audience::target_delay,
     engine::{Micros, NodeId, SECOND, topology::Reach},
     plan::{Life, Part},
     scenario::Knows,
+    stream::StreamSpec,
 };
 
 /// What is tried in place of the core's defaults.
@@ -49,6 +50,8 @@ pub struct Member {
     pub tracker_at: Micros,
     /// See `tracker_at`.
     pub tracker_wait: Micros,
+    /// Whether its user was ever told that there is less than the stream.
+    pub stood_back: bool,
     /// Finds out what its line can send, where nobody has said so.
     pub estimate: Option<Estimate>,
     /// When it next looks at its links.
@@ -74,6 +77,7 @@ impl Member {
             harm_at: matches!(life.part, Part::Hostile(_)).then_some(now + HARM_EVERY),
             tracker_at: now,
             tracker_wait: TRACKER_RETRY,
+            stood_back: false,
             estimate: (life.knows == Knows::Nothing && life.upload).then(|| {
                 let settings = Settings { is_source: life.part == Part::Source, remembered: None };
                 Estimate::new(settings, Duration::from_micros(now))
@@ -91,7 +95,10 @@ impl Member {
     /// When the driver must look at this node again.
     pub fn wakes_at(&self) -> Option<Micros> {
         let core = self.core.poll_timeout().map(|at| at.0);
-        [core, self.playhead_at, self.harm_at, self.look_at, Some(self.tracker_at)].into_iter().flatten().min()
+        [core, self.playhead_at, self.harm_at, self.look_at, Some(self.tracker_at)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -146,13 +153,20 @@ impl Keys {
     }
 
     /// What a node's core is told; `first_serial` is for a source.
-    pub fn config(&self, id: NodeId, life: &Life, tuning: Tuning, first_serial: Serial) -> Config {
+    pub fn config(
+        &self,
+        id: NodeId,
+        life: &Life,
+        stream: &StreamSpec,
+        tuning: Tuning,
+        first_serial: Serial,
+    ) -> Config {
         let key = if life.part == Part::Source { &self.private } else { &self.public };
         let mut config = Config::new(core_id(id), key.clone());
         config.upload = life.upload;
         config.dialable = dialable(life);
         config.address = Bytes::from_static(&[0; ADDRESS_BYTES]);
-        config.target_delay = Duration::from_micros(TARGET_DELAY);
+        config.target_delay = Duration::from_micros(target_delay(stream));
         config.first_serial = first_serial;
         config.source_pushes = !tuning.on_request;
         if tuning.in_order {

@@ -61,6 +61,7 @@ impl World<'_> {
                 continue;
             }
             figures.viewers += 1;
+            figures.stood_back += u64::from(member.stood_back);
             links += member.core.link_count();
             if member.life.upload {
                 let could = member.life.access.up.bytes(end - member.life.joins);

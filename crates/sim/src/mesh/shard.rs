@@ -16,14 +16,14 @@ use super::{
     hostile,
     media::Media,
     member::{
-        HARM_EVERY, Keys, Member, PLAYHEAD_EVERY, TRACKER_INTERVAL, TRACKER_RETRY, Tuning, core_id, engine_id,
-        message_rate,
+        HARM_EVERY, Keys, Member, PLAYHEAD_EVERY, TRACKER_INTERVAL, TRACKER_RETRY, Tuning, core_id,
+        engine_id, message_rate,
     },
     packet::{Packet, Token, received},
     trace,
 };
 use crate::{
-    audience::Audience,
+    audience::{Audience, target_delay},
     engine::{
         Micros, NodeId,
         access::PACKET_BYTES,
@@ -72,6 +72,7 @@ impl<'a> Shard<'a> {
         (number, count): (u32, u32),
     ) -> Self {
         let mut audience = Audience::default();
+        audience.aim_at(target_delay(&scenario.stream));
         if let Some(relief) = scenario.relief {
             audience.relieved(relief.at);
         }
@@ -116,7 +117,7 @@ impl<'a> Shard<'a> {
             return;
         }
         let seed = self.seed ^ u64::from(id.0 + 1) << 32;
-        let config = self.keys.config(id, &life, self.tuning, self.next_serial);
+        let config = self.keys.config(id, &life, &self.scenario.stream, self.tuning, self.next_serial);
         let member = Member::new(life, config, self.scenario.stream.at_once, seed, now);
         if member.is_audience() {
             // Those whom a scenario does not guard: who came with the crowd, leave, or do not contribute.
@@ -266,7 +267,8 @@ impl<'a> Shard<'a> {
         let look = Look { links: &links, others_bytes: 0, stream };
         let limit = estimate.look(look, Duration::from_micros(now));
         let promise = message_rate(estimate.promise());
-        self.feed(id, Input::UploadLimit { bytes_per_s: message_rate(limit), promise });
+        self.feed(id, Input::UploadLimit { bytes_per_s: message_rate(limit) });
+        self.feed(id, Input::UploadPromise { bytes_per_s: promise });
     }
 
     fn do_harm(&mut self, id: NodeId) {
@@ -302,6 +304,8 @@ impl<'a> Shard<'a> {
             let Some((link, bytes)) = self.drained.pop() else { break };
             self.member(id).core.handle(Input::Drained { link, bytes }, Timestamp(now));
         }
+        let member = self.member(id);
+        member.stood_back |= member.core.shortage().is_some();
         self.set_timer(id);
     }
 
