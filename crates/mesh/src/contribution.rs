@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::Timestamp;
 use crate::neighbour::Neighbour;
-use crate::pace::Pace;
+use crate::tempo::Tempo;
 
 /// What a neighbour may take before its own giving is looked at, in seconds of the stream: longer than anybody who gives
 /// goes without being asked for anything.
@@ -38,8 +38,8 @@ pub(crate) enum Standing {
     Rider,
 }
 
-pub(crate) fn standing(neighbour: &Neighbour, pace: &Pace, now: Timestamp) -> Standing {
-    if is_rider(neighbour, pace) || neighbour.spreads < SPREADS {
+pub(crate) fn standing(neighbour: &Neighbour, tempo: &Tempo, now: Timestamp) -> Standing {
+    if is_rider(neighbour, tempo) || neighbour.spreads < SPREADS {
         Standing::Rider
     } else if neighbour.since + NEW < now {
         Standing::Giver
@@ -49,9 +49,9 @@ pub(crate) fn standing(neighbour: &Neighbour, pace: &Pace, now: Timestamp) -> St
 }
 
 /// Whether `neighbour` is served last.
-pub(crate) fn is_rider(neighbour: &Neighbour, pace: &Pace) -> bool {
+pub(crate) fn is_rider(neighbour: &Neighbour, tempo: &Tempo) -> bool {
     neighbour.flags.no_upload
-        || (neighbour.given as f32 > GRACE_S * pace.rate
+        || (neighbour.given as f32 > GRACE_S * tempo.rate
             && neighbour.taken < neighbour.given / SHARE
-            && neighbour.unanswered + neighbour.broken_off > 0)
+            && (neighbour.unanswered > 0 || neighbour.broken_off > 0))
 }

@@ -1,10 +1,14 @@
 //! The picker's clock: requests that come to nothing, and pieces that are late.
 //!
 //! Rules: a request is given up after a time that its holder's measured pace decides, at once if the holder has gone
-//! quiet; a holder that leaves requests without an answer while it goes on talking is a liar. What is late is asked of
-//! a second holder, and what nobody will deliver in time of the HTTP origin.
+//! quiet; a piece that has begun is given up at its end ([`Pace`](crate::arrival::Pace)), also if more of it drips in. A
+//! holder that leaves requests without an answer while it goes on talking is a liar, and so is one that begins pieces and
+//! has never finished one. What is late is asked of a second holder, also if it has begun to come and will not be whole
+//! in time, and what nobody will deliver in time of the HTTP origin.
 
 use std::time::Duration;
+
+use smallvec::SmallVec;
 
 use crate::neighbour::Asked;
 use crate::node::Node;
@@ -12,13 +16,15 @@ use crate::picker::DEFER;
 use crate::{HangUpReason, Output, Role, Timestamp};
 
 /// A piece due within this time that has not begun to come is asked of a second neighbour. This and the times below are
-/// for the nominal pace (`pace.rs`), but for what is said of seconds; …
+/// for the nominal pace (`tempo.rs`), but for what is said of seconds; …
 const LATE: Duration = Duration::from_millis(800);
 /// … and it is at most this part of the delay.
 const LATE_SHARE: f32 = 0.3;
 /// Pieces that are asked for twice at a time. A late piece is bad luck, and many are a lack of uplink, which asking twice
 /// makes worse.
 const MAX_TWICE: usize = 3;
+/// Of a piece that comes too slowly from so many, no more are asked.
+const MAX_BEHIND: usize = 4;
 /// Left to the HTTP origin.
 const HTTP_LEAD: Duration = Duration::from_millis(600);
 /// A request is given up after this many times the neighbour's usual time, within the bounds below.
@@ -49,7 +55,7 @@ impl Node {
         self.give_up_on_slow(now);
         self.take_back_missed(now);
         self.ask_second(now);
-        let (soon, defer) = (self.soon(), self.pace.time(DEFER));
+        let (soon, defer) = (self.soon(), self.tempo.time(DEFER));
         let (from, to) = (self.window.base(), self.window.horizon());
         let waiting: Vec<u64> =
             self.window.wanted.iter(from, to).filter(|s| self.window.slot(*s).copies > 0).take(64).collect();
@@ -71,15 +77,18 @@ impl Node {
     }
 
     fn give_up_on_slow(&mut self, now: Timestamp) {
-        let (quiet_after, pace) = (self.quiet_after, self.pace);
-        let (stall, quiet_patience) = (pace.time(STALL), pace.time(QUIET_PATIENCE));
+        let (quiet_after, tempo) = (self.quiet_after, self.tempo);
+        let (stall, quiet_patience) = (tempo.time(STALL), tempo.time(QUIET_PATIENCE));
         for slab in self.neighbours.slabs() {
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
             let patience = (neighbour.latency_us * PATIENCE)
-                .clamp(MIN_PATIENCE_US * pace.scale(), MAX_PATIENCE_US * pace.scale());
+                .clamp(MIN_PATIENCE_US * tempo.scale(), MAX_PATIENCE_US * tempo.scale());
             let patience = Duration::from_micros(patience as u64);
             let patience = if neighbour.quiet(quiet_after, now) { quiet_patience } else { patience };
-            let given_up = |a: &Asked| a.heard + (if a.received > 0 { stall } else { patience }) < now;
+            let given_up = |a: &Asked| match a.pace {
+                Some(pace) => a.heard + stall < now || pace.end_at < now,
+                None => a.heard + patience < now,
+            };
             let Some(index) = neighbour.asked.iter().position(given_up) else { continue };
             let asked = &neighbour.asked[index];
             let serial = asked.serial;
@@ -89,10 +98,10 @@ impl Node {
             if proven {
                 neighbour.latency_us = neighbour.latency_us.max(waited);
             }
-            if asked.received > 0 {
-                neighbour.broken_off += 1;
-            } else if neighbour.heard > asked.at + neighbour.rtt + pace.time(ANSWER) {
-                neighbour.unanswered += 1;
+            if asked.pace.is_some() {
+                neighbour.broken_off = neighbour.broken_off.saturating_add(1);
+            } else if neighbour.heard > asked.at + neighbour.rtt + tempo.time(ANSWER) {
+                neighbour.unanswered = neighbour.unanswered.saturating_add(1);
             }
             let most = if proven { MAX_FAILURES } else { MAX_FAILURES_UNPROVEN };
             let useless = neighbour.delivered + LIAR < now;
@@ -100,8 +109,9 @@ impl Node {
                 self.hang_up(slab, HangUpReason::Liar, true, now);
                 continue;
             }
-            if useless && neighbour.broken_off >= most {
-                self.hang_up(slab, HangUpReason::Idle, false, now);
+            if useless && neighbour.broken_off >= MAX_FAILURES {
+                let reason = if proven { HangUpReason::Idle } else { HangUpReason::Liar };
+                self.hang_up(slab, reason, !proven, now);
                 continue;
             }
             self.drop_holder(slab, serial);
@@ -115,7 +125,7 @@ impl Node {
     fn take_back_missed(&mut self, now: Timestamp) {
         for slab in self.neighbours.slabs() {
             let Some(neighbour) = self.neighbours.get(slab) else { continue };
-            let mut open = neighbour.asked.iter().filter(|a| a.received == 0).map(|a| a.serial);
+            let mut open = neighbour.asked.iter().filter(|a| a.pace.is_none()).map(|a| a.serial);
             let missed = open.find(|serial| self.playback.missed(*serial, &self.window, now));
             if let Some(serial) = missed {
                 self.cancel(slab, serial, now);
@@ -125,26 +135,43 @@ impl Node {
         }
     }
 
-    /// Asks a second neighbour for what is late and has not begun to come.
+    /// Asks a second neighbour for what is late and has not begun to come, or comes too slowly.
     fn ask_second(&mut self, now: Timestamp) {
-        let before = self.pace.before_due(LATE, LATE_SHARE, self.delay);
-        let mut late: Vec<u64> = Vec::new();
+        let before = self.tempo.before_due(LATE, LATE_SHARE, self.delay);
+        let asked: SmallVec<[u64; 16]> =
+            self.neighbours.iter().flat_map(|(_, n)| n.asked.iter().map(|a| a.serial)).collect();
+        let (from, to) = (self.window.base(), self.window.edge());
+        let mut twice = (from..to).filter(|serial| self.window.slot(*serial).asked > 1).count();
+        for serial in asked {
+            let due = self.playback.due(serial, &self.window);
+            if twice < MAX_TWICE
+                && due.is_some_and(|due| due < now + before)
+                && !self.playback.missed(serial, &self.window, now)
+                && !self.hopeful(serial, due, now)
+            {
+                twice = twice.saturating_add(1);
+                self.ask_somebody(serial, true, now);
+            }
+        }
+    }
+
+    /// Whether somebody who is asked for a late piece may still deliver it: one whose piece comes in time, or, beside
+    /// those that come too slowly and one that has not begun, a second one that has not.
+    fn hopeful(&self, serial: u64, due: Option<Timestamp>, now: Timestamp) -> bool {
+        let len = self.window.known(serial).map_or(0, |known| known.piece.len);
+        let (mut waiting, mut behind) = (0usize, 0usize);
         for (_, neighbour) in self.neighbours.iter() {
-            for asked in &neighbour.asked {
-                if asked.received == 0
-                    && self.window.slot(asked.serial).asked == 1
-                    && !self.playback.missed(asked.serial, &self.window, now)
-                    && self.playback.due(asked.serial, &self.window).is_some_and(|due| due < now + before)
-                {
-                    late.push(asked.serial);
+            for asked in neighbour.asked.iter().filter(|a| a.serial == serial) {
+                if asked.pace.is_none() {
+                    waiting = waiting.saturating_add(1);
+                } else if asked.is_behind(len, due, now) {
+                    behind = behind.saturating_add(1);
+                } else {
+                    return true;
                 }
             }
         }
-        let (from, to) = (self.window.base(), self.window.edge());
-        let twice = (from..to).filter(|serial| self.window.slot(*serial).asked > 1).count();
-        for serial in late.into_iter().take(MAX_TWICE.saturating_sub(twice)) {
-            self.ask_somebody(serial, true, now);
-        }
+        waiting > 1 || waiting == 1 && behind > 0 || behind > MAX_BEHIND
     }
 
     fn ask_http(&mut self, now: Timestamp) {
@@ -155,7 +182,7 @@ impl Node {
                 break;
             }
             let slot = self.window.slot(serial);
-            if self.window.held.get(serial) || slot.verifying || slot.http || self.coming(serial) {
+            if self.window.held.get(serial) || slot.verifying || slot.http || self.coming(serial, now) {
                 continue;
             }
             let Some(piece) = self.window.known(serial).map(|k| k.piece) else { continue };

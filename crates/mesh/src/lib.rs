@@ -15,9 +15,14 @@
 //! The core paces what it sends by a hard limit, and by what the transport says it has really put on the wire
 //! ([`Input::Drained`]): queues live here, where they can be reordered, not in sockets.
 
+// A panic here is the end of a node. All that is added up comes from strangers or from time: only by methods that cannot
+// overflow, and by `Timestamp`'s operators, which saturate.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod arrival;
 mod bans;
 mod bits;
+mod candidates;
 mod config;
 mod contribution;
 mod event;
@@ -29,18 +34,19 @@ mod neighbour;
 mod neighbourhood;
 mod node;
 mod offer;
-mod pace;
 mod picker;
+mod places;
 mod playback;
 mod push;
 mod reappearance;
 mod strain;
+mod tempo;
 mod time;
 mod uplink;
 mod window;
 
 pub use config::{Config, HeadKey, PickOrder, Role, Start};
 pub use event::{Direction, HangUpReason, Input, LinkId, Output, PieceRef};
-pub use node::{Node, Stats};
+pub use node::{Load, Node, Stats};
 pub use strain::{Cause, Shortage};
 pub use time::Timestamp;

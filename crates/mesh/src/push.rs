@@ -26,12 +26,12 @@ use smallvec::SmallVec;
 use crate::contribution::{self, Standing};
 use crate::neighbour::{Neighbour, Slab};
 use crate::node::Node;
-use crate::pace::Pace;
 use crate::reappearance::Reappearance;
+use crate::tempo::Tempo;
 use crate::uplink::FRESH_CLASS;
 use crate::{LinkId, Role, Timestamp};
 
-/// These times are for the nominal pace (`pace.rs`). Least age at which the source offers a piece to all who lack it, …
+/// These times are for the nominal tempo (`tempo.rs`). Least age at which the source offers a piece to all who lack it, …
 const HELP_AFTER: Duration = Duration::from_millis(1000);
 /// … and how much later than it would push it again.
 const GRACE: Duration = Duration::from_millis(300);
@@ -97,8 +97,13 @@ impl Push {
     }
 
     /// Nobody was there to push to: what is no longer new is not pushed any more.
-    pub fn forget_old(&mut self, pace: &Pace, now: Timestamp) {
-        self.fresh.retain(|(_, at)| *at + pace.time(HELP_AFTER) > now);
+    pub fn forget_old(&mut self, tempo: &Tempo, now: Timestamp) {
+        self.fresh.retain(|(_, at)| *at + tempo.time(HELP_AFTER) > now);
+    }
+
+    /// A piece cannot be sent any more.
+    pub fn forget(&mut self, serial: u64) {
+        self.fresh.retain(|(fresh, _)| *fresh != serial);
     }
 
     pub fn forget_before(&mut self, base: u64) {
@@ -123,15 +128,16 @@ impl Node {
         }
         let neighbours = self.neighbours.len();
         let window = &self.window;
-        let fresh = self.pace.time(FRESH);
+        let fresh = self.tempo.time(FRESH);
         self.push.fresh.retain(|(serial, at)| {
-            *at + fresh > now && usize::from(window.slot(*serial).copies) * PUSH_BELOW < neighbours
+            *at + fresh > now
+                && usize::from(window.slot(*serial).copies).saturating_mul(PUSH_BELOW) < neighbours
         });
         // The newest is the rarest.
         for i in (0..self.push.fresh.len()).rev() {
             let serial = self.push.fresh[i].0;
             let (rng, quiet_after, dialable) = (&mut self.rng, self.quiet_after, self.config.dialable);
-            let pace = self.pace;
+            let tempo = self.tempo;
             // Near ones first, but not always the same ones, which others push to as well.
             let target = self
                 .neighbours
@@ -140,7 +146,10 @@ impl Node {
                 .filter(|(_, n)| !n.quiet(quiet_after, now))
                 .map(|(slab, n)| {
                     let elsewhere = if dialable && n.flags.dialable { ELSEWHERE } else { 1.0 };
-                    (slab, hop_us(n, &pace) * elsewhere * (1.0 + rng.random::<f32>()) / trust(n, &pace, now))
+                    (
+                        slab,
+                        hop_us(n, &tempo) * elsewhere * (1.0 + rng.random::<f32>()) / trust(n, &tempo, now),
+                    )
                 })
                 .min_by(|(_, a), (_, b)| a.total_cmp(b));
             if let Some((to, _)) = target {
@@ -157,10 +166,10 @@ impl Node {
 
     /// Smooth weighted round robin over those that spread well.
     fn source_target(&mut self, serial: u64, now: Timestamp) -> Option<Slab> {
-        let (quiet_after, pace) = (self.quiet_after, self.pace);
-        let usual = 1e5 * pace.scale();
+        let (quiet_after, tempo) = (self.quiet_after, self.tempo);
+        let usual = 1e5 * tempo.scale();
         let fit = |n: &Neighbour| {
-            may_push(n, serial) && !contribution::is_rider(n, &pace) && !n.quiet(quiet_after, now)
+            may_push(n, serial) && !contribution::is_rider(n, &tempo) && !n.quiet(quiet_after, now)
         };
         let any_fit = self.neighbours.iter().any(|(_, n)| fit(n));
         let mut total = 0.0;
@@ -170,7 +179,8 @@ impl Node {
                 continue;
             }
             let spreads = neighbour.spreads.max(SPREADS_LEAST);
-            let weight = (usual / hop_us(neighbour, &pace)).powi(3) * trust(neighbour, &pace, now) * spreads;
+            let weight =
+                (usual / hop_us(neighbour, &tempo)).powi(3) * trust(neighbour, &tempo, now) * spreads;
             total += weight;
             neighbour.credit += weight;
             if best.is_none_or(|(_, credit)| neighbour.credit > credit) {
@@ -190,7 +200,7 @@ impl Node {
                 if watched.pushes == 0 {
                     (watched.first_to, watched.first_pushed) = (Some(to), now);
                 }
-                (watched.pushes, watched.pushed) = (watched.pushes + 1, now);
+                (watched.pushes, watched.pushed) = (watched.pushes.saturating_add(1), now);
             }
         }
     }
@@ -207,15 +217,15 @@ impl Node {
 
     /// Source: offers to all what is no longer fresh, and pushes again what did not reappear.
     pub(crate) fn offer_watched(&mut self, now: Timestamp) {
-        let pace = self.pace;
-        let wait = self.push.reappearance.wait(pace.scale());
-        let help_after = pace.time(HELP_AFTER).max(wait + pace.time(GRACE));
+        let tempo = self.tempo;
+        let wait = self.push.reappearance.wait(tempo.scale());
+        let help_after = tempo.time(HELP_AFTER).max(wait.saturating_add(tempo.time(GRACE)));
         let watched = self.push.watched.iter();
         let old: Vec<u64> = watched.take_while(|h| h.closed + help_after <= now).map(|h| h.serial).collect();
         for serial in old {
-            self.promise(Serial(serial), None, now);
+            self.promise(Serial::new(serial), None, now);
         }
-        self.push.watched.retain(|watched| watched.closed + pace.time(WATCHED) > now);
+        self.push.watched.retain(|watched| watched.closed + tempo.time(WATCHED) > now);
         let believed = self.neighbours.len() / REAPPEARS_AT;
         // Who has hardly anybody beside it that would tell of a piece cannot be blamed if none does.
         let tellers = self.neighbours.iter().filter(|(_, n)| !n.closing && !n.flags.no_upload).count();
@@ -223,12 +233,12 @@ impl Node {
         let Push { fresh, watched, reappearance } = &mut self.push;
         for watched in watched.iter_mut().filter(|watched| watched.pushes > 0) {
             let copies = usize::from(self.window.slot(watched.serial).copies);
-            if copies > usize::from(watched.pushes) + believed {
+            if copies > usize::from(watched.pushes).saturating_add(believed) {
                 if !watched.reappeared {
                     let first = reappearance.note(
                         now.since(watched.first_pushed),
                         now.since(watched.pushed),
-                        pace.scale(),
+                        tempo.scale(),
                     );
                     if first && let Some(to) = watched.first_to {
                         seen.push((to, true));
@@ -239,7 +249,7 @@ impl Node {
                 && !fresh.iter().any(|(serial, _)| *serial == watched.serial)
             {
                 if watched.pushes == 1
-                    && tellers > 1 + believed
+                    && tellers.saturating_sub(1) > believed
                     && let Some(to) = watched.first_to
                 {
                     seen.push((to, false));
@@ -255,23 +265,23 @@ impl Node {
     /// Source: what was pushed to a neighbour has reappeared at others, or has not. A newcomer may have nobody yet to
     /// pass it on to.
     fn note_spread(&mut self, to: LinkId, reappeared: bool, now: Timestamp) {
-        let pace = self.pace;
+        let tempo = self.tempo;
         let Some(slab) = self.neighbours.find(to) else { return };
         let Some(neighbour) = self.neighbours.get_mut(slab) else { return };
-        if contribution::standing(neighbour, &pace, now) != Standing::Newcomer {
+        if contribution::standing(neighbour, &tempo, now) != Standing::Newcomer {
             neighbour.spreads += (f32::from(u8::from(reappeared)) - neighbour.spreads) * SPREADS_STEP;
         }
     }
 }
 
 /// Time for a piece to reach `neighbour` and leave it again, in microseconds.
-pub(crate) fn hop_us(neighbour: &Neighbour, pace: &Pace) -> f32 {
-    neighbour.rtt.as_micros() as f32 / 2.0 + neighbour.transfer_us(pace)
+pub(crate) fn hop_us(neighbour: &Neighbour, tempo: &Tempo) -> f32 {
+    neighbour.rtt.as_micros() as f32 / 2.0 + neighbour.transfer_us(tempo)
 }
 
 /// How gladly `neighbour` is pushed to: who has just come may as well be gone again soon, and is one of a crowd.
-fn trust(neighbour: &Neighbour, pace: &Pace, now: Timestamp) -> f32 {
-    match contribution::standing(neighbour, pace, now) {
+fn trust(neighbour: &Neighbour, tempo: &Tempo, now: Timestamp) -> f32 {
+    match contribution::standing(neighbour, tempo, now) {
         Standing::Giver => 1.0,
         Standing::Newcomer | Standing::Rider => 0.1,
     }

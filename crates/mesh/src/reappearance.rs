@@ -5,7 +5,7 @@
 //! must have been an earlier one (as RFC 3522, Eifel). In a mesh of fifty a piece reappears after 0.4 s, in one of thousands
 //! after 0.7 s and more: with one time for both, a source pushed every other piece twice. A quantile, and not RFC 6298's
 //! mean and deviation, because a few hostile receivers must not slow down the answer to what they keep back (measured).
-//! Times are those of the nominal pace; `scale` says how many times as long things take at the stream's own (`pace.rs`).
+//! Times are those of the nominal pace; `scale` says how many times as long things take at the stream's own (`tempo.rs`).
 
 use std::time::Duration;
 

@@ -118,23 +118,24 @@ impl Strain {
     /// A neighbour offers a piece that this viewer does not ask for.
     pub fn note_offer(&mut self) {
         if let Some(back) = &mut self.back {
-            back.offered[0] += 1;
+            back.offered[0] = back.offered[0].saturating_add(1);
         }
     }
 
     /// The part of the pieces that were not here early, if there were enough of them.
     fn lacking(&self) -> Option<f32> {
-        let (here, missing) = (self.here[0] + self.here[1], self.missing[0] + self.missing[1]);
-        let all = here + missing;
+        let of = |halves: [u32; 2]| halves[0].saturating_add(halves[1]);
+        let (here, missing) = (of(self.here), of(self.missing));
+        let all = here.saturating_add(missing);
         (all >= FEW).then(|| missing as f32 / all as f32)
     }
 
     /// How long a viewer bears want that has passed on `giving` of what it has got, and been here for so long.
     fn patience(giving: f32, stayed: Duration, rng: &mut SmallRng) -> Duration {
-        PATIENCE
-            + FOR_GIVING.mul_f32(giving.clamp(0.0, 1.0))
-            + FOR_STAYING.mul_f32((stayed.as_secs_f32() / STAYS.as_secs_f32()).min(1.0))
-            + BY_LOT.mul_f32(rng.random())
+        let giving = FOR_GIVING.mul_f32(giving.clamp(0.0, 1.0));
+        let staying = FOR_STAYING.mul_f32((stayed.as_secs_f32() / STAYS.as_secs_f32()).min(1.0));
+        let lot = BY_LOT.mul_f32(rng.random());
+        PATIENCE.saturating_add(giving).saturating_add(staying).saturating_add(lot)
     }
 }
 
@@ -151,7 +152,8 @@ impl Node {
         }
         let since = *self.strain.playing_since.get_or_insert(now);
         self.count_what_is_here(now);
-        let arriving = self.neighbours.iter().flat_map(|(_, n)| &n.asked).filter(|a| a.received > 0).count();
+        let arriving =
+            self.neighbours.iter().flat_map(|(_, n)| &n.asked).filter(|a| a.pace.is_some()).count();
         self.strain.arriving += (arriving as f32 - self.strain.arriving) / 16.0;
         if self.strain.stands_back() {
             self.perhaps_come_back(now);
@@ -176,7 +178,7 @@ impl Node {
     }
 
     fn count_what_is_here(&mut self, now: Timestamp) {
-        let half = self.pace.time(COUNTED) / 2;
+        let half = self.tempo.time(COUNTED) / 2;
         if self.strain.half_ends <= now {
             let strain = &mut self.strain;
             strain.here = [0, strain.here[0]];
@@ -197,21 +199,21 @@ impl Node {
         {
             if self.strain.asks_for(serial) {
                 let here = self.window.held.get(serial) || self.window.slot(serial).verifying;
-                self.strain.here[0] += u32::from(here);
-                self.strain.missing[0] += u32::from(!here);
+                let count = if here { &mut self.strain.here[0] } else { &mut self.strain.missing[0] };
+                *count = count.saturating_add(1);
             }
-            serial += 1;
+            serial = serial.saturating_add(1);
         }
         self.strain.next = Some(serial);
     }
 
     fn stand_back(&mut self, now: Timestamp) {
         let early = self.strain.came_back.is_some_and(|at| now < at + TOO_EARLY);
-        let longer = if early { self.strain.stands_back * 2 } else { LEAST_BACK };
+        let longer = if early { self.strain.stands_back.saturating_mul(2) } else { LEAST_BACK };
         self.strain.stands_back = longer.clamp(LEAST_BACK, MOST_BACK);
         let links = self.neighbours.len().max(1) as f32;
         let cause = if self.strain.arriving > ARRIVING * links { Cause::Downlink } else { Cause::Upload };
-        let percent = (100.0 * self.strain.bytes_per_s / self.pace.rate).clamp(0.0, 99.0) as u8;
+        let percent = (100.0 * self.strain.bytes_per_s / self.tempo.rate).clamp(0.0, 99.0) as u8;
         let jitter = self.rng.random_range(0.8..1.4);
         self.strain.back = Some(Back {
             until: now + self.strain.stands_back.mul_f32(jitter),
@@ -233,7 +235,7 @@ impl Node {
         others.into_iter().for_each(|serial| self.window.wanted.clear(serial));
         for slab in self.neighbours.slabs() {
             let Some(neighbour) = self.neighbours.get(slab) else { continue };
-            let open = |a: &&crate::neighbour::Asked| a.received == 0 && !self.strain.asks_for(a.serial);
+            let open = |a: &&crate::neighbour::Asked| a.pace.is_none() && !self.strain.asks_for(a.serial);
             let open: Vec<u64> = neighbour.asked.iter().filter(open).map(|a| a.serial).collect();
             for serial in open {
                 self.cancel(slab, serial, now);
@@ -245,9 +247,9 @@ impl Node {
     fn perhaps_come_back(&mut self, now: Timestamp) {
         let Some(back) = &self.strain.back else { return };
         let closed =
-            self.pace.rate / self.pace.piece_len.max(1) as f32 * self.pace.time(COUNTED).as_secs_f32();
-        let not_asked = closed * (HELPS_WITH - 1) as f32 / HELPS_WITH as f32;
-        let offered = (back.offered[0] + back.offered[1]) as f32;
+            self.tempo.rate / self.tempo.piece_len.max(1) as f32 * self.tempo.time(COUNTED).as_secs_f32();
+        let not_asked = closed * HELPS_WITH.saturating_sub(1) as f32 / HELPS_WITH as f32;
+        let offered = back.offered[0].saturating_add(back.offered[1]) as f32;
         if now < back.until || offered < OFFERED * not_asked {
             return;
         }

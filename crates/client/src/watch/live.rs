@@ -178,7 +178,8 @@ impl LivePlayback {
         let first = window.get(start);
         let zero_ms = first.map_or(0, |known| known.piece.ingest_ms);
         let hold = Instant::now() + first.map_or(self.delay, |known| held_back(&window, &known, self.delay));
-        let flow_from = Serial(window.newest().map_or(start.0, |newest| newest.piece.serial.0 + 1));
+        let flow_from =
+            Serial::new(window.newest().map_or(start.get(), |newest| newest.piece.serial.get() + 1));
         let mut at = Position {
             next: start,
             last: None,
@@ -217,15 +218,18 @@ impl LivePlayback {
                     break;
                 }
                 // Held, but its slot may have gone to a newer piece meanwhile.
-                let Some(bytes) = window.read(at.next) else { break };
-                if self.give(&mut at, known, &bytes).await? == Written::Closed {
+                let Some(bytes) = window.read_in_background(at.next).await else { break };
+                if self.give(&mut at, known, &bytes, &window).await? == Written::Closed {
                     return Ok(End::Closed);
                 }
                 good = Instant::now();
             }
             if let Some(target) = self.leap(&window, &at) {
                 self.figures.lock().0.leapt();
-                tracing::info!("{} pieces did not come in time: playing on after them", target.0 - at.next.0);
+                tracing::info!(
+                    "{} pieces did not come in time: playing on after them",
+                    target.get() - at.next.get()
+                );
                 at.next = target;
                 at.since = Instant::now();
                 at.packets.leap();
@@ -235,7 +239,9 @@ impl LivePlayback {
                 continue;
             }
             let wait = if self.stands_still() { LOOK } else { TELL };
-            if told.is_none_or(|told| told.elapsed() >= wait) && self.tell(&window, &at).await {
+            if told.is_none_or(|told| told.elapsed() >= wait)
+                && tell(&self.mesh, &self.figures, &window, &at).await
+            {
                 told = Some(Instant::now());
             }
             if self.ended(&at, good.elapsed()) {
@@ -269,14 +275,21 @@ impl LivePlayback {
         at.flow.early(known.piece.ingest_ms, now).min(room)
     }
 
-    /// Gives a piece to the player.
-    async fn give(&mut self, at: &mut Position, known: LivePiece, bytes: &[u8]) -> anyhow::Result<Written> {
+    /// Gives a piece to the player. One that takes nothing (it is paused, or has enough) is waited for, and the mesh is told
+    /// meanwhile that nothing is late.
+    async fn give(
+        &mut self,
+        at: &mut Position,
+        known: LivePiece,
+        bytes: &[u8],
+        window: &LiveWindow,
+    ) -> anyhow::Result<Written> {
         let ingest_ms = known.piece.ingest_ms;
         let source_gap_ms = at.last.map(|last| ingest_ms.saturating_sub(last.piece.ingest_ms));
         {
             let (mut figures, now) = self.figures.lock();
             let gap = Duration::from_millis(source_gap_ms.unwrap_or(0));
-            let leapt = at.last.is_some_and(|last| last.piece.serial.0 + 1 != known.piece.serial.0);
+            let leapt = at.last.is_some_and(|last| last.piece.serial.get() + 1 != known.piece.serial.get());
             // The source's clock was set back: the media goes on where it was.
             let back_ms = at.last.map_or(0, |last| last.piece.ingest_ms.saturating_sub(ingest_ms));
             at.zero_ms = at.zero_ms.saturating_sub(back_ms);
@@ -294,12 +307,21 @@ impl LivePlayback {
             figures.write_begins(now);
         }
         let media = at.packets.next(bytes);
-        let written = self.sink.write(&media).await?;
+        let written = {
+            let writing = self.sink.write(&media);
+            tokio::pin!(writing);
+            loop {
+                match tokio::time::timeout(TELL, &mut writing).await {
+                    Ok(written) => break written?,
+                    Err(_) => tell(&self.mesh, &self.figures, window, at).await,
+                };
+            }
+        };
         let (mut figures, now) = self.figures.lock();
         figures.write_ends(at.of(&known), ingest_ms, now);
         drop(figures);
         at.last = Some(known);
-        at.next = Serial(known.piece.serial.0 + 1);
+        at.next = Serial::new(known.piece.serial.get() + 1);
         Ok(written)
     }
 
@@ -339,25 +361,25 @@ impl LivePlayback {
         let (mut figures, now) = self.figures.lock();
         !figures.playout().lack(now).is_zero()
     }
+}
 
-    /// Tells the mesh when the next piece is due, once that can be told: until then every piece is as welcome as ever.
-    /// What the picture waits for is not late, but due [`REPRIEVE`] from now: the mesh asks for nothing that is past.
-    async fn tell(&self, window: &LiveWindow, at: &Position) -> bool {
-        let due = {
-            let (mut figures, now) = self.figures.lock();
-            let playout = figures.playout();
-            let hold = at.hold.saturating_duration_since(Instant::now());
-            if !playout.has_started() && hold.is_zero() {
-                return false;
-            }
-            // What is not known yet is due when what was given last has been played.
-            let known = window.get(at.next).or(at.last);
-            let position = known.map_or(Duration::ZERO, |known| at.of(&known));
-            Instant::now() + (hold + playout.until(position, now)).clamp(REPRIEVE, FARTHEST)
-        };
-        self.mesh.playhead(at.next, due).await;
-        true
-    }
+/// Tells the mesh when the next piece is due, once that can be told: until then every piece is as welcome as ever.
+/// What the picture waits for is not late, but due [`REPRIEVE`] from now: the mesh asks for nothing that is past.
+async fn tell(mesh: &Mesh, figures: &Figures, window: &LiveWindow, at: &Position) -> bool {
+    let due = {
+        let (mut figures, now) = figures.lock();
+        let playout = figures.playout();
+        let hold = at.hold.saturating_duration_since(Instant::now());
+        if !playout.has_started() && hold.is_zero() {
+            return false;
+        }
+        // What is not known yet is due when what was given last has been played.
+        let known = window.get(at.next).or(at.last);
+        let position = known.map_or(Duration::ZERO, |known| at.of(&known));
+        Instant::now() + (hold + playout.until(position, now)).clamp(REPRIEVE, FARTHEST)
+    };
+    mesh.playhead(at.next, due).await;
+    true
 }
 
 /// How long playing waits that begins with a piece, so that it is `delay` behind the newest one.

@@ -3,22 +3,25 @@
 //! One task, fed by queues; nothing in it waits for a peer, a disk beyond the page cache, or whoever reads the window.
 
 mod accept;
+mod named;
 mod review;
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
+use minuet_guard::tasks::Spawner;
 use minuet_mesh::{Direction, Input, LinkId, Node, Output, PieceRef, Role, Timestamp};
 use minuet_proto::{
     ChannelId, PieceHash, PieceId, SignedRecord,
     mesh::{Head, Message, NodeId, PeerInfo, Serial, SignedHead},
 };
-use tokio::sync::{broadcast, mpsc, watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     MeshStats,
@@ -26,7 +29,7 @@ use super::{
     early::EarlyBlocks,
     endpoint::Transport,
     estimate::UplinkEstimate,
-    link::{self, Link, LinkEvent, Opened},
+    link::{self, Link, LinkEvent, Opening},
     live::LiveWindow,
     origin::Origin,
     reach::Reach,
@@ -54,8 +57,8 @@ pub(super) fn message_rate(wire_bytes_per_s: u64) -> u64 {
 /// What the driver is told.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Source: a piece is complete.
-    Closed(ClosedPiece),
+    /// Source: a piece is complete. The permit says that there is room for it to wait.
+    Closed(ClosedPiece, OwnedSemaphorePermit),
     /// A signed record, verified.
     Record(SignedRecord),
     /// The tracker, or a list from an earlier run, named nodes.
@@ -84,9 +87,9 @@ pub struct ClosedPiece {
 }
 
 /// What becomes of work that the driver has given out.
-enum Done {
+pub(super) enum Done {
     /// A dial or an incoming connection.
-    Opened { peer: Option<NodeId>, direction: Direction, opened: Option<Box<Opened>> },
+    Opened { peer: Option<NodeId>, direction: Direction, opened: Option<Box<dyn Opening>> },
     /// A fetch from the HTTP origin.
     Fetched { piece: PieceRef, bytes: Option<Bytes> },
 }
@@ -124,14 +127,13 @@ pub(super) struct Driver {
     /// New heads, for who passes them on by other ways.
     heads: broadcast::Sender<Head>,
     stats: watch::Sender<MeshStats>,
-    /// Neighbours that others can find, now and then.
-    neighbours: watch::Sender<Vec<PeerInfo>>,
+    /// Neighbours that others can find, and where they were seen, now and then.
+    neighbours: watch::Sender<Vec<(PeerInfo, Option<IpAddr>)>>,
     /// Looks taken.
     reviews: u32,
     events: (mpsc::Sender<LinkEvent>, mpsc::Receiver<LinkEvent>),
     done: (mpsc::Sender<Done>, mpsc::Receiver<Done>),
-    tasks: TaskTracker,
-    cancel: CancellationToken,
+    tasks: Spawner,
     /// Ends links, once they have had time for their last words.
     links_cancel: CancellationToken,
 }
@@ -150,10 +152,9 @@ impl Driver {
         records: mpsc::Sender<SignedRecord>,
         heads: broadcast::Sender<Head>,
         stats: watch::Sender<MeshStats>,
-        neighbours: watch::Sender<Vec<PeerInfo>>,
+        neighbours: watch::Sender<Vec<(PeerInfo, Option<IpAddr>)>>,
         said_dialable: watch::Sender<bool>,
-        tasks: TaskTracker,
-        cancel: CancellationToken,
+        tasks: Spawner,
         links_cancel: CancellationToken,
     ) -> Self {
         let is_source = node.role() == Role::Source;
@@ -184,20 +185,22 @@ impl Driver {
             events: mpsc::channel(EVENT_QUEUE),
             done: mpsc::channel(DONE_QUEUE),
             tasks,
-            cancel,
             links_cancel,
         }
     }
 
+    /// How links are given to it.
+    #[cfg(test)]
+    pub fn door(&self) -> mpsc::Sender<Done> {
+        self.done.0.clone()
+    }
+
     /// Runs until cancelled, then takes leave of all neighbours.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        self.tasks.spawn(accept::accept(
-            self.transport.clone(),
-            self.channel,
-            self.done.0.clone(),
-            self.tasks.clone(),
-            self.cancel.clone(),
-        ));
+        let accepting =
+            accept::accept(self.transport.clone(), self.channel, self.done.0.clone(), self.tasks.clone());
+        self.tasks.spawn("taking links", accepting);
+        let cancel = self.tasks.token().clone();
         if let Some(estimate) = &self.estimate {
             let bytes_per_s = message_rate(estimate.limit());
             self.handle(Input::UploadLimit { bytes_per_s });
@@ -212,7 +215,7 @@ impl Driver {
             let due = if draining { core.min(now + DRAIN_LOOK) } else { core };
             let wake = tokio::time::Instant::from_std(self.epoch + Duration::from_micros(due.0));
             tokio::select! {
-                () = self.cancel.cancelled() => break,
+                () = cancel.cancelled() => break,
                 event = self.events.1.recv() => {
                     // Never none: the driver holds a sender.
                     let mut next = event;
@@ -292,6 +295,7 @@ impl Driver {
                 }
             }
             LinkEvent::Frame(link, message, payload) if self.links.contains_key(&link) => {
+                let message = self.heard(link, message);
                 self.handle(Input::Message { link, message, payload });
                 self.do_outputs();
                 self.release_early();
@@ -299,9 +303,12 @@ impl Driver {
             LinkEvent::Malformed(link) if self.links.contains_key(&link) => {
                 self.handle(Input::Malformed { link });
             }
+            LinkEvent::Unknown(link, bytes) if self.links.contains_key(&link) => {
+                self.handle(Input::Unknown { link, bytes });
+            }
             LinkEvent::Down(link) => self.drop_link(link),
             // Of a link that was hung up.
-            LinkEvent::Frame(..) | LinkEvent::Malformed(_) => {}
+            LinkEvent::Frame(..) | LinkEvent::Unknown(..) | LinkEvent::Malformed(_) => {}
         }
         self.do_outputs();
     }
@@ -349,12 +356,13 @@ impl Driver {
                 if direction == Direction::Accepted {
                     self.dialable.note_dialled();
                 }
-                let (peer, rtt) = (opened.peer, opened.rtt());
+                let (peer, path) = (opened.peer(), opened.path());
                 let link =
                     opened.start(id, self.channel, self.events.0.clone(), &self.tasks, &self.links_cancel);
                 self.links.insert(id, link);
-                tracing::debug!("{id:?}: {direction:?} {peer:?}, round trip {} ms", rtt.as_millis());
-                self.handle(Input::LinkUp { link: id, peer, direction, rtt });
+                tracing::debug!("{id:?}: {direction:?} {peer:?}, round trip {} ms", path.rtt.as_millis());
+                let (rtt, ip) = (path.rtt, path.ip);
+                self.handle(Input::LinkUp { link: id, peer, direction, rtt, ip });
             }
             Done::Opened { peer: Some(peer), .. } => self.handle(Input::DialFailed { peer }),
             Done::Opened { .. } => {}
@@ -373,7 +381,7 @@ impl Driver {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Closed(closed) => self.publish(closed),
+            Command::Closed(closed, _room) => self.publish(closed),
             Command::Record(record) => self.handle(Input::Record { record: record.encode() }),
             Command::Peers(peers) => self.handle(Input::PeersLearned { peers }),
             Command::Heads(heads) => {
@@ -398,7 +406,7 @@ impl Driver {
             tracing::error!("a piece is not shared live: {error}");
             return;
         }
-        self.next_serial.0 += 1;
+        self.next_serial = self.next_serial.next();
         self.handle(Input::PieceClosed { id, len, hash, ingest_ms, random_access });
     }
 
@@ -415,7 +423,7 @@ impl Driver {
                     }
                     self.drop_link(link);
                 }
-                Output::Verify { piece, blocks } => self.verify(piece, &blocks),
+                Output::Verify { piece, data } => self.verify(piece, &data),
                 Output::Head(head) => {
                     self.window.note_head(&head, self.node.role() == Role::Source);
                     let _ = self.heads.send(head);
@@ -427,7 +435,7 @@ impl Driver {
                 Output::Equivocation { serial } => {
                     tracing::warn!(
                         "the source has said two things about piece {}; the first stands",
-                        serial.0
+                        serial.get()
                     );
                 }
             }
@@ -436,14 +444,22 @@ impl Driver {
 
     fn send(&mut self, id: LinkId, message: Message) {
         tracing::trace!("to {id:?}: {message:?}");
-        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(link) = self.links.get(&id) else { return };
+        let counted = message.encoded_len() as u64;
+        let told = self.told(link, message);
+        let left = told.as_ref().map_or(0, |message| message.encoded_len() as u64);
+        if left < counted {
+            // The core counts on it that all of its message goes out.
+            self.handle(Input::Drained { link: id, bytes: counted - left });
+        }
+        let (Some(message), Some(link)) = (told, self.links.get_mut(&id)) else { return };
         let mut frame = BytesMut::with_capacity(message.encoded_len() - message.payload_len());
         message.encode(&mut frame);
         let taken = match message {
             Message::Block(block) => match self.window.read_part(block.serial, block.offset, block.len) {
                 Some(payload) => link.send_block(frame.freeze(), payload),
                 None => {
-                    tracing::error!("piece {} cannot be read back", block.serial.0);
+                    tracing::error!("piece {} cannot be read back", block.serial.get());
                     false
                 }
             },
@@ -455,13 +471,9 @@ impl Driver {
         }
     }
 
-    fn verify(&mut self, piece: PieceRef, blocks: &[Bytes]) {
-        let mut bytes = BytesMut::with_capacity(piece.len as usize);
-        for block in blocks {
-            bytes.extend_from_slice(block);
-        }
-        let mut ok = PieceHash::of(&bytes) == piece.hash;
-        if ok && let Err(error) = self.window.keep(piece.serial, &bytes) {
+    fn verify(&mut self, piece: PieceRef, data: &Bytes) {
+        let mut ok = PieceHash::of(data) == piece.hash;
+        if ok && let Err(error) = self.window.keep(piece.serial, data) {
             tracing::error!("a piece cannot be kept: {error}");
             ok = false;
         }
@@ -481,18 +493,16 @@ impl Driver {
 
     fn dial(&mut self, peer: PeerInfo) {
         let (transport, channel, done) = (self.transport.clone(), self.channel, self.done.0.clone());
-        let cancel = self.cancel.clone();
         let dialling = async move {
             let opened = match transport.dial(peer.node, &Reach::decode(&peer.address)).await {
                 Some(connection) => link::open(connection, channel, false).await,
                 None => None,
             };
-            let opened = opened.map(Box::new);
             let _ = done
                 .send(Done::Opened { peer: Some(peer.node), direction: Direction::Dialled, opened })
                 .await;
         };
-        self.tasks.spawn(cancel.run_until_cancelled_owned(dialling));
+        self.tasks.errand("a dial", dialling);
     }
 
     fn fetch(&mut self, piece: PieceRef) {
@@ -500,11 +510,11 @@ impl Driver {
         let Some((origin, offset)) = found else {
             return self.handle(Input::HttpFailed { serial: piece.serial });
         };
-        let (channel, done, cancel) = (self.channel, self.done.0.clone(), self.cancel.clone());
+        let (channel, done) = (self.channel, self.done.0.clone());
         let fetching = async move {
             let bytes = origin.fetch(channel, piece, offset).await;
             let _ = done.send(Done::Fetched { piece, bytes }).await;
         };
-        self.tasks.spawn(cancel.run_until_cancelled_owned(fetching));
+        self.tasks.errand("a fetch", fetching);
     }
 }

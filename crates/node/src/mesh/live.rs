@@ -5,13 +5,13 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
 use minuet_mesh::PieceRef;
 use minuet_proto::mesh::{Head, Serial};
-use minuet_store::{Medium, PieceRing};
+use minuet_store::{Found, Medium, PieceRing};
 use tokio::sync::watch;
 
 /// Over how much of the stream its rate is taken, in milliseconds.
@@ -97,7 +97,7 @@ impl LiveWindow {
 
     /// The first known piece after `serial`.
     pub fn after(&self, serial: Serial) -> Option<LivePiece> {
-        let after = Serial(serial.0.checked_add(1)?);
+        let after = Serial::new(serial.get().checked_add(1)?);
         self.lock().pieces.range(after..).next().map(|(_, piece)| *piece)
     }
 
@@ -116,7 +116,7 @@ impl LiveWindow {
         let mut candidate: Option<LivePiece> = None;
         let mut before: Option<Serial> = None;
         for known in state.pieces.values() {
-            let follows = before.is_none_or(|before| before.0 + 1 == known.piece.serial.0);
+            let follows = before.is_none_or(|before| before.get() + 1 == known.piece.serial.get());
             before = Some(known.piece.serial);
             if !known.held || !follows {
                 candidate = None;
@@ -134,14 +134,32 @@ impl LiveWindow {
         None
     }
 
-    /// A verified piece's bytes.
+    /// A verified piece's bytes. Reads from the disk, so asynchronous tasks that must not wait for one use
+    /// [`read_in_background`](Self::read_in_background).
     pub fn read(&self, serial: Serial) -> Option<Bytes> {
-        self.lock().ring.piece(serial)
+        let found = self.lock().ring.find_piece(serial)?;
+        self.read_found(&found)
+    }
+
+    /// A verified piece's bytes, for tasks that must not wait for a disk.
+    pub async fn read_in_background(self: &Arc<Self>, serial: Serial) -> Option<Bytes> {
+        let window = Arc::clone(self);
+        tokio::task::spawn_blocking(move || window.read(serial)).await.ok().flatten()
     }
 
     /// Part of a verified piece's bytes.
     pub(super) fn read_part(&self, serial: Serial, offset: u32, len: u32) -> Option<Bytes> {
-        self.lock().ring.get(serial, offset, len)
+        let found = self.lock().ring.find(serial, offset, len)?;
+        self.read_found(&found)
+    }
+
+    /// Reads without the lock: nobody else waits for the disk.
+    fn read_found(&self, found: &Found) -> Option<Bytes> {
+        let bytes = found.read()?;
+        match found {
+            Found::Disk(place) if !self.lock().ring.holds(place) => None,
+            _ => Some(bytes),
+        }
     }
 
     /// All pieces known of a segment, in order. Those of a segment that was begun twice under one number (its source
@@ -189,10 +207,12 @@ impl LiveWindow {
         self.changed.send_replace(());
     }
 
-    /// Keeps a verified piece.
+    /// Keeps a verified piece. Only the driver does, so one is written at a time; readers do not wait for it.
     pub(super) fn keep(&self, serial: Serial, bytes: &[u8]) -> io::Result<()> {
+        let place = self.lock().ring.begin(serial, bytes.len())?;
+        let medium = place.write(bytes)?;
         let mut state = self.lock();
-        let medium = state.ring.put(serial, bytes)?;
+        state.ring.finish(&place, medium, bytes);
         let changed = std::mem::replace(&mut state.medium, medium) != medium;
         if let Some(known) = state.pieces.get_mut(&serial) {
             known.held = true;
@@ -247,14 +267,14 @@ mod tests {
                 random_access: serial % 10 == 0,
             };
             let head = Head {
-                first: Serial(serial),
+                first: Serial::new(serial),
                 segment: SegmentSeq(serial / 50),
                 first_index: PieceIndex((serial % 50) as u32),
                 pieces: vec![piece],
             };
             window.note_head(&head, false);
             if held(serial) {
-                window.keep(Serial(serial), b"data").unwrap();
+                window.keep(Serial::new(serial), b"data").unwrap();
             }
         }
         window
@@ -263,7 +283,7 @@ mod tests {
     #[test]
     fn playing_goes_on_where_nothing_is_missing() {
         let playable = |window: &LiveWindow, after, from_ms| {
-            window.playable_after(Serial(after), from_ms, 1000).map(|known| known.piece.serial.0)
+            window.playable_after(Serial::new(after), from_ms, 1000).map(|known| known.piece.serial.get())
         };
         let all = window(100, |_| true);
         assert_eq!(playable(&all, 5, 0), Some(10));
@@ -278,13 +298,13 @@ mod tests {
     #[test]
     fn a_piece_has_its_place_in_its_segment_if_that_can_be_told() {
         let window = window(60, |serial| serial < 55);
-        let offset = |serial| window.get(Serial(serial)).and_then(|known| window.offset(&known.piece));
+        let offset = |serial| window.get(Serial::new(serial)).and_then(|known| window.offset(&known.piece));
         assert_eq!((offset(50), offset(53), offset(59)), (Some(0), Some(12), Some(36)));
-        assert_eq!(window.read(Serial(3)).as_deref(), Some(&b"data"[..]));
-        assert_eq!(window.read(Serial(57)), None);
-        window.forget_before(Serial(59));
+        assert_eq!(window.read(Serial::new(3)).as_deref(), Some(&b"data"[..]));
+        assert_eq!(window.read(Serial::new(57)), None);
+        window.forget_before(Serial::new(59));
         assert_eq!(offset(59), None);
-        assert!(window.knows(Serial(3)) && !window.knows(Serial(60)));
+        assert!(window.knows(Serial::new(3)) && !window.knows(Serial::new(60)));
     }
 
     #[test]

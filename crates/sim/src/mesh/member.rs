@@ -2,19 +2,25 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use minuet_line::{Estimate, Settings};
 use minuet_mesh::{Config, Node, PickOrder, Role, Start, Timestamp};
 use minuet_proto::mesh::{self, HelloFlags, PeerInfo, Serial};
 
-use super::media::ModelKey;
+use super::{
+    contacts::{Contacts, address},
+    hostile::Drip,
+    media::ModelKey,
+};
 use crate::{
     audience::target_delay,
     engine::{Micros, NodeId, SECOND, topology::Reach},
-    plan::{Life, Part},
+    plan::{Life, Part, Vice},
     scenario::Knows,
     stream::StreamSpec,
 };
+
+/// Neighbours that a node aims at which links with all.
+const EVERYBODY: usize = 512;
 
 /// What is tried in place of the core's defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -58,6 +64,10 @@ pub struct Member {
     pub look_at: Option<Micros>,
     /// Links that are up, for those who use them without the core.
     pub links: Vec<crate::engine::network::LinkId>,
+    /// Whom it may contact, and dials that lead nowhere.
+    pub contacts: Contacts,
+    /// Pieces that it drips.
+    pub drips: Vec<Drip>,
 }
 
 impl Member {
@@ -84,6 +94,8 @@ impl Member {
             }),
             look_at: (life.knows == Knows::Nothing && life.upload).then_some(now),
             links: Vec::new(),
+            contacts: Contacts::default(),
+            drips: Vec::new(),
         }
     }
 
@@ -95,10 +107,9 @@ impl Member {
     /// When the driver must look at this node again.
     pub fn wakes_at(&self) -> Option<Micros> {
         let core = self.core.poll_timeout().map(|at| at.0);
-        [core, self.playhead_at, self.harm_at, self.look_at, Some(self.tracker_at)]
-            .into_iter()
-            .flatten()
-            .min()
+        let others =
+            [self.playhead_at, self.harm_at, self.look_at, Some(self.tracker_at), self.contacts.wakes_at()];
+        core.into_iter().chain(others.into_iter().flatten()).min()
     }
 }
 
@@ -125,7 +136,7 @@ pub fn peer_info(id: NodeId, life: &Life) -> PeerInfo {
             Knows::Nothing => 0,
             _ => (life.access.up.0 * 8 / 1_000) as u32,
         },
-        address: Bytes::from_static(&[0; ADDRESS_BYTES]),
+        address: address(id),
     }
 }
 
@@ -133,9 +144,6 @@ pub fn peer_info(id: NodeId, life: &Life) -> PeerInfo {
 fn dialable(life: &Life) -> bool {
     life.access.reach != Reach::DialOnly
 }
-
-/// Bytes of a typical address in peer exchange: an IPv4 and an IPv6 socket address.
-const ADDRESS_BYTES: usize = 24;
 
 /// The channel's key, as its source and as others have it.
 pub struct Keys {
@@ -165,7 +173,7 @@ impl Keys {
         let mut config = Config::new(core_id(id), key.clone());
         config.upload = life.upload;
         config.dialable = dialable(life);
-        config.address = Bytes::from_static(&[0; ADDRESS_BYTES]);
+        config.address = address(id);
         config.target_delay = Duration::from_micros(target_delay(stream));
         config.first_serial = first_serial;
         config.source_pushes = !tuning.on_request;
@@ -178,6 +186,9 @@ impl Keys {
             Knows::Limit(part) => Some(message_rate((life.access.up.0 as f64 * part) as u64)),
             Knows::Nothing => None,
         };
+        if matches!(life.part, Part::Hostile(Vice::Idles | Vice::Crowds)) {
+            config.neighbours = EVERYBODY;
+        }
         if let Part::LateViewer(behind) = life.part {
             config.start = Start::Ago(Duration::from_micros(behind));
         }

@@ -25,7 +25,7 @@ const USUAL_LEN: u32 = 64 * 1024;
 const USUAL_RATE: f32 = 1e6;
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Pace {
+pub(crate) struct Tempo {
     scale: f32,
     /// Length of a piece in bytes.
     pub piece_len: u32,
@@ -35,13 +35,13 @@ pub(crate) struct Pace {
     edge: u64,
 }
 
-impl Default for Pace {
+impl Default for Tempo {
     fn default() -> Self {
         Self { scale: 1.0, piece_len: USUAL_LEN, rate: USUAL_RATE, edge: 0 }
     }
 }
 
-impl Pace {
+impl Tempo {
     /// Takes the pace from the newest pieces.
     pub fn look(&mut self, window: &PieceWindow) {
         let edge = window.edge();
@@ -58,8 +58,8 @@ impl Pace {
             newest_ms = newest_ms.max(piece.ingest_ms);
             oldest_ms = oldest_ms.min(piece.ingest_ms);
             longest = longest.max(piece.len);
-            bytes += u64::from(piece.len);
-            count += 1;
+            bytes = bytes.saturating_add(piece.len.into());
+            count = count.saturating_add(1);
         }
         let span_ms = newest_ms.saturating_sub(oldest_ms);
         if longest > 0 {
@@ -70,8 +70,9 @@ impl Pace {
         }
         // The oldest piece came before the time that is counted.
         let seconds = span_ms as f32 / 1000.0;
-        self.rate = bytes as f32 * (count - 1) as f32 / count as f32 / seconds;
-        let interval = seconds / (count - 1) as f32;
+        let others = count.saturating_sub(1) as f32;
+        self.rate = bytes as f32 * others / count as f32 / seconds;
+        let interval = seconds / others;
         self.scale = (interval / NOMINAL.as_secs_f32()).clamp(1.0, MOST);
     }
 
@@ -99,9 +100,9 @@ mod tests {
     #[test]
     fn times_stretch_with_the_pace_and_never_shrink() {
         let half_a_second = Duration::from_millis(500);
-        let usual = Pace::default();
+        let usual = Tempo::default();
         assert_eq!(usual.time(half_a_second), half_a_second);
-        let slow = Pace { scale: 4.0, ..usual };
+        let slow = Tempo { scale: 4.0, ..usual };
         assert_eq!(slow.time(half_a_second), 4 * half_a_second);
         let delay = Duration::from_secs(4);
         assert_eq!(slow.before_due(half_a_second, 0.25, delay), Duration::from_secs(1));
