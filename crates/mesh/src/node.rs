@@ -107,6 +107,9 @@ pub struct Node {
     /// What neighbours were last told that this node sends, in kbit/s, and when.
     pub(crate) promised_kbps: u32,
     pub(crate) promised_at: Timestamp,
+    /// Neighbours that tell of new pieces, or all if none does: how rare a piece is goes by these, so that silent links do
+    /// not make everything look rare.
+    pub(crate) listeners: usize,
     pub(crate) leaving: bool,
     /// Records passed on, newest last.
     records: VecDeque<Bytes>,
@@ -152,6 +155,7 @@ impl Node {
             strain: Strain::default(),
             promised_kbps: kbps(promised),
             promised_at: now,
+            listeners: 0,
             leaving: false,
             records: VecDeque::new(),
             next_tick,
@@ -297,6 +301,9 @@ impl Node {
         self.tempo.look(&self.window);
         self.delay = self.delay_now(now);
         self.quiet_after = self.window.span(QUIET_PIECES).max(crate::neighbour::QUIET);
+        let edge = self.window.edge();
+        let telling = self.neighbours.iter().filter(|(_, n)| n.tells(edge)).count();
+        self.listeners = if telling == 0 { self.neighbours.len() } else { telling };
         self.try_start(now);
         self.turn_away_waiting(now);
         self.strain_tick(now);

@@ -14,7 +14,8 @@
 //!    it pushed to included (to push more often was tried and collides); after that pushes would collide, and
 //!    neighbours ask for it anyway. Near ones come first, and those whom no hidden node can serve (`neighbourhood.rs`,
 //!    rule 6).
-//! 3. Nothing is pushed to a neighbour that has gone quiet.
+//! 3. Nothing is pushed to a neighbour that has gone quiet, nor to one that tells of no new pieces while others do: whoever
+//!    gets the stream tells of it, and silent links must not swallow what nobody else has.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -126,7 +127,7 @@ impl Node {
             let to = self.source_target(serial, now)?;
             return Some((0, serial, to));
         }
-        let neighbours = self.neighbours.len();
+        let neighbours = self.listeners;
         let window = &self.window;
         let fresh = self.tempo.time(FRESH);
         self.push.fresh.retain(|(serial, at)| {
@@ -136,6 +137,7 @@ impl Node {
         // The newest is the rarest.
         for i in (0..self.push.fresh.len()).rev() {
             let serial = self.push.fresh[i].0;
+            let edge = self.window.edge();
             let (rng, quiet_after, dialable) = (&mut self.rng, self.quiet_after, self.config.dialable);
             let tempo = self.tempo;
             // Near ones first, but not always the same ones, which others push to as well.
@@ -143,7 +145,7 @@ impl Node {
                 .neighbours
                 .iter()
                 .filter(|(_, n)| may_push(n, serial) && !n.flags.source && n.wants.is_empty())
-                .filter(|(_, n)| !n.quiet(quiet_after, now))
+                .filter(|(_, n)| !n.quiet(quiet_after, now) && n.tells(edge))
                 .map(|(slab, n)| {
                     let elsewhere = if dialable && n.flags.dialable { ELSEWHERE } else { 1.0 };
                     (
@@ -167,9 +169,13 @@ impl Node {
     /// Smooth weighted round robin over those that spread well.
     fn source_target(&mut self, serial: u64, now: Timestamp) -> Option<Slab> {
         let (quiet_after, tempo) = (self.quiet_after, self.tempo);
+        let edge = self.window.edge();
         let usual = 1e5 * tempo.scale();
         let fit = |n: &Neighbour| {
-            may_push(n, serial) && !contribution::is_rider(n, &tempo) && !n.quiet(quiet_after, now)
+            may_push(n, serial)
+                && !contribution::is_rider(n, &tempo)
+                && !n.quiet(quiet_after, now)
+                && n.tells(edge)
         };
         let any_fit = self.neighbours.iter().any(|(_, n)| fit(n));
         let mut total = 0.0;

@@ -358,7 +358,7 @@ impl Node {
             want.due.is_some_and(|due| due < now + self.tempo.before_due(URGENT, URGENT_SHARE, self.delay));
         let first = neighbour.given == 0 && want.due.is_some_and(|due| due < now + self.tempo.time(FIRST));
         let copies = self.window.slot(want.serial).copies;
-        let rare = usize::from(copies).saturating_mul(RARE) < self.neighbours.len()
+        let rare = usize::from(copies).saturating_mul(RARE) < self.listeners
             && want.serial.saturating_add(LIVE) > self.window.edge();
         let hop = hop_us(neighbour, &self.tempo) as u32;
         let nobodys = copies == 0 || self.window.slot(want.serial).given == 0;
@@ -555,8 +555,7 @@ impl Node {
         }
         if let Some((to, serial)) = begun {
             // A piece that most have can wait; a fresh one cannot.
-            let common =
-                usize::from(self.window.slot(serial).copies).saturating_mul(RARE) > self.neighbours.len();
+            let common = usize::from(self.window.slot(serial).copies).saturating_mul(RARE) > self.listeners;
             if !common || !self.has_push(now) {
                 return Some((to, serial));
             }

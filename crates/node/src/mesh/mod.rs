@@ -17,6 +17,7 @@ mod known;
 mod linger;
 mod link;
 mod live;
+mod met;
 mod origin;
 mod reach;
 mod rendezvous;
@@ -47,6 +48,7 @@ use driver::{Command, Driver};
 use endpoint::Transport;
 pub use error::Error;
 pub use live::{LivePiece, LiveWindow};
+pub use met::Met;
 pub use minuet_mesh::{Role as MeshRole, Start as MeshStart};
 use origin::Origin;
 pub use reach::Reach;
@@ -126,6 +128,7 @@ pub struct Mesh {
     unshared: Arc<Semaphore>,
     window: Arc<LiveWindow>,
     stats: watch::Receiver<MeshStats>,
+    met: watch::Receiver<Met>,
     transport: Transport,
     tasks: Tasks,
     /// How links are given to the driver.
@@ -218,6 +221,7 @@ impl Mesh {
         #[cfg(test)]
         let door = driver.door();
         spawner.spawn_to_end("the live mesh", endless(driver.run(queue)));
+        let (say_met, met) = watch::channel(Met::default());
         for tracker in options.trackers.clone() {
             let rendezvous = rendezvous::Rendezvous::new(
                 tracker.clone(),
@@ -226,6 +230,7 @@ impl Mesh {
                 reach.clone(),
                 dialable.clone(),
                 commands.clone(),
+                say_met.clone(),
             );
             spawner
                 .spawn_to_end("meeting nodes at a tracker", endless(rendezvous.run(spawner.token().clone())));
@@ -242,6 +247,7 @@ impl Mesh {
                 unshared,
                 window,
                 stats,
+                met,
                 transport,
                 tasks,
                 #[cfg(test)]
@@ -278,6 +284,11 @@ impl Mesh {
     /// Figures as they are renewed.
     pub fn watch_stats(&self) -> watch::Receiver<MeshStats> {
         self.stats.clone()
+    }
+
+    /// What trackers said of other nodes.
+    pub fn met(&self) -> Met {
+        self.met.borrow().clone()
     }
 
     /// This node's key.
