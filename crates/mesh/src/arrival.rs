@@ -16,6 +16,7 @@ use minuet_proto::mesh::{Block, Message, Serial, SerialList};
 use crate::flood::price;
 use crate::neighbour::{Asked, CROSSING, Slab};
 use crate::node::Node;
+use crate::tempo::Tempo;
 use crate::uplink::LIVE;
 use crate::{HangUpReason, Output, Role, Timestamp};
 
@@ -53,11 +54,12 @@ impl Pace {
     /// How far a piece must be before its rate tells anything.
     const TELLING: Duration = Duration::from_millis(100);
 
-    /// The pace of a piece of which `left` bytes are to come at `rate` bytes a second.
-    pub fn new(left: u32, rate: f32, now: Timestamp) -> Self {
+    /// The pace of a piece of which `left` bytes are to come at `rate` bytes a second; the bounds are for the nominal tempo
+    /// (`tempo.rs`).
+    pub fn new(left: u32, rate: f32, tempo: &Tempo, now: Timestamp) -> Self {
         let within = |factor: f32, least: Duration, most: Duration| {
             let us = (factor * left as f32 / rate.max(1.0) * 1e6).min(1e9);
-            now + Duration::from_micros(us as u64).clamp(least, most)
+            now + Duration::from_micros(us as u64).clamp(tempo.time(least), tempo.time(most))
         };
         Self {
             begun: now,
@@ -119,8 +121,10 @@ impl Node {
         if block.offset == 0 {
             self.cancel_others(from, serial, now);
         }
+        let tempo = self.tempo;
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         let Some(index) = neighbour.asked.iter().position(|a| a.serial == serial) else { return };
+        let rate = neighbour.rate_of_pieces(&tempo);
         let asked = &mut neighbour.asked[index];
         if asked.received() != block.offset {
             // Left over from a request that was taken back and made again: the new one starts at zero.
@@ -130,7 +134,7 @@ impl Node {
         asked.data.extend_from_slice(&payload);
         let whole = asked.received() >= piece.len;
         if asked.pace.is_none() {
-            asked.pace = Some(Pace::new(piece.len.saturating_sub(block.len), neighbour.rate, now));
+            asked.pace = Some(Pace::new(piece.len.saturating_sub(block.len), rate, &tempo, now));
         }
         if block.offset == 0 {
             self.add_holder(from, serial);
@@ -347,14 +351,14 @@ mod tests {
         // 48 KiB at 1 MB/s are 49 ms: the least times. At 1 B/s the most.
         for (rate, slow, end) in [(1e6, 200, 800), (200_000.0, 491, 983), (1.0, 800, 4000), (0.0, 800, 4000)]
         {
-            let pace = Pace::new(48 << 10, rate, at(0));
+            let pace = Pace::new(48 << 10, rate, &Tempo::default(), at(0));
             assert_eq!((pace.slow_at.0 / 1000, pace.end_at.0 / 1000), (1000 + slow, 1000 + end), "{rate}");
         }
     }
 
     #[test]
     fn a_drip_is_behind_as_soon_as_that_can_be_told() {
-        let pace = Pace::new(63 << 10, 1.0, at(0));
+        let pace = Pace::new(63 << 10, 1.0, &Tempo::default(), at(0));
         let behind =
             |received: u32, due: u64, now: u64| pace.is_behind(received, 64 << 10, Some(at(due)), at(now));
         assert!(!behind(1 << 10, 700, 50), "too soon to tell");

@@ -20,8 +20,6 @@ pub(crate) const CROSSING: Duration = Duration::from_millis(150);
 /// The least time after which a neighbour that says nothing is quiet. While the stream goes on, who is there
 /// speaks of each piece.
 pub(crate) const QUIET: Duration = Duration::from_millis(600);
-/// Bytes a second of a neighbour that promises nothing: about one stream.
-const DEFAULT_RATE: f32 = 1e6;
 /// Cancels remembered for a round trip.
 const MAX_CANCELLED: usize = 8;
 /// Pieces remembered that were sent within a round trip.
@@ -194,7 +192,7 @@ impl Neighbour {
             drained: now,
             block_at: Timestamp::ZERO,
             latency_us: 0.0,
-            rate: DEFAULT_RATE,
+            rate: 0.0,
             delivered: now,
             busy_until: Timestamp::ZERO,
             unanswered: 0,
@@ -220,7 +218,7 @@ impl Neighbour {
         let took = now.since(pace.begun).as_secs_f32();
         let rate = asked.data.len() as f32 / took;
         if rate.is_finite() {
-            self.rate += (rate - self.rate) / 4.0;
+            self.rate = if self.rate > 0.0 { self.rate + (rate - self.rate) / 4.0 } else { rate };
         }
     }
 
@@ -290,6 +288,11 @@ impl Neighbour {
 
     pub fn knows_head(&self, serial: u64) -> bool {
         self.knows.get(serial) || self.has.get(serial)
+    }
+
+    /// Bytes a second at which pieces come from it: as measured, or as its uplink promises.
+    pub fn rate_of_pieces(&self, tempo: &Tempo) -> f32 {
+        if self.rate > 0.0 { self.rate } else { tempo.piece_len as f32 / self.transfer_us(tempo) * 1e6 }
     }
 
     /// Time that a piece takes on its promised uplink, in microseconds.

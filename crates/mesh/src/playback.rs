@@ -121,7 +121,7 @@ impl Playback {
             let ingest_ms = window.known(serial).map_or(0, |known| known.piece.ingest_ms);
             newest_ms.saturating_sub(ingest_ms)
         };
-        if let Some(wished) = wished.map(Serial::get).filter(|wished| plenty(*wished)) {
+        if let Some(wished) = wished.map(|wished| wished.get()).filter(|wished| plenty(*wished)) {
             // Where key frames are far apart the one before the delay may be old, and all that lies between would have to
             // come before there is a picture that does not stand.
             let old = start == Start::Live && behind_of(wished) > behind_ms.saturating_mul(2);

@@ -178,7 +178,7 @@ impl Node {
     }
 
     fn count_what_is_here(&mut self, now: Timestamp) {
-        let half = self.tempo.time(COUNTED) / 2;
+        let half = self.tempo.time(COUNTED).mul_f32(0.5);
         if self.strain.half_ends <= now {
             let strain = &mut self.strain;
             strain.here = [0, strain.here[0]];

@@ -27,7 +27,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use minuet_proto::mesh::{Block, MIN_BLOCK_LEN, Message, Request, Serial, SerialList};
+use minuet_proto::mesh::{Block, Message, Request, Serial, SerialList};
 use smallvec::SmallVec;
 
 use crate::contribution::{self, Standing};

@@ -387,7 +387,7 @@ impl Point {
             return quiet;
         }
         let first = (15 + 13 * number) * SECOND;
-        let cross = if number % 2 == 0 { Cross::Call(0.2) } else { Cross::Upload };
+        let cross = if number.is_multiple_of(2) { Cross::Call(0.2) } else { Cross::Upload };
         Line { cross, cross_at: Spells { first, lasts: 20 * SECOND, every: 60 * SECOND }, ..quiet }
     }
 }
