@@ -53,7 +53,6 @@ impl Node {
         self.extend_wanted(now);
         self.ask_missing_heads(now);
         self.give_up_on_slow(now);
-        self.take_back_missed(now);
         self.ask_second(now);
         let (soon, defer) = (self.soon(), self.tempo.time(DEFER));
         let (from, to) = (self.window.base(), self.window.horizon());
@@ -117,21 +116,6 @@ impl Node {
             self.drop_holder(slab, serial);
             self.cancel(slab, serial, now);
             self.unask(slab, serial, now);
-        }
-    }
-
-    /// Takes back requests for what the player has passed: to send it would cost uplink that another piece needs to be in
-    /// time. Where uplinks do not suffice all would otherwise be sent, and be late.
-    fn take_back_missed(&mut self, now: Timestamp) {
-        for slab in self.neighbours.slabs() {
-            let Some(neighbour) = self.neighbours.get(slab) else { continue };
-            let mut open = neighbour.asked.iter().filter(|a| a.pace.is_none()).map(|a| a.serial);
-            let missed = open.find(|serial| self.playback.missed(*serial, &self.window, now));
-            if let Some(serial) = missed {
-                self.cancel(slab, serial, now);
-                self.unask(slab, serial, now);
-                self.window.wanted.clear(serial);
-            }
         }
     }
 

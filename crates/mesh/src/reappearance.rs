@@ -34,7 +34,7 @@ impl Default for Reappearance {
 impl Reappearance {
     /// A piece has reappeared so long after its first push, and after its last. Returns whether it is due to the first.
     pub fn note(&mut self, since_first: Duration, since_last: Duration, scale: f32) -> bool {
-        let (since_first, since_last) = (since_first.div_f32(scale), since_last.div_f32(scale));
+        let (since_first, since_last) = (since_first.div_f64(scale.into()), since_last.div_f64(scale.into()));
         if since_last < since_first && since_last.as_micros() as f32 > TOO_SOON * self.usual_us {
             return false;
         }
@@ -47,7 +47,7 @@ impl Reappearance {
 
     /// After which time a piece that has not reappeared counts as lost.
     pub fn wait(&self, scale: f32) -> Duration {
-        Duration::from_micros((FACTOR * self.usual_us) as u64).clamp(MIN_WAIT, MAX_WAIT).mul_f32(scale)
+        Duration::from_micros((FACTOR * self.usual_us) as u64).clamp(MIN_WAIT, MAX_WAIT).mul_f64(scale.into())
     }
 }
 

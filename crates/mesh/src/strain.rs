@@ -5,7 +5,8 @@
 //!
 //! 1. A viewer is *in want* where of the pieces that have used up [`EARLY`] of their time more than [`LACKING`] are not
 //!    here. That shows before the picture stands.
-//! 2. Who has been in want for a while *stands back*: sooner who came late and who has passed on little, and for the rest by
+//! 2. Who has been in want for a while is told how much there is ([`Shortage`]), and, where [`Config::stands_back`](crate::Config)
+//!    says so, *stands back*: sooner who came late and who has passed on little, and for the rest by
 //!    lot. It tells its user how much there is ([`Shortage`]).
 //! 3. Who stands back still asks for one piece in [`HELPS_WITH`], in no hurry, takes what is pushed to it, and passes all of
 //!    it on: its uplink serves the others, and without it they would be fewer. (With uplinks of 0.8 times the stream those
@@ -63,7 +64,7 @@ pub enum Cause {
     Downlink,
 }
 
-/// A viewer stands back.
+/// What a viewer that is in want is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shortage {
     /// Why.
@@ -85,6 +86,8 @@ pub(crate) struct Strain {
     /// Since when this viewer is in want, and how long it bears it.
     want: Option<(Timestamp, Duration)>,
     back: Option<Back>,
+    /// What its user is told.
+    told: Option<Shortage>,
     /// How long it stands back next time, and when it last came back.
     stands_back: Duration,
     came_back: Option<Timestamp>,
@@ -101,7 +104,6 @@ struct Back {
     phase: u64,
     /// Pieces offered that are not asked for, in this half and in the one before.
     offered: [u32; 2],
-    shortage: Shortage,
 }
 
 impl Strain {
@@ -140,9 +142,9 @@ impl Strain {
 }
 
 impl Node {
-    /// Why this viewer stands back, if it does: there is less than the stream for it.
+    /// Why this viewer does not get the stream in full, if so.
     pub fn shortage(&self) -> Option<Shortage> {
-        self.strain.back.as_ref().map(|back| back.shortage)
+        self.strain.told
     }
 
     /// Looks at what is here of what should be, and stands back or comes back.
@@ -162,6 +164,10 @@ impl Node {
         let lacking = self.strain.lacking().unwrap_or(0.0);
         if lacking <= LACKING || now < since + SETTLES {
             self.strain.want = None;
+            self.tell(None);
+            return;
+        }
+        if self.strain.told.is_some() {
             return;
         }
         let (began, patience) = match self.strain.want {
@@ -175,6 +181,11 @@ impl Node {
         if began + patience <= now {
             self.stand_back(now);
         }
+    }
+
+    fn tell(&mut self, shortage: Option<Shortage>) {
+        self.strain.told = shortage;
+        self.stats.shortage = shortage;
     }
 
     fn count_what_is_here(&mut self, now: Timestamp) {
@@ -208,22 +219,24 @@ impl Node {
     }
 
     fn stand_back(&mut self, now: Timestamp) {
-        let early = self.strain.came_back.is_some_and(|at| now < at + TOO_EARLY);
-        let longer = if early { self.strain.stands_back.saturating_mul(2) } else { LEAST_BACK };
-        self.strain.stands_back = longer.clamp(LEAST_BACK, MOST_BACK);
         let links = self.neighbours.len().max(1) as f32;
         let cause = if self.strain.arriving > ARRIVING * links { Cause::Downlink } else { Cause::Upload };
         let percent = (100.0 * self.strain.bytes_per_s / self.tempo.rate).clamp(0.0, 99.0) as u8;
+        self.tell(Some(Shortage { cause, percent }));
+        self.strain.want = None;
+        if !self.config.stands_back {
+            return;
+        }
+        let early = self.strain.came_back.is_some_and(|at| now < at + TOO_EARLY);
+        let longer = if early { self.strain.stands_back.saturating_mul(2) } else { LEAST_BACK };
+        self.strain.stands_back = longer.clamp(LEAST_BACK, MOST_BACK);
         let jitter = self.rng.random_range(0.8..1.4);
         self.strain.back = Some(Back {
             until: now + self.strain.stands_back.mul_f32(jitter),
             phase: self.rng.random_range(0..HELPS_WITH),
             offered: [0; 2],
-            shortage: Shortage { cause, percent },
         });
-        self.strain.want = None;
         (self.strain.here, self.strain.missing) = ([0; 2], [0; 2]);
-        self.stats.shortage = self.shortage();
         self.ask_for_less(now);
     }
 
@@ -257,7 +270,7 @@ impl Node {
         self.strain.came_back = Some(now);
         (self.strain.here, self.strain.missing) = ([0; 2], [0; 2]);
         self.strain.next = None;
-        self.stats.shortage = None;
+        self.tell(None);
         self.wanted_to = self.wanted_to.min(self.playback.next.unwrap_or(self.wanted_to));
         self.extend_wanted(now);
     }
@@ -286,12 +299,7 @@ mod tests {
     fn who_stands_back_asks_for_one_piece_in_three() {
         let mut strain = Strain::default();
         assert!((0..9).all(|serial| strain.asks_for(serial)));
-        strain.back = Some(Back {
-            until: Timestamp::ZERO,
-            phase: 1,
-            offered: [0; 2],
-            shortage: Shortage { cause: Cause::Upload, percent: 83 },
-        });
+        strain.back = Some(Back { until: Timestamp::ZERO, phase: 1, offered: [0; 2] });
         assert_eq!((0..9).filter(|serial| strain.asks_for(*serial)).collect::<Vec<_>>(), [1, 4, 7]);
     }
 }

@@ -78,13 +78,13 @@ impl Tempo {
 
     /// A time that is stated for the nominal pace, at this one. It never shrinks: round trips do not.
     pub fn time(&self, nominal: Duration) -> Duration {
-        nominal.mul_f32(self.scale)
+        nominal.mul_f64(self.scale.into())
     }
 
     /// The same for a time before a deadline: at most `share` of the delay at which the stream is played, since more is
     /// never left.
     pub fn before_due(&self, nominal: Duration, share: f32, delay: Duration) -> Duration {
-        self.time(nominal).min(delay.mul_f32(share).max(nominal))
+        self.time(nominal).min(delay.mul_f64(share.into()).max(nominal))
     }
 
     /// How many times as long as at the nominal pace things take.

@@ -28,8 +28,8 @@ pub struct Figures {
     pub stalls_settled: u64,
     /// Stalls that began more than 10 s after help had come.
     pub stalls_recovered: u64,
-    /// Viewers that stood back at some time, because there was less than the stream for them.
-    pub stood_back: u64,
+    /// Viewers that were told at some time that there was less than the stream for them.
+    pub told: u64,
     /// Guarded viewers without a settled stall ÷ guarded viewers.
     pub smooth: f64,
     /// What was missing at guarded viewers from 10 s after they joined, all told.

@@ -80,6 +80,9 @@ struct Cli {
     /// Print what this node is told and does to standard error (the source is 0)
     #[arg(long, value_name = "NODE")]
     trace: Option<u32>,
+    /// Viewers that lack the stream stand back for others
+    #[arg(long)]
+    stand_back: bool,
     /// Print one JSON line a run in place of the table
     #[arg(long)]
     json: bool,
@@ -248,6 +251,7 @@ fn jobs(cli: &Cli, scenario: &Scenario) -> Vec<Job> {
     let tuning = Tuning {
         neighbours: cli.neighbours,
         on_request: cli.source_policy == SourcePolicy::Request,
+        stands_back: cli.stand_back,
         in_order: cli.picker == Picker::InOrder,
     };
     let engines = cli.engine.iter();

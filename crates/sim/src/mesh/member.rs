@@ -29,6 +29,8 @@ pub struct Tuning {
     pub neighbours: Option<usize>,
     /// The source promises each piece and serves who asks.
     pub on_request: bool,
+    /// Viewers that lack the stream stand back for others.
+    pub stands_back: bool,
     /// Pieces are asked for in the order in which they are played.
     pub in_order: bool,
 }
@@ -57,7 +59,7 @@ pub struct Member {
     /// See `tracker_at`.
     pub tracker_wait: Micros,
     /// Whether its user was ever told that there is less than the stream.
-    pub stood_back: bool,
+    pub told: bool,
     /// Finds out what its line can send, where nobody has said so.
     pub estimate: Option<Estimate>,
     /// When it next looks at its links.
@@ -87,7 +89,7 @@ impl Member {
             harm_at: matches!(life.part, Part::Hostile(_)).then_some(now + HARM_EVERY),
             tracker_at: now,
             tracker_wait: TRACKER_RETRY,
-            stood_back: false,
+            told: false,
             estimate: (life.knows == Knows::Nothing && life.upload).then(|| {
                 let settings = Settings { is_source: life.part == Part::Source, remembered: None };
                 Estimate::new(settings, Duration::from_micros(now))
@@ -177,6 +179,7 @@ impl Keys {
         config.target_delay = Duration::from_micros(target_delay(stream));
         config.first_serial = first_serial;
         config.source_pushes = !tuning.on_request;
+        config.stands_back = tuning.stands_back;
         if tuning.in_order {
             config.pick_order = PickOrder::InOrder;
         }

@@ -62,7 +62,7 @@ impl World<'_> {
                 continue;
             }
             figures.viewers += 1;
-            figures.stood_back += u64::from(member.stood_back);
+            figures.told += u64::from(member.told);
             links += member.core.link_count();
             if member.life.upload {
                 let could = member.life.access.up.bytes(end - member.life.joins);

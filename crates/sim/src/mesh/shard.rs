@@ -340,7 +340,7 @@ impl<'a> Shard<'a> {
             self.member(id).core.handle(Input::Drained { link, bytes }, Timestamp(now));
         }
         let member = self.member(id);
-        member.stood_back |= member.core.shortage().is_some();
+        member.told |= member.core.shortage().is_some();
         self.set_timer(id);
     }
 
