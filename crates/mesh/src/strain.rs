@@ -6,8 +6,7 @@
 //! 1. A viewer is *in want* where of the pieces that have used up [`EARLY`] of their time more than [`LACKING`] are not
 //!    here. That shows before the picture stands.
 //! 2. Who has been in want for a while is told how much there is ([`Shortage`]), and, where [`Config::stands_back`](crate::Config)
-//!    says so, *stands back*: sooner who came late and who has passed on little, and for the rest by
-//!    lot. It tells its user how much there is ([`Shortage`]).
+//!    says so, *stands back*: sooner who came late and who has passed on little, and for the rest by lot.
 //! 3. Who stands back still asks for one piece in [`HELPS_WITH`], in no hurry, takes what is pushed to it, and passes all of
 //!    it on: its uplink serves the others, and without it they would be fewer. (With uplinks of 0.8 times the stream those
 //!    who stand aside altogether would leave no more than five viewers for each uplink that the source has.)
@@ -35,6 +34,8 @@ const COUNTED: Duration = Duration::from_secs(2);
 const FEW: u32 = 6;
 /// Nobody stands back so soon after it has begun: it fetches what lies behind the edge.
 const SETTLES: Duration = Duration::from_secs(5);
+/// How long a viewer is in want before its user is told, where it does not stand back: what lasts no longer is no matter.
+const TELLS_AFTER: Duration = Duration::from_secs(2);
 /// How long a viewer is in want before it stands back: the least, and what is added at most for passing on, for having
 /// been here long, and by lot. Together long enough for the others to notice that some have stood back.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -174,7 +175,12 @@ impl Node {
             Some(want) => want,
             None => {
                 let giving = self.stats.payload_sent as f32 / self.stats.payload_received.max(1) as f32;
-                let want = (now, Strain::patience(giving, now.since(since), &mut self.rng));
+                let patience = if self.config.stands_back {
+                    Strain::patience(giving, now.since(since), &mut self.rng)
+                } else {
+                    TELLS_AFTER
+                };
+                let want = (now, patience);
                 *self.strain.want.insert(want)
             }
         };
