@@ -7,11 +7,14 @@
 //!   `contacts` (feature `tasks`) has the tasks of a process keep it.
 //! - `tasks` (feature `tasks`): long-lived tasks under watch. The end of a task never goes unnoticed.
 //!
-//! All but `contacts`, `pool` and `tasks` is pure: time is an argument, and nothing here opens a socket.
+//! [`families`] says which families of addresses this host has.
+//!
+//! All but `contacts`, `families`, `pool` and `tasks` is pure: time is an argument, and nothing opens a socket.
 
 pub mod contact;
 #[cfg(feature = "tasks")]
 pub mod contacts;
+pub mod families;
 pub mod net;
 #[cfg(feature = "tasks")]
 pub mod pool;

@@ -24,11 +24,14 @@ use tokio::{
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Request lines, each with its body.
+type Asked = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
 /// An HTTP server that notes what it is asked, and answers each request as `answer` says, given its number.
 #[derive(Clone)]
 struct Server {
     addr: SocketAddr,
-    asked: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    asked: Asked,
     connections: Arc<AtomicUsize>,
 }
 
@@ -237,7 +240,7 @@ async fn a_tracker_names_nodes_that_can_be_contacted_from_where_it_is() {
     let tracker = Server::start("127.0.0.1", move |_| answer.clone()).await;
     let client = TrackerClient::new(tracker.url("/")).unwrap();
     let request = JoinRequest::new(MeshNode::new(NodeId([7; 32])));
-    let told = client.join_mesh(channel(), &request).await.unwrap();
+    let told = client.ask_mesh(channel(), &request).await.unwrap();
     let addrs: Vec<usize> = told.nodes.iter().map(|node| node.addrs.len()).collect();
     assert_eq!(addrs, [1, 1, 1, 0, 0]);
     assert_eq!(client.teller(), Teller::At([127, 0, 0, 1].into()));

@@ -368,7 +368,11 @@ mod tests {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), going_on).await.expect("viewers see the channel again");
+        // Mostly within a second, since the source looks for viewers as soon as it is back. One that nobody could dial yet
+        // finds the source when it asks the tracker next, which it does each minute.
+        tokio::time::timeout(Duration::from_secs(180), going_on)
+            .await
+            .expect("viewers see the channel again");
         assert!(refused > 0, "there was a time without a mesh");
         stop.cancel();
         running.await.unwrap().unwrap();

@@ -65,11 +65,13 @@ pub struct Options {
     /// Address of the segmenter's own HTTP server, which serves segments to clients that take web seeds and to viewers
     /// for whom a piece is late, and of the live mesh (UDP, same port); port 0 is any free port. [::] takes IPv4 as well.
     /// Example: --listen 192.0.2.7:7080
+    #[allow(rustdoc::broken_intra_doc_links, reason = "[::] is an address, in what --help prints")]
     #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:7080")]
     pub listen: SocketAddr,
 
     /// Address for BitTorrent peers (default: that of --listen with the port after it, or any free port when that is
     /// 0). Example: --bt-listen [::]:6881
+    #[allow(rustdoc::broken_intra_doc_links, reason = "[::] is an address, in what --help prints")]
     #[arg(long, value_name = "ADDR:PORT")]
     pub bt_listen: Option<SocketAddr>,
 

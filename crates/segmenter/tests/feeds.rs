@@ -273,6 +273,7 @@ fn a_cameras_sound_becomes_aac_and_other_containers_come_through_a_pipe() {
     let data = dir.path().join("file");
     let log = record(&data, &[path.to_str().unwrap()], Stdio::null());
     assert!(log.contains("sound of kind pcm_alaw (stream 1) is transcoded to AAC"), "{log}");
+    assert!(!log.contains("Multiple -c"), "{log}");
     assert_eq!(codecs(&data), set(&["h264,320", "aac"]));
     // ffmpeg is started twice, and what came in came once.
     let data = dir.path().join("pipe");
@@ -283,7 +284,11 @@ fn a_cameras_sound_becomes_aac_and_other_containers_come_through_a_pipe() {
     assert!((7500..9000).contains(&recorded), "8 s, whole: {recorded}");
     for (name, format, expected) in [
         ("flv", &["-c", "copy", "-f", "flv"][..], &["h264,320", "aac"][..]),
-        ("mp4", &["-c", "copy", "-movflags", "frag_keyframe+empty_moov", "-f", "mp4"], &["h264,320", "aac"]),
+        (
+            "mp4",
+            &["-c:v", "copy", "-c:a", "aac", "-movflags", "frag_keyframe+empty_moov", "-f", "mp4"],
+            &["h264,320", "aac"],
+        ),
         ("adts", &["-map", "0:a", "-c", "copy", "-f", "adts"], &["aac"]),
         (
             "webm",

@@ -3,7 +3,7 @@
 //! A stranger can open connections and say nothing, send a head or a body byte by byte, and ask for what is large and
 //! not read it. With [`serve()`] each connection has a place of a [`Pool`](minuet_guard::pool::Pool), which is shared by
 //! households, and each step of a request has a time: see [`Limits`]. What a connection holds in memory is bounded by
-//! [`MAX_BUFFER`], on the kernel's side by [`MAX_UNSENT`], if answers come in chunks: [`file`] reads them from the disk
+//! [`MAX_BUFFER`], on the kernel's side by [`MAX_UNSENT`], if answers come in chunks: [`mod@file`] reads them from the disk
 //! as the reader takes them.
 //!
 //! [`files`] sees to it that connections do not take the descriptors that recordings need. [`listen()`] listens on both

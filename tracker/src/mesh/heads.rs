@@ -87,8 +87,12 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn head(key: &ChannelKey, first: u64, pieces: usize) -> SignedHead {
-        let piece =
-            HeadPiece { hash: PieceHash::new([1; 20]), len: 1, ingest_ms: first, random_access: false };
+        let piece = HeadPiece {
+            hash: PieceHash::new([1; 20]),
+            len: 1,
+            ingest_ms: 1_700_000_000_000,
+            random_access: false,
+        };
         let head = Head {
             first: Serial::new(first),
             segment: SegmentSeq(0),
@@ -128,7 +132,7 @@ pub(crate) mod tests {
     fn a_source_that_lost_count_and_went_on_far_ahead_begins_a_new_window() {
         let key = ChannelKey::from_seed(&[1; 32]);
         let mut window = HeadWindow::default();
-        for first in [0, 1, u64::MAX - 2] {
+        for first in [0, 1, Serial::MAX.get() - 2] {
             window.insert(&checked(&key, head(&key, first, 1)));
         }
         assert_eq!(window.len(), 1);

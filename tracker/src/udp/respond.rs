@@ -200,9 +200,12 @@ mod tests {
         let mut responder = Responder::new(&swarms, &ids);
         let id = connection(&mut responder, "192.0.2.1:1000");
         let id6 = connection(&mut responder, "[2001:db8::1]:1000");
-        for port in 1..=500 {
-            ask(&mut responder, &announce(id, [1; 20], port, 1, 0), "192.0.2.1:1000", 0);
-            ask(&mut responder, &announce(id6, [1; 20], port, 1, 0), "[2001:db8::1]:1000", 0);
+        // Each of a household of its own, since one has only its share.
+        for n in 0..500 {
+            let (v4, v6) = (format!("11.{}.{}.1:1000", n / 256, n % 256), format!("[2001:{n:x}::1]:1000"));
+            let (id, id6) = (connection(&mut responder, &v4), connection(&mut responder, &v6));
+            ask(&mut responder, &announce(id, [1; 20], 1000, 1, 0), &v4, 0);
+            ask(&mut responder, &announce(id6, [1; 20], 1000, 1, 0), &v6, 0);
         }
         let answer = ask(&mut responder, &announce(id, [1; 20], 900, 1, 9_000), "192.0.2.1:1000", 0);
         assert!(answer.len() > 1_400 && answer.len() <= 1_472, "{}", answer.len());

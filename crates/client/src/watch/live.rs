@@ -32,7 +32,7 @@ use minuet_proto::{Phase, PieceId, SignedRecord, SignedState, mesh::Serial};
 use tokio::sync::watch;
 
 use super::{
-    cause::gave_up,
+    cause::{Cause, gave_up},
     figures::Figures,
     flow::Flow,
     packets::Packets,
@@ -243,6 +243,8 @@ impl LivePlayback {
                 told = Some(Instant::now());
             }
             if self.ended(&at, good.elapsed()) {
+                // Heads outlive the source's media: the tracker tells them.
+                anyhow::ensure!(at.last.is_some(), Cause::Ended);
                 return Ok(End::Ended);
             }
             if good.elapsed() > self.give_up {

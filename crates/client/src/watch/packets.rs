@@ -75,15 +75,21 @@ impl Packets {
 /// decoders complain about. At the first packet where there is no such place.
 fn beginning(media: &[u8]) -> usize {
     let mut tables = 0;
+    // Whether nothing but sections has come since: a segment's own tables may stand before those of the feed.
+    let mut only_tables = false;
     for (number, packet) in media.chunks_exact(PACKET).enumerate() {
         let starts = packet[1] & 0x40 != 0;
         let pid = u16::from(packet[1] & 0x1f) << 8 | u16::from(packet[2]);
         let marked = packet[3] & 0x20 != 0 && packet[4] > 0 && packet[5] & 0x40 != 0;
         if starts && pid == 0 {
-            tables = number * PACKET;
+            if !only_tables {
+                tables = number * PACKET;
+            }
+            only_tables = true;
         } else if starts && marked {
             return tables;
         }
+        only_tables &= starts;
     }
     0
 }

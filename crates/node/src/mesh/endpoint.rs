@@ -104,9 +104,8 @@ impl Transport {
             .ca_tls_config(pins.tls_config())
             .net_report_config(net_report)
             .relay_mode(RelayMode::Custom(RelayMap::empty()));
-        if !listen.ip().is_unspecified() {
-            builder = builder.clear_ip_transports();
-        }
+        // It would bind both families, whatever is asked for.
+        builder = builder.clear_ip_transports();
         wait_for_port(listen).await;
         let bad = |error: &dyn std::fmt::Display| Error::Bind { listen, reason: error.to_string() };
         builder = builder.bind_addr(listen).map_err(|error| bad(&error))?;
@@ -123,6 +122,11 @@ impl Transport {
     /// This node's public key.
     pub fn id(&self) -> NodeId {
         NodeId(*self.endpoint.id().as_bytes())
+    }
+
+    /// Signs with this node's key.
+    pub fn sign(&self, bytes: &[u8]) -> [u8; minuet_proto::mesh::SIGNATURE_LEN] {
+        self.endpoint.secret_key().sign(bytes).to_bytes()
     }
 
     /// Where the endpoint listens.

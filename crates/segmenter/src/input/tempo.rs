@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use minuet_media::Ticks;
 
-/// So much is looked at before anything is said: servers and playlists begin with a burst of half a minute.
+/// A slow feed is looked at for so long, and a fast one must be so much ahead: servers and playlists begin with a burst of
+/// half a minute.
 const LOOKED_AT: Duration = Duration::from_secs(60);
 /// Media that comes so many times as fast as it plays is too fast, and so little of its speed too slow.
 const FAST: f64 = 2.0;
@@ -47,7 +48,7 @@ impl Tempo {
         let media = Ticks(position.0.saturating_sub(from.0)).as_duration();
         let took = now.saturating_duration_since(since);
         let speed = media.as_secs_f64() / took.as_secs_f64().max(0.001);
-        let wrong = if media >= LOOKED_AT && speed >= FAST {
+        let wrong = if media >= LOOKED_AT + took && speed >= FAST {
             Some(Wrong::Fast(speed))
         } else if took >= LOOKED_AT && speed <= SLOW {
             Some(Wrong::Slow(speed))

@@ -215,11 +215,11 @@ impl Ffmpeg {
         if status.success() && !last.playlist_lost {
             return Ok(Read::End);
         }
-        Err(InputError::Ffmpeg {
-            input: self.job.name.clone(),
-            status: status.to_string(),
-            last_words: self.job.secrets.mask(&last.lines.join("; ")),
-        })
+        let mut last_words = self.job.secrets.mask(&last.lines.join("; "));
+        if last_words.contains("certificate failed verification") {
+            last_words += "; if it is your own server, add --insecure-input";
+        }
+        Err(InputError::Ffmpeg { input: self.job.name.clone(), status: status.to_string(), last_words })
     }
 }
 

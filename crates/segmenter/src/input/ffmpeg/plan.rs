@@ -73,8 +73,8 @@ pub fn of(listing: &Listing, program: Option<u16>, output: &[String]) -> Plan {
         plain &= listing.streams.iter().find(|other| other.kind == Kind::Video) == Some(stream);
         taken.push((stream.index, pictures(stream, output, &mut remarks)));
     }
-    for (nth, stream) in kind(Kind::Audio).enumerate() {
-        taken.push((stream.index, sound(stream, nth, output, &mut remarks)));
+    for stream in kind(Kind::Audio) {
+        taken.push((stream.index, sound(stream, output, &mut remarks)));
     }
     for stream in kind(Kind::Subtitle) {
         if SUBTITLES.contains(&stream.codec.as_str()) {
@@ -104,11 +104,13 @@ pub fn of(listing: &Listing, program: Option<u16>, output: &[String]) -> Plan {
     }
     let mut arguments: Vec<String> =
         taken.iter().flat_map(|(index, _)| ["-map".to_owned(), format!("0:{index}")]).collect();
-    codecs(
-        output,
-        taken.into_iter().filter_map(|(_, transcoded)| transcoded).flatten().collect(),
-        &mut arguments,
-    );
+    // By their number in the output: ffmpeg complains of two words for one stream.
+    let any = taken.iter().any(|(_, transcoded)| transcoded.is_some());
+    let each = taken.into_iter().enumerate().flat_map(|(nth, (_, transcoded))| {
+        let words = transcoded.unwrap_or_else(|| vec!["copy".to_owned()]);
+        std::iter::once(format!("-c:{nth}")).chain(words)
+    });
+    codecs(output, if any { each.collect() } else { Vec::new() }, &mut arguments);
     Plan { arguments, remarks }
 }
 
@@ -119,11 +121,12 @@ fn left_out(what: &str, index: usize) -> String {
     )
 }
 
-/// The user's words for the output stand last, so that they win.
-fn codecs(output: &[String], transcoded: Vec<String>, arguments: &mut Vec<String>) {
-    if output.is_empty() {
+/// How streams are coded: copied, or as `each` says; the user's words win.
+fn codecs(output: &[String], each: Vec<String>, arguments: &mut Vec<String>) {
+    if output.is_empty() && each.is_empty() {
         arguments.extend(["-c".to_owned(), "copy".to_owned()]);
-        arguments.extend(transcoded);
+    } else if output.is_empty() {
+        arguments.extend(each);
     } else {
         arguments.extend(["-c:s", "copy", "-c:d", "copy"].map(String::from));
     }
@@ -161,10 +164,10 @@ fn pictures(stream: &Stream, output: &[String], remarks: &mut Vec<String>) -> Op
          them; choose how with --ffmpeg-output-args \"-c:v libx264 -preset veryfast -g 50 -c:a copy\"",
         stream.codec, stream.index
     ));
-    Some(["-c:v:0"].iter().chain(TO_VIDEO).map(|word| (*word).to_owned()).collect())
+    Some(TO_VIDEO.iter().map(|word| (*word).to_owned()).collect())
 }
 
-fn sound(stream: &Stream, nth: usize, output: &[String], remarks: &mut Vec<String>) -> Option<Vec<String>> {
+fn sound(stream: &Stream, output: &[String], remarks: &mut Vec<String>) -> Option<Vec<String>> {
     if AUDIO.contains(&stream.codec.as_str()) || !output.is_empty() {
         return None;
     }
@@ -173,7 +176,7 @@ fn sound(stream: &Stream, nth: usize, output: &[String], remarks: &mut Vec<Strin
          --ffmpeg-output-args \"-c:v copy -c:a aac -b:a 96k\"",
         stream.codec, stream.index
     ));
-    Some(vec![format!("-c:a:{nth}"), TO_AUDIO.to_owned()])
+    Some(vec![TO_AUDIO.to_owned()])
 }
 
 #[cfg(test)]
@@ -225,14 +228,14 @@ mod tests {
     fn what_cannot_be_carried_is_transcoded_or_named() {
         let camera = streams(&["Video: h264 (Main), yuv420p", "Audio: pcm_alaw, 8000 Hz, mono"]);
         let plan = of(&camera, None, &[]);
-        assert_eq!(plan.arguments, words("-map 0:0 -map 0:1 -c copy -c:a:0 aac"));
+        assert_eq!(plan.arguments, words("-map 0:0 -map 0:1 -c:0 copy -c:1 aac"));
         assert!(plan.remarks[0].contains("pcm_alaw"), "{:?}", plan.remarks);
 
         let web = streams(&["Video: vp9, yuv420p", "Audio: opus", "Audio: vorbis", "Subtitle: webvtt"]);
         let plan = of(&web, None, &[]);
         let text = plan.arguments.join(" ");
-        assert!(text.starts_with("-map 0:0 -map 0:1 -map 0:2 -c copy -c:v:0 libx264"), "{text}");
-        assert!(text.ends_with("-c:a:1 aac"), "{text}");
+        assert!(text.starts_with("-map 0:0 -map 0:1 -map 0:2 -c:0 libx264"), "{text}");
+        assert!(text.ends_with("-c:1 copy -c:2 aac"), "{text}");
         assert_eq!(plan.remarks.len(), 3);
     }
 

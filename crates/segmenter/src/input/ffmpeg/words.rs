@@ -26,10 +26,12 @@ const IDLE_TALK: &[&str] = &[
     "Guessed Channel Layout",
     "deprecated",
     "does not match the expected", // of ID3 tags
+    "frame size not set",
     "is muxed as a private data stream",
     "max_analyze_duration",
     "mime type is not rfc8216 compliant",
     "parameters: none",
+    "per frame requested, clamping to max", // a camera's 8 kHz
     "start time for stream",
     "Timestamps are unset in a packet",
     "unsupported type",

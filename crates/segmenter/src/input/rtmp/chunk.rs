@@ -66,7 +66,7 @@ impl Reader {
         let Some(step) = self.header(&mut input) else { return Ok(None) };
         let Header { id, format, time, length, kind, extended } = step;
         let known = self.streams.contains_key(&id);
-        if format != 0 && !known || !known && self.streams.len() >= MAX_STREAMS {
+        if !known && (format != 0 || self.streams.len() >= MAX_STREAMS) {
             return Err(Broken);
         }
         let limit = self.limit;
