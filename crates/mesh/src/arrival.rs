@@ -29,6 +29,8 @@ const COMMON_AT: usize = 3;
 const TELL_WITHIN: Duration = Duration::from_millis(100);
 /// … and if they have it.
 const TELL_HOLDERS_WITHIN: Duration = Duration::from_millis(400);
+/// At no pace are these told later: a source takes a piece for lost that nobody tells it of.
+const TELL_LATEST: Duration = Duration::from_secs(1);
 
 /// When a piece that has begun should be whole, and when it is given up: by what its first block left to come, and the
 /// rate that was measured on the link.
@@ -87,6 +89,8 @@ impl Node {
         let serial = block.serial.get();
         self.stats.payload_received = self.stats.payload_received.saturating_add(block.len.into());
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
+        // A request may have crossed what it asks for, and is answered by that.
+        neighbour.overdue.clear();
         if neighbour.flags.source {
             self.stats.source_received = self.stats.source_received.saturating_add(block.len.into());
         }
@@ -299,6 +303,7 @@ impl Node {
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
             let within =
                 tempo.time(if neighbour.has.get(serial.get()) { TELL_HOLDERS_WITHIN } else { TELL_WITHIN });
+            let within = within.min(TELL_LATEST);
             if !neighbour.put_off(serial, now + within) || !common {
                 self.tell_untold(slab, now);
             }
@@ -328,11 +333,14 @@ impl Node {
     pub(crate) fn retract(&mut self, serial: u64, now: Timestamp) {
         for slab in self.neighbours.slabs() {
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
+            let asks = neighbour.wants.iter().any(|w| w.serial == serial);
             neighbour.wants.retain(|w| w.serial != serial);
             neighbour.untold.retain(|s| s.get() != serial);
             if !neighbour.has.get(serial) {
                 let list = SerialList::from_slice(&[Serial::new(serial)]);
                 self.send(slab, Message::DontHave(list), now);
+            } else if asks {
+                self.send(slab, Message::Reject(Serial::new(serial)), now);
             }
         }
     }

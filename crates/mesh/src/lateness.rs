@@ -2,8 +2,9 @@
 //!
 //! Rules: a request is given up after a time that its holder's measured pace decides, at once if the holder has gone
 //! quiet; a piece that has begun is given up at its end ([`Pace`](crate::arrival::Pace)), also if more of it drips in. A
-//! holder that leaves requests without an answer while it goes on talking is a liar, and so is one that begins pieces and
-//! has never finished one. What is late is asked of a second holder, also if it has begun to come and will not be whole
+//! holder that has never delivered and leaves requests without any answer while it goes on talking is a liar. One that begins
+//! pieces and has never finished one may just be slow, and is set aside (`bans.rs`); one that has delivered is at most hung up
+//! on. So nobody is banned for being slow: an honest node answers each request, however late. What is late is asked of a second holder, also if it has begun to come and will not be whole
 //! in time, and what nobody will deliver in time of the HTTP origin.
 
 use std::time::Duration;
@@ -37,12 +38,12 @@ const STALL: Duration = Duration::from_millis(400);
 const QUIET_PATIENCE: Duration = Duration::from_millis(300);
 /// Who is there has answered a request by this time beyond a round trip: it turns away what it cannot serve.
 const ANSWER: Duration = Duration::from_millis(500);
-/// A neighbour counts as a liar after so many requests that it left without an answer while it went on talking,
-/// and so long without a piece.
+/// A neighbour that has delivered before is hung up on after so many requests that it left without an answer while it went
+/// on talking, or pieces that it broke off, and so long without a piece. It may be slow: it is not banned.
 const MAX_FAILURES: u32 = 5;
-/// The same for one that has never delivered.
-const MAX_FAILURES_UNPROVEN: u32 = 3;
 const LIAR: Duration = Duration::from_secs(6);
+/// One that has never delivered is a liar after so many requests that it has not even answered so long after.
+const LIES: usize = 3;
 
 impl Node {
     /// The picker's share of the tick: requests that come to nothing, pieces that are late or were put off.
@@ -102,15 +103,35 @@ impl Node {
             } else if neighbour.heard > asked.at + neighbour.rtt + tempo.time(ANSWER) {
                 neighbour.unanswered = neighbour.unanswered.saturating_add(1);
             }
-            let most = if proven { MAX_FAILURES } else { MAX_FAILURES_UNPROVEN };
             let useless = neighbour.delivered + LIAR < now;
-            if useless && neighbour.unanswered >= most {
-                self.hang_up(slab, HangUpReason::Liar, true, now);
+            if !proven {
+                // Its answer is waited for: it is a liar only if none comes at all. One that is slow does answer.
+                let asked = &neighbour.asked[index];
+                let (serial, at, begun) = (asked.serial, asked.at, asked.pace.is_some());
+                if !begun {
+                    neighbour.note_overdue(serial, at);
+                }
+                if neighbour.never_answered(LIAR.saturating_add(tempo.time(ANSWER))) >= LIES {
+                    self.hang_up(slab, HangUpReason::Liar, true, now);
+                    continue;
+                }
+                if useless && neighbour.broken_off >= MAX_FAILURES {
+                    // It drips, or its line is too slow for this stream: one cannot tell.
+                    let node = neighbour.node;
+                    self.bans.set_aside(node, now);
+                    self.candidates.forget(&node);
+                    self.hang_up(slab, HangUpReason::Idle, false, now);
+                    continue;
+                }
+                self.drop_holder(slab, serial);
+                if begun {
+                    self.cancel(slab, serial, now);
+                }
+                self.unask(slab, serial, now);
                 continue;
             }
-            if useless && neighbour.broken_off >= MAX_FAILURES {
-                let reason = if proven { HangUpReason::Idle } else { HangUpReason::Liar };
-                self.hang_up(slab, reason, !proven, now);
+            if useless && neighbour.unanswered.max(neighbour.broken_off) >= MAX_FAILURES {
+                self.hang_up(slab, HangUpReason::Idle, false, now);
                 continue;
             }
             self.drop_holder(slab, serial);

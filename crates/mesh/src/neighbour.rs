@@ -22,6 +22,8 @@ pub(crate) const CROSSING: Duration = Duration::from_millis(150);
 pub(crate) const QUIET: Duration = Duration::from_millis(600);
 /// Cancels remembered for a round trip.
 const MAX_CANCELLED: usize = 8;
+/// Requests without an answer that are remembered of one that has delivered nothing.
+const MAX_OVERDUE: usize = 8;
 /// Pieces remembered that were sent within a round trip.
 const MAX_SERVED: usize = 8;
 /// Pieces that a neighbour need not be told of at once and is told of together.
@@ -127,6 +129,9 @@ pub(crate) struct Neighbour {
     pub busy_until: Timestamp,
     /// Requests since its last piece that it left without any answer, although it went on talking.
     pub unanswered: u32,
+    /// Requests that were given up before anything was delivered, and when they were made, until an answer comes. At most
+    /// [`MAX_OVERDUE`], the oldest.
+    pub overdue: SmallVec<[(u64, Timestamp); 2]>,
     /// Pieces that it began to send and did not end, less those that it did end.
     pub broken_off: u32,
     /// Requests that it has made.
@@ -196,6 +201,7 @@ impl Neighbour {
             delivered: now,
             busy_until: Timestamp::ZERO,
             unanswered: 0,
+            overdue: SmallVec::new(),
             broken_off: 0,
             requests: 0,
             taken: 0,
@@ -225,6 +231,23 @@ impl Neighbour {
     /// Whether it tells of new pieces, as everybody does who gets the stream.
     pub fn tells(&self, edge: u64) -> bool {
         self.newest > 0 && self.newest.saturating_add(crate::uplink::LIVE) > edge
+    }
+
+    /// Notes a request that is given up without an answer, and is not taken back.
+    pub fn note_overdue(&mut self, serial: u64, asked_at: Timestamp) {
+        if self.overdue.len() < MAX_OVERDUE && !self.overdue.iter().any(|(s, _)| *s == serial) {
+            self.overdue.push((serial, asked_at));
+        }
+    }
+
+    /// It answers a request, by a word.
+    pub fn note_answer(&mut self, serial: u64) {
+        self.overdue.retain(|(s, _)| *s != serial);
+    }
+
+    /// Requests that it let pass for longer than `patience` without any answer, while it went on talking.
+    pub fn never_answered(&self, patience: Duration) -> usize {
+        self.overdue.iter().filter(|(_, at)| *at + self.rtt + patience < self.heard).count()
     }
 
     /// Notes a cancel that goes out now.

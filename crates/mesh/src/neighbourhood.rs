@@ -38,14 +38,19 @@ const LEAST_NEIGHBOURS: usize = 6;
 const MAX_LEARNED: usize = 256;
 /// Nodes told to a neighbour at a time.
 const TOLD: usize = 12;
-/// How often neighbours are told of nodes.
+/// How often neighbours are told of nodes at the most; …
 const TELL: Duration = Duration::from_secs(20);
-/// A link without a word for so long is given up, if the stream went on in that time.
-const IDLE: Duration = Duration::from_secs(5);
+/// … and it takes no more than one in so many bytes of the stream, where a node that is told of takes so many bytes.
+const TELL_PART: f32 = 64.0;
+const TOLD_BYTES: f32 = 48.0;
+/// A link without a word for so many halves of [`KEEP_ALIVE`] is given up, if the stream went on in that time.
+const IDLE: u32 = 5;
 /// A link's far end must have said Hello by then.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
-/// Who has nothing to say says so after this time.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Who has nothing to say says so after this time, at the nominal pace (`tempo.rs`) and within the bounds.
+const KEEP_ALIVE: Duration = Duration::from_millis(250);
+const LEAST_KEEP_ALIVE: Duration = Duration::from_secs(2);
+const MOST_KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How often the least useful neighbour is looked for, and how old it must be.
 const REVIEW: Duration = Duration::from_secs(20);
 /// Links that are kept account of, as a multiple of half of those aimed at: twice as many accepted, as many dialled, and
@@ -176,7 +181,7 @@ impl Node {
 
     /// How many neighbours to aim at. A promise costs as many bytes whether pieces are long or short, many or few, so a
     /// stream of slow pieces has fewer neighbours to promise them to.
-    fn aim(&self) -> usize {
+    pub(crate) fn aim(&self) -> usize {
         let fewer = self.config.neighbours as f32 / self.tempo.scale().sqrt();
         (fewer.round() as usize).clamp(LEAST_NEIGHBOURS.min(self.config.neighbours), self.config.neighbours)
     }
@@ -186,6 +191,7 @@ impl Node {
         if self.leaving {
             return;
         }
+        self.tempo.look(&self.window);
         let links = || self.neighbours.iter().filter(|(_, n)| !n.closing);
         let (have, chosen) = (links().count(), links().filter(|(_, n)| n.chosen).count());
         let under_way = self.candidates.dialling();
@@ -228,14 +234,17 @@ impl Node {
     pub(crate) fn neighbourhood_tick(&mut self, now: Timestamp) {
         self.bans.expire(now);
         self.candidates.expire(now);
+        self.shed(now);
+        let keep_alive = self.tempo.time(KEEP_ALIVE).clamp(LEAST_KEEP_ALIVE, MOST_KEEP_ALIVE);
+        let idle = keep_alive.saturating_mul(IDLE) / 2;
         for slab in self.neighbours.slabs() {
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
             neighbour.taken_lately *= 0.9;
             neighbour.given_lately *= 0.9;
             let silent = !neighbour.greeted && neighbour.since + HELLO_WITHIN < now;
-            if silent || neighbour.heard + IDLE < self.edge_at {
+            if silent || neighbour.heard + idle < self.edge_at {
                 self.hang_up(slab, HangUpReason::Idle, false, now);
-            } else if neighbour.greeted && neighbour.told + KEEP_ALIVE < now && !neighbour.closing {
+            } else if neighbour.greeted && neighbour.told + keep_alive < now && !neighbour.closing {
                 let newest = (self.window.base()..self.window.edge()).rfind(|s| self.window.held.get(*s));
                 let newest = newest.map(Serial::new).into_iter().collect();
                 self.send(slab, Message::Have(newest), now);
@@ -243,7 +252,9 @@ impl Node {
         }
         self.dial(now);
         if self.candidates.tell_at <= now {
-            self.candidates.tell_at = now + TELL;
+            let bytes = self.neighbours.len() as f32 * TOLD as f32 * TOLD_BYTES;
+            let cheap = Duration::from_secs_f32((bytes * TELL_PART / self.tempo.rate.max(1.0)).min(3600.0));
+            self.candidates.tell_at = now + TELL.max(cheap);
             for slab in self.neighbours.slabs() {
                 self.tell_peers(slab, now);
             }
@@ -256,6 +267,22 @@ impl Node {
             if !first {
                 self.replace_worst(now);
             }
+        }
+    }
+
+    /// Lets go a neighbour where there are many more than are aimed at: links that came before the pace was known.
+    fn shed(&mut self, now: Timestamp) {
+        let links = || self.neighbours.iter().filter(|(_, n)| n.greeted && !n.closing);
+        if self.aim() == self.config.neighbours || links().count() <= self.aim().saturating_mul(2) {
+            return;
+        }
+        // A hidden one finds no others as easily, and the source is the last to be left.
+        let spare = links().filter(|(_, n)| n.flags.dialable && !n.flags.source);
+        let len = self.tempo.piece_len as f32;
+        let least = spare.min_by(|(_, a), (_, b)| usefulness(a, len).total_cmp(&usefulness(b, len)));
+        if let Some((slab, _)) = least {
+            self.send(slab, Message::Bye(ByeReason::Full), now);
+            self.hang_up(slab, HangUpReason::Full, false, now);
         }
     }
 

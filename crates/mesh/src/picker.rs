@@ -145,6 +145,9 @@ impl Node {
             {
                 return;
             }
+            if let Some(neighbour) = self.neighbours.get_mut(from) {
+                neighbour.note_answer(serial.get());
+            }
             self.drop_holder(from, serial.get());
             self.unask(from, serial.get(), now);
         }
@@ -156,6 +159,7 @@ impl Node {
         let busy = self.tempo.time(BUSY);
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         neighbour.busy_until = now + busy;
+        neighbour.note_answer(serial.get());
         if !neighbour.asked.iter().any(|a| a.serial == serial.get() && a.pace.is_some()) {
             self.unask(from, serial.get(), now);
         }

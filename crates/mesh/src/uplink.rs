@@ -39,15 +39,15 @@ use crate::{LinkId, Output, Role, Timestamp};
 /// Longest block: BEP 3's 16 KiB.
 const MAX_BLOCK: u64 = 16 * 1024;
 /// A block is at most this part of a second's upload, so that a slow uplink, too, stays responsive, …
-const BLOCKS_PER_SECOND: u64 = 64;
+const BLOCKS_PER_SECOND: u64 = 128;
 /// … and as many full packets as fit into that, one at least: what a packet of the transport carries beside the block's
 /// own header, and a twelfth of 16 KiB. A block of 512 bytes would have a packet's headers to itself.
 const PACKET: u64 = 1366;
 /// The least and the most that two blocks are taken to need on the line, one on the wire and one behind it.
 const MIN_LINE_TIME: Duration = Duration::from_millis(10);
 const MAX_LINE_TIME: Duration = Duration::from_secs(1);
-/// A link whose bytes have not moved for so long is held up by its congestion window: about four blocks' time on the
-/// slowest line that carries a stream of 8 Mbit/s.
+/// A link whose bytes have not moved for so long, and for as long as the line takes for four blocks, is held up by its
+/// congestion window.
 const HELD_UP: Duration = Duration::from_millis(50);
 /// Bytes of one link that may wait in the transport: a congested one must not take all.
 const LINK_UNDRAINED: u64 = MAX_BLOCK + MAX_BLOCK / 2;
@@ -87,8 +87,9 @@ const HOLD: Duration = Duration::from_millis(400);
 /// Requests that may wait for their turn; the least good one beyond it is turned away. Two keep the uplink busy over
 /// a round trip; more would only bind pieces to a busy holder while others idle.
 const MAX_WAITING: usize = 2;
-/// A piece is rare while fewer than one in this many neighbours have it, …
+/// A piece is rare while fewer than one in this many neighbours have it, or fewer than so many of few neighbours, …
 const RARE: usize = 5;
+const LEAST_RARE: usize = 3;
 /// … and among so many newest: of older ones few copies are left because nobody needs them any more.
 pub(crate) const LIVE: u64 = 96;
 
@@ -204,14 +205,14 @@ impl Uplink {
         let in_time = |limit: u64| {
             u64::try_from(u128::from(limit).saturating_mul(queue.as_micros()) / 1_000_000).unwrap_or(u64::MAX)
         };
-        self.limit.map_or(0, in_time).max(2 * MAX_BLOCK - 1)
+        let two_blocks = u64::from(self.block_len()).saturating_mul(2);
+        self.limit.map_or(0, in_time).max(two_blocks.saturating_sub(1))
     }
 
     /// Twice what two blocks take on a line that has the rate of the limit.
     fn line_time(&self) -> Duration {
-        let time = |limit: u64| {
-            Duration::from_micros((4 * MAX_BLOCK * 1_000_000).checked_div(limit).unwrap_or(u64::MAX))
-        };
+        let four_blocks = u64::from(self.block_len()).saturating_mul(4_000_000);
+        let time = |limit: u64| Duration::from_micros(four_blocks.checked_div(limit).unwrap_or(u64::MAX));
         self.limit.map_or(HELD_UP, time).clamp(MIN_LINE_TIME, MAX_LINE_TIME)
     }
 
@@ -358,8 +359,7 @@ impl Node {
             want.due.is_some_and(|due| due < now + self.tempo.before_due(URGENT, URGENT_SHARE, self.delay));
         let first = neighbour.given == 0 && want.due.is_some_and(|due| due < now + self.tempo.time(FIRST));
         let copies = self.window.slot(want.serial).copies;
-        let rare = usize::from(copies).saturating_mul(RARE) < self.listeners
-            && want.serial.saturating_add(LIVE) > self.window.edge();
+        let rare = self.is_rare(copies) && want.serial.saturating_add(LIVE) > self.window.edge();
         let hop = hop_us(neighbour, &self.tempo) as u32;
         let nobodys = copies == 0 || self.window.slot(want.serial).given == 0;
         if self.role == Role::Source && urgent && nobodys {
@@ -383,6 +383,11 @@ impl Node {
         } else {
             (class, last, u16::MAX, want.serial, hop)
         }
+    }
+
+    /// Whether a piece that so many neighbours have is rare.
+    fn is_rare(&self, copies: u16) -> bool {
+        usize::from(copies) < self.listeners.div_ceil(RARE).max(LEAST_RARE)
     }
 
     pub(crate) fn on_cancel(&mut self, from: Slab, serial: Serial, now: Timestamp) {
@@ -456,9 +461,10 @@ impl Node {
     /// the first of them will have waited too long for that.
     fn waiting_for_line(&self, now: Timestamp) -> (u64, Option<Timestamp>) {
         let patience = self.uplink.line_time();
+        let held_up = patience.max(HELD_UP);
         let mut waiting = (0u64, None);
         for (_, neighbour) in self.neighbours.iter().filter(|(_, n)| n.undrained > 0) {
-            let until = (neighbour.drained + HELD_UP).min(neighbour.block_at + patience);
+            let until = (neighbour.drained + held_up).min(neighbour.block_at + patience);
             if until > now {
                 waiting.0 = waiting.0.saturating_add(neighbour.undrained);
                 waiting.1 = Some(waiting.1.map_or(until, |first: Timestamp| first.min(until)));
@@ -473,6 +479,7 @@ impl Node {
             if let Some(neighbour) = self.neighbours.get_mut(to) {
                 neighbour.wants.retain(|want| want.serial != serial);
             }
+            self.send(to, Message::Reject(Serial::new(serial)), now);
             return self.push.forget(serial);
         };
         let piece_len = known.piece.len;
@@ -555,8 +562,8 @@ impl Node {
         }
         if let Some((to, serial)) = begun {
             // A piece that most have can wait; a fresh one cannot.
-            let common = usize::from(self.window.slot(serial).copies).saturating_mul(RARE) > self.listeners;
-            if !common || !self.has_push(now) {
+            let rare = self.is_rare(self.window.slot(serial).copies);
+            if rare || !self.has_push(now) {
                 return Some((to, serial));
             }
         }
@@ -627,8 +634,10 @@ mod tests {
     fn what_may_wait_in_the_transport_goes_by_the_limit() {
         let queue = Duration::from_millis(110);
         assert_eq!(Uplink::new(Some(1_000_000)).max_undrained(queue), 110_000);
-        for (limit, queue) in [(Some(100_000), queue), (None, queue), (Some(1_000_000), Duration::ZERO)] {
+        for (limit, queue) in [(None, queue), (Some(2_000_000), Duration::ZERO)] {
             assert_eq!(Uplink::new(limit).max_undrained(queue), 2 * MAX_BLOCK - 1);
         }
+        // On a slow line two long blocks would stand for seconds before all that comes after them.
+        assert_eq!(Uplink::new(Some(10_000)).max_undrained(Duration::ZERO), 2 * PACKET - 1);
     }
 }

@@ -337,7 +337,6 @@ pub fn all() -> Vec<Scenario> {
             vices: &[Vice::Drips],
             bounds: vec![
                 Bound::at_most(Stalls, 0.0),
-                Bound::at_least(HostileBanned, 1.0),
                 Bound::at_most(HostileLinks, 0.1),
                 Bound::at_most(FalseBans, 0.0),
             ],

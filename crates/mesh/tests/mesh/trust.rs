@@ -80,6 +80,22 @@ fn who_promises_and_never_sends_is_banned() {
 }
 
 #[test]
+fn who_answers_late_and_never_sends_is_slow_and_not_banned() {
+    let mut alone = Alone::settled();
+    let mut open: Vec<(u64, Serial)> = Vec::new();
+    for serial in 20..80 {
+        alone.head(serial, PieceHash::of(&(serial as u32).to_le_bytes()), true);
+        alone.say(Mesh::have([serial]));
+        open.extend(alone.requests().into_iter().map(|request| (serial + 4, request.serial)));
+        let (due, later): (Vec<_>, _) = open.into_iter().partition(|(at, _)| *at <= serial);
+        open = later;
+        due.into_iter().for_each(|(_, asked)| alone.say(Message::Reject(asked)));
+        alone.mesh.run(SECOND / 2);
+    }
+    assert!(alone.bans().is_empty(), "{:?}", alone.bans());
+}
+
+#[test]
 fn a_head_that_did_not_come_is_asked_for_and_its_piece_is_due_all_the_same() {
     let mut alone = Alone::settled();
     for serial in (20..40).filter(|serial| *serial != 30) {
