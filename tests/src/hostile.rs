@@ -30,8 +30,9 @@ const ALPN: &[u8] = b"minuet-mesh/1";
 const AGAIN: Duration = Duration::from_secs(1);
 /// Payload of a block.
 const BLOCK: u32 = 16 * 1024;
-/// Between two bytes that drip.
+/// Between two blocks that drip, and their length: the least that is a block.
 const DRIP: Duration = Duration::from_millis(300);
+const DROP: u32 = 1024;
 /// A type of frames that no version has.
 const NO_TYPE: u8 = 99;
 /// Payload of a frame of it.
@@ -54,7 +55,7 @@ pub enum Harm {
     Flood,
     /// Promises every piece, and never sends one.
     Silence,
-    /// Promises every piece, and sends of each that it is asked for a byte now and then.
+    /// Promises every piece, and sends of each that it is asked for a little now and then.
     Drip,
     /// Takes a place, and says nothing more.
     Hold,
@@ -62,12 +63,14 @@ pub enum Harm {
     Unknown,
     /// Says numbers that cannot be, a different one on each link.
     Extreme,
-    /// Names a victim as the address of nodes that it has made up, and as its own.
-    Poison,
+    /// Says that nodes which it has made up are at [`VICTIM`], at [`VICTIM_PORTS`] ports from this one on.
+    Poison(u16),
 }
 
 /// Whom [`Harm::Poison`] names: an address on loopback that nothing else uses.
 pub const VICTIM: [u8; 4] = [127, 0, 0, 99];
+/// Ports of it that are named.
+pub const VICTIM_PORTS: u16 = 16;
 
 /// A node that does harm until it is dropped.
 pub struct Hostile {
@@ -205,8 +208,9 @@ impl Link {
                 let frame = extreme(self.deeds.links.load(Ordering::Relaxed));
                 control.lock().await.write_all(&frame).await?;
             }
-            Harm::Poison => {
-                drop(tokio::spawn(poison(connection.clone(), Arc::clone(&control), Arc::clone(&self.deeds))))
+            Harm::Poison(port) => {
+                let (control, deeds) = (Arc::clone(&control), Arc::clone(&self.deeds));
+                drop(tokio::spawn(poison(port, connection.clone(), control, deeds)));
             }
             _ => {}
         }
@@ -251,9 +255,9 @@ impl Link {
             }
             (Harm::Drip, Message::Request(Request { serial, .. })) => {
                 let Some(&piece_len) = lens.get(&serial) else { return Ok(()) };
-                for offset in 0..4 {
-                    self.say(media, &Message::Block(Block { serial, offset, len: 1, piece_len })).await?;
-                    media.write_all(&[0x66]).await?;
+                for offset in (0..piece_len.saturating_sub(DROP)).step_by(DROP as usize).take(4) {
+                    self.say(media, &Message::Block(Block { serial, offset, len: DROP, piece_len })).await?;
+                    media.write_all(&[0x66; DROP as usize]).await?;
                     tokio::time::sleep(DRIP).await;
                 }
             }
@@ -323,7 +327,12 @@ fn extreme(n: u64) -> Bytes {
 }
 
 /// Names a victim again and again, under keys and ports that are made up, until the link breaks.
-async fn poison(connection: Connection, control: Arc<tokio::sync::Mutex<SendStream>>, deeds: Arc<Deeds>) {
+async fn poison(
+    first_port: u16,
+    connection: Connection,
+    control: Arc<tokio::sync::Mutex<SendStream>>,
+    deeds: Arc<Deeds>,
+) {
     let victim = |port: u16| {
         let mut address = vec![4, VICTIM[0], VICTIM[1], VICTIM[2], VICTIM[3]];
         address.extend_from_slice(&port.to_be_bytes());
@@ -333,7 +342,7 @@ async fn poison(connection: Connection, control: Arc<tokio::sync::Mutex<SendStre
         let made_up = (0..MADE_UP).map(|n| {
             let mut node = [n; 32];
             node[..2].copy_from_slice(&round.to_be_bytes());
-            (NodeId(node), victim(round.wrapping_mul(u16::from(MADE_UP)).wrapping_add(u16::from(n)).max(1)))
+            (NodeId(node), victim(first_port + u16::from(n) % VICTIM_PORTS))
         });
         let flags = HelloFlags { dialable: true, ..HelloFlags::default() };
         let peers = made_up.map(|(node, address)| PeerInfo { node, flags, upload_kbps: 1_000_000, address });

@@ -1,6 +1,6 @@
 //! IPv6 and IPv4 out of the box: tracker, source and viewers with their default listeners, on hosts that have one family
 //! of addresses or both. Each lab is a network namespace with nothing but a loopback device. Needs root (or a kernel that
-//! gives everybody namespaces) and `ip`.
+//! gives everybody namespaces), `ip` and `nft`.
 
 use std::{fs, path::Path, process::Command};
 
@@ -50,8 +50,22 @@ fn lab(dir: &Path, source_url: &str, viewer_url: &str, host: &str) -> String {
 #[test]
 fn hosts_with_ipv6_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let url = "http://[::1]:7070";
-    lab(dir.path(), url, url, "ip -4 addr flush dev lo");
+    let url = "http://[fd00::7]:7070";
+    // The loopback device keeps 127.0.0.1, as everywhere; but nobody is met there.
+    let host = "ip link add host0 type veth peer name far0
+        ip link set far0 up
+        ip link set host0 up
+        ip addr add fd00::7/64 dev host0 nodad
+        nft -f - <<'RULES'
+            table ip alone {
+                chain out {
+                    type filter hook output priority 0
+                    meta l4proto udp drop
+                    tcp dport 7070-7090 drop
+                }
+            }
+RULES";
+    lab(dir.path(), url, url, host);
 }
 
 #[test]

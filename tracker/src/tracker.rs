@@ -10,6 +10,7 @@ use minuet_guard::pool::Pool;
 use minuet_guard::tasks::{Fault, Spawner, Tasks};
 use minuet_proto::channel_api::Peer;
 use minuet_proto::mesh::NodeId;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -71,6 +72,9 @@ pub enum StartError {
     Store(#[from] StoreError),
 }
 
+/// Torrents that are read from disk at once.
+const TORRENT_READS: usize = 4;
+
 /// What all tasks work with.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -89,6 +93,8 @@ pub(crate) struct Shared {
     pub bodies: Pool,
     /// Bytes of answers that wait to be sent.
     pub answers: Pool,
+    /// Torrents that are read from disk at once: the store reads each whole, whatever part of it is asked for.
+    pub torrent_reads: Semaphore,
     /// Places of subscribers.
     pub subscribers: Pool,
     /// Is cancelled when the tracker shuts down.
@@ -247,6 +253,7 @@ impl Tracker {
             nonces: Nonces::new(rand::random()),
             bodies: pool(config.http.bodies),
             answers: pool(config.http.answers),
+            torrent_reads: Semaphore::new(TORRENT_READS),
             subscribers: pool(config.http.subscribers),
             shutdown: spawner.token().clone(),
             tasks: TaskTracker::new(),

@@ -3,11 +3,14 @@
 //! One task a tracker asks for a snapshot, then holds the event stream open, and comes back after a jittered wait
 //! when it breaks. What they bring goes through one [`Chain`]; a tracker that lies, repeats itself, or dies costs
 //! a log line. As long as one tracker answers, nothing is missed.
+//!
+//! That a broadcast has ended is final to a relay. One tracker may be stale, or may repeat what it was told long ago; so
+//! this news waits until every tracker has answered or failed once, and a newer statement takes its place.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use minuet_guard::tasks::Spawner;
-use minuet_proto::{ChannelId, SegmentSeq, SignedRecord, SignedState, channel_api::Peer};
+use minuet_proto::{ChannelId, Phase, SegmentSeq, SignedRecord, SignedState, channel_api::Peer};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -79,8 +82,18 @@ pub fn follow(
         let work = watch_tracker(at, tracker, channel, position.subscribe(), bring.clone());
         tasks.spawn("following the channel at a tracker", until_cancelled(work));
     }
-    let merger =
-        Merger { channel, trackers, start, now_ms, position, chain: Chain::default(), state_at_ms: 0, out };
+    let waiting = Waiting { unheard: vec![true; trackers.len()], ended: None };
+    let merger = Merger {
+        channel,
+        trackers,
+        start,
+        now_ms,
+        position,
+        chain: Chain::default(),
+        state_at_ms: 0,
+        waiting,
+        out,
+    };
     tasks.spawn("following the channel", until_cancelled(merger.run(brought)));
     followed
 }
@@ -151,7 +164,21 @@ struct Merger {
     position: watch::Sender<Option<SegmentSeq>>,
     chain: Chain,
     state_at_ms: u64,
+    waiting: Waiting,
     out: mpsc::Sender<Followed>,
+}
+
+/// The news that the broadcast has ended, before all have been heard.
+struct Waiting {
+    /// Which trackers have neither answered nor failed yet.
+    unheard: Vec<bool>,
+    ended: Option<(SignedState, Teller)>,
+}
+
+impl Waiting {
+    fn is_over(&self) -> bool {
+        !self.unheard.contains(&true)
+    }
 }
 
 /// Who follows is gone.
@@ -163,6 +190,7 @@ impl Merger {
         while let Some((at, item)) = brought.recv().await {
             let name = self.trackers[at].name();
             let failed = matches!(item, Brought::Failed(_));
+            let heard = failed || matches!(item, Brought::Snapshot(_));
             let given = match item {
                 Brought::Snapshot(snapshot) => self.snapshot(snapshot).await,
                 Brought::News(News::Record(record)) => self.record(record).await,
@@ -177,7 +205,10 @@ impl Merger {
                 tracing::info!("{name} answers again");
             }
             failing[at] = failed;
-            if given.is_err() {
+            if heard {
+                self.waiting.unheard[at] = false;
+            }
+            if given.is_err() || self.tell_end().await.is_err() {
                 return;
             }
         }
@@ -216,7 +247,7 @@ impl Merger {
         match self.start {
             Start::Live => {
                 let settled = settled(segment);
-                let ended = state.as_ref().is_some_and(|s| s.phase == minuet_proto::Phase::Ended);
+                let ended = state.as_ref().is_some_and(|s| s.phase == Phase::Ended);
                 let before = (self.now_ms)().saturating_sub(millis(settled));
                 records.iter().rev().find(|r| ended || r.sealed_ms <= before).unwrap_or(&records[0]).seq
             }
@@ -232,7 +263,23 @@ impl Merger {
             return Ok(());
         }
         self.state_at_ms = state.at_ms;
+        self.waiting.ended = None;
+        if state.phase == Phase::Ended && !self.waiting.is_over() {
+            self.waiting.ended = Some((state, teller));
+            return Ok(());
+        }
         self.give(Followed::State(state, teller)).await
+    }
+
+    /// Tells of the end that nobody has contradicted.
+    async fn tell_end(&mut self) -> Result<(), Gone> {
+        if !self.waiting.is_over() {
+            return Ok(());
+        }
+        match self.waiting.ended.take() {
+            Some((state, teller)) => self.give(Followed::State(state, teller)).await,
+            None => Ok(()),
+        }
     }
 
     async fn record(&mut self, record: SignedRecord) -> Result<(), Gone> {

@@ -18,7 +18,8 @@ use minuet_node::{
     tracker::Begin,
 };
 use minuet_proto::{
-    ChannelKey, InfoHash, PieceHash, PieceIndex, PieceLength, Record, SegmentSeq, SignedRecord,
+    ChannelKey, ChannelState, InfoHash, Phase, PieceHash, PieceIndex, PieceLength, Record, SegmentSeq,
+    SignedRecord, SignedState,
     channel_api::{
         Join, MAX_JOIN_LENGTH,
         mesh::{
@@ -32,6 +33,7 @@ use minuet_proto::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::Notify,
 };
 
 /// A tracker that answers each request by `script`, which gets the request's path and writes the raw answer.
@@ -269,6 +271,63 @@ async fn one_good_tracker_is_enough() {
     // The liar alone: the record that does not follow is never given out.
     let mut following = Following::start(vec![liar], Start::Oldest);
     assert_eq!(following.records(2).await, [0, 2]);
+    following.end().await;
+}
+
+/// A tracker that answers a join with this state, once it may, and has no events.
+async fn stating(state: SignedState, may: Arc<Notify>) -> TrackerClient {
+    tracker(move |path, mut stream| {
+        let (may, state) = (Arc::clone(&may), state.to_base64());
+        async move {
+            if path.contains("/events") {
+                return std::future::pending().await;
+            }
+            may.notified().await;
+            may.notify_one();
+            let join = Join { state: Some(state), ..plain_join(&history(&key(), 2)) };
+            answer(&mut stream, "application/json", &serde_json::to_string(&join).unwrap()).await;
+        }
+    })
+    .await
+}
+
+fn state(at_ms: u64, phase: Phase) -> SignedState {
+    let state = ChannelState {
+        channel: key().channel(),
+        at_ms,
+        phase,
+        next: SegmentSeq(2),
+        segment_ms: 5_000,
+        title: String::new(),
+        listed: false,
+        origin: None,
+    };
+    SignedState::sign(&key(), state)
+}
+
+#[tokio::test]
+async fn an_end_that_one_tracker_repeats_is_told_only_when_no_other_knows_better() {
+    let phase = async |following: &mut Following| loop {
+        match following.events.recv().await.unwrap() {
+            Followed::State(state, _) => break state.phase,
+            Followed::Failed(_) | Followed::Joined(..) | Followed::Record(_) => {}
+        }
+    };
+    let (now, later) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    now.notify_one();
+    let stale = stating(state(5, Phase::Ended), Arc::clone(&now)).await;
+    let fresh = stating(state(6, Phase::Live), Arc::clone(&later)).await;
+    let mut following = Following::start(vec![stale.clone(), fresh], Start::Live);
+    // What the stale one says has been taken in; the other has not said anything yet.
+    following.records(1).await;
+    later.notify_one();
+    assert_eq!(phase(&mut following).await, Phase::Live);
+    following.end().await;
+    // Nor does a dead tracker keep the end from being told.
+    let babbler =
+        tracker(|_, mut stream| async move { answer(&mut stream, "text/html", "hello").await }).await;
+    let mut following = Following::start(vec![stale, babbler], Start::Live);
+    assert_eq!(phase(&mut following).await, Phase::Ended);
     following.end().await;
 }
 

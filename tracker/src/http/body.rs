@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use futures_util::Stream;
 use hyper::body::{Frame, SizeHint};
 use minuet_guard::pool::Taken;
@@ -83,7 +83,16 @@ impl hyper::body::Body for Body {
                 if held.as_ref().is_some_and(|account| account.is_evicted()) {
                     return Poll::Ready(Some(Err(io::ErrorKind::OutOfMemory.into())));
                 }
-                let frame = bytes.split_to(bytes.len().min(FRAME));
+                if bytes.len() <= FRAME {
+                    return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
+                }
+                // A copy: a frame that waits in the connection would hold all bytes, beyond the account.
+                let frame = Bytes::copy_from_slice(&bytes[..FRAME]);
+                bytes.advance(FRAME);
+                if bytes.len() <= FRAME {
+                    // So would the last one.
+                    *bytes = Bytes::copy_from_slice(bytes);
+                }
                 Poll::Ready(Some(Ok(Frame::data(frame))))
             }
             Self::Events(chunks) => {

@@ -203,6 +203,12 @@ async fn part(
     if let Some(part) = shared.channels.torrent_in_memory(channel.id(), seq, at, FRAME) {
         return Ok(Some(part));
     }
+    // The semaphore is never closed.
+    let Ok(_turn) = shared.torrent_reads.acquire().await else { return Ok(None) };
+    // Whoever was waited for may have kept it.
+    if let Some(part) = shared.channels.torrent_in_memory(channel.id(), seq, at, FRAME) {
+        return Ok(Some(part));
+    }
     let (reader, id) = (Arc::clone(shared), *channel.id());
     let read = move || reader.channels.torrent_from_disk(&id, seq, at, FRAME, keep);
     match tokio::task::spawn_blocking(read).await {

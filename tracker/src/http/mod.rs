@@ -217,8 +217,8 @@ fn connection(
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(MAX_HEAD_BYTES)
+            // No flushing of pipelines: with it hyper takes an answer in whole, however slowly the client reads.
             .half_close(true)
-            .pipeline_flush(true)
             .serve_connection(TokioIo::new(*stream), service)
             // As the relay server takes it over, when it is asked for.
             .with_upgrades(),
