@@ -8,6 +8,9 @@ use crate::estimate::LinkSample;
 /// How long looks are kept.
 const KEPT: Duration = Duration::from_millis(1200);
 
+/// Bytes of a packet, about.
+const PACKET: f64 = 1200.0;
+
 /// Counts that only grow, of all links together.
 #[derive(Debug, Clone, Copy, Default)]
 struct Totals {
@@ -63,12 +66,15 @@ impl Deliveries {
         self.over(window).map_or(0.0, |(before, now, seconds)| (now.sent - before.sent) as f64 / seconds)
     }
 
-    /// Share of what met its fate in the last `window` that was lost; none where too little did to say.
-    pub fn lost(&self, window: Duration, least_bytes: u64) -> Option<f64> {
-        let (before, now, _) = self.over(window)?;
-        let (lost, delivered) = (now.lost - before.lost, now.delivered - before.delivered);
-        let bytes = lost + delivered;
-        (bytes >= least_bytes).then(|| lost as f64 / bytes.max(1) as f64)
+    /// Whether surely more than `bound` of what met its fate in about the last `window` was lost: by two standard
+    /// deviations more, so that a few lost packets of few are none.
+    pub fn overflows(&self, window: Duration, bound: f64) -> bool {
+        self.over(window).is_some_and(|(before, now, _)| {
+            let (lost, delivered) = (now.lost - before.lost, now.delivered - before.delivered);
+            let packets = (lost + delivered) as f64 / PACKET;
+            packets >= 1.0
+                && lost as f64 / PACKET > bound * packets + 2.0 * (bound * (1.0 - bound) * packets).sqrt()
+        })
     }
 
     fn over(&self, window: Duration) -> Option<(Totals, Totals, f64)> {
