@@ -22,6 +22,7 @@
 
 use std::time::Duration;
 
+use crate::LOOK;
 use crate::deliveries::Deliveries;
 use crate::queue::{Queue, Seen};
 
@@ -53,9 +54,13 @@ const DRAIN: f64 = 0.7;
 const YIELD: f64 = 0.5;
 /// One look never takes more than this: a count that stood still is not yet a line that does.
 const AT_ONCE: f64 = 0.3;
-/// After that the limit stays for so long, and the round trip and the wait, after which that shows, on top, up to the
-/// second figure.
-const HOLD: (Duration, Duration) = (Duration::from_millis(300), Duration::from_millis(600));
+/// After that the limit stays for the round trip and the wait, after which that shows, but no longer than this, and a
+/// look more.
+const SHOWS: Duration = Duration::from_millis(600);
+/// A queue that has not drained so long after that is somebody else's, …
+const PATIENCE: Duration = Duration::from_millis(300);
+/// … and one that has grown by so much is at once.
+const GROWN: Duration = Duration::from_millis(10);
 /// A queue that drained by less than this part of what it must have, had this node alone filled it, is somebody else's.
 const SURELY: f64 = 0.4;
 /// A queue that is as long again so soon after was not drained.
@@ -258,8 +263,10 @@ impl Estimate {
         let delivered = self.delivered_lately().min(self.limit);
         let last = self.last_cut.filter(|cut| now <= cut.shows_at + AGAIN);
         let stands = last.is_some_and(|cut| {
-            let must = cut.drains * now.saturating_sub(cut.shows_at).as_secs_f64() * SURELY;
-            seen.wait.as_secs_f64() + must > cut.wait.as_secs_f64()
+            let since = now.saturating_sub(cut.shows_at);
+            let must = cut.drains * since.as_secs_f64() * SURELY;
+            let drained = seen.wait.as_secs_f64() + must <= cut.wait.as_secs_f64();
+            seen.wait > cut.wait + GROWN || since >= PATIENCE && !drained
         });
         if last.is_some() && !stands {
             // It drains.
@@ -282,9 +289,9 @@ impl Estimate {
             used_s: 0.0,
         };
         self.limit = limit;
-        let shows_at = now + (seen.round_trip + seen.wait).min(HOLD.1);
+        let shows_at = now + (seen.round_trip + seen.wait).min(SHOWS);
         self.last_cut = Some(Cut { shows_at, wait: seen.wait, drains: 1.0 - part });
-        self.held_until = shows_at + HOLD.0;
+        self.held_until = shows_at + LOOK;
     }
 
     /// The rate at which the far ends got something, of late.

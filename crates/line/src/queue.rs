@@ -14,6 +14,8 @@ use std::time::Duration;
 /// The newest samples count, and looks are gone back until there are so many: jitter only adds, so the least of several
 /// is the queue's.
 const SAMPLES: usize = 2;
+/// Where jitter is more than this, twice as many.
+const MUCH_JITTER: Duration = Duration::from_millis(4);
 /// No older samples than this count.
 const WINDOW: Duration = Duration::from_millis(300);
 /// Differences of two samples count as jitter up to this: what is longer is a route that changed.
@@ -33,7 +35,9 @@ const JITTER_MEMORY: f64 = 16.0;
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     links: HashMap<u64, Waits>,
+    /// What the last look saw.
     standing: Duration,
+    jitter: Duration,
 }
 
 #[derive(Debug)]
@@ -90,11 +94,12 @@ impl Queue {
             samples.extend(fresh.map(|(at, round_trip)| (*at, *link, round_trip.saturating_sub(base))));
         }
         samples.sort_unstable_by(|a, b| b.cmp(a));
+        let needed = if self.jitter > MUCH_JITTER { 2 * SAMPLES } else { SAMPLES };
         // The shortest wait of each link.
         let mut waits: Vec<(u64, Duration)> = Vec::with_capacity(self.links.len());
         let mut newest = samples.first()?.0;
         for (taken, (at, link, wait)) in samples.into_iter().enumerate() {
-            if at != newest && taken >= SAMPLES {
+            if at != newest && taken >= needed {
                 break;
             }
             newest = at;
@@ -112,7 +117,8 @@ impl Queue {
         bases.sort_unstable();
         jitters.sort_unstable_by(f64::total_cmp);
         let middle = bases.len() / 2;
-        Some(Seen { wait, jitter: Duration::from_secs_f64(jitters[middle]), round_trip: bases[middle] })
+        self.jitter = Duration::from_secs_f64(jitters[middle]);
+        Some(Seen { wait, jitter: self.jitter, round_trip: bases[middle] })
     }
 }
 

@@ -171,7 +171,11 @@ proptest! {
         node.run(15.0);
         let seen = node.run(45.0);
         let used = seen.own / node.line.bytes_per_s;
-        prop_assert!(seen.wait(0.95) < 0.08, "waits {} s", seen.wait(0.95));
-        prop_assert!(used > 0.7, "used {used}");
+        // What the far ends tell comes a round trip later, and slow lines need time for each packet.
+        let bound = 0.06 + f64::from(nearest_ms + spread_ms / 2) / 4e3 + 3.0 * 1200.0 / node.line.bytes_per_s;
+        prop_assert!(seen.wait(0.95) < bound, "waits {} s, bound {bound}", seen.wait(0.95));
+        // Beside jitter a queue is hard to see.
+        let bound = if jitter_ms < 20 { 0.7 } else { 0.5 };
+        prop_assert!(used > bound, "used {used}");
     }
 }
