@@ -4,11 +4,14 @@
 //! - [`shares`]: places and bytes that strangers may take up. Bounded in total; shared by household and by wider
 //!   network, so that nobody shuts out the others. `pool` (feature `tasks`) lets tasks hold them.
 //! - [`contact`]: the one rule for outgoing contacts: may this program contact this address, which somebody named?
+//!   `contacts` (feature `tasks`) has the tasks of a process keep it.
 //! - `tasks` (feature `tasks`): long-lived tasks under watch. The end of a task never goes unnoticed.
 //!
-//! All but `pool` and `tasks` is pure: time is an argument, and nothing here opens a socket.
+//! All but `contacts`, `pool` and `tasks` is pure: time is an argument, and nothing here opens a socket.
 
 pub mod contact;
+#[cfg(feature = "tasks")]
+pub mod contacts;
 pub mod net;
 #[cfg(feature = "tasks")]
 pub mod pool;

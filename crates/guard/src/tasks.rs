@@ -4,11 +4,14 @@
 //! A long-lived task ends only when it is told to ([`Tasks::cancel`]). If it ends before, by a panic, by an error, or by
 //! returning, that is a fault, and [`Tasks::fault`] says so in one sentence. The owner waits for faults beside
 //! everything else that it waits for; it ends the program, or starts the part again. Nothing waits for the dead.
+//!
+//! Short work that a long-lived task hands out ([`Spawner::errand`]) ends as it likes, but a panic in it is a fault too:
+//! somebody may wait for what it was to bring.
 
 use std::fmt;
 use std::future::Future;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +31,8 @@ pub struct Spawner {
     tasks: TaskTracker,
     cancel: CancellationToken,
     faults: mpsc::UnboundedSender<Fault>,
+    #[cfg(feature = "kill")]
+    kill: tokio::sync::watch::Sender<&'static str>,
 }
 
 /// A set of long-lived tasks, and where their faults are heard of. Dropping it tells all of them to end.
@@ -35,15 +40,21 @@ pub struct Spawner {
 pub struct Tasks {
     spawner: Spawner,
     // At most one fault a task.
-    faults: mpsc::UnboundedReceiver<Fault>,
+    faults: Mutex<mpsc::UnboundedReceiver<Fault>>,
 }
 
 impl Tasks {
     /// No tasks yet.
     pub fn new() -> Self {
         let (say, faults) = mpsc::unbounded_channel();
-        let spawner = Spawner { tasks: TaskTracker::new(), cancel: CancellationToken::new(), faults: say };
-        Self { spawner, faults }
+        let spawner = Spawner {
+            tasks: TaskTracker::new(),
+            cancel: CancellationToken::new(),
+            faults: say,
+            #[cfg(feature = "kill")]
+            kill: tokio::sync::watch::Sender::new(""),
+        };
+        Self { spawner, faults: Mutex::new(faults) }
     }
 
     /// What starts tasks in this set.
@@ -51,9 +62,9 @@ impl Tasks {
         &self.spawner
     }
 
-    /// The next fault; waits for ever while there is none. Cancel-safe.
-    pub async fn fault(&mut self) -> Fault {
-        match self.faults.recv().await {
+    /// The next fault; waits for ever while there is none. One of several listeners hears of it. Cancel-safe.
+    pub async fn fault(&self) -> Fault {
+        match self.faults.lock().await.recv().await {
             Some(fault) => fault,
             // Cannot be: this set holds a sender.
             None => std::future::pending().await,
@@ -63,6 +74,12 @@ impl Tasks {
     /// Tells all tasks to end.
     pub fn cancel(&self) {
         self.spawner.cancel.cancel();
+    }
+
+    /// Makes all long-lived tasks of this name panic, now and when they are started: for tests of who notices.
+    #[cfg(feature = "kill")]
+    pub fn kill(&self, task: &'static str) {
+        self.spawner.kill.send_replace(task);
     }
 
     /// Tells all tasks to end, and waits until they have.
@@ -94,7 +111,8 @@ impl Spawner {
         work: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
         let cancel = self.cancel.clone();
-        self.watch(task, async move { cancel.run_until_cancelled_owned(work).await.unwrap_or(Ok(())) });
+        let work = async move { cancel.run_until_cancelled_owned(work).await.unwrap_or(Ok(())) };
+        self.watch(task, work, Ending::Fault);
     }
 
     /// Starts a long-lived task that ends by itself once the set is cancelled.
@@ -103,7 +121,24 @@ impl Spawner {
         task: &'static str,
         work: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
-        self.watch(task, work);
+        self.watch(task, work, Ending::Fault);
+    }
+
+    /// Starts short work, which may end whenever it likes; it is dropped where it stands when the set is cancelled.
+    pub fn errand(&self, task: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let cancel = self.cancel.clone();
+        self.errand_to_end(task, async move {
+            cancel.run_until_cancelled_owned(work).await;
+        });
+    }
+
+    /// Starts short work that has last words when the set is cancelled.
+    pub fn errand_to_end(&self, task: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let work = async move {
+            work.await;
+            Ok::<_, std::convert::Infallible>(())
+        };
+        self.watch(task, work, Ending::Fine);
     }
 
     /// Is cancelled when the set is.
@@ -115,13 +150,17 @@ impl Spawner {
         &self,
         task: &'static str,
         work: impl Future<Output = Result<(), E>> + Send + 'static,
+        ending: Ending,
     ) {
+        #[cfg(feature = "kill")]
+        let work = mortal(task, work, self.kill.subscribe());
         let handle = tokio::spawn(work);
         let Self { cancel, faults, .. } = self.clone();
         self.tasks.spawn(async move {
             let ended = handle.await;
             let reason = match ended {
                 _ if cancel.is_cancelled() => return,
+                Ok(Ok(())) if ending == Ending::Fine => return,
                 Ok(Ok(())) => "it ended without being told to".to_owned(),
                 Ok(Err(error)) => error.to_string(),
                 Err(error) if error.is_panic() => panic_text(error.into_panic()),
@@ -130,6 +169,26 @@ impl Spawner {
             // Nobody may listen any more: the set is being dropped.
             let _ = faults.send(Fault { task, reason });
         });
+    }
+}
+
+/// What it means when a task returns before it is told to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Fault,
+    Fine,
+}
+
+/// `work` until it is killed.
+#[cfg(feature = "kill")]
+async fn mortal<T>(
+    task: &'static str,
+    work: impl Future<Output = T>,
+    mut killed: tokio::sync::watch::Receiver<&'static str>,
+) -> T {
+    tokio::select! {
+        done = work => done,
+        Ok(_) = killed.wait_for(|killed| *killed == task) => std::panic::panic_any("killed by a test"),
     }
 }
 
@@ -150,7 +209,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_way_to_end_is_heard_of() {
-        let mut tasks = Tasks::new();
+        let tasks = Tasks::new();
         tasks.spawner().spawn("the first", async { Ok::<_, Infallible>(()) });
         assert_eq!(tasks.fault().await.to_string(), "the first has stopped: it ended without being told to");
         tasks.spawner().spawn("the second", async { Err::<(), _>("the disk is full") });
@@ -161,6 +220,14 @@ mod tests {
             Ok::<_, Infallible>(())
         });
         assert_eq!(tasks.fault().await.to_string(), "the third has stopped: internal error: there is none");
+    }
+
+    #[tokio::test]
+    async fn an_errand_may_return_but_not_panic() {
+        let tasks = Tasks::new();
+        tasks.spawner().errand("a short one", async {});
+        tasks.spawner().errand("a bad one", async { std::panic::panic_any("no") });
+        assert_eq!(tasks.fault().await.to_string(), "a bad one has stopped: internal error: no");
     }
 
     #[tokio::test]

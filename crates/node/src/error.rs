@@ -18,6 +18,14 @@ pub enum Error {
         /// The first line of its answer.
         said: String,
     },
+    /// It sends requests on to another address, which nobody follows by itself.
+    #[error("has moved to {to} (it answers {status}): use that address in its place")]
+    Moved {
+        /// HTTP status.
+        status: u16,
+        /// Where to.
+        to: String,
+    },
     /// The answer is longer than any honest one.
     #[error("sends more than {0} bytes, which no sane answer has")]
     Endless(usize),
@@ -34,6 +42,7 @@ impl Error {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Refused { status, .. } => *status == 429 || *status >= 500,
+            Self::Moved { .. } => false,
             _ => true,
         }
     }

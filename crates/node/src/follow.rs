@@ -4,15 +4,16 @@
 //! when it breaks. What they bring goes through one [`Chain`]; a tracker that lies, repeats itself, or dies costs
 //! a log line. As long as one tracker answers, nothing is missed.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
+use minuet_guard::tasks::Spawner;
 use minuet_proto::{ChannelId, SegmentSeq, SignedRecord, SignedState, channel_api::Peer};
 use tokio::sync::{mpsc, watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Backoff, Error, TrackerClient,
     chain::{Chain, Verdict},
+    contact::Teller,
     tracker::{Begin, News, Snapshot},
 };
 
@@ -48,8 +49,8 @@ pub enum Followed {
     Joined(Vec<Peer>, Option<u32>),
     /// The next segment.
     Record(SignedRecord),
-    /// The source's newest statement about the channel.
-    State(SignedState),
+    /// The source's newest statement about the channel, and who told it: what it names is judged by that.
+    State(SignedState, Teller),
     /// A tracker failed just now, after it had worked or at the first try.
     Failed(Arc<(String, Error)>),
 }
@@ -60,28 +61,34 @@ enum Brought {
     Failed(Error),
 }
 
-/// Follows `channel` on all `trackers` until `cancel`; the receiver ends when all tasks have ended.
+/// Follows `channel` on all `trackers` until `tasks` are cancelled; the receiver ends when all tasks have ended.
 ///
-/// `now_ms` gives Unix time in milliseconds; tasks are spawned on `tasks`, whose owner waits for them.
+/// `now_ms` gives Unix time in milliseconds. Whoever owns `tasks` listens to their faults: when a part of this dies,
+/// nothing more may come.
 pub fn follow(
     channel: ChannelId,
     trackers: Vec<TrackerClient>,
     start: Start,
     now_ms: fn() -> u64,
-    tasks: &TaskTracker,
-    cancel: CancellationToken,
+    tasks: &Spawner,
 ) -> mpsc::Receiver<Followed> {
     let (out, followed) = mpsc::channel(QUEUE);
     let (bring, brought) = mpsc::channel(QUEUE);
     let (position, _) = watch::channel(None);
     for (at, tracker) in trackers.iter().cloned().enumerate() {
         let work = watch_tracker(at, tracker, channel, position.subscribe(), bring.clone());
-        tasks.spawn(cancel.clone().run_until_cancelled_owned(work));
+        tasks.spawn("following the channel at a tracker", until_cancelled(work));
     }
     let merger =
         Merger { channel, trackers, start, now_ms, position, chain: Chain::default(), state_at_ms: 0, out };
-    tasks.spawn(cancel.run_until_cancelled_owned(merger.run(brought)));
+    tasks.spawn("following the channel", until_cancelled(merger.run(brought)));
     followed
+}
+
+/// Work that ends once nobody wants what it brings; then it waits until it is told to end.
+async fn until_cancelled(work: impl Future<Output = ()>) -> Result<(), Infallible> {
+    work.await;
+    std::future::pending().await
 }
 
 /// Asks one tracker, for ever.
@@ -159,7 +166,7 @@ impl Merger {
             let given = match item {
                 Brought::Snapshot(snapshot) => self.snapshot(snapshot).await,
                 Brought::News(News::Record(record)) => self.record(record).await,
-                Brought::News(News::State(state)) => self.state(state).await,
+                Brought::News(News::State(state)) => self.state(state, self.trackers[at].teller()).await,
                 Brought::Failed(error) if failing[at] => {
                     tracing::debug!("{name} {error}");
                     Ok(())
@@ -191,7 +198,7 @@ impl Merger {
             self.position.send_replace(self.chain.wanted());
         }
         match snapshot.state {
-            Some(state) => self.state(state).await,
+            Some(state) => self.state(state, snapshot.teller).await,
             None => Ok(()),
         }
     }
@@ -220,12 +227,12 @@ impl Merger {
         }
     }
 
-    async fn state(&mut self, state: SignedState) -> Result<(), Gone> {
+    async fn state(&mut self, state: SignedState, teller: Teller) -> Result<(), Gone> {
         if state.at_ms <= self.state_at_ms {
             return Ok(());
         }
         self.state_at_ms = state.at_ms;
-        self.give(Followed::State(state)).await
+        self.give(Followed::State(state, teller)).await
     }
 
     async fn record(&mut self, record: SignedRecord) -> Result<(), Gone> {

@@ -15,10 +15,14 @@ use minuet_proto::{
     mesh::SignedHead,
     metainfo::MAX_METAINFO_LENGTH,
 };
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{
+    Response, StatusCode, Url,
+    header::{ACCEPT, CACHE_CONTROL, HeaderMap, HeaderValue},
+};
 
 use crate::{
     Error,
+    contact::{Contacts, Http, Request, Scope, Teller, literal, nameable},
     sse::{Event, Parser},
 };
 
@@ -38,7 +42,7 @@ const MAX_REFUSAL_LENGTH: usize = 300;
 /// One tracker. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct TrackerClient {
-    http: Client,
+    http: Http,
     base: Url,
 }
 
@@ -57,6 +61,8 @@ pub struct Snapshot {
     pub place: Option<u32>,
     /// How many statements were thrown away because they did not hold.
     pub rejected: usize,
+    /// Who told: whatever the statements and peers name is judged by this. Peers that the tracker may not name are left out.
+    pub teller: Teller,
 }
 
 /// A channel and its live mesh as one tracker knows them, with every signature checked.
@@ -64,7 +70,8 @@ pub struct Snapshot {
 pub struct MeshSnapshot {
     /// As for a plain client.
     pub channel: Snapshot,
-    /// Nodes to link with. Nothing proves what is said of them but a link.
+    /// Nodes to link with. Nothing proves what is said of them but a link. Addresses that the tracker may not name are
+    /// left out.
     pub nodes: Vec<MeshNode>,
     /// The newest heads in ascending order.
     pub heads: Vec<CheckedHead>,
@@ -99,14 +106,32 @@ pub enum News {
 }
 
 impl TrackerClient {
-    /// A client for the tracker at `base`, a URL as [`minuet_proto::link::parse_tracker`] gives it.
+    /// A client for the tracker at `base`, a URL as [`minuet_proto::link::parse_tracker`] gives it, which the user named.
     pub fn new(base: Url) -> Result<Self, Error> {
-        let http = Client::builder()
-            .user_agent(concat!("minuet/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::limited(3))
-            .build()?;
+        let http = Http::new(Contacts::of_process(), Teller::User, CONNECT_TIMEOUT)?;
         Ok(Self { http, base })
+    }
+
+    /// The tracker as a teller: what it names is judged by where it is. That is the address in its URL, else the one that
+    /// answered last; a tracker that is asked through a proxy counts as on the internet.
+    pub fn teller(&self) -> Teller {
+        let answered = || self.http.answered().filter(|_| !asks_a_proxy());
+        literal(&self.base).or_else(answered).map_or(Teller::Unknown, Teller::At)
+    }
+
+    /// The same, asking the name server where the tracker has not answered yet.
+    pub async fn find(&self) -> Teller {
+        let found = match self.teller() {
+            known @ Teller::At(_) => return known,
+            _ if asks_a_proxy() => None,
+            _ => {
+                let host = self.base.host_str().unwrap_or_default();
+                let lookup = tokio::net::lookup_host((host, 0));
+                let found = tokio::time::timeout(CONNECT_TIMEOUT, lookup).await;
+                found.ok().and_then(Result::ok).and_then(|mut found| found.next()).map(|addr| addr.ip())
+            }
+        };
+        found.map_or(Teller::Unknown, Teller::At)
     }
 
     /// Its base URL.
@@ -128,7 +153,7 @@ impl TrackerClient {
         }
         let body = self.get(url, channel_api::MAX_JOIN_LENGTH).await?;
         let join: Join = serde_json::from_slice(&body).map_err(|e| Error::Garbage(e.to_string()))?;
-        Ok(Snapshot::check(&join, channel))
+        Ok(Snapshot::check(&join, channel, self.teller()))
     }
 
     /// Tells the tracker of this node and asks for others, records and heads, in one answer.
@@ -138,7 +163,7 @@ impl TrackerClient {
         let path = mesh::mesh_join_path(&channel);
         let answer = self.post_for(&path, body, channel_api::MAX_JOIN_LENGTH).await?;
         let join: MeshJoin = serde_json::from_slice(&answer).map_err(|e| Error::Garbage(e.to_string()))?;
-        Ok(MeshSnapshot::check(join, channel))
+        Ok(MeshSnapshot::check(join, channel, self.teller()))
     }
 
     /// Leaves heads for those who join, at most [`mesh::MAX_POSTED_HEADS`]. Heads that the tracker has already are
@@ -174,9 +199,11 @@ impl TrackerClient {
         if let Some(from) = from {
             url.query_pairs_mut().append_pair("from", &from.to_string());
         }
-        let request =
-            self.http.get(url).header("Accept", "text/event-stream").header("Cache-Control", "no-cache");
-        let response = tokio::time::timeout(ANSWER_TIMEOUT, request.send())
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        let asking = self.http.send(url, Request { body: None, headers });
+        let response = tokio::time::timeout(ANSWER_TIMEOUT, asking)
             .await
             .map_err(|_| Error::Silent(ANSWER_TIMEOUT))??;
         let response = refuse_errors(response).await?;
@@ -199,7 +226,7 @@ impl TrackerClient {
 
     pub(crate) async fn get(&self, url: Url, limit: usize) -> Result<Vec<u8>, Error> {
         within(async {
-            let response = refuse_errors(self.http.get(url).send().await?).await?;
+            let response = refuse_errors(self.http.send(url, Request::default()).await?).await?;
             read(response, limit).await
         })
         .await
@@ -207,7 +234,7 @@ impl TrackerClient {
 
     async fn post(&self, path: &str, body: Bytes) -> Result<(), Error> {
         within(async {
-            refuse_errors(self.http.post(self.url(path)).body(body).send().await?).await?;
+            refuse_errors(self.http.send(self.url(path), Request::post(body)).await?).await?;
             Ok(())
         })
         .await
@@ -215,11 +242,32 @@ impl TrackerClient {
 
     async fn post_for(&self, path: &str, body: Bytes, limit: usize) -> Result<Vec<u8>, Error> {
         within(async {
-            let response = refuse_errors(self.http.post(self.url(path)).body(body).send().await?).await?;
+            let response = refuse_errors(self.http.send(self.url(path), Request::post(body)).await?).await?;
             read(response, limit).await
         })
         .await
     }
+}
+
+/// The nearest of these trackers: what all of them together may name, this one may.
+pub async fn nearest(trackers: &[TrackerClient]) -> Teller {
+    let mut nearest = (Scope::Public, Teller::Unknown);
+    for tracker in trackers {
+        let found = tracker.find().await;
+        if let Teller::At(ip) = found
+            && let Some(scope) = Scope::of(ip)
+            && scope < nearest.0
+        {
+            nearest = (scope, found);
+        }
+    }
+    nearest.1
+}
+
+/// Whether HTTP goes through a proxy, as far as the environment says so. Who answers then is the proxy.
+fn asks_a_proxy() -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"].into_iter().any(set)
 }
 
 async fn within<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
@@ -258,7 +306,7 @@ async fn refuse_errors(mut response: Response) -> Result<Response, Error> {
 }
 
 impl Snapshot {
-    fn check(join: &Join, channel: ChannelId) -> Self {
+    fn check(join: &Join, channel: ChannelId, teller: Teller) -> Self {
         let mut rejected = 0;
         let mut checked = |held: Result<SignedRecord, minuet_proto::Error>| {
             held.inspect_err(|error| {
@@ -282,14 +330,15 @@ impl Snapshot {
                 })
                 .ok()
         });
-        let peers = join.peers.iter().take(channel_api::MAX_JOIN_PEERS).copied().collect();
-        Self { state, records, oldest: join.oldest, peers, place: join.place, rejected }
+        let may = |peer: &&channel_api::Peer| nameable([&peer.addr], teller).next().is_some();
+        let peers = join.peers.iter().take(channel_api::MAX_JOIN_PEERS).filter(may).copied().collect();
+        Self { state, records, oldest: join.oldest, peers, place: join.place, rejected, teller }
     }
 }
 
 impl MeshSnapshot {
-    fn check(join: MeshJoin, channel: ChannelId) -> Self {
-        let mut snapshot = Snapshot::check(&join.join, channel);
+    fn check(join: MeshJoin, channel: ChannelId, teller: Teller) -> Self {
+        let mut snapshot = Snapshot::check(&join.join, channel, teller);
         let checked = |text: &String| {
             mesh::head_from_base64(text)
                 .and_then(|head| CheckedHead::check(head, &channel))
@@ -303,7 +352,9 @@ impl MeshSnapshot {
         good.sort_by_key(|head| head.get().first);
         let mut nodes = join.nodes;
         nodes.truncate(mesh::MAX_JOIN_NODES);
-        nodes.iter_mut().for_each(|node| node.addrs.truncate(mesh::MAX_NODE_ADDRS));
+        for node in &mut nodes {
+            node.addrs = nameable(&node.addrs, teller).take(mesh::MAX_NODE_ADDRS).collect();
+        }
         let too_long = |url: &String| url.len() > mesh::MAX_RELAY_URL_LENGTH;
         nodes.iter_mut().for_each(|node| drop(node.relay.take_if(|url| too_long(url))));
         Self {

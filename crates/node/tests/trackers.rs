@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use minuet_guard::tasks::Tasks;
 use minuet_node::{
     Error, TrackerClient,
     follow::{Followed, Start, follow},
@@ -32,7 +33,6 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A tracker that answers each request by `script`, which gets the request's path and writes the raw answer.
 async fn tracker<F>(script: impl Fn(String, TcpStream) -> F + Send + Sync + 'static) -> TrackerClient
@@ -133,17 +133,16 @@ async fn honest(records: Vec<SignedRecord>, shown: usize) -> TrackerClient {
 
 struct Following {
     events: tokio::sync::mpsc::Receiver<Followed>,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
+    tasks: Tasks,
 }
 
 impl Following {
     fn start(trackers: Vec<TrackerClient>, start: Start) -> Self {
-        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let tasks = Tasks::new();
         // Long after every record was sealed.
         let now_ms = || 1_000_000_000;
-        let events = follow(key().channel(), trackers, start, now_ms, &tasks, cancel.clone());
-        Self { events, tasks, cancel }
+        let events = follow(key().channel(), trackers, start, now_ms, tasks.spawner());
+        Self { events, tasks }
     }
 
     async fn records(&mut self, count: usize) -> Vec<u64> {
@@ -167,9 +166,7 @@ impl Following {
 
     /// All tasks end when told.
     async fn end(self) {
-        self.cancel.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.tasks.stop().await;
     }
 }
 

@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use minuet_media::CutterConfig;
-use minuet_node::{TrackerClient, tracker::Begin};
+use minuet_node::{
+    TrackerClient,
+    tracker::{Begin, nearest},
+};
 use minuet_proto::{ChannelId, ChannelLink, PeerId, Phase, SegmentSeq, SignedRecord};
 use minuet_store::{Retention, Store};
 use minuet_swarm::{Role, Swarm, SwarmOptions};
@@ -114,6 +117,7 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
         listen: options.bt_listen(),
         upload: options.upload(),
         role: Role::Source,
+        teller: nearest(&trackers).await,
     })
     .await
     .context("cannot start BitTorrent (see --bt-listen)")?;

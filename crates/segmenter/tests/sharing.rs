@@ -16,7 +16,7 @@ use minuet_node::{
     tracker::{Begin, News},
 };
 use minuet_proto::{ChannelId, InfoHash, Metainfo, Phase, SegmentSeq};
-use minuet_swarm::{Files, Place, Role, Swarm, SwarmOptions, Upload, Wanted};
+use minuet_swarm::{Files, Place, Role, Swarm, SwarmOptions, Teller, Upload, Wanted};
 use minuet_tracker::{Config, Tracker};
 
 /// A tracker on loopback; port 0 is any.
@@ -238,6 +238,7 @@ async fn transmission_fetches_a_minute_and_is_then_all_the_seed_that_a_viewer_ne
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         upload: Upload::Unlimited,
         role: Role::Viewer,
+        teller: Teller::User,
     };
     let viewer = Swarm::start(options).await.unwrap();
     let wanted = Wanted {
@@ -267,6 +268,7 @@ async fn the_source_is_told_from_other_peers_and_serves_what_an_earlier_run_reco
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         upload: Upload::Never,
         role: Role::Viewer,
+        teller: Teller::User,
     };
     let viewer = Swarm::start(options).await.unwrap();
     let wanted = |peer: SocketAddr| Wanted {

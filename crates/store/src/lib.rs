@@ -30,7 +30,7 @@ use bytes::Bytes;
 use minuet_proto::{ChannelId, SegmentSeq, record::segment_file_name};
 
 pub use error::Error;
-pub use pieces::{MAX_MEMORY, MAX_SLOTS, Medium, PieceRing};
+pub use pieces::{Found, MAX_MEMORY, MAX_SLOTS, Medium, PieceRing, Place};
 pub use recover::Recovered;
 pub use retention::{Held, Retention};
 pub use segment::{OpenSegment, Sealed};

@@ -6,10 +6,12 @@
 //!   in the window is never overwritten by what is in the window.
 //! - On a full disk the newest pieces are kept in memory, up to [`MAX_MEMORY`]; live playing goes on.
 //! - The file has no name (it is removed as soon as it is open), so it ends with the process, however that ends.
+//! - Reading and writing need no lock: [`PieceRing::find`] and [`PieceRing::begin`] give a [`Place`] in the file, and
+//!   [`PieceRing::holds`] says afterwards whether what was read there is the piece that was meant.
 //! - The page cache does what a cache of our own would do: the newest pieces, which are what is asked for, are read
 //!   without a disk.
 
-use std::{collections::VecDeque, fs::File, io, os::unix::fs::FileExt as _, path::Path};
+use std::{collections::VecDeque, fs::File, io, os::unix::fs::FileExt as _, path::Path, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use minuet_proto::mesh::{MAX_PIECE_LEN, Serial};
@@ -23,7 +25,7 @@ pub const MAX_MEMORY: usize = 32 << 20;
 /// The ring.
 #[derive(Debug)]
 pub struct PieceRing {
-    file: File,
+    file: Arc<File>,
     slots: Vec<Option<Slot>>,
     /// Room of a slot in bytes: the longest piece seen so far.
     slot_len: u32,
@@ -42,6 +44,46 @@ struct Slot {
     bytes: Option<Bytes>,
 }
 
+/// A piece, or part of it, as it is found.
+#[derive(Debug)]
+pub enum Found {
+    /// Its bytes.
+    Memory(Bytes),
+    /// Where they are in the file.
+    Disk(Place),
+}
+
+/// Where a piece, or part of it, is in the file.
+#[derive(Debug, Clone)]
+pub struct Place {
+    file: Arc<File>,
+    serial: Serial,
+    slot_len: u32,
+    at: u64,
+    len: u32,
+}
+
+impl Place {
+    /// Reads it. What is there is the piece only if the ring still [holds](PieceRing::holds) it afterwards.
+    pub fn read(&self) -> Option<Bytes> {
+        let mut piece = BytesMut::zeroed(self.len as usize);
+        self.file.read_exact_at(&mut piece, self.at).ok()?;
+        Some(piece.freeze())
+    }
+
+    /// Writes a piece; one that has no room on the disk is to be kept in memory.
+    ///
+    /// # Errors
+    /// The disk fails otherwise than by being full.
+    pub fn write(&self, piece: &[u8]) -> io::Result<Medium> {
+        match self.file.write_all_at(piece, self.at) {
+            Ok(()) => Ok(Medium::Disk),
+            Err(error) if is_full(&error) => Ok(Medium::Memory),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// Where a piece is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Medium {
@@ -51,41 +93,70 @@ pub enum Medium {
     Memory,
 }
 
+impl Found {
+    /// The bytes, see [`Place::read`].
+    pub fn read(&self) -> Option<Bytes> {
+        match self {
+            Self::Memory(bytes) => Some(bytes.clone()),
+            Self::Disk(place) => place.read(),
+        }
+    }
+}
+
 impl PieceRing {
     /// A ring of `slots` places (1 to [`MAX_SLOTS`]) in a nameless file in `dir`.
     pub fn new(dir: &Path, slots: usize) -> io::Result<Self> {
         let file = tempfile::tempfile_in(dir)?;
         let slots = std::iter::repeat_with(|| None).take(slots.clamp(1, MAX_SLOTS)).collect();
-        Ok(Self { file, slots, slot_len: 0, in_memory: VecDeque::new(), memory: 0 })
+        Ok(Self { file: Arc::new(file), slots, slot_len: 0, in_memory: VecDeque::new(), memory: 0 })
     }
 
     /// Keeps a piece, in place of the one that had its slot. A piece longer than [`MAX_PIECE_LEN`] is an error.
     pub fn put(&mut self, serial: Serial, piece: &[u8]) -> io::Result<Medium> {
-        let len = u32::try_from(piece.len()).ok().filter(|len| *len <= MAX_PIECE_LEN);
+        let place = self.begin(serial, piece.len())?;
+        let medium = place.write(piece)?;
+        self.finish(&place, medium, piece);
+        Ok(medium)
+    }
+
+    /// Makes a piece's slot free for it; the piece that had it is gone from then on. [`Place::write`] and
+    /// [`finish`](Self::finish) follow, before the next one begins.
+    ///
+    /// # Errors
+    /// The piece is longer than [`MAX_PIECE_LEN`], or the disk fails.
+    pub fn begin(&mut self, serial: Serial, len: usize) -> io::Result<Place> {
+        let len = u32::try_from(len).ok().filter(|len| *len <= MAX_PIECE_LEN);
         let len = len.ok_or_else(|| io::Error::other("a piece is longer than any may be"))?;
         if len > self.slot_len {
             self.widen(len)?;
         }
-        self.place(serial, len, piece)
-    }
-
-    /// Puts a piece into its slot, on disk or else in memory.
-    fn place(&mut self, serial: Serial, len: u32, piece: &[u8]) -> io::Result<Medium> {
         let slot = self.slot(serial);
         self.empty(slot);
-        let medium = match self.file.write_all_at(piece, self.offset(slot)) {
-            Ok(()) => Medium::Disk,
-            Err(error) if is_full(&error) => Medium::Memory,
-            Err(error) => return Err(error),
-        };
+        Ok(Place {
+            file: Arc::clone(&self.file),
+            serial,
+            slot_len: self.slot_len,
+            at: self.offset(slot),
+            len,
+        })
+    }
+
+    /// Takes note of a piece that was written, or keeps it in memory.
+    pub fn finish(&mut self, place: &Place, medium: Medium, piece: &[u8]) {
         let bytes = (medium == Medium::Memory).then(|| Bytes::copy_from_slice(piece));
         if bytes.is_some() {
             self.make_room(piece.len());
-            self.in_memory.push_back(serial);
+            self.in_memory.push_back(place.serial);
             self.memory += piece.len();
         }
-        self.slots[slot] = Some(Slot { serial, len, bytes });
-        Ok(medium)
+        let slot = self.slot(place.serial);
+        self.slots[slot] = Some(Slot { serial: place.serial, len: place.len, bytes });
+    }
+
+    /// Whether the ring holds, at this place, the piece that it was found for.
+    pub fn holds(&self, place: &Place) -> bool {
+        let held = self.slots[self.slot(place.serial)].as_ref();
+        place.slot_len == self.slot_len && held.is_some_and(|held| held.serial == place.serial)
     }
 
     fn empty(&mut self, slot: usize) {
@@ -106,8 +177,8 @@ impl PieceRing {
         }
     }
 
-    /// `len` bytes of a piece from `offset`; none if the piece is not held or has no such bytes.
-    pub fn get(&self, serial: Serial, offset: u32, len: u32) -> Option<Bytes> {
+    /// Where `len` bytes of a piece from `offset` are; none if the piece is not held or has no such bytes.
+    pub fn find(&self, serial: Serial, offset: u32, len: u32) -> Option<Found> {
         let slot = self.slot(serial);
         let held = self.slots[slot].as_ref()?;
         let end = offset.checked_add(len)?;
@@ -115,17 +186,26 @@ impl PieceRing {
             return None;
         }
         if let Some(bytes) = &held.bytes {
-            return Some(bytes.slice(offset as usize..end as usize));
+            return Some(Found::Memory(bytes.slice(offset as usize..end as usize)));
         }
-        let mut piece = BytesMut::zeroed(len as usize);
-        self.file.read_exact_at(&mut piece, self.offset(slot) + u64::from(offset)).ok()?;
-        Some(piece.freeze())
+        let at = self.offset(slot) + u64::from(offset);
+        Some(Found::Disk(Place { file: Arc::clone(&self.file), serial, slot_len: self.slot_len, at, len }))
+    }
+
+    /// Where a whole piece is; none if it is not held.
+    pub fn find_piece(&self, serial: Serial) -> Option<Found> {
+        let len = self.slots[self.slot(serial)].as_ref()?.len;
+        self.find(serial, 0, len)
+    }
+
+    /// `len` bytes of a piece from `offset`; none if the piece is not held or has no such bytes.
+    pub fn get(&self, serial: Serial, offset: u32, len: u32) -> Option<Bytes> {
+        self.find(serial, offset, len)?.read()
     }
 
     /// A whole piece.
     pub fn piece(&self, serial: Serial) -> Option<Bytes> {
-        let len = self.slots[self.slot(serial)].as_ref()?.len;
-        self.get(serial, 0, len)
+        self.find_piece(serial)?.read()
     }
 
     fn slot(&self, serial: Serial) -> usize {
@@ -183,12 +263,30 @@ mod tests {
         assert!(ring.put(Serial(2), &vec![0; MAX_PIECE_LEN as usize + 1]).is_err());
     }
 
+    #[test]
+    fn what_was_overwritten_while_it_was_read_is_not_taken_for_the_piece() {
+        let mut ring = ring(4);
+        ring.put(Serial(1), b"one").unwrap();
+        let Some(Found::Disk(place)) = ring.find_piece(Serial(1)) else { panic!("it is on disk") };
+        assert!(ring.holds(&place));
+        assert_eq!(place.read().as_deref(), Some(&b"one"[..]));
+        let five = ring.begin(Serial(5), 3).unwrap();
+        assert!(!ring.holds(&place) && !ring.holds(&five));
+        let medium = five.write(b"six").unwrap();
+        ring.finish(&five, medium, b"six");
+        assert!(!ring.holds(&place) && ring.holds(&five));
+        // Wider slots are elsewhere.
+        ring.put(Serial(2), b"longer").unwrap();
+        assert!(!ring.holds(&five) && ring.piece(Serial(5)).is_some());
+    }
+
     /// `/dev/full` fails every write as a full disk does.
     #[test]
     fn on_a_full_disk_the_newest_pieces_are_in_memory_and_no_more_than_may_be() {
         let mut ring = ring(256);
         ring.put(Serial(0), b"on disk").unwrap();
-        let disk = std::mem::replace(&mut ring.file, File::options().write(true).open("/dev/full").unwrap());
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let disk = std::mem::replace(&mut ring.file, Arc::new(full));
         let piece = |serial: u64| vec![serial as u8; 1 << 20];
         let newest = 400;
         for serial in 1..=newest {

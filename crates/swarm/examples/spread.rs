@@ -8,14 +8,20 @@
 use std::{net::SocketAddr, path::Path, time::Instant};
 
 use minuet_proto::{Metainfo, PieceHash, PieceLength, channel_api::nth_place, metainfo::Info};
-use minuet_swarm::{Error, Finished, Place, Role, Swarm, SwarmOptions, Upload, Wanted};
+use minuet_swarm::{Error, Finished, Place, Role, Swarm, SwarmOptions, Teller, Upload, Wanted};
 
 const STREAM_BYTES_PER_S: u32 = 1_000_000;
 
 async fn node(dir: &Path, upload: u32, role: Role) -> Result<Swarm, Error> {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    Swarm::start(SwarmOptions { data_dir: dir.to_owned(), listen, upload: Upload::AtMost(upload), role })
-        .await
+    Swarm::start(SwarmOptions {
+        data_dir: dir.to_owned(),
+        listen,
+        upload: Upload::AtMost(upload),
+        role,
+        teller: Teller::User,
+    })
+    .await
 }
 
 #[tokio::main]

@@ -22,6 +22,9 @@
 //!   instead of 67 s (`examples/spread.rs`).
 //! - *Permits.* Each open stream holds one of the engine's blocking permits, which disk writes need too; there are far
 //!   more permits than streams.
+//! - *Outgoing connections* all go through a proxy of ours ([`Gate`]), which judges them: the engine dials whomever a tracker
+//!   or a peer names. Its lists of addresses to block hold for incoming connections, too, and would shut out peers behind
+//!   the same router.
 //! - *uTP* is off: librqbit itself calls it unstable.
 //! - *One at a time.* The persistence gives the next torrent the number after the last one stored, and a torrent whose
 //!   number is taken already comes back as the other one. Two added at once would be mixed up, so ours are added one
@@ -43,10 +46,11 @@ use librqbit::{
     ManagedTorrent, PeerConnectionOptions, Session, SessionOptions, SessionPersistenceConfig,
     TorrentStatsState, api::TorrentIdOrHash, dht::Id20, generate_azereus_style, limits::LimitsConfig,
 };
+use minuet_guard::contacts::Contacts;
 use minuet_proto::InfoHash;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt};
 
-use crate::{Error, Role, Upload};
+use crate::{Error, Role, SwarmOptions, Upload, gate::Gate};
 
 /// Blocks of 16 KiB asked of one peer ahead of their arrival.
 const REQUEST_WINDOW_BLOCKS: usize = 8;
@@ -78,6 +82,7 @@ pub(crate) struct Engine {
     adding: tokio::sync::Mutex<()>,
     state_dir: PathBuf,
     listen_addr: SocketAddr,
+    gate: Gate,
 }
 
 /// Bytes exchanged with one peer about one minute.
@@ -102,12 +107,10 @@ pub(crate) enum State {
 
 impl Engine {
     /// Starts a session that keeps its own files in `state_dir`, which must be empty.
-    pub async fn start(
-        state_dir: &Path,
-        listen: SocketAddr,
-        upload: Upload,
-        role: Role,
-    ) -> Result<Self, Error> {
+    pub async fn start(state_dir: &Path, options: &SwarmOptions) -> Result<Self, Error> {
+        let SwarmOptions { listen, upload, role, teller, .. } = *options;
+        let gate = Gate::open(Contacts::of_process(), teller, CONNECT_TIMEOUT).await;
+        let gate = gate.map_err(|error| Error::Engine(format!("no way out on loopback: {error}")))?;
         let limit = match upload {
             Upload::AtMost(rate) if rate < crate::MIN_UPLOAD_BYTES_PER_S => {
                 return Err(Error::UploadLimit { bytes_per_s: rate.into() });
@@ -119,11 +122,12 @@ impl Engine {
         loop {
             attempt += 1;
             let addr = free_port(listen)?;
-            let options = session_options(state_dir, addr, limit, upload, role);
+            let options = session_options(state_dir, addr, limit, upload, role, gate.url());
             match Session::new_with_opts(state_dir.to_owned(), options).await {
                 Ok(session) => {
                     let adding = tokio::sync::Mutex::default();
-                    return Ok(Self { session, adding, state_dir: state_dir.to_owned(), listen_addr: addr });
+                    let state_dir = state_dir.to_owned();
+                    return Ok(Self { session, adding, state_dir, listen_addr: addr, gate });
                 }
                 Err(_) if listen.port() == 0 && attempt < PORT_ATTEMPTS => {}
                 Err(error) => return Err(Error::Engine(format!("{error:#}"))),
@@ -160,6 +164,7 @@ impl Engine {
     ) -> Result<Torrent, Error> {
         let folder =
             folder.to_str().ok_or_else(|| Error::Engine(format!("{folder:?} is not a UTF-8 path")))?;
+        let through = trackers.clone();
         let options = AddTorrentOptions {
             overwrite: true,
             output_folder: Some(folder.to_owned()),
@@ -167,6 +172,7 @@ impl Engine {
             trackers: Some(trackers),
             ..Default::default()
         };
+        self.gate.let_through(&through).await;
         let adding = self.adding.lock().await;
         let added = self.session.add_torrent(AddTorrent::from_bytes(torrent), Some(options)).await;
         drop(adding);
@@ -186,6 +192,7 @@ impl Engine {
         peers: Vec<SocketAddr>,
         trackers: &[String],
     ) -> Result<(Bytes, Vec<SocketAddr>), Error> {
+        self.gate.let_through(trackers).await;
         let mut magnet = format!("magnet:?xt=urn:btih:{}", id20(info_hash).as_string());
         for tracker in trackers {
             magnet.push_str("&tr=");
@@ -332,6 +339,7 @@ fn session_options(
     upload_bps: Option<NonZeroU32>,
     upload: Upload,
     role: Role,
+    gate: &str,
 ) -> SessionOptions {
     let version = env!("CARGO_PKG_VERSION");
     let name = match role {
@@ -358,6 +366,7 @@ fn session_options(
                 max_request_window: Some(REQUEST_WINDOW_BLOCKS),
                 ..Default::default()
             }),
+            proxy_url: Some(gate.to_owned()),
             ..Default::default()
         }),
         ratelimits: LimitsConfig { upload_bps, download_bps: None },

@@ -18,9 +18,12 @@
 mod download;
 mod engine;
 mod error;
+mod gate;
 mod ledger;
 mod options;
 mod swarm;
+
+pub use minuet_guard::contact::Teller;
 
 pub use download::{Download, Progress, Reader};
 pub use error::Error;

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use bytes::Bytes;
+use minuet_guard::contact::Teller;
 use minuet_proto::InfoHash;
 
 /// The lowest upload limit that works: one 16 KiB block a second. The engine waits for a whole block's worth of
@@ -43,6 +44,8 @@ pub struct SwarmOptions {
     pub upload: Upload,
     /// Which part this node plays.
     pub role: Role,
+    /// Who tells of peers: the nearest of the trackers. Peers that are nearer than that are not contacted.
+    pub teller: Teller,
 }
 
 /// A finished minute that lies complete on disk.

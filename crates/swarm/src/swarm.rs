@@ -88,7 +88,7 @@ impl Swarm {
         for dir in [&state_dir, &minutes_dir] {
             make_empty(dir).await?;
         }
-        let engine = Engine::start(&state_dir, options.listen, options.upload, options.role).await?;
+        let engine = Engine::start(&state_dir, &options).await?;
         let shared = Arc::new(Shared { table: Mutex::default() });
         let bookkeeper = tokio::spawn(keep_books(Arc::clone(&shared)));
         Ok(Self { engine, shared, minutes_dir, bookkeeper })

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     time::{Duration, Instant},
 };
@@ -12,8 +12,8 @@ use std::{
 use bytes::Bytes;
 use minuet_proto::{InfoHash, Metainfo, PieceHash, PieceLength, metainfo::Info};
 use minuet_swarm::{
-    Download, Error, Files, Finished, MIN_UPLOAD_BYTES_PER_S, Place, Role, Swarm, SwarmOptions, Upload,
-    Wanted,
+    Download, Error, Files, Finished, MIN_UPLOAD_BYTES_PER_S, Place, Role, Swarm, SwarmOptions, Teller,
+    Upload, Wanted,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -22,6 +22,8 @@ use tokio::{
 };
 
 const PIECE: usize = 16 << 10;
+/// Peers are told of by somebody on this machine.
+const HERE: Teller = Teller::At(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
 struct Minute {
     media: Vec<u8>,
@@ -54,7 +56,7 @@ struct Node {
 async fn node(role: Role, upload: Upload) -> Node {
     let folder = tempfile::tempdir().unwrap();
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    let options = SwarmOptions { data_dir: folder.path().to_owned(), listen, upload, role };
+    let options = SwarmOptions { data_dir: folder.path().to_owned(), listen, upload, role, teller: HERE };
     Node { swarm: Swarm::start(options).await.unwrap(), folder }
 }
 
@@ -257,7 +259,8 @@ async fn a_limit_that_would_silence_the_engine_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let upload = Upload::AtMost(minuet_swarm::MIN_UPLOAD_BYTES_PER_S - 1);
-    let options = SwarmOptions { data_dir: folder.path().to_owned(), listen, upload, role: Role::Viewer };
+    let options =
+        SwarmOptions { data_dir: folder.path().to_owned(), listen, upload, role: Role::Viewer, teller: HERE };
     assert!(matches!(Swarm::start(options).await, Err(Error::UploadLimit { .. })));
 }
 
@@ -271,6 +274,7 @@ async fn a_port_in_use_is_named_and_a_stopped_node_frees_its_port() {
         listen,
         upload: Upload::Unlimited,
         role: Role::Viewer,
+        teller: HERE,
     };
     match Swarm::start(options.clone()).await {
         Err(Error::Listen { addr, .. }) => assert_eq!(addr, listen),

@@ -217,8 +217,8 @@ impl LivePlayback {
                     break;
                 }
                 // Held, but its slot may have gone to a newer piece meanwhile.
-                let Some(bytes) = window.read(at.next) else { break };
-                if self.give(&mut at, known, &bytes).await? == Written::Closed {
+                let Some(bytes) = window.read_in_background(at.next).await else { break };
+                if self.give(&mut at, known, &bytes, &window).await? == Written::Closed {
                     return Ok(End::Closed);
                 }
                 good = Instant::now();
@@ -235,7 +235,9 @@ impl LivePlayback {
                 continue;
             }
             let wait = if self.stands_still() { LOOK } else { TELL };
-            if told.is_none_or(|told| told.elapsed() >= wait) && self.tell(&window, &at).await {
+            if told.is_none_or(|told| told.elapsed() >= wait)
+                && tell(&self.mesh, &self.figures, &window, &at).await
+            {
                 told = Some(Instant::now());
             }
             if self.ended(&at, good.elapsed()) {
@@ -269,8 +271,15 @@ impl LivePlayback {
         at.flow.early(known.piece.ingest_ms, now).min(room)
     }
 
-    /// Gives a piece to the player.
-    async fn give(&mut self, at: &mut Position, known: LivePiece, bytes: &[u8]) -> anyhow::Result<Written> {
+    /// Gives a piece to the player. One that takes nothing (it is paused, or has enough) is waited for, and the mesh is told
+    /// meanwhile that nothing is late.
+    async fn give(
+        &mut self,
+        at: &mut Position,
+        known: LivePiece,
+        bytes: &[u8],
+        window: &LiveWindow,
+    ) -> anyhow::Result<Written> {
         let ingest_ms = known.piece.ingest_ms;
         let source_gap_ms = at.last.map(|last| ingest_ms.saturating_sub(last.piece.ingest_ms));
         {
@@ -294,7 +303,16 @@ impl LivePlayback {
             figures.write_begins(now);
         }
         let media = at.packets.next(bytes);
-        let written = self.sink.write(&media).await?;
+        let written = {
+            let writing = self.sink.write(&media);
+            tokio::pin!(writing);
+            loop {
+                match tokio::time::timeout(TELL, &mut writing).await {
+                    Ok(written) => break written?,
+                    Err(_) => tell(&self.mesh, &self.figures, window, at).await,
+                };
+            }
+        };
         let (mut figures, now) = self.figures.lock();
         figures.write_ends(at.of(&known), ingest_ms, now);
         drop(figures);
@@ -339,25 +357,25 @@ impl LivePlayback {
         let (mut figures, now) = self.figures.lock();
         !figures.playout().lack(now).is_zero()
     }
+}
 
-    /// Tells the mesh when the next piece is due, once that can be told: until then every piece is as welcome as ever.
-    /// What the picture waits for is not late, but due [`REPRIEVE`] from now: the mesh asks for nothing that is past.
-    async fn tell(&self, window: &LiveWindow, at: &Position) -> bool {
-        let due = {
-            let (mut figures, now) = self.figures.lock();
-            let playout = figures.playout();
-            let hold = at.hold.saturating_duration_since(Instant::now());
-            if !playout.has_started() && hold.is_zero() {
-                return false;
-            }
-            // What is not known yet is due when what was given last has been played.
-            let known = window.get(at.next).or(at.last);
-            let position = known.map_or(Duration::ZERO, |known| at.of(&known));
-            Instant::now() + (hold + playout.until(position, now)).clamp(REPRIEVE, FARTHEST)
-        };
-        self.mesh.playhead(at.next, due).await;
-        true
-    }
+/// Tells the mesh when the next piece is due, once that can be told: until then every piece is as welcome as ever.
+/// What the picture waits for is not late, but due [`REPRIEVE`] from now: the mesh asks for nothing that is past.
+async fn tell(mesh: &Mesh, figures: &Figures, window: &LiveWindow, at: &Position) -> bool {
+    let due = {
+        let (mut figures, now) = figures.lock();
+        let playout = figures.playout();
+        let hold = at.hold.saturating_duration_since(Instant::now());
+        if !playout.has_started() && hold.is_zero() {
+            return false;
+        }
+        // What is not known yet is due when what was given last has been played.
+        let known = window.get(at.next).or(at.last);
+        let position = known.map_or(Duration::ZERO, |known| at.of(&known));
+        Instant::now() + (hold + playout.until(position, now)).clamp(REPRIEVE, FARTHEST)
+    };
+    mesh.playhead(at.next, due).await;
+    true
 }
 
 /// How long playing waits that begins with a piece, so that it is `delay` behind the newest one.

@@ -1,19 +1,21 @@
 //! A node of the live mesh as `watch` and `relay` run it, with what it seeds of the stream.
 
 use std::{
+    convert::Infallible,
     env,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use minuet_guard::tasks::{Fault, Tasks};
 use minuet_node::{
     TrackerClient,
     mesh::{Mesh, MeshOptions, MeshRole, MeshStart},
 };
 use minuet_proto::{ChannelId, SignedRecord, mesh::Serial};
 use minuet_swarm::{MIN_UPLOAD_BYTES_PER_S, Swarm, Upload};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::sync::mpsc;
 
 use super::{figures::Traffic, seeder::Seeder};
 use crate::options::Common;
@@ -39,7 +41,7 @@ pub struct LiveNode {
 struct Seeding {
     swarm: Arc<Swarm>,
     records: mpsc::Sender<SignedRecord>,
-    task: JoinHandle<()>,
+    tasks: Tasks,
 }
 
 impl LiveNode {
@@ -92,8 +94,13 @@ impl LiveNode {
             let seeder = Seeder::start(folder, listen, upload, trackers, usize::from(seeds)).await?;
             let (records, queue) = Seeder::queue();
             let swarm = Arc::clone(seeder.swarm());
-            let task = tokio::spawn(seeder.run(queue, Arc::clone(mesh.window())));
-            Some(Seeding { swarm, records, task })
+            let tasks = Tasks::new();
+            let seeding = seeder.run(queue, Arc::clone(mesh.window()));
+            tasks.spawner().spawn("seeding finished minutes", async {
+                seeding.await;
+                Ok::<_, Infallible>(())
+            });
+            Some(Seeding { swarm, records, tasks })
         } else {
             None
         };
@@ -107,6 +114,20 @@ impl LiveNode {
             let _ = seeding.records.try_send(record.clone());
         }
         self.mesh.record(record).await;
+    }
+
+    /// The next fault of a part of it. Cancel-safe.
+    pub async fn fault(&self) -> Fault {
+        let seeding = async {
+            match &self.seeding {
+                Some(seeding) => seeding.tasks.fault().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            fault = self.mesh.fault() => fault,
+            fault = seeding => fault,
+        }
     }
 
     /// What it sends and receives.
@@ -124,10 +145,9 @@ impl LiveNode {
 
     /// Takes leave.
     pub async fn stop(self) {
-        if let Some(Seeding { swarm, records, task }) = self.seeding {
+        if let Some(Seeding { swarm, records, tasks }) = self.seeding {
+            tasks.stop().await;
             drop(records);
-            task.abort();
-            let _ = task.await;
             if let Some(swarm) = Arc::into_inner(swarm) {
                 swarm.stop().await;
             }

@@ -6,11 +6,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use minuet_guard::tasks::Spawner;
 use minuet_node::{Backoff, TrackerClient};
 use minuet_proto::{SignedRecord, channel_api::Peer};
 use minuet_swarm::{Download, Place, Swarm, Wanted};
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How many minutes are joined before playback comes to them.
 pub const AHEAD: usize = 3;
@@ -45,8 +45,7 @@ impl Minute {
 pub struct Joiner {
     swarm: Arc<Swarm>,
     trackers: Arc<[TrackerClient]>,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
+    tasks: Spawner,
     out: mpsc::Sender<Minute>,
     /// Peers that a tracker told of, newest answer.
     told: Vec<SocketAddr>,
@@ -61,23 +60,10 @@ impl Joiner {
     pub fn new(
         swarm: Arc<Swarm>,
         trackers: Arc<[TrackerClient]>,
-        tasks: TaskTracker,
-        cancel: CancellationToken,
+        tasks: Spawner,
     ) -> (Self, mpsc::Receiver<Minute>) {
         let (out, minutes) = mpsc::channel(AHEAD);
-        (
-            Self {
-                swarm,
-                trackers,
-                tasks,
-                cancel,
-                out,
-                told: Vec::new(),
-                place: None,
-                before: Arc::default(),
-            },
-            minutes,
-        )
+        (Self { swarm, trackers, tasks, out, told: Vec::new(), place: None, before: Arc::default() }, minutes)
     }
 
     /// Takes note of what a tracker said: peers of the running swarms, and where to begin.
@@ -90,7 +76,7 @@ impl Joiner {
     pub async fn join(&self, record: SignedRecord) -> bool {
         let Ok(slot) = self.out.reserve().await else { return false };
         let (joined, joining) = oneshot::channel();
-        let giving_up = self.cancel.child_token();
+        let giving_up = self.tasks.token().child_token();
         let work = join(
             record.clone(),
             Arc::clone(&self.swarm),
@@ -100,7 +86,10 @@ impl Joiner {
             Arc::clone(&self.before),
             joined,
         );
-        self.tasks.spawn(giving_up.clone().run_until_cancelled_owned(work));
+        let given_up = giving_up.clone();
+        self.tasks.errand("joining a minute's swarm", async move {
+            given_up.run_until_cancelled_owned(work).await;
+        });
         slot.send(Minute { record, joining, joined: None, _giving_up: giving_up.drop_guard() });
         true
     }

@@ -25,16 +25,18 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
+use minuet_guard::tasks::{Fault, Tasks};
 use minuet_node::{
     TrackerClient,
     follow::{Followed, Start, follow},
+    tracker::nearest,
     units,
 };
 use minuet_proto::{ChannelId, ChannelLink, SignedState, mesh::Serial};
 use minuet_swarm::{Role, Swarm, SwarmOptions, Upload};
 use tokio::sync::{mpsc, watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use self::{
     console::Console,
@@ -97,14 +99,12 @@ async fn run(
     let folder = Folder::open(options.common.data.as_deref())?;
     let engine = Engine::start(&options, link.channel, start, &trackers, folder.path()).await?;
     let figures = Arc::new(Figures::new(epoch));
-    let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-    // Reports to the end, so it has a token of its own.
-    let reporting = CancellationToken::new();
+    // Reports to the end, so it has a set of its own.
+    let reporting = Tasks::new();
     let reporter = Reporter { figures: Arc::clone(&figures), traffic: engine.traffic(), console, stats };
-    let reporter = tokio::spawn(reporter.run(reporting.clone()));
+    reporter.start(&reporting);
 
-    let session =
-        Session { options, link, start, trackers, figures, tasks: tasks.clone(), cancel: cancel.clone() };
+    let session = Session { options, link, start, trackers, figures, tasks: Tasks::new() };
     let playing = async {
         match &engine {
             Engine::Live(node) => session.play_live(node, out).await,
@@ -114,13 +114,13 @@ async fn run(
     let done = tokio::select! {
         done = playing => done,
         interrupted = interrupted() => interrupted.map(|()| tracing::info!("interrupted: leaving the swarm")),
+        fault = session.tasks.fault() => Err(fatal(fault)),
+        fault = engine.fault() => Err(fatal(fault)),
+        fault = reporting.fault() => Err(fatal(fault)),
     };
 
-    reporting.cancel();
-    let _ = reporter.await;
-    cancel.cancel();
-    tasks.close();
-    if tokio::time::timeout(END_TIMEOUT, tasks.wait()).await.is_err() {
+    reporting.stop().await;
+    if tokio::time::timeout(END_TIMEOUT, session.tasks.stop()).await.is_err() {
         tracing::debug!("some tasks did not end in time");
     }
     engine.stop().await;
@@ -160,6 +160,7 @@ impl Engine {
             listen: options.common.listen,
             upload,
             role: Role::Viewer,
+            teller: nearest(trackers).await,
         };
         Ok(Self::Minutes(Arc::new(Swarm::start(swarm).await?)))
     }
@@ -172,6 +173,15 @@ impl Engine {
                 let swarm = Arc::downgrade(swarm);
                 Box::new(move || swarm.upgrade().map(|swarm| swarm.stats().into()).unwrap_or_default())
             }
+        }
+    }
+
+    /// The next fault of a part of it.
+    async fn fault(&self) -> Fault {
+        match self {
+            Self::Live(node) => node.fault().await,
+            // The engine's tasks are its own; what fails of a minute shows where the minute is played.
+            Self::Minutes(_) => std::future::pending().await,
         }
     }
 
@@ -209,6 +219,11 @@ fn trackers(link: &ChannelLink, more: &[url::Url]) -> anyhow::Result<Arc<[Tracke
     urls.into_iter().map(|url| TrackerClient::new(url).map_err(Into::into)).collect()
 }
 
+/// What a user is told when a part of the program has died.
+fn fatal(fault: Fault) -> anyhow::Error {
+    anyhow!("{fault}; start minuet again, and report this if it happens again")
+}
+
 /// Ctrl-C, or a polite kill.
 async fn interrupted() -> anyhow::Result<()> {
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
@@ -231,15 +246,13 @@ struct Session {
     start: Start,
     trackers: Arc<[TrackerClient]>,
     figures: Arc<Figures>,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
+    tasks: Tasks,
 }
 
 impl Session {
     async fn play_live(&self, node: &LiveNode, out: Out) -> anyhow::Result<()> {
         let (channel, delay) = (self.link.channel, self.options.delay);
-        let mut followed =
-            follow(channel, self.trackers.to_vec(), Start::Live, now_ms, &self.tasks, self.cancel.clone());
+        let mut followed = follow(channel, self.trackers.to_vec(), Start::Live, now_ms, self.tasks.spawner());
         let (say, said) = watch::channel(Said::default());
         self.figures.lock().0.playout().set_head_start(live::head_start(delay));
         let start = self.find_start(node, &mut followed, &say).await?;
@@ -316,12 +329,12 @@ impl Session {
     /// Takes in what following brought.
     async fn take_live(&self, news: Followed, node: &LiveNode, say: &watch::Sender<Said>) {
         match news {
-            Followed::State(new) => {
+            Followed::State(new, teller) => {
                 self.figures.lock().0.phase = Some(new.phase);
                 let mut before = Some(new.clone());
                 say.send_modify(|said| std::mem::swap(&mut said.state, &mut before));
                 if before.and_then(|before| before.origin.clone()) != new.origin {
-                    node.mesh.set_origin(new.origin.clone()).await;
+                    node.mesh.set_origin(new.origin.clone(), teller).await;
                 }
             }
             Followed::Record(record) => {
@@ -339,14 +352,9 @@ impl Session {
 
     async fn play_minutes(&self, swarm: &Arc<Swarm>, out: Out) -> anyhow::Result<()> {
         let (channel, start) = (self.link.channel, self.start);
-        let mut followed =
-            follow(channel, self.trackers.to_vec(), start, now_ms, &self.tasks, self.cancel.clone());
-        let (mut joiner, minutes) = Joiner::new(
-            Arc::clone(swarm),
-            Arc::clone(&self.trackers),
-            self.tasks.clone(),
-            self.cancel.clone(),
-        );
+        let mut followed = follow(channel, self.trackers.to_vec(), start, now_ms, self.tasks.spawner());
+        let (mut joiner, minutes) =
+            Joiner::new(Arc::clone(swarm), Arc::clone(&self.trackers), self.tasks.spawner().clone());
         let (say_state, state) = watch::channel(None);
         let first = self.find(&mut followed).await?;
         self.take(first, &mut joiner, &say_state).await;
@@ -426,7 +434,7 @@ impl Session {
     ) -> bool {
         match news {
             Followed::Joined(peers, place) => joiner.learn(&peers, place),
-            Followed::State(new) => {
+            Followed::State(new, _) => {
                 self.figures.lock().0.phase = Some(new.phase);
                 state.send_replace(Some(new));
             }

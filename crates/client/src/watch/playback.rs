@@ -105,8 +105,11 @@ impl Playback {
             }
             wanted = Some(record.seq.next());
             before = Some(record.clone());
-            let outcome =
-                if record.seq < catch_up_to { Outcome::Late } else { self.play(minute, last_good).await? };
+            let outcome = if record.seq < catch_up_to {
+                Outcome::Late
+            } else {
+                self.play(minute, &mut last_good).await?
+            };
             match outcome {
                 Outcome::Played => {
                     self.figures.lock().0.played();
@@ -205,7 +208,7 @@ impl Playback {
         Ok(())
     }
 
-    async fn play(&mut self, mut minute: Minute, last_good: Instant) -> anyhow::Result<Outcome> {
+    async fn play(&mut self, mut minute: Minute, last_good: &mut Instant) -> anyhow::Result<Outcome> {
         let record = minute.record.clone();
         let began = Instant::now();
         let patience = patience(record.duration_ms);
@@ -222,7 +225,7 @@ impl Playback {
                         done = &mut step => break done,
                         () = tokio::time::sleep(LOOK) => {}
                     }
-                    self.check_give_up(last_good)?;
+                    self.check_give_up(*last_good)?;
                     let look = self.figures.look(0);
                     let standing = if look.has_started { look.lack } else { began.elapsed() };
                     let newest = self.figures.lock().0.newest;
@@ -259,9 +262,12 @@ impl Playback {
                 }
                 figures.write_begins(now);
             }
+            let writing = Instant::now();
             if self.sink.write(&buffer[..length]).await? == Written::Closed {
                 return Ok(Outcome::Closed);
             }
+            // A player that is paused takes nothing for as long as its user likes: nobody is to blame for that.
+            *last_good += writing.elapsed();
             offset += length as u64;
             let share = (offset as f64 / record.length as f64).min(1.0);
             let position = self.given + Duration::from_millis(record.duration_ms).mul_f64(share);

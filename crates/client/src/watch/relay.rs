@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Instant};
 
 use anyhow::Context as _;
+use minuet_guard::tasks::Tasks;
 use minuet_node::follow::{Followed, Start, follow};
 use minuet_proto::Phase;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    END_TIMEOUT, console::Console, figures::Figures, folder::Folder, interrupted, live_node::LiveNode,
+    END_TIMEOUT, console::Console, fatal, figures::Figures, folder::Folder, interrupted, live_node::LiveNode,
     now_ms, open_stats, reporter::Reporter, trackers,
 };
 use crate::options::Relay;
@@ -28,16 +28,15 @@ async fn run(options: Relay, console: Console) -> anyhow::Result<()> {
     let node = LiveNode::start(channel, &options.common, None, true, &trackers, folder.path()).await?;
     tracing::info!("relaying; viewers connect to {:?} by UDP; Ctrl-C ends", node.mesh.listen_addrs());
     let figures = Arc::new(Figures::new(Instant::now()));
-    let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-    let reporting = CancellationToken::new();
+    let (tasks, reporting) = (Tasks::new(), Tasks::new());
     let reporter = Reporter { figures: Arc::clone(&figures), traffic: node.traffic(), console, stats };
-    let reporter = tokio::spawn(reporter.run(reporting.clone()));
+    reporter.start(&reporting);
 
-    let mut followed = follow(channel, trackers.to_vec(), Start::Live, now_ms, &tasks, cancel.clone());
+    let mut followed = follow(channel, trackers.to_vec(), Start::Live, now_ms, tasks.spawner());
     let following = async {
         while let Some(news) = followed.recv().await {
             match news {
-                Followed::State(state) => {
+                Followed::State(state, _) => {
                     figures.lock().0.phase = Some(state.phase);
                     if state.phase == Phase::Ended {
                         tracing::info!("the broadcast has ended");
@@ -57,16 +56,18 @@ async fn run(options: Relay, console: Console) -> anyhow::Result<()> {
                 }
             }
         }
+        // Who brings the news has died: that is a fault, which is waited for below.
+        std::future::pending().await
     };
     let done = tokio::select! {
         () = following => Ok(()),
         interrupted = interrupted() => interrupted,
+        fault = tasks.fault() => Err(fatal(fault)),
+        fault = node.fault() => Err(fatal(fault)),
+        fault = reporting.fault() => Err(fatal(fault)),
     };
-    reporting.cancel();
-    let _ = reporter.await;
-    cancel.cancel();
-    tasks.close();
-    let _ = tokio::time::timeout(END_TIMEOUT, tasks.wait()).await;
+    reporting.stop().await;
+    let _ = tokio::time::timeout(END_TIMEOUT, tasks.stop()).await;
     node.stop().await;
     drop(folder);
     done

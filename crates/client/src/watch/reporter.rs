@@ -1,12 +1,14 @@
 //! Tells what goes on: the status line, and the lines of `--stats`.
 
 use std::{
+    convert::Infallible,
     fs::File,
     io::{BufWriter, Write as _},
     sync::Arc,
     time::Duration,
 };
 
+use minuet_guard::tasks::Tasks;
 use minuet_node::units::Rate;
 use minuet_proto::Phase;
 use tokio_util::sync::CancellationToken;
@@ -30,8 +32,16 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Reports until `cancel`, then writes the summary.
-    pub async fn run(mut self, cancel: CancellationToken) {
+    /// Reports until `tasks` are cancelled, then writes the summary.
+    pub fn start(self, tasks: &Tasks) {
+        let reporting = self.run(tasks.spawner().token().clone());
+        tasks.spawner().spawn_to_end("the status report", async {
+            reporting.await;
+            Ok::<_, Infallible>(())
+        });
+    }
+
+    async fn run(mut self, cancel: CancellationToken) {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
         let mut status = tokio::time::interval(self.console.interval());
         let (mut before, mut before_at) = (Traffic::default(), tokio::time::Instant::now());

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use minuet_node::{
     TrackerClient,
     mesh::{LivePiece, LiveWindow},
+    tracker::nearest,
 };
 use minuet_proto::{InfoHash, Metainfo, SignedRecord, metainfo::Info};
 use minuet_swarm::{Files, Finished, Role, Swarm, SwarmOptions, Upload};
@@ -53,8 +54,9 @@ impl Seeder {
         let minutes = folder.join(FOLDER);
         std::fs::create_dir_all(&minutes)
             .with_context(|| format!("cannot make {}: choose another --data", minutes.display()))?;
+        let teller = nearest(trackers).await;
         let options =
-            |listen| SwarmOptions { data_dir: folder.to_owned(), listen, upload, role: Role::Viewer };
+            |listen| SwarmOptions { data_dir: folder.to_owned(), listen, upload, role: Role::Viewer, teller };
         let swarm = match Swarm::start(options(listen)).await {
             Ok(swarm) => swarm,
             Err(_) => Swarm::start(options(SocketAddr::new(listen.ip(), 0))).await?,
@@ -91,7 +93,6 @@ impl Seeder {
         let (to, from) = (path.clone(), Arc::clone(window));
         let whole = tokio::task::spawn_blocking(move || write(&to, &from, &pieces)).await?;
         if !whole.with_context(|| format!("cannot write {}", path.display()))? {
-            let _ = std::fs::remove_file(&path);
             return Ok(false);
         }
         while self.seeded.len() >= self.keep
@@ -101,7 +102,13 @@ impl Seeder {
             let _ = tokio::fs::remove_file(file).await;
         }
         let finished = Finished { torrent, folder: self.folder.clone() };
-        let info_hash = self.swarm.seed_announced(finished, self.trackers.clone()).await?;
+        let info_hash = match self.swarm.seed_announced(finished, self.trackers.clone()).await {
+            Ok(info_hash) => info_hash,
+            Err(error) => {
+                let _ = tokio::fs::remove_file(&path).await;
+                return Err(error.into());
+            }
+        };
         self.seeded.push_back((info_hash, path));
         Ok(true)
     }
@@ -141,11 +148,37 @@ fn whole(record: &SignedRecord, pieces: Vec<LivePiece>) -> Option<(Bytes, Vec<Li
 
 /// Writes the pieces one after the other. False when one has left the window meanwhile.
 fn write(path: &Path, window: &LiveWindow, pieces: &[LivePiece]) -> std::io::Result<bool> {
-    let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
-    for known in pieces {
-        let Some(bytes) = window.read(known.piece.serial) else { return Ok(false) };
-        file.write_all(&bytes)?;
+    whole_or_nothing(path, pieces.iter().map(|known| window.read(known.piece.serial)))
+}
+
+/// Writes a file of these parts. On a full disk, or when a part is missing (false), nothing is left of it: it would take
+/// the room that the disk has too little of.
+fn whole_or_nothing(path: &Path, parts: impl Iterator<Item = Option<Bytes>>) -> std::io::Result<bool> {
+    // Removed when it is dropped under this name.
+    let mut part = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+    for bytes in parts {
+        let Some(bytes) = bytes else { return Ok(false) };
+        part.write_all(&bytes)?;
     }
-    file.flush()?;
+    part.persist(path)?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_left_of_a_minute_that_was_not_written_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("minute.ts");
+        let names =
+            || std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+        let part = |text: &'static str| Some(Bytes::from_static(text.as_bytes()));
+        assert!(!whole_or_nothing(&path, [part("one"), None].into_iter()).unwrap());
+        assert!(names().is_empty());
+        assert!(whole_or_nothing(&path, [part("one"), part("two")].into_iter()).unwrap());
+        assert_eq!(names(), ["minute.ts"]);
+        assert_eq!(std::fs::read(&path).unwrap(), b"onetwo");
+    }
 }

@@ -3,22 +3,25 @@
 //! One task, fed by queues; nothing in it waits for a peer, a disk beyond the page cache, or whoever reads the window.
 
 mod accept;
+mod named;
 mod review;
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
+use minuet_guard::tasks::Spawner;
 use minuet_mesh::{Direction, Input, LinkId, Node, Output, PieceRef, Role, Timestamp};
 use minuet_proto::{
     ChannelId, PieceHash, PieceId, SignedRecord,
     mesh::{Head, Message, NodeId, PeerInfo, Serial, SignedHead},
 };
-use tokio::sync::{broadcast, mpsc, watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     MeshStats,
@@ -26,7 +29,7 @@ use super::{
     early::EarlyBlocks,
     endpoint::Transport,
     estimate::UplinkEstimate,
-    link::{self, Link, LinkEvent, Opened},
+    link::{self, Link, LinkEvent, Opening},
     live::LiveWindow,
     origin::Origin,
     reach::Reach,
@@ -54,8 +57,8 @@ pub(super) fn message_rate(wire_bytes_per_s: u64) -> u64 {
 /// What the driver is told.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Source: a piece is complete.
-    Closed(ClosedPiece),
+    /// Source: a piece is complete. The permit says that there is room for it to wait.
+    Closed(ClosedPiece, OwnedSemaphorePermit),
     /// A signed record, verified.
     Record(SignedRecord),
     /// The tracker, or a list from an earlier run, named nodes.
@@ -84,9 +87,9 @@ pub struct ClosedPiece {
 }
 
 /// What becomes of work that the driver has given out.
-enum Done {
+pub(super) enum Done {
     /// A dial or an incoming connection.
-    Opened { peer: Option<NodeId>, direction: Direction, opened: Option<Box<Opened>> },
+    Opened { peer: Option<NodeId>, direction: Direction, opened: Option<Box<dyn Opening>> },
     /// A fetch from the HTTP origin.
     Fetched { piece: PieceRef, bytes: Option<Bytes> },
 }
@@ -124,14 +127,13 @@ pub(super) struct Driver {
     /// New heads, for who passes them on by other ways.
     heads: broadcast::Sender<Head>,
     stats: watch::Sender<MeshStats>,
-    /// Neighbours that others can find, now and then.
-    neighbours: watch::Sender<Vec<PeerInfo>>,
+    /// Neighbours that others can find, and where they were seen, now and then.
+    neighbours: watch::Sender<Vec<(PeerInfo, Option<IpAddr>)>>,
     /// Looks taken.
     reviews: u32,
     events: (mpsc::Sender<LinkEvent>, mpsc::Receiver<LinkEvent>),
     done: (mpsc::Sender<Done>, mpsc::Receiver<Done>),
-    tasks: TaskTracker,
-    cancel: CancellationToken,
+    tasks: Spawner,
     /// Ends links, once they have had time for their last words.
     links_cancel: CancellationToken,
 }
@@ -150,10 +152,9 @@ impl Driver {
         records: mpsc::Sender<SignedRecord>,
         heads: broadcast::Sender<Head>,
         stats: watch::Sender<MeshStats>,
-        neighbours: watch::Sender<Vec<PeerInfo>>,
+        neighbours: watch::Sender<Vec<(PeerInfo, Option<IpAddr>)>>,
         said_dialable: watch::Sender<bool>,
-        tasks: TaskTracker,
-        cancel: CancellationToken,
+        tasks: Spawner,
         links_cancel: CancellationToken,
     ) -> Self {
         let is_source = node.role() == Role::Source;
@@ -184,20 +185,22 @@ impl Driver {
             events: mpsc::channel(EVENT_QUEUE),
             done: mpsc::channel(DONE_QUEUE),
             tasks,
-            cancel,
             links_cancel,
         }
     }
 
+    /// How links are given to it.
+    #[cfg(test)]
+    pub fn door(&self) -> mpsc::Sender<Done> {
+        self.done.0.clone()
+    }
+
     /// Runs until cancelled, then takes leave of all neighbours.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        self.tasks.spawn(accept::accept(
-            self.transport.clone(),
-            self.channel,
-            self.done.0.clone(),
-            self.tasks.clone(),
-            self.cancel.clone(),
-        ));
+        let accepting =
+            accept::accept(self.transport.clone(), self.channel, self.done.0.clone(), self.tasks.clone());
+        self.tasks.spawn("taking links", accepting);
+        let cancel = self.tasks.token().clone();
         if let Some(estimate) = &self.estimate {
             let bytes_per_s = message_rate(estimate.limit());
             self.handle(Input::UploadLimit { bytes_per_s });
@@ -212,7 +215,7 @@ impl Driver {
             let due = if draining { core.min(now + DRAIN_LOOK) } else { core };
             let wake = tokio::time::Instant::from_std(self.epoch + Duration::from_micros(due.0));
             tokio::select! {
-                () = self.cancel.cancelled() => break,
+                () = cancel.cancelled() => break,
                 event = self.events.1.recv() => {
                     // Never none: the driver holds a sender.
                     let mut next = event;
@@ -292,6 +295,7 @@ impl Driver {
                 }
             }
             LinkEvent::Frame(link, message, payload) if self.links.contains_key(&link) => {
+                let message = self.heard(link, message);
                 self.handle(Input::Message { link, message, payload });
                 self.do_outputs();
                 self.release_early();
@@ -349,7 +353,7 @@ impl Driver {
                 if direction == Direction::Accepted {
                     self.dialable.note_dialled();
                 }
-                let (peer, rtt) = (opened.peer, opened.rtt());
+                let (peer, rtt) = (opened.peer(), opened.rtt());
                 let link =
                     opened.start(id, self.channel, self.events.0.clone(), &self.tasks, &self.links_cancel);
                 self.links.insert(id, link);
@@ -373,7 +377,7 @@ impl Driver {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Closed(closed) => self.publish(closed),
+            Command::Closed(closed, _room) => self.publish(closed),
             Command::Record(record) => self.handle(Input::Record { record: record.encode() }),
             Command::Peers(peers) => self.handle(Input::PeersLearned { peers }),
             Command::Heads(heads) => {
@@ -436,7 +440,15 @@ impl Driver {
 
     fn send(&mut self, id: LinkId, message: Message) {
         tracing::trace!("to {id:?}: {message:?}");
-        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(link) = self.links.get(&id) else { return };
+        let counted = message.encoded_len() as u64;
+        let told = self.told(link, message);
+        let left = told.as_ref().map_or(0, |message| message.encoded_len() as u64);
+        if left < counted {
+            // The core counts on it that all of its message goes out.
+            self.handle(Input::Drained { link: id, bytes: counted - left });
+        }
+        let (Some(message), Some(link)) = (told, self.links.get_mut(&id)) else { return };
         let mut frame = BytesMut::with_capacity(message.encoded_len() - message.payload_len());
         message.encode(&mut frame);
         let taken = match message {
@@ -481,18 +493,16 @@ impl Driver {
 
     fn dial(&mut self, peer: PeerInfo) {
         let (transport, channel, done) = (self.transport.clone(), self.channel, self.done.0.clone());
-        let cancel = self.cancel.clone();
         let dialling = async move {
             let opened = match transport.dial(peer.node, &Reach::decode(&peer.address)).await {
                 Some(connection) => link::open(connection, channel, false).await,
                 None => None,
             };
-            let opened = opened.map(Box::new);
             let _ = done
                 .send(Done::Opened { peer: Some(peer.node), direction: Direction::Dialled, opened })
                 .await;
         };
-        self.tasks.spawn(cancel.run_until_cancelled_owned(dialling));
+        self.tasks.errand("a dial", dialling);
     }
 
     fn fetch(&mut self, piece: PieceRef) {
@@ -500,11 +510,11 @@ impl Driver {
         let Some((origin, offset)) = found else {
             return self.handle(Input::HttpFailed { serial: piece.serial });
         };
-        let (channel, done, cancel) = (self.channel, self.done.0.clone(), self.cancel.clone());
+        let (channel, done) = (self.channel, self.done.0.clone());
         let fetching = async move {
             let bytes = origin.fetch(channel, piece, offset).await;
             let _ = done.send(Done::Fetched { piece, bytes }).await;
         };
-        self.tasks.spawn(cancel.run_until_cancelled_owned(fetching));
+        self.tasks.errand("a fetch", fetching);
     }
 }

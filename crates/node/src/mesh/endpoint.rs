@@ -1,18 +1,34 @@
 //! The QUIC endpoint that links run over: iroh, with none but our own relay servers and no discovery service.
 //!
-//! Rule: nobody is contacted but who the tracker, a neighbour or the user named.
+//! Rules:
+//! - Nobody is contacted but who the tracker, a neighbour or the user named, and each address only as far as
+//!   [`Contacts`] allows.
+//! - Relay servers are those of the trackers in use, one each. One that a node names is used only if it is among them.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use iroh::{
     Endpoint, EndpointAddr, EndpointId, RelayConfig, RelayMap, RelayMode, RelayUrl, SecretKey, TransportAddr,
     Watcher as _,
-    endpoint::{AckFrequencyConfig, Connection, NetReportConfig, QuicTransportConfig, VarInt, presets},
+    endpoint::{
+        AckFrequencyConfig, Connection, IncomingAddr, NetReportConfig, QuicTransportConfig, VarInt, presets,
+    },
 };
 use minuet_proto::mesh::NodeId;
 use tokio::sync::watch;
 
-use super::{Error, certificates::Pins, congestion::WindowFactory, reach::Reach};
+use super::{
+    Error,
+    certificates::Pins,
+    congestion::WindowFactory,
+    reach::{MAX_DIALLED, Reach},
+};
+use crate::contact::{Contact, Contacts, Teller};
 
 /// Names the protocol in the handshake (RFC 7301). The number is that of the framing, not of the mesh messages, whose
 /// version is negotiated in Hello.
@@ -40,6 +56,9 @@ const STREAMS: u32 = 2;
 pub(super) struct Transport {
     endpoint: Endpoint,
     pins: Pins,
+    contacts: Contacts,
+    /// The relay server of each tracker, by the tracker's URL.
+    relays: Arc<Mutex<HashMap<String, RelayUrl>>>,
 }
 
 /// A relay server, as a tracker describes its own.
@@ -55,7 +74,7 @@ pub(super) struct RelayServer {
 
 impl Transport {
     /// Binds a UDP socket. `secret` is this node's own key.
-    pub async fn bind(listen: SocketAddr, secret: [u8; 32]) -> Result<Self, Error> {
+    pub async fn bind(listen: SocketAddr, secret: [u8; 32], contacts: Contacts) -> Result<Self, Error> {
         let mut acknowledgements = AckFrequencyConfig::default();
         acknowledgements.ack_eliciting_threshold(ACK_PACKETS).max_ack_delay(Some(ACK_DELAY));
         let quic = QuicTransportConfig::builder()
@@ -91,7 +110,7 @@ impl Transport {
             .bind()
             .await
             .map_err(|error| Error::Bind { listen, reason: innermost(&error) })?;
-        Ok(Self { endpoint, pins })
+        Ok(Self { endpoint, pins, contacts, relays: Arc::default() })
     }
 
     /// This node's public key.
@@ -129,8 +148,9 @@ impl Transport {
         }
     }
 
-    /// Uses a relay server from now on, and learns this node's public address there.
-    pub async fn use_relay(&self, relay: &RelayServer) -> Result<(), Error> {
+    /// Uses a tracker's relay server from now on, in place of the one that it had before, and learns this node's public
+    /// address there.
+    pub async fn use_relay(&self, tracker: &str, relay: &RelayServer) -> Result<(), Error> {
         let bad = |reason: String| Error::Relay { url: relay.url.clone(), reason };
         let url: RelayUrl = relay.url.parse().map_err(|error| bad(format!("{error}")))?;
         let mut config = RelayConfig::from(url.clone());
@@ -140,22 +160,63 @@ impl Transport {
             quic.port = port;
             quic
         });
+        let before = self.lock_relays().insert(tracker.to_owned(), url.clone());
+        if let Some(before) = before.filter(|before| *before != url)
+            && !self.lock_relays().values().any(|used| *used == before)
+        {
+            self.endpoint.remove_relay(&before).await;
+        }
         self.endpoint.insert_relay(url, Arc::new(config)).await;
         Ok(())
     }
 
-    /// Opens a connection to `peer`.
+    /// The relay server at this URL, if it is one of those in use.
+    pub fn used_relay(&self, url: &str) -> Option<RelayUrl> {
+        let url: RelayUrl = url.parse().ok()?;
+        self.lock_relays().values().any(|used| *used == url).then_some(url)
+    }
+
+    fn lock_relays(&self) -> std::sync::MutexGuard<'_, HashMap<String, RelayUrl>> {
+        self.relays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a connection to `peer`, whose addresses were judged by who told of them when they came in.
     pub async fn dial(&self, peer: NodeId, reach: &Reach) -> Option<Connection> {
         let id = EndpointId::from_bytes(&peer.0).ok()?;
-        let relay = reach.relay.as_ref().and_then(|url| url.parse().ok()).map(TransportAddr::Relay);
-        let addrs = reach.addrs.iter().copied().map(TransportAddr::Ip).chain(relay);
-        let addr = EndpointAddr::from_parts(id, addrs);
-        if addr.is_empty() {
-            return None;
-        }
-        match tokio::time::timeout(DIAL_TIMEOUT, self.endpoint.connect(addr, ALPN)).await {
-            Ok(Ok(connection)) => Some(connection),
-            Ok(Err(error)) => {
+        let relay = reach.relay.as_ref().and_then(|url| self.used_relay(url)).map(TransportAddr::Relay);
+        let dialling = async {
+            let mut contacts: Vec<Contact> = Vec::new();
+            let mut addrs: Vec<TransportAddr> = relay.into_iter().collect();
+            for addr in reach.addrs.iter().take(MAX_DIALLED) {
+                let judged = if addrs.is_empty() {
+                    self.contacts.open(*addr, Teller::User).await
+                } else {
+                    // There is a way already; this one is not waited for.
+                    self.contacts.try_open(*addr, Teller::User)
+                };
+                match judged {
+                    Ok(contact) => {
+                        contacts.push(contact);
+                        addrs.push(TransportAddr::Ip(*addr));
+                    }
+                    Err(forbidden) => tracing::debug!("{peer:?} is not dialled at {addr}: {forbidden}"),
+                }
+            }
+            if addrs.is_empty() {
+                return None;
+            }
+            let connection = self.endpoint.connect(EndpointAddr::from_parts(id, addrs), ALPN).await;
+            if let Ok(connection) = &connection {
+                let answered = remote(connection).map(|addr| addr.ip());
+                let good = contacts.into_iter().find(|contact| Some(contact.target()) == answered);
+                good.map(Contact::succeeded).unwrap_or_default();
+            }
+            Some(connection)
+        };
+        match tokio::time::timeout(DIAL_TIMEOUT, dialling).await {
+            Ok(None) => None,
+            Ok(Some(Ok(connection))) => Some(connection),
+            Ok(Some(Err(error))) => {
                 tracing::debug!("cannot link with {peer:?}: {}", innermost(&error));
                 None
             }
@@ -166,18 +227,48 @@ impl Transport {
         }
     }
 
-    /// The next connection that somebody opens here, once its handshake is over; none when the endpoint is closed.
-    pub async fn incoming(&self) -> Option<impl Future<Output = Option<Connection>> + use<>> {
-        let incoming = self.endpoint.accept().await?;
-        Some(async move {
-            let accepting = incoming.accept().ok()?;
-            tokio::time::timeout(DIAL_TIMEOUT, accepting).await.ok()?.ok()
-        })
+    /// The next connection that somebody opens here; none when the endpoint is closed.
+    pub async fn incoming(&self) -> Option<Incoming> {
+        self.endpoint.accept().await.map(Incoming)
     }
 
     /// Closes all connections and the socket.
     pub async fn close(&self) {
         self.endpoint.close().await;
+    }
+}
+
+/// A connection that somebody opens, before its handshake.
+pub(super) struct Incoming(iroh::endpoint::Incoming);
+
+impl Incoming {
+    /// Where it comes from; none if it comes through a relay server.
+    pub fn remote(&self) -> Option<IpAddr> {
+        match self.0.remote_addr() {
+            IncomingAddr::Ip(addr) => Some(addr.ip().to_canonical()),
+            _ => None,
+        }
+    }
+
+    /// Whether it is known that this address is its own: it has received what was sent there, or a relay server knows it.
+    pub fn is_proven(&self) -> bool {
+        self.remote().is_none() || self.0.remote_addr_validated()
+    }
+
+    /// Has it show that it receives what is sent to its address.
+    pub fn show_address(self) {
+        // An error says that it has shown it already; it comes again.
+        let _ = self.0.retry();
+    }
+
+    /// Turns it away, with a word.
+    pub fn refuse(self) {
+        self.0.refuse();
+    }
+
+    /// The connection, once the handshake is over.
+    pub async fn accept(self) -> Option<Connection> {
+        self.0.accept().ok()?.await.ok()
     }
 }
 
@@ -188,6 +279,16 @@ fn reach_of(addr: &EndpointAddr) -> Reach {
 /// The far end's key.
 pub(super) fn peer_of(connection: &Connection) -> NodeId {
     NodeId(*connection.remote_id().as_bytes())
+}
+
+/// The address of the path in use; none if that goes through a relay server.
+pub(super) fn remote(connection: &Connection) -> Option<SocketAddr> {
+    let paths = connection.paths();
+    let path = paths.iter().find(|path| path.is_selected()).or_else(|| paths.iter().next())?;
+    match path.remote_addr() {
+        TransportAddr::Ip(addr) => Some(SocketAddr::new(addr.ip().to_canonical(), addr.port())),
+        _ => None,
+    }
 }
 
 /// What the transport knows of a connection.
@@ -237,4 +338,63 @@ fn innermost(error: &dyn std::error::Error) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: &str = "http://tracker.example/";
+
+    async fn transport() -> Transport {
+        Transport::bind("127.0.0.1:0".parse().unwrap(), rand::random(), Contacts::new()).await.unwrap()
+    }
+
+    /// A node names sixteen addresses that are not its own, under key after key.
+    #[tokio::test]
+    async fn a_victim_hears_of_three_dials_at_most() {
+        let transport = transport().await;
+        let mut victims = Vec::new();
+        for _ in 0..16 {
+            victims.push(tokio::net::UdpSocket::bind("127.0.0.9:0").await.unwrap());
+        }
+        let addrs: Vec<SocketAddr> = victims.iter().map(|victim| victim.local_addr().unwrap()).collect();
+        for n in 0..40u8 {
+            let key = SecretKey::from_bytes(&[n + 1; 32]).public();
+            let begin = usize::from(n) % addrs.len();
+            let reach = Reach { addrs: addrs[begin..].to_vec(), relay: None };
+            let dial = transport.dial(NodeId(*key.as_bytes()), &reach);
+            let _ = tokio::time::timeout(Duration::from_millis(100), dial).await;
+        }
+        let mut buffer = [0; 2048];
+        let heard = victims.iter().filter(|victim| victim.try_recv(&mut buffer).is_ok()).count();
+        assert!((1..=3).contains(&heard), "{heard} of 16 ports were dialled");
+    }
+
+    #[tokio::test]
+    async fn nodes_name_no_relay_servers() {
+        let transport = transport().await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let victim = format!("http://{}/", listener.local_addr().unwrap());
+        let key = SecretKey::from_bytes(&[1; 32]).public();
+        for _ in 0..20 {
+            let reach = Reach { addrs: Vec::new(), relay: Some(victim.clone()) };
+            assert!(transport.dial(NodeId(*key.as_bytes()), &reach).await.is_none());
+        }
+        let came = tokio::time::timeout(Duration::from_millis(200), listener.accept()).await;
+        assert!(came.is_err(), "somebody came");
+    }
+
+    #[tokio::test]
+    async fn a_tracker_has_one_relay_server() {
+        let transport = transport().await;
+        let relay = |url: &str| RelayServer { url: url.into(), discovery_port: None, discovery_cert: None };
+        transport.use_relay("one", &relay(KNOWN)).await.unwrap();
+        transport.use_relay("two", &relay(KNOWN)).await.unwrap();
+        transport.use_relay("one", &relay("http://other.example/")).await.unwrap();
+        assert!(transport.used_relay(KNOWN).is_some(), "the second tracker's");
+        transport.use_relay("two", &relay("http://other.example/")).await.unwrap();
+        assert!(transport.used_relay(KNOWN).is_none());
+        assert!(transport.used_relay("http://other.example/").is_some());
+    }
 }

@@ -5,7 +5,9 @@
 //! files of channels that were not watched for as long are removed.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Read as _, Write as _},
+    net::IpAddr,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -14,11 +16,13 @@ use minuet_proto::{
     channel_api::mesh::MeshNode,
     mesh::{HelloFlags, PeerInfo},
 };
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::reach::Reach;
+use crate::contact::{Teller, nameable};
 
 /// Most nodes in a file.
 const MAX_KNOWN: usize = 64;
@@ -41,6 +45,9 @@ struct Known {
 struct Seen {
     /// In Unix seconds.
     at_s: u64,
+    /// Where its packets came from then. Its addresses were told from there, and are judged by that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<IpAddr>,
     #[serde(flatten)]
     node: MeshNode,
 }
@@ -60,15 +67,21 @@ impl Known {
     }
 
     /// These are neighbours now.
-    fn note(&mut self, neighbours: &[PeerInfo], now_s: u64) {
-        self.nodes.retain(|seen| neighbours.iter().all(|neighbour| neighbour.node != seen.node.node));
-        let seen = neighbours.iter().map(|info| Seen { at_s: now_s, node: describe(info) });
+    fn note(&mut self, neighbours: &[(PeerInfo, Option<IpAddr>)], now_s: u64) {
+        self.nodes.retain(|seen| neighbours.iter().all(|(neighbour, _)| neighbour.node != seen.node.node));
+        let seen =
+            neighbours.iter().map(|(info, from)| Seen { at_s: now_s, from: *from, node: describe(info) });
         self.nodes.splice(..0, seen);
         self.forget(now_s);
     }
 
     fn peers(&self) -> Vec<PeerInfo> {
-        self.nodes.iter().map(|seen| peer_info(seen.node.clone())).collect()
+        let judged = self.nodes.iter().map(|seen| {
+            let mut node = seen.node.clone();
+            node.addrs = nameable(&seen.node.addrs, seen.from.map_or(Teller::Unknown, Teller::At)).collect();
+            peer_info(node)
+        });
+        judged.collect()
     }
 }
 
@@ -107,27 +120,46 @@ pub(super) fn read(path: &Path) -> Vec<PeerInfo> {
 }
 
 fn load(path: &Path) -> Known {
-    let json = std::fs::metadata(path)
-        .and_then(|found| if found.len() > MAX_LEN { Ok(Vec::new()) } else { std::fs::read(path) });
-    Known::parse(&json.unwrap_or_default(), now_s())
+    Known::parse(&read_own(path).unwrap_or_default(), now_s())
+}
+
+/// Reads a file that is a regular one and not too long. A link is not followed, and a pipe not waited for: in a folder
+/// where others may write, either could be theirs.
+fn read_own(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let mut json = Vec::new();
+    if file.metadata()?.is_file() {
+        file.take(MAX_LEN + 1).read_to_end(&mut json)?;
+    }
+    if json.len() as u64 > MAX_LEN {
+        json.clear();
+    }
+    Ok(json)
 }
 
 /// Keeps the file up to date until cancelled.
 pub(super) async fn remember(
     path: PathBuf,
-    neighbours: watch::Receiver<Vec<PeerInfo>>,
+    neighbours: watch::Receiver<Vec<(PeerInfo, Option<IpAddr>)>>,
     cancel: CancellationToken,
 ) {
     let mut wait = WRITE.0;
-    let mut known = load(&path);
-    sweep(&path);
+    let folder = path.clone();
+    let looked = tokio::task::spawn_blocking(move || {
+        sweep(&folder);
+        load(&folder)
+    });
+    let mut known = looked.await.unwrap_or_default();
     loop {
         let ends = tokio::time::timeout(wait, cancel.cancelled()).await.is_ok();
         wait = WRITE.1;
         let now = neighbours.borrow().clone();
         if !now.is_empty() {
             known.note(&now, now_s());
-            if let Err(error) = write(&path, &known).await {
+            let (to, json) = (path.clone(), serde_json::to_vec(&known).unwrap_or_default());
+            let written = tokio::task::spawn_blocking(move || write(&to, &json)).await;
+            if let Err(error) = written.unwrap_or_else(|error| Err(io::Error::other(error))) {
                 tracing::debug!("neighbours are not remembered in {}: {error}", path.display());
             }
         }
@@ -142,7 +174,8 @@ fn sweep(path: &Path) {
     let entries = path.parent().map(std::fs::read_dir).and_then(Result::ok);
     for entry in entries.into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let ours = name.to_str().is_some_and(|name| name.starts_with("nodes-") && name.ends_with(".json"));
+        let ours = |end| name.to_str().is_some_and(|name| name.starts_with("nodes-") && name.ends_with(end));
+        let ours = ours(".json") || ours(".part");
         let old = |found: std::fs::Metadata| found.modified().ok()?.elapsed().ok();
         if ours && entry.metadata().ok().and_then(old).is_some_and(|age| age > MAX_AGE) {
             let _ = std::fs::remove_file(entry.path());
@@ -150,14 +183,15 @@ fn sweep(path: &Path) {
     }
 }
 
-async fn write(path: &Path, known: &Known) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        tokio::fs::create_dir_all(folder).await?;
-    }
-    // Several nodes may share the file; each of them writes it whole.
-    let part = path.with_extension(format!("{}.part", std::process::id()));
-    tokio::fs::write(&part, serde_json::to_vec(known)?).await?;
-    tokio::fs::rename(&part, path).await
+/// Writes the file anew, whole or not at all. It says with whom this user watches what, so nobody else may read it.
+fn write(path: &Path, json: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    // Several nodes may share the file; each writes one of its own under a name that nobody can foresee, mode 0600.
+    let mut part = tempfile::Builder::new().prefix("nodes-").suffix(".part").tempfile_in(folder)?;
+    part.write_all(json)?;
+    part.persist(path)?;
+    Ok(())
 }
 
 fn now_s() -> u64 {
@@ -171,6 +205,10 @@ mod tests {
 
     use super::*;
 
+    fn seen(n: u8) -> (PeerInfo, Option<IpAddr>) {
+        (info(n), Some([192, 0, 2, n].into()))
+    }
+
     fn info(n: u8) -> PeerInfo {
         let addrs = vec![([192, 0, 2, n], 7).into()];
         let flags = HelloFlags { dialable: true, ..HelloFlags::default() };
@@ -182,7 +220,7 @@ mod tests {
     fn neighbours_survive_a_restart_but_not_for_ever_and_not_without_number() {
         let mut known = Known::default();
         for n in 0..100 {
-            known.note(&[info(n)], 1000 + u64::from(n));
+            known.note(&[seen(n)], 1000 + u64::from(n));
         }
         assert_eq!(known.nodes.len(), MAX_KNOWN);
         let json = serde_json::to_vec(&known).unwrap();
@@ -190,7 +228,7 @@ mod tests {
         let peers = Known::parse(&json, 1100).peers();
         assert_eq!(peers[0], info(99));
         assert_eq!(peers.len(), MAX_KNOWN);
-        known.note(&[info(50)], 1100);
+        known.note(&[seen(50)], 1100);
         assert_eq!((known.peers()[0].clone(), known.nodes.len()), (info(50), MAX_KNOWN));
         assert_eq!(Known::parse(&json, 1098 + MAX_AGE.as_secs()).peers(), [info(99), info(98)]);
         assert!(Known::parse(&json, 10).nodes.is_empty());
@@ -210,6 +248,46 @@ mod tests {
         sweep(&name("nodes-this.json"));
         assert!(!name("nodes-old.json").exists());
         assert!(name("nodes-new.json").exists() && name("mine.json").exists());
+    }
+
+    #[test]
+    fn addresses_in_the_file_are_judged_by_where_they_were_told() {
+        let addrs = ["127.0.0.1:7", "192.168.1.7:7", "198.51.100.7:7"].map(|addr| addr.parse().unwrap());
+        let info = |n| PeerInfo {
+            node: NodeId([n; 32]),
+            address: Reach { addrs: addrs.to_vec(), relay: None }.encode(),
+            ..info(n)
+        };
+        let mut known = Known::default();
+        let from = [None, Some([198, 51, 100, 7].into()), Some([192, 168, 1, 7].into())];
+        known.note(&[(info(0), from[0]), (info(1), from[1]), (info(2), from[2])], 1000);
+        let json = serde_json::to_vec(&known).unwrap();
+        let left: Vec<usize> = Known::parse(&json, 1000)
+            .peers()
+            .iter()
+            .map(|info| Reach::decode(&info.address).addrs.len())
+            .collect();
+        assert_eq!(left, [1, 1, 2]);
+    }
+
+    #[test]
+    fn the_file_is_for_its_owner_alone_and_is_no_link_and_no_pipe() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("nodes-x.json");
+        let victim = dir.path().join("victim");
+        std::fs::write(&victim, "{\"nodes\":[]}").unwrap();
+        symlink(&victim, &path).unwrap();
+        assert!(read_own(&path).is_err());
+        write(&path, b"mine").unwrap();
+        assert_eq!(std::fs::read(&victim).unwrap(), b"{\"nodes\":[]}");
+        assert_eq!(read_own(&path).unwrap(), b"mine");
+        let mode = std::fs::symlink_metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+            .unwrap();
+        assert!(read_own(&path).is_ok_and(|json| json.is_empty()), "a pipe was waited for");
     }
 
     proptest! {

@@ -5,13 +5,13 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
 use minuet_mesh::PieceRef;
 use minuet_proto::mesh::{Head, Serial};
-use minuet_store::{Medium, PieceRing};
+use minuet_store::{Found, Medium, PieceRing};
 use tokio::sync::watch;
 
 /// Over how much of the stream its rate is taken, in milliseconds.
@@ -134,14 +134,32 @@ impl LiveWindow {
         None
     }
 
-    /// A verified piece's bytes.
+    /// A verified piece's bytes. Reads from the disk, so asynchronous tasks that must not wait for one use
+    /// [`read_in_background`](Self::read_in_background).
     pub fn read(&self, serial: Serial) -> Option<Bytes> {
-        self.lock().ring.piece(serial)
+        let found = self.lock().ring.find_piece(serial)?;
+        self.read_found(&found)
+    }
+
+    /// A verified piece's bytes, for tasks that must not wait for a disk.
+    pub async fn read_in_background(self: &Arc<Self>, serial: Serial) -> Option<Bytes> {
+        let window = Arc::clone(self);
+        tokio::task::spawn_blocking(move || window.read(serial)).await.ok().flatten()
     }
 
     /// Part of a verified piece's bytes.
     pub(super) fn read_part(&self, serial: Serial, offset: u32, len: u32) -> Option<Bytes> {
-        self.lock().ring.get(serial, offset, len)
+        let found = self.lock().ring.find(serial, offset, len)?;
+        self.read_found(&found)
+    }
+
+    /// Reads without the lock: nobody else waits for the disk.
+    fn read_found(&self, found: &Found) -> Option<Bytes> {
+        let bytes = found.read()?;
+        match found {
+            Found::Disk(place) if !self.lock().ring.holds(place) => None,
+            _ => Some(bytes),
+        }
     }
 
     /// All pieces known of a segment, in order. Those of a segment that was begun twice under one number (its source
@@ -189,10 +207,12 @@ impl LiveWindow {
         self.changed.send_replace(());
     }
 
-    /// Keeps a verified piece.
+    /// Keeps a verified piece. Only the driver does, so one is written at a time; readers do not wait for it.
     pub(super) fn keep(&self, serial: Serial, bytes: &[u8]) -> io::Result<()> {
+        let place = self.lock().ring.begin(serial, bytes.len())?;
+        let medium = place.write(bytes)?;
         let mut state = self.lock();
-        let medium = state.ring.put(serial, bytes)?;
+        state.ring.finish(&place, medium, bytes);
         let changed = std::mem::replace(&mut state.medium, medium) != medium;
         if let Some(known) = state.pieces.get_mut(&serial) {
             known.held = true;

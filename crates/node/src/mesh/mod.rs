@@ -11,6 +11,8 @@ mod early;
 mod endpoint;
 mod error;
 mod estimate;
+#[cfg(test)]
+mod faults;
 mod known;
 mod linger;
 mod link;
@@ -18,26 +20,27 @@ mod live;
 mod origin;
 mod reach;
 mod rendezvous;
+#[cfg(test)]
+mod whole;
 
 use std::{
+    convert::Infallible,
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use minuet_guard::tasks::{Fault, Tasks};
 use minuet_mesh::{Config, HeadKey, Node, Role, Start, Timestamp};
 use minuet_proto::{
     ChannelId, ChannelKey, SignedRecord,
-    mesh::{SIGNATURE_LEN, Serial},
+    mesh::{NodeId, SIGNATURE_LEN, Serial},
 };
 use minuet_store::PieceRing;
 use reqwest::Url;
-use tokio::sync::{broadcast, mpsc, watch};
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use driver::ClosedPiece;
 use driver::{Command, Driver};
@@ -48,10 +51,15 @@ pub use minuet_mesh::{Role as MeshRole, Start as MeshStart};
 use origin::Origin;
 pub use reach::Reach;
 
-use crate::TrackerClient;
+use crate::{
+    TrackerClient,
+    contact::{Contacts, Teller},
+};
 
-/// Commands that may wait for the driver. The source's pieces are among them: this many are some 30 s of a stream.
+/// Commands that may wait for the driver.
 const COMMAND_QUEUE: usize = 1024;
+/// Bytes of pieces among them: half a minute of 16 Mbit/s.
+const MAX_UNSHARED: usize = 64 << 20;
 /// Records from neighbours that may wait for who follows.
 const RECORD_QUEUE: usize = 16;
 /// Heads that may wait for who posts them; older ones are passed over.
@@ -109,27 +117,39 @@ pub struct MeshStats {
     pub wire_received: u64,
 }
 
-/// A running node. Dropping it ends it without leave; [`Mesh::stop`] takes leave first.
+/// A running node. Dropping it ends it without leave; [`Mesh::stop`] takes leave first. Whoever owns it listens to
+/// [`Mesh::fault`] beside everything else: a mesh whose parts have died says and does nothing more.
 #[derive(Debug)]
 pub struct Mesh {
     commands: mpsc::Sender<Command>,
+    /// What [`MAX_UNSHARED`] leaves.
+    unshared: Arc<Semaphore>,
     window: Arc<LiveWindow>,
     stats: watch::Receiver<MeshStats>,
     transport: Transport,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
+    tasks: Tasks,
+    /// How links are given to the driver.
+    #[cfg(test)]
+    door: mpsc::Sender<driver::Done>,
     /// Ends links that are still there; they outlive the driver, which has last words for them.
     _links: DropGuard,
 }
 
 /// Gives closed pieces to a source's mesh, from any thread. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct PiecePublisher(mpsc::Sender<Command>);
+pub struct PiecePublisher {
+    commands: mpsc::Sender<Command>,
+    /// A permit for each byte that may wait.
+    room: Arc<Semaphore>,
+}
 
 impl PiecePublisher {
     /// Hands a piece over. False if the mesh is too far behind to take it: viewers will lack that piece.
     pub fn publish(&self, piece: ClosedPiece) -> bool {
-        self.0.try_send(Command::Closed(piece)).is_ok()
+        // A piece without bytes would hold no permit, and be none.
+        let bytes = u32::try_from(piece.data.len().max(1)).unwrap_or(u32::MAX);
+        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(bytes) else { return false };
+        self.commands.try_send(Command::Closed(piece, room)).is_ok()
     }
 }
 
@@ -140,7 +160,7 @@ const TRANSPORT_QUEUE: Duration = Duration::from_millis(110);
 impl Mesh {
     /// Starts a node. Records that neighbours bring come out of the receiver, verified.
     pub async fn start(options: MeshOptions) -> Result<(Self, mpsc::Receiver<SignedRecord>), Error> {
-        let transport = Transport::bind(options.listen, rand::random()).await?;
+        let transport = Transport::bind(options.listen, rand::random(), Contacts::of_process()).await?;
         let ring = PieceRing::new(&options.folder, options.window)
             .map_err(|reason| Error::Store { folder: options.folder.clone(), reason })?;
         let window = Arc::new(LiveWindow::new(ring));
@@ -163,17 +183,20 @@ impl Mesh {
         let (records, brought) = mpsc::channel(RECORD_QUEUE);
         let (heads, _) = broadcast::channel(HEAD_QUEUE);
         let (say_stats, stats) = watch::channel(MeshStats::default());
-        let (tasks, cancel, links) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+        let (tasks, links) = (Tasks::new(), CancellationToken::new());
+        let spawner = tasks.spawner();
         let (say_neighbours, neighbours) = watch::channel(Vec::new());
         if let Some(path) = options.known.clone() {
             let peers = known::read(&path);
             tracing::debug!("{} nodes are known from before", peers.len());
             // The queue is empty.
             let _ = commands.try_send(Command::Peers(peers));
-            tasks.spawn(known::remember(path, neighbours, cancel.clone()));
+            let remembering = known::remember(path, neighbours, spawner.token().clone());
+            spawner.spawn_to_end("the list of nodes to find again", endless(remembering));
         }
         let (say_reach, reach) = watch::channel(transport.reach());
-        tasks.spawn(cancel.clone().run_until_cancelled_owned(transport.clone().watch_reach(say_reach)));
+        spawner
+            .spawn("the watch over this node's addresses", endless(transport.clone().watch_reach(say_reach)));
         let (say_dialable, dialable) = watch::channel(true);
         let driver = Driver::new(
             node,
@@ -189,11 +212,12 @@ impl Mesh {
             say_stats,
             say_neighbours,
             say_dialable,
-            tasks.clone(),
-            cancel.clone(),
+            spawner.clone(),
             links.clone(),
         );
-        tasks.spawn(driver.run(queue));
+        #[cfg(test)]
+        let door = driver.door();
+        spawner.spawn_to_end("the live mesh", endless(driver.run(queue)));
         for tracker in options.trackers.clone() {
             let rendezvous = rendezvous::Rendezvous::new(
                 tracker.clone(),
@@ -203,13 +227,42 @@ impl Mesh {
                 dialable.clone(),
                 commands.clone(),
             );
-            tasks.spawn(rendezvous.run(cancel.clone()));
+            spawner
+                .spawn_to_end("meeting nodes at a tracker", endless(rendezvous.run(spawner.token().clone())));
             if let Some(key) = options.key.clone() {
-                tasks.spawn(rendezvous::post_heads(tracker, key, heads.subscribe(), cancel.clone()));
+                let posting = rendezvous::post_heads(tracker, key, heads.subscribe());
+                spawner.spawn("leaving heads at a tracker", endless(posting));
             }
         }
         let _links = links.drop_guard();
-        Ok((Self { commands, window, stats, transport, tasks, cancel, _links }, brought))
+        let unshared = Arc::new(Semaphore::new(MAX_UNSHARED));
+        Ok((
+            Self {
+                commands,
+                unshared,
+                window,
+                stats,
+                transport,
+                tasks,
+                #[cfg(test)]
+                door,
+                _links,
+            },
+            brought,
+        ))
+    }
+
+    /// The next fault: a part of the node has died, and the node with it. Waits for ever while all is well; one of several
+    /// listeners hears of it. The owner ends its program with the sentence that the fault is, or [stops](Self::stop) this
+    /// mesh and starts another. Cancel-safe.
+    pub async fn fault(&self) -> Fault {
+        self.tasks.fault().await
+    }
+
+    /// Makes a part of the node panic, by the name that its fault has: for tests of who notices.
+    #[cfg(feature = "kill")]
+    pub fn kill(&self, task: &'static str) {
+        self.tasks.kill(task);
     }
 
     /// The newest pieces.
@@ -227,6 +280,11 @@ impl Mesh {
         self.stats.clone()
     }
 
+    /// This node's key.
+    pub fn id(&self) -> NodeId {
+        self.transport.id()
+    }
+
     /// Where links are accepted.
     pub fn listen_addrs(&self) -> Vec<SocketAddr> {
         self.transport.bound()
@@ -234,7 +292,7 @@ impl Mesh {
 
     /// A way to give it closed pieces.
     pub fn publisher(&self) -> PiecePublisher {
-        PiecePublisher(self.commands.clone())
+        PiecePublisher { commands: self.commands.clone(), room: Arc::clone(&self.unshared) }
     }
 
     /// Passes a signed record on to all neighbours.
@@ -247,10 +305,10 @@ impl Mesh {
         let _ = self.commands.send(Command::Playhead { next, due }).await;
     }
 
-    /// Names the HTTP origin, below which segments lie by their file names; none: there is none.
-    pub async fn set_origin(&self, base: Option<Url>) {
+    /// Names the HTTP origin, below which segments lie by their file names, as `teller` has told it; none: there is none.
+    pub async fn set_origin(&self, base: Option<Url>, teller: Teller) {
         let origin = base.and_then(|base| {
-            let made = Origin::new(base);
+            let made = Origin::new(base, Contacts::of_process(), teller);
             made.inspect_err(|error| tracing::warn!("the HTTP origin is not used: {error}")).ok()
         });
         let _ = self.commands.send(Command::Origin(origin)).await;
@@ -258,19 +316,18 @@ impl Mesh {
 
     /// Takes leave of all neighbours and ends.
     pub async fn stop(self) {
-        self.cancel.cancel();
-        self.tasks.close();
-        if tokio::time::timeout(LEAVE_TIMEOUT, self.tasks.wait()).await.is_err() {
+        let Self { tasks, transport, .. } = self;
+        if tokio::time::timeout(LEAVE_TIMEOUT, tasks.stop()).await.is_err() {
             tracing::debug!("some links did not end in time");
         }
-        let _ = tokio::time::timeout(LEAVE_TIMEOUT, self.transport.close()).await;
+        let _ = tokio::time::timeout(LEAVE_TIMEOUT, transport.close()).await;
     }
 }
 
-impl Drop for Mesh {
-    fn drop(&mut self) {
-        self.cancel.cancel();
-    }
+/// Long-lived work that cannot fail; that it ends at all is a fault.
+async fn endless(work: impl Future<Output = ()>) -> Result<(), Infallible> {
+    work.await;
+    Ok(())
 }
 
 /// The channel's key as heads use it.

@@ -13,8 +13,16 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use minuet_mesh::PieceRef;
 use minuet_proto::{ChannelId, record::segment_file_name};
-use reqwest::{Client, StatusCode, Url, header::RANGE};
+use reqwest::{
+    StatusCode, Url,
+    header::{HeaderMap, HeaderValue, RANGE},
+};
 use tokio::{sync::Semaphore, time::timeout};
+
+use crate::{
+    Error,
+    contact::{Contacts, Http, Request, Teller},
+};
 
 /// Pieces that are fetched at once: peers come first, and a source that is short of uplink must not be asked for all.
 const MAX_FETCHES: usize = 2;
@@ -28,7 +36,7 @@ const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 /// An HTTP origin. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Origin {
-    http: Client,
+    http: Http,
     base: Url,
     fetching: Arc<Semaphore>,
     rest: Arc<Mutex<Rest>>,
@@ -59,13 +67,9 @@ impl Rest {
 }
 
 impl Origin {
-    /// The origin whose segments lie below `base`, a URL that ends in a slash.
-    pub fn new(base: Url) -> reqwest::Result<Self> {
-        let http = Client::builder()
-            .user_agent(concat!("minuet/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(FETCH_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::limited(3))
-            .build()?;
+    /// The origin whose segments lie below `base`, a URL that ends in a slash, as `teller` has said.
+    pub fn new(base: Url, contacts: Contacts, teller: Teller) -> reqwest::Result<Self> {
+        let http = Http::new(contacts, teller, FETCH_TIMEOUT)?;
         Ok(Self { http, base, fetching: Arc::new(Semaphore::new(MAX_FETCHES)), rest: Arc::default() })
     }
 
@@ -78,7 +82,7 @@ impl Origin {
             return None;
         }
         let fetched = timeout(FETCH_TIMEOUT, self.get(channel, piece, offset)).await;
-        let came = matches!(fetched, Ok(Ok(_)));
+        let came = matches!(fetched, Ok(Ok(Some(_))));
         self.lock().note(came.then(|| began.elapsed()), Instant::now());
         match fetched {
             Ok(Ok(bytes)) => bytes,
@@ -94,11 +98,14 @@ impl Origin {
         self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn get(&self, channel: ChannelId, piece: PieceRef, offset: u64) -> reqwest::Result<Option<Bytes>> {
+    async fn get(&self, channel: ChannelId, piece: PieceRef, offset: u64) -> Result<Option<Bytes>, Error> {
         let mut url = self.base.clone();
         url.set_path(&format!("{}{}", self.base.path(), segment_file_name(&channel, piece.id.segment)));
         let range = format!("bytes={offset}-{}", offset + u64::from(piece.len) - 1);
-        let mut response = self.http.get(url).header(RANGE, range).send().await?;
+        let mut headers = HeaderMap::new();
+        headers
+            .insert(RANGE, HeaderValue::from_str(&range).map_err(|error| Error::Garbage(error.to_string()))?);
+        let mut response = self.http.send(url, Request { body: None, headers }).await?;
         if response.status() != StatusCode::PARTIAL_CONTENT {
             return Ok(None);
         }
@@ -116,7 +123,67 @@ impl Origin {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use minuet_proto::{ChannelKey, PieceHash, PieceId, PieceIndex, SegmentSeq, mesh::Serial};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+
+    /// A web server of somebody who has nothing to do with any channel, and how often it was asked.
+    async fn victim() -> (Url, Arc<AtomicUsize>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let asked = Arc::clone(&counted);
+                tokio::spawn(async move {
+                    let mut head = Vec::new();
+                    while let Ok(byte) = stream.read_u8().await {
+                        head.push(byte);
+                        if head.ends_with(b"\r\n\r\n") {
+                            head.clear();
+                            asked.fetch_add(1, Ordering::SeqCst);
+                            let _ = stream.write_all(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n").await;
+                        }
+                    }
+                });
+            }
+        });
+        (url, asked)
+    }
+
+    fn piece() -> PieceRef {
+        PieceRef {
+            serial: Serial(0),
+            id: PieceId { segment: SegmentSeq(0), piece: PieceIndex(0) },
+            len: 4,
+            hash: PieceHash::new([0; 20]),
+            ingest_ms: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_publisher_sends_no_viewer_to_a_victim() {
+        let channel = ChannelKey::from_seed(&[1; 32]).channel();
+        let (url, asked) = victim().await;
+        let far = Origin::new(url.clone(), Contacts::new(), Teller::At([198, 51, 100, 1].into())).unwrap();
+        for _ in 0..20 {
+            assert_eq!(far.clone().fetch(channel, piece(), 0).await, None);
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 0);
+        // One that is here may name it; a refusal, however quick, is none the less one.
+        let contacts = Contacts::new();
+        for _ in 0..20 {
+            let near = Origin::new(url.clone(), contacts.clone(), Teller::At([127, 0, 0, 1].into())).unwrap();
+            assert_eq!(near.clone().fetch(channel, piece(), 0).await, None);
+            assert!(near.lock().lasts(Instant::now()), "a 404 counted as success");
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 3);
+    }
 
     #[test]
     fn a_slow_origin_is_left_alone_longer_each_time_until_it_is_fast_again() {

@@ -7,11 +7,19 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use minuet_guard::{
+    contact::{Scope, Teller},
+    net::household,
+};
+
+use crate::contact::nameable;
 
 /// Longest encoded form in bytes.
 const MAX_LEN: usize = 256;
 /// Most socket addresses of one node.
 pub const MAX_ADDRS: usize = 8;
+/// Most of them that are dialled.
+pub const MAX_DIALLED: usize = 4;
 /// Longest URL of a relay server in bytes.
 const MAX_RELAY_LEN: usize = 100;
 
@@ -38,6 +46,36 @@ impl Reach {
             IpAddr::V6(ip) => u8::from(ip.is_unique_local() || ip.is_unicast_link_local()),
         });
         Self { addrs, relay }
+    }
+
+    /// What somebody at `teller` may name of it.
+    pub fn told_by(&self, teller: Teller) -> Self {
+        Self { addrs: nameable(&self.addrs, teller).collect(), relay: self.relay.clone() }
+    }
+
+    /// What a neighbour says of itself, as far as it is to be believed where its packets come from `observed`: addresses
+    /// of that household, and those of its own site where it is on this node's. The observed address goes first. Of a
+    /// neighbour behind a relay server nothing was observed, and only the relay server is left.
+    pub fn as_observed(&self, observed: Option<SocketAddr>) -> Self {
+        let Some(observed) = observed else { return Self { addrs: Vec::new(), relay: self.relay.clone() } };
+        let near = Scope::of(observed.ip()).is_some_and(|scope| scope != Scope::Public);
+        let own = |addr: &SocketAddr| {
+            let same_site = near && Scope::of(addr.ip()) == Scope::of(observed.ip());
+            *addr != observed && (same_site || household(addr.ip()) == household(observed.ip()))
+        };
+        let claimed = nameable(&self.addrs, Teller::At(observed.ip())).filter(own);
+        let addrs = std::iter::once(observed).chain(claimed).take(MAX_ADDRS).collect();
+        Self { addrs, relay: self.relay.clone() }
+    }
+
+    /// What is told to somebody at `listener`: nothing that is nearer than that. None: it is not known where they are.
+    pub fn told_to(&self, listener: Option<IpAddr>) -> Self {
+        self.told_by(listener.map_or(Teller::Unknown, Teller::At))
+    }
+
+    /// Whether nobody can be reached so.
+    pub fn is_empty(&self) -> bool {
+        self.addrs.is_empty() && self.relay.is_none()
     }
 
     /// The encoded form. What does not fit is left out, the last addresses first.
@@ -93,7 +131,7 @@ impl Reach {
                 }
                 _ => break,
             };
-            let possible = addr.port() != 0 && !addr.ip().is_unspecified() && !addr.ip().is_multicast();
+            let possible = addr.port() != 0 && Scope::of(addr.ip()).is_some();
             if possible && reach.addrs.len() < MAX_ADDRS && !reach.addrs.contains(&addr) {
                 reach.addrs.push(addr);
             }
@@ -128,6 +166,33 @@ mod tests {
         assert_eq!(
             order,
             ["198.51.100.1:7", "[2001:db8::1]:7", "192.168.1.2:7", "[fe80::1]:7", "127.0.0.1:7"]
+        );
+    }
+
+    #[test]
+    fn a_neighbour_is_believed_about_its_own_household_alone() {
+        let addrs =
+            |addrs: &[&str]| addrs.iter().map(|addr| addr.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let claimed = Reach {
+            addrs: addrs(&["203.0.113.9:53", "198.51.100.7:9", "192.168.1.7:8", "127.0.0.1:7"]),
+            relay: Some("http://tracker.example/".into()),
+        };
+        let from = |observed: &str| claimed.as_observed(Some(observed.parse().unwrap())).addrs;
+        assert_eq!(from("198.51.100.7:5"), addrs(&["198.51.100.7:5", "198.51.100.7:9"]));
+        assert_eq!(from("192.168.1.7:5"), addrs(&["192.168.1.7:5", "192.168.1.7:8"]));
+        assert_eq!(from("192.168.1.9:5"), addrs(&["192.168.1.9:5", "192.168.1.7:8"]));
+        let relayed = claimed.as_observed(None);
+        assert!(relayed.addrs.is_empty() && relayed.relay.is_some());
+    }
+
+    #[test]
+    fn what_is_near_is_told_only_to_those_who_are_near() {
+        let addrs = ["198.51.100.1:7", "192.168.1.2:7", "127.0.0.1:7"].map(|addr| addr.parse().unwrap());
+        let all = Reach { addrs: addrs.to_vec(), relay: None };
+        let told = |listener: Option<&str>| all.told_to(listener.map(|ip| ip.parse().unwrap())).addrs.len();
+        assert_eq!(
+            [told(None), told(Some("203.0.113.1")), told(Some("10.0.0.1")), told(Some("::1"))],
+            [1, 1, 2, 3]
         );
     }
 

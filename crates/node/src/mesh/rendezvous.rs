@@ -4,6 +4,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use minuet_guard::net::household;
 use minuet_mesh::Role;
 use minuet_proto::{
     ChannelId, ChannelKey,
@@ -25,7 +26,11 @@ use super::{
     known::peer_info,
     reach::Reach,
 };
-use crate::{Backoff, TrackerClient, tracker::MeshSnapshot};
+use crate::{
+    Backoff, TrackerClient,
+    contact::{Teller, literal, nameable},
+    tracker::{CONNECT_TIMEOUT, MeshSnapshot},
+};
 
 /// The first wait after a failure, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -37,6 +42,10 @@ const SHORTEST: Duration = Duration::from_secs(2);
 const LEAVE: Duration = Duration::from_secs(1);
 /// Heads are posted together that come within this time.
 const GATHER: Duration = Duration::from_millis(300);
+/// A tracker names another relay server than before at most this often: each is contacted again and again.
+const RELAY_CHANGE: Duration = Duration::from_secs(600);
+/// It may name another certificate or port on the same server more often: it was restarted.
+const RELAY_RENEWAL: Duration = Duration::from_secs(30);
 /// Heads that wait for a tracker that is away; older ones are of no use to a newcomer.
 const MAX_WAITING: usize = 256;
 
@@ -49,7 +58,7 @@ pub(super) struct Rendezvous {
     reach: watch::Receiver<Reach>,
     dialable: watch::Receiver<bool>,
     commands: mpsc::Sender<Command>,
-    relay: Option<RelayServer>,
+    relay: Option<(RelayServer, Instant)>,
 }
 
 impl Rendezvous {
@@ -90,7 +99,8 @@ impl Rendezvous {
         let mut complained = false;
         loop {
             let reach = self.reach.borrow_and_update().clone();
-            self.request.about.addrs = reach.addrs;
+            // What is nearer than the tracker is of no use to those whom it tells.
+            self.request.about.addrs = nameable(&reach.addrs, self.tracker.teller()).collect();
             self.request.about.addrs.truncate(MAX_NODE_ADDRS);
             self.request.about.relay = reach.relay;
             self.request.about.dialable = *self.dialable.borrow_and_update();
@@ -134,18 +144,64 @@ impl Rendezvous {
             discovery_cert: answer.relay_quic_cert,
         });
         if let Some(relay) = relay
-            && self.relay.as_ref() != Some(&relay)
+            && self.may_use(&relay).await
         {
-            match self.transport.use_relay(&relay).await {
-                Ok(()) => self.relay = Some(relay),
+            match self.transport.use_relay(self.tracker.base().as_str(), &relay).await {
+                Ok(()) => self.relay = Some((relay, Instant::now())),
                 Err(error) => tracing::debug!("{error}"),
             }
         }
         let heads = answer.heads.into_iter().map(CheckedHead::into_signed).collect();
         let _ = self.commands.send(Command::Heads(heads)).await;
+        // Their addresses were judged when the answer came in.
         let peers = answer.nodes.into_iter().map(peer_info).collect();
         let _ = self.commands.send(Command::Peers(peers)).await;
     }
+
+    /// Whether a relay server is the tracker's own, and new, and not the next of too many.
+    async fn may_use(&self, relay: &RelayServer) -> bool {
+        let wait = match &self.relay {
+            Some((before, _)) if before == relay => return false,
+            Some((before, since)) if before.url == relay.url => since.elapsed() < RELAY_RENEWAL,
+            Some((_, since)) => since.elapsed() < RELAY_CHANGE,
+            None => false,
+        };
+        if wait {
+            tracing::debug!("tracker {} names another relay server too soon", self.tracker.base());
+            return false;
+        }
+        let own = is_own(&self.tracker, &relay.url).await;
+        if !own {
+            tracing::debug!(
+                "the relay server {} is not used: it is not where tracker {} is",
+                relay.url,
+                self.tracker.base()
+            );
+        }
+        own
+    }
+}
+
+/// Whether a relay server is where the tracker is: on its host, or under another name in its household. Anything else
+/// could be a victim, to be contacted by all nodes of all channels for ever.
+async fn is_own(tracker: &TrackerClient, relay: &str) -> bool {
+    let Ok(url) = relay.parse::<reqwest::Url>() else { return false };
+    if !matches!(url.scheme(), "http" | "https") {
+        return false;
+    }
+    let Some(host) = url.host_str() else { return false };
+    if Some(host) == tracker.base().host_str() {
+        return true;
+    }
+    let Teller::At(home) = tracker.teller() else { return false };
+    let found = match literal(&url) {
+        Some(ip) => vec![ip],
+        None => match tokio::time::timeout(CONNECT_TIMEOUT, tokio::net::lookup_host((host, 0))).await {
+            Ok(Ok(found)) => found.map(|addr| addr.ip()).collect(),
+            _ => return false,
+        },
+    };
+    !found.is_empty() && found.into_iter().any(|ip| household(ip) == household(home))
 }
 
 /// Leaves a source's newest heads at a tracker, for newcomers, as they come.
@@ -153,40 +209,59 @@ pub(super) async fn post_heads(
     tracker: TrackerClient,
     key: ChannelKey,
     mut heads: broadcast::Receiver<Head>,
-    cancel: CancellationToken,
 ) {
     let channel = key.channel();
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     let mut waiting: VecDeque<CheckedHead> = VecDeque::new();
-    let posting = async {
-        loop {
-            match heads.recv().await {
-                Ok(head) => waiting.push_back(CheckedHead::sign(&key, head)),
-                Err(broadcast::error::RecvError::Lagged(_)) => continue,
-                Err(broadcast::error::RecvError::Closed) => return,
-            }
-            tokio::time::sleep(GATHER).await;
-            while let Ok(head) = heads.try_recv() {
-                waiting.push_back(CheckedHead::sign(&key, head));
-            }
-            let surplus = waiting.len().saturating_sub(MAX_WAITING);
-            waiting.drain(..surplus);
-            while !waiting.is_empty() {
-                let batch: Vec<_> =
-                    waiting.iter().take(MAX_POSTED_HEADS).map(CheckedHead::signed).cloned().collect();
-                match tracker.publish_heads(channel, &batch).await {
-                    Ok(()) => {
-                        waiting.drain(..batch.len());
-                        backoff.succeeded();
-                    }
-                    Err(error) => {
-                        tracing::debug!("tracker {} takes no heads: {error}", tracker.base());
-                        tokio::time::sleep(backoff.failed(rand::random())).await;
-                        break;
-                    }
+    loop {
+        match heads.recv().await {
+            Ok(head) => waiting.push_back(CheckedHead::sign(&key, head)),
+            Err(broadcast::error::RecvError::Lagged(_)) => continue,
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+        tokio::time::sleep(GATHER).await;
+        while let Ok(head) = heads.try_recv() {
+            waiting.push_back(CheckedHead::sign(&key, head));
+        }
+        let surplus = waiting.len().saturating_sub(MAX_WAITING);
+        waiting.drain(..surplus);
+        while !waiting.is_empty() {
+            let batch: Vec<_> =
+                waiting.iter().take(MAX_POSTED_HEADS).map(CheckedHead::signed).cloned().collect();
+            match tracker.publish_heads(channel, &batch).await {
+                Ok(()) => {
+                    waiting.drain(..batch.len());
+                    backoff.succeeded();
+                }
+                Err(error) => {
+                    tracing::debug!("tracker {} takes no heads: {error}", tracker.base());
+                    tokio::time::sleep(backoff.failed(rand::random())).await;
+                    break;
                 }
             }
         }
-    };
-    let _ = cancel.run_until_cancelled(posting).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_relay_server_is_where_its_tracker_is() {
+        let tracker = TrackerClient::new("http://127.0.0.1:7070/".parse().unwrap()).unwrap();
+        for own in ["http://127.0.0.1:7070/", "https://127.0.0.1/", "http://localhost:7070/"] {
+            assert!(is_own(&tracker, own).await, "{own}");
+        }
+        for foreign in [
+            "http://169.254.169.254/latest/",
+            "http://192.168.1.1/",
+            "http://203.0.113.9:443/",
+            "http://127.0.0.2:7070/",
+            "ftp://127.0.0.1/",
+            "nonsense",
+        ] {
+            assert!(!is_own(&tracker, foreign).await, "{foreign}");
+        }
+    }
 }

@@ -59,7 +59,7 @@ impl Driver {
         });
         self.reviews = self.reviews.wrapping_add(1);
         if self.reviews.is_multiple_of(LOOKS_PER_LIST) {
-            self.neighbours.send_replace(self.node.neighbours());
+            self.neighbours.send_replace(self.seen());
         }
     }
 }
