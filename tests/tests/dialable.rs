@@ -35,6 +35,7 @@ fn options(key: &ChannelKey, role: MeshRole, folder: &Path, tracker: &TrackerCli
         window: 256,
         first_serial: Serial(1),
         known: None,
+        lines: None,
         trackers: vec![tracker.clone()],
     }
 }

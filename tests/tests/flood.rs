@@ -39,6 +39,7 @@ fn options(key: &ChannelKey, folder: &std::path::Path) -> MeshOptions {
         window: 256,
         first_serial: Serial(1),
         known: None,
+        lines: None,
         trackers: Vec::new(),
     }
 }

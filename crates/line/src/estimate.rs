@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use crate::LOOK;
 use crate::deliveries::Deliveries;
+use crate::memory::Learned;
 use crate::queue::{Queue, Seen};
 
 /// The limit to begin with where nothing is known, in bytes a second: 0.6 Mbit/s, which nearly every line has.
@@ -86,13 +87,15 @@ const AHEAD: f64 = 1.5;
 /// The cubic's coefficient, for a second and a ceiling of one: back at the ceiling after a second and a half, twice the
 /// ceiling three seconds later.
 const CUBIC: f64 = 0.04;
+/// Part of the limit that other parts of the program have in any case, at most.
+const OTHERS_PART: f64 = 0.125;
 /// What the line delivered in so long counts as what it can deliver.
 const PROOF_SPAN: Duration = Duration::from_secs(150);
 
 /// What the transport counts of a link.
 #[derive(Debug, Clone, Copy)]
 pub struct LinkSample {
-    /// The link, and its path if that changes: another number is another base for round trips. Not `u64::MAX`.
+    /// The link, and its path if that changes: another number is another base for round trips.
     pub link: u64,
     /// Bytes sent since the link began, everything included.
     pub sent_bytes: u64,
@@ -121,7 +124,7 @@ pub struct Look<'a> {
 pub struct Settings {
     /// This node is the channel's source.
     pub is_source: bool,
-    /// What [`Estimate::learned`] said in an earlier run on this network, in bytes a second.
+    /// What [`Memory`](crate::Memory) has of this network, in bytes a second.
     pub remembered: Option<u64>,
 }
 
@@ -134,6 +137,7 @@ pub struct Estimate {
     /// No growth and no back-off before this time.
     held_until: Duration,
     last_cut: Option<Cut>,
+    was_full: bool,
     /// Packets waited longer than a little at the last look.
     waited: bool,
     looked: Duration,
@@ -186,6 +190,7 @@ impl Estimate {
             growth,
             held_until: now,
             last_cut: None,
+            was_full: false,
             waited: false,
             looked: now,
             proof: Proof { span_ends: now + PROOF_SPAN, ..Proof::default() },
@@ -199,15 +204,22 @@ impl Estimate {
         self.limit as u64
     }
 
+    /// The part of it that is for the links: what others send anyway is taken off, up to [`OTHERS_PART`]. What they send
+    /// beyond that they send only while the links leave it over.
+    pub fn for_links(&self) -> u64 {
+        let others = self.deliveries.others(PROOF_WINDOW).min(self.limit * OTHERS_PART);
+        (self.limit - others) as u64
+    }
+
     /// What neighbours may be told that this node sends, in bytes a second: no more than it has delivered.
     pub fn promise(&self) -> u64 {
         self.limit.min(self.proof.most()) as u64
     }
 
-    /// What to give the next run on this network; none if the line was hardly used.
-    pub fn learned(&self) -> Option<u64> {
+    /// What the next run on this network should know; none if the line was hardly used.
+    pub fn learned(&self) -> Option<Learned> {
         let most = self.proof.most();
-        (most > FIRST).then_some(most as u64)
+        (most > FIRST).then_some(Learned { bytes_per_s: most as u64, full: self.was_full })
     }
 
     /// Takes a look. Returns the limit in bytes a second.
@@ -272,6 +284,7 @@ impl Estimate {
             // It drains.
             return;
         }
+        self.was_full = true;
         let part = match () {
             () if stands => YIELD,
             () if seen.wait > LONG => DRAIN,

@@ -172,6 +172,7 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
             );
             let mesh = mesh.await.context("live viewers cannot connect (see --listen and --no-live)")?;
             tracing::info!("live viewers connect to {:?} by UDP", mesh.listen_addrs());
+            budget.share(mesh.uplink());
             Some(Arc::new(mesh))
         }
     };

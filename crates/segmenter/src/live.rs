@@ -42,6 +42,7 @@ pub async fn start(
         window: WINDOW,
         first_serial: first_serial(now_ms(), newest.map(|record| record.sealed_ms)),
         known: None,
+        lines: Some(folder.join("lines.json")),
         trackers,
     };
     // Records come from here, so none that a neighbour brings is news.

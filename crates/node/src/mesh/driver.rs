@@ -28,7 +28,7 @@ use super::{
     dialable::Dialable,
     early::EarlyBlocks,
     endpoint::Transport,
-    estimate::UplinkEstimate,
+    estimate::{Uplink, UplinkEstimate},
     link::{self, Link, LinkEvent, Opening},
     live::LiveWindow,
     origin::Origin,
@@ -110,6 +110,7 @@ pub(super) struct Driver {
     said_dialable: watch::Sender<bool>,
     /// What the line can send, where nobody said so.
     estimate: Option<UplinkEstimate>,
+    uplink: Uplink,
     window: Arc<LiveWindow>,
     /// The time of the last input.
     handled: Timestamp,
@@ -147,7 +148,8 @@ impl Driver {
         epoch: Instant,
         transport: Transport,
         reach: watch::Receiver<Reach>,
-        estimates: bool,
+        estimate: Option<UplinkEstimate>,
+        uplink: Uplink,
         window: Arc<LiveWindow>,
         records: mpsc::Sender<SignedRecord>,
         heads: broadcast::Sender<Head>,
@@ -157,7 +159,6 @@ impl Driver {
         tasks: Spawner,
         links_cancel: CancellationToken,
     ) -> Self {
-        let is_source = node.role() == Role::Source;
         Self {
             node,
             channel,
@@ -166,7 +167,8 @@ impl Driver {
             reach,
             dialable: Dialable::default(),
             said_dialable,
-            estimate: estimates.then(|| UplinkEstimate::new(is_source, Timestamp::ZERO)),
+            estimate,
+            uplink,
             window,
             handled: Timestamp::ZERO,
             links: HashMap::new(),
@@ -202,11 +204,13 @@ impl Driver {
         self.tasks.spawn("taking links", accepting);
         let cancel = self.tasks.token().clone();
         if let Some(estimate) = &self.estimate {
-            let bytes_per_s = message_rate(estimate.limit());
+            let bytes_per_s = message_rate(estimate.for_mesh());
             self.handle(Input::UploadLimit { bytes_per_s });
         }
         let mut review = tokio::time::interval(REVIEW);
         review.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(minuet_line::LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.do_outputs();
             let now = self.now();
@@ -242,6 +246,7 @@ impl Driver {
                     self.tell_address();
                 }
                 _ = review.tick() => self.review(),
+                _ = look.tick() => self.look_at_line(),
                 () = tokio::time::sleep_until(wake) => {
                     self.on_timeout(due);
                     self.release_early();

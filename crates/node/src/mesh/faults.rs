@@ -28,6 +28,7 @@ pub(super) fn options(role: Role, folder: &std::path::Path) -> MeshOptions {
         window: 64,
         first_serial: Serial(0),
         known: Some(folder.join("nodes-x.json")),
+        lines: None,
         trackers: vec![nowhere()],
     }
 }

@@ -14,9 +14,11 @@ mod estimate;
 #[cfg(test)]
 mod faults;
 mod known;
+mod lines;
 mod linger;
 mod link;
 mod live;
+mod network;
 mod origin;
 mod reach;
 mod rendezvous;
@@ -46,6 +48,8 @@ pub use driver::ClosedPiece;
 use driver::{Command, Driver};
 use endpoint::Transport;
 pub use error::Error;
+pub use estimate::Uplink;
+use estimate::UplinkEstimate;
 pub use live::{LivePiece, LiveWindow};
 pub use minuet_mesh::{Role as MeshRole, Start as MeshStart};
 use origin::Origin;
@@ -94,6 +98,8 @@ pub struct MeshOptions {
     pub first_serial: Serial,
     /// File in which neighbours are remembered for the next run.
     pub known: Option<PathBuf>,
+    /// File in which it is remembered what lines can send, for the next run.
+    pub lines: Option<PathBuf>,
     /// Whom to ask for nodes.
     pub trackers: Vec<TrackerClient>,
 }
@@ -124,6 +130,8 @@ pub struct Mesh {
     commands: mpsc::Sender<Command>,
     /// What [`MAX_UNSHARED`] leaves.
     unshared: Arc<Semaphore>,
+    /// What the mesh and the other parts of the program tell each other of their line.
+    uplink: Uplink,
     window: Arc<LiveWindow>,
     stats: watch::Receiver<MeshStats>,
     transport: Transport,
@@ -194,6 +202,9 @@ impl Mesh {
             let remembering = known::remember(path, neighbours, spawner.token().clone());
             spawner.spawn_to_end("the list of nodes to find again", endless(remembering));
         }
+        let uplink = Uplink::default();
+        let estimate = (options.upload && options.upload_limit.is_none())
+            .then(|| UplinkEstimate::start(&options, uplink.clone(), &spawner));
         let (say_reach, reach) = watch::channel(transport.reach());
         spawner
             .spawn("the watch over this node's addresses", endless(transport.clone().watch_reach(say_reach)));
@@ -205,7 +216,8 @@ impl Mesh {
             epoch,
             transport.clone(),
             reach.clone(),
-            options.upload && options.upload_limit.is_none(),
+            estimate,
+            uplink.clone(),
             Arc::clone(&window),
             records,
             heads.clone(),
@@ -240,6 +252,7 @@ impl Mesh {
             Self {
                 commands,
                 unshared,
+                uplink,
                 window,
                 stats,
                 transport,
@@ -268,6 +281,11 @@ impl Mesh {
     /// The newest pieces.
     pub fn window(&self) -> &Arc<LiveWindow> {
         &self.window
+    }
+
+    /// The line that the mesh shares with the other parts of the program.
+    pub fn uplink(&self) -> Uplink {
+        self.uplink.clone()
     }
 
     /// Figures, renewed twice a second.

@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use minuet_guard::tasks::Spawner;
+use minuet_line::LinkSample;
 use minuet_mesh::LinkId;
 use minuet_proto::{ChannelId, mesh::NodeId};
 use tokio::sync::mpsc;
@@ -62,6 +63,10 @@ impl Line for Count {
 
     fn path(&self) -> PathFigures {
         PathFigures { rtt: Duration::from_millis(1), ..PathFigures::default() }
+    }
+
+    fn sample(&self) -> Option<LinkSample> {
+        None
     }
 
     fn sent_bytes(&self) -> u64 {
