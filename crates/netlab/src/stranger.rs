@@ -163,7 +163,7 @@ pub fn upload(ends: &Ends, how_long: Duration) -> Result<Load, LabError> {
         let _ = say.send(bytes);
     });
     let mut stream = ends.from.inside(|| TcpStream::connect(to).map_err(failed()))?;
-    let send = || -> io::Result<()> {
+    let mut send = || -> io::Result<()> {
         stream.set_write_timeout(Some(UPLOAD_WAIT))?;
         while begin.elapsed() < how_long {
             match stream.write(&[0; UPLOAD_CHUNK]) {
