@@ -15,7 +15,7 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(header.len() + frame.payload.len(), message.encoded_len());
         let again = Frame::decode_split(&header.freeze(), frame.payload.clone()).unwrap();
         // Unknown flag bits are dropped, so that the second form is the first one that must not change.
-        assert_eq!(again, Frame { message: Some(message.clone()), payload: frame.payload });
+        assert_eq!((again.message.as_ref(), again.payload), (Some(&message), frame.payload));
         if let Message::Head(head) = message {
             if let Ok(decoded) = Head::decode(&head.body) {
                 assert_eq!(Head::decode(&decoded.encode()).unwrap(), decoded);

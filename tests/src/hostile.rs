@@ -19,7 +19,9 @@ use minuet_node::TrackerClient;
 use minuet_proto::{
     ChannelId, ChannelLink, PieceHash,
     channel_api::mesh::{JoinRequest, MeshNode},
-    mesh::{Block, Frame, Head, Hello, HelloFlags, Message, NodeId, Request, Serial, SignedHead, Window},
+    mesh::{
+        Block, Frame, Head, Hello, HelloFlags, Message, NodeId, PeerInfo, Request, Serial, SignedHead, Window,
+    },
 };
 use tokio::{runtime::Runtime, task::JoinHandle};
 
@@ -28,6 +30,18 @@ const ALPN: &[u8] = b"minuet-mesh/1";
 const AGAIN: Duration = Duration::from_secs(1);
 /// Payload of a block.
 const BLOCK: u32 = 16 * 1024;
+/// Between two bytes that drip.
+const DRIP: Duration = Duration::from_millis(300);
+/// A type of frames that no version has.
+const NO_TYPE: u8 = 99;
+/// Payload of a frame of it.
+const NO_PAYLOAD: usize = 60 * 1024;
+/// Nodes that are made up at once.
+const MADE_UP: u8 = 60;
+/// Numbers that cannot be, or hardly.
+const EXTREMES: [u64; 6] = [u64::MAX, u64::MAX - 1, 1 << 63, 1 << 62, (1 << 62) - 1, u32::MAX as u64];
+/// Types of frames that begin with a serial: bitfield, have, do not have, request, cancel, reject, block, get heads, offer.
+const WITH_SERIAL: [u8; 9] = [1, 2, 3, 4, 5, 6, 7, 9, 13];
 
 /// What a node does to those who trust it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +54,20 @@ pub enum Harm {
     Flood,
     /// Promises every piece, and never sends one.
     Silence,
+    /// Promises every piece, and sends of each that it is asked for a byte now and then.
+    Drip,
+    /// Takes a place, and says nothing more.
+    Hold,
+    /// Sends frames of a type that nobody knows, as long and as fast as it can.
+    Unknown,
+    /// Says numbers that cannot be, a different one on each link.
+    Extreme,
+    /// Names a victim as the address of nodes that it has made up, and as its own.
+    Poison,
 }
+
+/// Whom [`Harm::Poison`] names: an address on loopback that nothing else uses.
+pub const VICTIM: [u8; 4] = [127, 0, 0, 99];
 
 /// A node that does harm until it is dropped.
 pub struct Hostile {
@@ -141,7 +168,7 @@ impl Link {
         let flags = HelloFlags { dialable: true, ..HelloFlags::default() };
         let hello = Hello { version: 1, flags, upload_kbps: 1_000_000, extensions: Vec::new() };
         self.say(&mut control, &Message::Hello(hello)).await?;
-        let nothing = Window { first: Serial(0), bits: Bytes::new() };
+        let nothing = Window { first: Serial::new(0), bits: Bytes::new() };
         self.say(&mut control, &Message::Bitfield(nothing)).await?;
         let mut media = connection.open_uni().await?;
         media.write_all(&[1]).await?;
@@ -163,12 +190,23 @@ impl Link {
             let Ok(mut stream) = unread.accept_uni().await else { return };
             while let Ok(Some(_)) = stream.read_chunk(1 << 16).await {}
         });
-        let newest = Arc::new(Mutex::new(Serial(0)));
+        let newest = Arc::new(Mutex::new(Serial::new(0)));
         let control = Arc::new(tokio::sync::Mutex::new(control));
         if self.harm == Harm::Flood {
             let (control, newest, deeds) =
                 (Arc::clone(&control), Arc::clone(&newest), Arc::clone(&self.deeds));
             tokio::spawn(flood(control, newest, deeds));
+        }
+        match self.harm {
+            Harm::Unknown => drop(tokio::spawn(babble(Arc::clone(&control), Arc::clone(&self.deeds)))),
+            Harm::Extreme => {
+                let frame = extreme(self.deeds.links.load(Ordering::Relaxed));
+                control.lock().await.write_all(&frame).await?;
+            }
+            Harm::Poison => {
+                drop(tokio::spawn(poison(connection.clone(), Arc::clone(&control), Arc::clone(&self.deeds))))
+            }
+            _ => {}
         }
         let mut lens: HashMap<Serial, u32> = HashMap::new();
         let mut message = Some(first);
@@ -194,10 +232,10 @@ impl Link {
         media: &mut SendStream,
     ) -> Result<(), Broken> {
         match (self.harm, said) {
-            (Harm::Corrupt | Harm::Silence, Message::Have(serials)) => {
+            (Harm::Corrupt | Harm::Silence | Harm::Drip, Message::Have(serials)) => {
                 self.say(control, &Message::Have(serials)).await?;
             }
-            (Harm::Corrupt | Harm::Silence, Message::Head(head)) => {
+            (Harm::Corrupt | Harm::Silence | Harm::Drip, Message::Head(head)) => {
                 let serials = Head::decode(&head.body)?.iter().map(|(serial, ..)| serial).collect();
                 self.say(control, &Message::Have(serials)).await?;
             }
@@ -207,6 +245,14 @@ impl Link {
                     let len = BLOCK.min(piece_len - offset);
                     self.say(media, &Message::Block(Block { serial, offset, len, piece_len })).await?;
                     media.write_all(&vec![0x66; len as usize]).await?;
+                }
+            }
+            (Harm::Drip, Message::Request(Request { serial, .. })) => {
+                let Some(&piece_len) = lens.get(&serial) else { return Ok(()) };
+                for offset in 0..4 {
+                    self.say(media, &Message::Block(Block { serial, offset, len: 1, piece_len })).await?;
+                    media.write_all(&[0x66]).await?;
+                    tokio::time::sleep(DRIP).await;
                 }
             }
             (Harm::Forge, Message::Head(head)) => {
@@ -240,7 +286,7 @@ async fn flood(control: Arc<tokio::sync::Mutex<SendStream>>, newest: Arc<Mutex<S
         let newest = *newest.lock().unwrap_or_else(PoisonError::into_inner);
         let mut frames = BytesMut::new();
         for back in 0..100 {
-            let serial = Serial(newest.0.saturating_sub(back));
+            let serial = Serial::new(newest.get().saturating_sub(back));
             Message::Request(Request { serial, due_in_ms: 1 }).encode(&mut frames);
             Message::GetHeads { first: serial, count: 1024 }.encode(&mut frames);
         }
@@ -249,6 +295,62 @@ async fn flood(control: Arc<tokio::sync::Mutex<SendStream>>, newest: Arc<Mutex<S
             return;
         }
     }
+}
+
+/// Sends what nobody knows until the link breaks.
+async fn babble(control: Arc<tokio::sync::Mutex<SendStream>>, deeds: Arc<Deeds>) {
+    let mut frame = BytesMut::new();
+    varint(&mut frame, NO_PAYLOAD as u64 + 1);
+    frame.extend_from_slice(&[NO_TYPE]);
+    frame.resize(frame.len() + NO_PAYLOAD, 0x66);
+    while control.lock().await.write_all(&frame).await.is_ok() {
+        deeds.sent.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The `n`th frame of those that say a number that cannot be.
+fn extreme(n: u64) -> Bytes {
+    let (kinds, numbers) = (WITH_SERIAL.len() as u64, EXTREMES.len() as u64);
+    let mut body = BytesMut::from(&[WITH_SERIAL[(n % kinds) as usize]][..]);
+    varint(&mut body, EXTREMES[(n / kinds % numbers) as usize]);
+    body.extend_from_slice(&[1]);
+    let mut frame = BytesMut::new();
+    varint(&mut frame, body.len() as u64);
+    frame.extend_from_slice(&body);
+    frame.freeze()
+}
+
+/// Names a victim again and again, under keys and ports that are made up, until the link breaks.
+async fn poison(connection: Connection, control: Arc<tokio::sync::Mutex<SendStream>>, deeds: Arc<Deeds>) {
+    let victim = |port: u16| {
+        let mut address = vec![4, VICTIM[0], VICTIM[1], VICTIM[2], VICTIM[3]];
+        address.extend_from_slice(&port.to_be_bytes());
+        Bytes::from(address)
+    };
+    for round in 1u16.. {
+        let made_up = (0..MADE_UP).map(|n| {
+            let mut node = [n; 32];
+            node[..2].copy_from_slice(&round.to_be_bytes());
+            (NodeId(node), victim(round.wrapping_mul(u16::from(MADE_UP)).wrapping_add(u16::from(n)).max(1)))
+        });
+        let flags = HelloFlags { dialable: true, ..HelloFlags::default() };
+        let peers = made_up.map(|(node, address)| PeerInfo { node, flags, upload_kbps: 1_000_000, address });
+        let mut frame = BytesMut::new();
+        Message::Peers(peers.collect()).encode(&mut frame);
+        if connection.close_reason().is_some() || control.lock().await.write_all(&frame).await.is_err() {
+            return;
+        }
+        deeds.sent.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+fn varint(out: &mut BytesMut, mut value: u64) {
+    while value >= 0x80 {
+        out.extend_from_slice(&[value as u8 | 0x80]);
+        value >>= 7;
+    }
+    out.extend_from_slice(&[value as u8]);
 }
 
 /// A stream's messages.

@@ -33,7 +33,7 @@ fn options(key: &ChannelKey, role: MeshRole, folder: &Path, tracker: &TrackerCli
         upload: true,
         folder: folder.to_owned(),
         window: 256,
-        first_serial: Serial(1),
+        first_serial: Serial::new(1),
         known: None,
         lines: None,
         trackers: vec![tracker.clone()],

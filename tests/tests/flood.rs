@@ -37,7 +37,7 @@ fn options(key: &ChannelKey, folder: &std::path::Path) -> MeshOptions {
         upload: true,
         folder: folder.to_owned(),
         window: 256,
-        first_serial: Serial(1),
+        first_serial: Serial::new(1),
         known: None,
         lines: None,
         trackers: Vec::new(),

@@ -242,7 +242,7 @@ impl Channel {
             HeadPiece { hash: PieceHash::new([1; 20]), len: 65_536, ingest_ms: 1, random_access: false };
         let heads: Vec<_> = (0..u64::from(MAX_JOIN_HEAD_PIECES) / 8)
             .map(|n| Head {
-                first: Serial(n * 8 + 1),
+                first: Serial::new(n * 8 + 1),
                 segment: SegmentSeq(1),
                 first_index: PieceIndex(n as u32 * 8),
                 pieces: vec![piece; 8],

@@ -106,8 +106,12 @@ async fn what_one_tracker_accepts_all_push_and_viewers_of_one_meet_those_of_anot
 
     // Heads, nodes and peers of one are told by the other.
     let piece = HeadPiece { hash: PieceHash::new([1; 20]), len: 1, ingest_ms: 1, random_access: true };
-    let head =
-        Head { first: Serial(1), segment: SegmentSeq(2), first_index: PieceIndex(0), pieces: vec![piece] };
+    let head = Head {
+        first: Serial::new(1),
+        segment: SegmentSeq(2),
+        first_index: PieceIndex(0),
+        pieces: vec![piece],
+    };
     let head = CheckedHead::sign(&publisher.key, head).into_signed();
     publisher.post(&at_a, "heads", encode_heads([&head]).to_vec()).await;
     join(&at_a, &publisher, 1).await;

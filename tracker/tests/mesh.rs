@@ -15,7 +15,7 @@ use support::{Publisher, base, config, get};
 fn head(key: &ChannelKey, first: u64) -> SignedHead {
     let piece = HeadPiece { hash: PieceHash::new([1; 20]), len: 1, ingest_ms: first, random_access: true };
     let head = Head {
-        first: Serial(first),
+        first: Serial::new(first),
         segment: SegmentSeq(0),
         first_index: PieceIndex(0),
         pieces: vec![piece],

@@ -133,7 +133,7 @@ impl World {
 fn head(publisher: &Publisher, n: u64) -> CheckedHead {
     let piece = HeadPiece { hash: PieceHash::new([1; 20]), len: 65_536, ingest_ms: n, random_access: false };
     let head = Head {
-        first: Serial(1 + n * 64),
+        first: Serial::new(1 + n * 64),
         segment: minuet_proto::SegmentSeq(n / 2),
         first_index: PieceIndex(n as u32 % 2 * 64),
         pieces: vec![piece; 64],

@@ -32,6 +32,11 @@ impl Net {
         }
     }
 
+    /// Length of its prefix in bits.
+    pub fn bits(&self) -> u8 {
+        self.bits
+    }
+
     /// Its first address.
     pub fn base(&self) -> IpAddr {
         self.base

@@ -21,6 +21,16 @@ pub const PROVIDER_WEIGHT: u64 = 64;
 /// Weight of each of [`nets`], the narrowest first.
 const WEIGHTS: [u64; 3] = [1, SITE_WEIGHT, PROVIDER_WEIGHT];
 
+/// What `amount` is in a network, for its weight: comparable between networks of different width.
+pub fn weighed(net: Net, amount: u64) -> u64 {
+    let weight = match (net.base(), net.bits()) {
+        (IpAddr::V4(_), 25..) | (IpAddr::V6(_), 49..) => WEIGHTS[0],
+        (IpAddr::V4(_), _) | (IpAddr::V6(_), 33..) => WEIGHTS[1],
+        (IpAddr::V6(_), _) => WEIGHTS[2],
+    };
+    Held { amount, weight }.measure()
+}
+
 /// Why something was refused: all of it is taken, and nobody holds more than who asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("all is taken, and nobody holds more")]

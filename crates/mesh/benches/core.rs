@@ -57,7 +57,13 @@ impl Bench {
             let mut peer = [1; 32];
             peer[..8].copy_from_slice(&(neighbour as u64).to_le_bytes());
             let rtt = Duration::from_millis(20);
-            bench.feed(Input::LinkUp { link, peer: NodeId(peer), direction: Direction::Accepted, rtt });
+            bench.feed(Input::LinkUp {
+                link,
+                peer: NodeId(peer),
+                direction: Direction::Accepted,
+                rtt,
+                ip: None,
+            });
             let flags = HelloFlags::default();
             let hello = Hello { version: 1, flags, upload_kbps: 12_000, extensions: Vec::new() };
             bench.say(link, Message::Hello(hello), Bytes::new());
@@ -75,8 +81,8 @@ impl Bench {
         self.node.handle(input, self.now);
         while let Some(output) = self.node.poll_output() {
             match output {
-                Output::Verify { piece, blocks } => {
-                    black_box(blocks);
+                Output::Verify { piece, data } => {
+                    black_box(data);
                     self.node.handle(Input::Verified { serial: piece.serial, ok: true }, self.now);
                 }
                 Output::Send { link, message } => {
@@ -99,7 +105,7 @@ impl Bench {
             random_access: serial.is_multiple_of(30),
         };
         let head = Head {
-            first: Serial(serial),
+            first: Serial::new(serial),
             segment: SegmentSeq(0),
             first_index: PieceIndex(serial as u32),
             pieces: vec![piece],
@@ -115,18 +121,22 @@ impl Bench {
         self.head(serial);
         let haves = Instant::now();
         for link in 0..self.links.len() {
-            let have = Message::Have(SerialList::from_slice(&[Serial(serial)]));
+            let have = Message::Have(SerialList::from_slice(&[Serial::new(serial)]));
             self.say(self.links[link], have, Bytes::new());
         }
         let haves = haves.elapsed();
         // Whoever was asked: a push from any other is as good.
         let from = self.links[serial as usize % self.links.len()];
         for offset in (0..PIECE).step_by(16 << 10) {
-            let block = Block { serial: Serial(serial), offset, len: 16 << 10, piece_len: PIECE };
+            let block = Block { serial: Serial::new(serial), offset, len: 16 << 10, piece_len: PIECE };
             self.say(from, Message::Block(block), self.blocks.clone());
         }
         let to = self.links[(serial as usize + 1) % self.links.len()];
-        self.say(to, Message::Request(Request { serial: Serial(serial), due_in_ms: 2_000 }), Bytes::new());
+        self.say(
+            to,
+            Message::Request(Request { serial: Serial::new(serial), due_in_ms: 2_000 }),
+            Bytes::new(),
+        );
         self.feed(Input::Timeout);
         haves
     }

@@ -1,9 +1,12 @@
 //! Blocks that come in, until their piece is held and promised to others.
 //!
-//! Rules: a piece comes from whoever sends its first block first; a request that another holder has not begun to
-//! serve is taken back then. What is of no use is answered by one cancel, and counts against its sender. A piece is
-//! promised as soon as it begins to come, at once if it is rare and within [`TELL_WITHIN`] if it is common, and held
-//! once the driver has verified it. A sender of bytes that do not verify is banned.
+//! Rules: a piece comes from the neighbour that sends its first block first; a request that another holder has not begun
+//! to serve is taken back then, if the sender is known to finish what it begins. From the first block on a piece has an
+//! end: [`Pace`] says by when it should be whole and by when it is given up, however many blocks drip in meanwhile, and a
+//! neighbour that has broken pieces off may push fewer. The blocks of a piece are copied into one buffer that grows with
+//! them, so no block keeps more memory in use than it has brought. What is of no use is answered by one cancel, and counts
+//! against its sender. A piece is promised as soon as it begins to come, at once if it is rare and within [`TELL_WITHIN`]
+//! if it is common, and held once the driver has verified it. A sender of bytes that do not verify is banned.
 
 use std::time::Duration;
 
@@ -16,8 +19,8 @@ use crate::node::Node;
 use crate::uplink::LIVE;
 use crate::{HangUpReason, Output, Role, Timestamp};
 
-/// Pushes that one neighbour may have under way here.
-const MAX_PUSHES: usize = 4;
+/// Pushes that one neighbour may have under way here, less one for each piece that it has broken off of late.
+const MAX_PUSHES: u32 = 4;
 /// A piece that so many neighbours promise, and one in [`COMMON_AT`], is common.
 const COMMON: u16 = 6;
 const COMMON_AT: usize = 3;
@@ -26,14 +29,64 @@ const TELL_WITHIN: Duration = Duration::from_millis(100);
 /// … and if they have it.
 const TELL_HOLDERS_WITHIN: Duration = Duration::from_millis(400);
 
+/// When a piece that has begun should be whole, and when it is given up: by what its first block left to come, and the
+/// rate that was measured on the link.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// The first block came in.
+    pub begun: Timestamp,
+    /// A piece that is not whole by then is not counted on: whoever else has it may be asked, or push it.
+    pub slow_at: Timestamp,
+    /// A piece that is not whole by then is given up.
+    pub end_at: Timestamp,
+}
+
+impl Pace {
+    /// How many times the expected time a piece may take until it counts as slow, and until it is given up, …
+    const SLOW: f32 = 2.0;
+    const END: f32 = 4.0;
+    /// … within these bounds.
+    const MIN_SLOW: Duration = Duration::from_millis(200);
+    const MAX_SLOW: Duration = Duration::from_millis(800);
+    const MIN_END: Duration = Duration::from_millis(800);
+    const MAX_END: Duration = Duration::from_secs(4);
+    /// How far a piece must be before its rate tells anything.
+    const TELLING: Duration = Duration::from_millis(100);
+
+    /// The pace of a piece of which `left` bytes are to come at `rate` bytes a second.
+    pub fn new(left: u32, rate: f32, now: Timestamp) -> Self {
+        let within = |factor: f32, least: Duration, most: Duration| {
+            let us = (factor * left as f32 / rate.max(1.0) * 1e6).min(1e9);
+            now + Duration::from_micros(us as u64).clamp(least, most)
+        };
+        Self {
+            begun: now,
+            slow_at: within(Self::SLOW, Self::MIN_SLOW, Self::MAX_SLOW),
+            end_at: within(Self::END, Self::MIN_END, Self::MAX_END),
+        }
+    }
+
+    /// Whether a piece of which `received` of `len` bytes are here will come too late to be counted on: it is slow by now,
+    /// or at its rate so far it is not whole when it is due.
+    pub fn is_behind(&self, received: u32, len: u32, due: Option<Timestamp>, now: Timestamp) -> bool {
+        if now > self.slow_at {
+            return true;
+        }
+        let so_far = now.since(self.begun);
+        let Some(due) = due.filter(|_| so_far >= Self::TELLING) else { return false };
+        let whole_after = so_far.as_secs_f32() * len as f32 / received.max(1) as f32;
+        whole_after > due.since(self.begun).as_secs_f32()
+    }
+}
+
 impl Node {
     /// A block came in.
     pub(crate) fn on_block(&mut self, from: Slab, block: Block, payload: Bytes, now: Timestamp) {
-        let serial = block.serial.0;
-        self.stats.payload_received += u64::from(block.len);
+        let serial = block.serial.get();
+        self.stats.payload_received = self.stats.payload_received.saturating_add(block.len.into());
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         if neighbour.flags.source {
-            self.stats.source_received += u64::from(block.len);
+            self.stats.source_received = self.stats.source_received.saturating_add(block.len.into());
         }
         let Some(known) = self.window.known(serial) else {
             return self.waste(from, &block, now);
@@ -48,24 +101,19 @@ impl Node {
         if !neighbour.asked.iter().any(|a| a.serial == serial) {
             // A push, or what was under way when its request was taken back.
             let pushes = neighbour.asked.iter().filter(|a| !a.solicited).count();
+            let most = MAX_PUSHES.saturating_sub(neighbour.broken_off) as usize;
             // What is fresh is of use to others, also to one who came too late for it.
             let useful = self.role == Role::Relay
-                || serial + LIVE > self.window.edge()
+                || serial.saturating_add(LIVE) > self.window.edge()
                 || self.playback.next.is_none_or(|next| serial >= next);
             let cancelled = neighbour.cancelled(serial, now);
-            if cancelled || block.offset > 0 || pushes >= MAX_PUSHES || !useful || self.coming(serial) {
+            if cancelled || block.offset > 0 || pushes >= most || !useful || self.coming(serial, now) {
                 return self.waste(from, &block, now);
             }
             let Some(neighbour) = self.neighbours.get_mut(from) else { return };
-            neighbour.asked.push(Asked {
-                serial,
-                at: now,
-                heard: now,
-                solicited: false,
-                received: 0,
-                blocks: Default::default(),
-            });
-            self.window.slot_mut(serial).asked += 1;
+            neighbour.asked.push(Asked::new(serial, false, now));
+            let slot = self.window.slot_mut(serial);
+            slot.asked = slot.asked.saturating_add(1);
             self.window.wanted.clear(serial);
         }
         if block.offset == 0 {
@@ -74,35 +122,41 @@ impl Node {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         let Some(index) = neighbour.asked.iter().position(|a| a.serial == serial) else { return };
         let asked = &mut neighbour.asked[index];
-        if asked.received != block.offset {
+        if asked.received() != block.offset {
             // Left over from a request that was taken back and made again: the new one starts at zero.
             return self.waste(from, &block, now);
         }
         asked.heard = now;
-        asked.received += block.len;
-        asked.blocks.push(payload);
-        let whole = asked.received == piece.len;
+        asked.data.extend_from_slice(&payload);
+        let whole = asked.received() >= piece.len;
+        if asked.pace.is_none() {
+            asked.pace = Some(Pace::new(piece.len.saturating_sub(block.len), neighbour.rate, now));
+        }
         if block.offset == 0 {
             self.add_holder(from, serial);
-            self.promise(Serial(serial), Some(from), now);
+            self.promise(Serial::new(serial), Some(from), now);
         }
         if whole {
             self.on_whole(from, serial, now);
         }
     }
 
-    /// Whether blocks of a piece have begun to come in.
-    pub(crate) fn coming(&self, serial: u64) -> bool {
-        self.window.slot(serial).asked > 0
-            && self
-                .neighbours
-                .iter()
-                .any(|(_, n)| n.asked.iter().any(|a| a.serial == serial && a.received > 0))
+    /// Whether a piece has begun to come in, and can be counted on.
+    pub(crate) fn coming(&mut self, serial: u64, now: Timestamp) -> bool {
+        if self.window.slot(serial).asked == 0 {
+            return false;
+        }
+        let Some(len) = self.window.known(serial).map(|known| known.piece.len) else { return false };
+        let due = self.playback.due(serial, &self.window);
+        let counts = |a: &Asked| a.serial == serial && a.received() > 0 && !a.is_behind(len, due, now);
+        self.neighbours.iter().any(|(_, n)| n.asked.iter().any(counts))
     }
 
-    /// The first block has come from one neighbour: takes the request back from those that have not begun.
+    /// The first block has come from one neighbour: takes the request back from those that have not begun. One that has
+    /// never finished a piece, or has broken one off, must not keep others from sending it.
     fn cancel_others(&mut self, from: Slab, serial: u64, now: Timestamp) {
-        if self.window.slot(serial).asked < 2 {
+        let proven = self.neighbours.get(from).is_some_and(|n| n.taken > 0 && n.broken_off == 0);
+        if self.window.slot(serial).asked < 2 || !proven {
             return;
         }
         for slab in self.neighbours.slabs() {
@@ -110,12 +164,13 @@ impl Node {
             if slab == from {
                 continue;
             }
-            let Some(index) = neighbour.asked.iter().position(|a| a.serial == serial && a.received == 0)
+            let Some(index) = neighbour.asked.iter().position(|a| a.serial == serial && a.received() == 0)
             else {
                 continue;
             };
             neighbour.asked.swap_remove(index);
-            self.window.slot_mut(serial).asked -= 1;
+            let slot = self.window.slot_mut(serial);
+            slot.asked = slot.asked.saturating_sub(1);
             self.cancel(slab, serial, now);
             self.ask_more(slab, now);
         }
@@ -125,15 +180,15 @@ impl Node {
     pub(crate) fn cancel(&mut self, to: Slab, serial: u64, now: Timestamp) {
         let Some(neighbour) = self.neighbours.get_mut(to) else { return };
         neighbour.note_cancel(serial, now);
-        self.send(to, Message::Cancel(Serial(serial)), now);
+        self.send(to, Message::Cancel(Serial::new(serial)), now);
     }
 
     /// A block that is of no use; tells the sender once to stop.
     fn waste(&mut self, from: Slab, block: &Block, now: Timestamp) {
-        self.stats.wasted += u64::from(block.len);
-        let told = self.neighbours.get(from).is_none_or(|n| n.cancelled(block.serial.0, now));
-        if block.offset + block.len < block.piece_len && !told {
-            self.cancel(from, block.serial.0, now);
+        self.stats.wasted = self.stats.wasted.saturating_add(block.len.into());
+        let told = self.neighbours.get(from).is_none_or(|n| n.cancelled(block.serial.get(), now));
+        if block.offset.saturating_add(block.len) < block.piece_len && !told {
+            self.cancel(from, block.serial.get(), now);
         }
         self.charge_flood(from, price::USELESS_BLOCK, now);
     }
@@ -144,7 +199,8 @@ impl Node {
         let Some(index) = neighbour.asked.iter().position(|a| a.serial == serial) else { return };
         let asked = neighbour.asked.swap_remove(index);
         neighbour.unanswered = 0;
-        neighbour.broken_off = 0;
+        neighbour.broken_off = neighbour.broken_off.saturating_sub(1);
+        neighbour.note_rate(&asked, now);
         neighbour.delivered = now;
         if asked.solicited {
             let took = now.since(asked.at).as_micros() as f32;
@@ -154,27 +210,28 @@ impl Node {
         let Some(known) = self.window.known(serial) else { return };
         let piece = known.piece;
         let slot = self.window.slot_mut(serial);
-        slot.asked -= 1;
+        slot.asked = slot.asked.saturating_sub(1);
         slot.verifying = true;
         self.verifying.push((serial, node));
-        self.out.push_back(Output::Verify { piece, blocks: asked.blocks.into_vec() });
+        self.out.push_back(Output::Verify { piece, data: asked.data.freeze() });
         self.ask_more(from, now);
     }
 
     /// The driver has hashed a piece.
     pub(crate) fn on_verified(&mut self, serial: Serial, ok: bool, now: Timestamp) {
-        let Some(index) = self.verifying.iter().position(|(s, _)| *s == serial.0) else { return };
+        let Some(index) = self.verifying.iter().position(|(s, _)| *s == serial.get()) else { return };
         let (_, node) = self.verifying.swap_remove(index);
         let from = self.neighbours.iter().find(|(_, n)| n.node == node).map(|(slab, _)| slab);
-        if self.window.contains(serial.0) {
-            self.window.slot_mut(serial.0).verifying = false;
+        if self.window.contains(serial.get()) {
+            self.window.slot_mut(serial.get()).verifying = false;
         }
         if !ok {
-            self.stats.pieces_corrupt += 1;
-            if self.window.contains(serial.0) {
+            self.stats.pieces_corrupt = self.stats.pieces_corrupt.saturating_add(1);
+            if self.window.contains(serial.get()) {
                 // Puts the piece back among the wanted.
-                self.window.slot_mut(serial.0).asked += 1;
-                self.asked_less(serial.0, now);
+                let slot = self.window.slot_mut(serial.get());
+                slot.asked = slot.asked.saturating_add(1);
+                self.asked_less(serial.get(), now);
             }
             match from {
                 Some(from) => self.hang_up(from, HangUpReason::Corrupt, true, now),
@@ -182,11 +239,11 @@ impl Node {
             }
             return;
         }
-        self.stats.pieces_verified += 1;
-        if let Some((from, known)) = from.zip(self.window.known(serial.0)) {
+        self.stats.pieces_verified = self.stats.pieces_verified.saturating_add(1);
+        if let Some((from, known)) = from.zip(self.window.known(serial.get())) {
             let len = known.piece.len;
             if let Some(neighbour) = self.neighbours.get_mut(from) {
-                neighbour.taken += u64::from(len);
+                neighbour.taken = neighbour.taken.saturating_add(len.into());
                 neighbour.taken_lately += len as f32;
             }
         }
@@ -195,23 +252,24 @@ impl Node {
 
     /// A verified piece is in the driver's store.
     pub(crate) fn on_held(&mut self, serial: Serial, now: Timestamp) {
-        if !self.window.contains(serial.0) || self.window.known(serial.0).is_none() {
+        if !self.window.contains(serial.get()) || self.window.known(serial.get()).is_none() {
             return;
         }
-        self.window.held.set(serial.0);
-        self.window.wanted.clear(serial.0);
-        if self.window.slot(serial.0).asked > 0 {
+        self.window.held.set(serial.get());
+        self.window.wanted.clear(serial.get());
+        if self.window.slot(serial.get()).asked > 0 {
             for slab in self.neighbours.slabs() {
                 let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
-                if let Some(index) = neighbour.asked.iter().position(|a| a.serial == serial.0) {
+                if let Some(index) = neighbour.asked.iter().position(|a| a.serial == serial.get()) {
                     neighbour.asked.swap_remove(index);
-                    self.window.slot_mut(serial.0).asked -= 1;
-                    self.cancel(slab, serial.0, now);
+                    let slot = self.window.slot_mut(serial.get());
+                    slot.asked = slot.asked.saturating_sub(1);
+                    self.cancel(slab, serial.get(), now);
                 }
             }
         }
         self.promise(serial, None, now);
-        self.push.note_fresh(serial.0, now, self.role);
+        self.push.note_fresh(serial.get(), now, self.role);
         self.pump(now);
     }
 
@@ -220,20 +278,21 @@ impl Node {
     /// several pieces at once, because HAVEs and their acknowledgements are half of a link's packets. What is rare cannot
     /// wait, not even at those who have it: they push it on, and would push it here.
     pub(crate) fn promise(&mut self, serial: Serial, from: Option<Slab>, now: Timestamp) {
-        let held = self.window.held.get(serial.0);
-        let slot = self.window.slot_mut(serial.0);
+        let held = self.window.held.get(serial.get());
+        let slot = self.window.slot_mut(serial.get());
         if slot.promised || !self.config.upload || !held && !self.retractions.may_promise(now) {
             return;
         }
         slot.promised = true;
-        let common = slot.copies >= COMMON && usize::from(slot.copies) * COMMON_AT >= self.neighbours.len();
+        let common = slot.copies >= COMMON
+            && usize::from(slot.copies).saturating_mul(COMMON_AT) >= self.neighbours.len();
         for slab in self.neighbours.slabs() {
             if Some(slab) == from {
                 continue;
             }
             // Also who has not said Hello yet: it was sent a bitmap when its link came up, and this is not in it.
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
-            let within = if neighbour.has.get(serial.0) { TELL_HOLDERS_WITHIN } else { TELL_WITHIN };
+            let within = if neighbour.has.get(serial.get()) { TELL_HOLDERS_WITHIN } else { TELL_WITHIN };
             if !neighbour.put_off(serial, now + within) || !common {
                 self.tell_untold(slab, now);
             }
@@ -264,11 +323,41 @@ impl Node {
         for slab in self.neighbours.slabs() {
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
             neighbour.wants.retain(|w| w.serial != serial);
-            neighbour.untold.retain(|s| s.0 != serial);
+            neighbour.untold.retain(|s| s.get() != serial);
             if !neighbour.has.get(serial) {
-                let list = SerialList::from_slice(&[Serial(serial)]);
+                let list = SerialList::from_slice(&[Serial::new(serial)]);
                 self.send(slab, Message::DontHave(list), now);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn at(ms: u64) -> Timestamp {
+        Timestamp(1_000_000 + ms * 1000)
+    }
+
+    #[test]
+    fn a_piece_has_an_end_whatever_the_rate() {
+        // 48 KiB at 1 MB/s are 49 ms: the least times. At 1 B/s the most.
+        for (rate, slow, end) in [(1e6, 200, 800), (200_000.0, 491, 983), (1.0, 800, 4000), (0.0, 800, 4000)]
+        {
+            let pace = Pace::new(48 << 10, rate, at(0));
+            assert_eq!((pace.slow_at.0 / 1000, pace.end_at.0 / 1000), (1000 + slow, 1000 + end), "{rate}");
+        }
+    }
+
+    #[test]
+    fn a_drip_is_behind_as_soon_as_that_can_be_told() {
+        let pace = Pace::new(63 << 10, 1.0, at(0));
+        let behind =
+            |received: u32, due: u64, now: u64| pace.is_behind(received, 64 << 10, Some(at(due)), at(now));
+        assert!(!behind(1 << 10, 700, 50), "too soon to tell");
+        assert!(behind(1 << 10, 700, 100), "it would take 6.4 s");
+        assert!(!behind(16 << 10, 700, 100), "it takes 0.4 s");
+        assert!(pace.is_behind(63 << 10, 64 << 10, None, at(801)));
     }
 }

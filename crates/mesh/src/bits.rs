@@ -16,7 +16,7 @@ impl Bits {
     }
 
     fn locate(&self, serial: u64) -> (usize, u64) {
-        let index = serial as usize & (self.words.len() * 64 - 1);
+        let index = serial as usize & mask(self.words.len());
         (index / 64, 1 << (index % 64))
     }
 
@@ -57,6 +57,11 @@ impl Bits {
     }
 }
 
+/// What a serial has for an index in a ring of so many words: a power of two.
+fn mask(words: usize) -> usize {
+    words.saturating_mul(64).saturating_sub(1)
+}
+
 /// Part of a range of serials that lies in one word.
 struct Run {
     word: usize,
@@ -73,8 +78,8 @@ impl Run {
                 return None;
             }
             let bit = rest.trailing_zeros();
-            rest &= rest - 1;
-            Some(first + u64::from(bit))
+            rest &= rest.saturating_sub(1);
+            Some(first.saturating_add(bit.into()))
         })
     }
 }
@@ -88,7 +93,7 @@ struct Runs {
 
 impl Runs {
     fn new(words: usize, from: u64, to: u64) -> Self {
-        debug_assert!(to.saturating_sub(from) <= words as u64 * 64);
+        debug_assert!(to.saturating_sub(from) <= mask(words).saturating_add(1) as u64);
         Self { words, next: from, end: to }
     }
 }
@@ -100,16 +105,16 @@ impl Iterator for Runs {
         if self.next >= self.end {
             return None;
         }
-        let index = self.next as usize & (self.words * 64 - 1);
+        let index = self.next as usize & mask(self.words);
         let shift = (index % 64) as u32;
-        let count = u64::from(64 - shift).min(self.end - self.next);
+        let count = u64::from(64u32.saturating_sub(shift)).min(self.end.saturating_sub(self.next));
         let run = Run {
             word: index / 64,
             first: self.next,
             shift,
-            mask: if count == 64 { u64::MAX } else { (1 << count) - 1 },
+            mask: if count == 64 { u64::MAX } else { (1u64 << count).saturating_sub(1) },
         };
-        self.next += count;
+        self.next = self.next.saturating_add(count);
         Some(run)
     }
 }

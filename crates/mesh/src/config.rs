@@ -103,7 +103,7 @@ impl Config {
             start: Start::Live,
             neighbours: 16,
             window: 1024,
-            first_serial: Serial(0),
+            first_serial: Serial::new(0),
             pick_order: PickOrder::RarestNewest,
             source_pushes: true,
             http_origin: false,

@@ -51,5 +51,5 @@ pub(crate) fn is_rider(neighbour: &Neighbour) -> bool {
     neighbour.flags.no_upload
         || (neighbour.given > GRACE
             && neighbour.taken < neighbour.given / SHARE
-            && neighbour.unanswered + neighbour.broken_off > 0)
+            && (neighbour.unanswered > 0 || neighbour.broken_off > 0))
 }

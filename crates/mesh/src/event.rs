@@ -1,5 +1,6 @@
 //! What goes into a node and what comes out.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,6 +50,9 @@ pub enum Input {
         direction: Direction,
         /// Round trip as measured while connecting.
         rtt: Duration,
+        /// Where the far end's packets come from; `None` if a relay server carries the link. When all places are taken,
+        /// they are shared out by network.
+        ip: Option<IpAddr>,
     },
     /// The transport has a new estimate of a link's round trip.
     LinkRtt {
@@ -76,7 +80,14 @@ pub enum Input {
         /// A block's payload.
         payload: Bytes,
     },
-    /// A frame came in that does not decode. (Frames of unknown type decode; the driver skips them.)
+    /// A frame of a type that is not known came in. It is skipped, but its sender is charged for it.
+    Unknown {
+        /// On which link.
+        link: LinkId,
+        /// Length of the frame ([`Frame::len`](minuet_proto::mesh::Frame)).
+        bytes: usize,
+    },
+    /// A frame came in that does not decode.
     Malformed {
         /// On which link.
         link: LinkId,
@@ -219,8 +230,8 @@ pub enum Output {
     Verify {
         /// The piece and its expected hash.
         piece: PieceRef,
-        /// Its blocks, in order, `piece.len` bytes in all.
-        blocks: Vec<Bytes>,
+        /// Its bytes, `piece.len` of them.
+        data: Bytes,
     },
     /// A head was verified: these pieces exist. A node gets each piece in at most one of these, in order of
     /// arrival, which is not always serial order.

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use minuet_proto::mesh::{Hello, HelloFlags, Message, PeerInfo, Serial, Window};
 
-use crate::flood::price;
 use crate::neighbour::Slab;
 use crate::node::Node;
 use crate::window::AHEAD;
@@ -68,40 +67,47 @@ impl Node {
         let promised = |serial: &u64| self.window.slot(*serial).promised;
         let first = (base..end).find(promised).unwrap_or(end);
         let last = (first..end).rfind(promised);
-        let mut bits = vec![0u8; last.map_or(0, |last| (last - first) as usize / 8 + 1)];
+        let mut bits =
+            vec![0u8; last.map_or(0, |last| (last.saturating_sub(first) as usize / 8).saturating_add(1))];
         for serial in (first..end).filter(promised) {
-            let offset = (serial - first) as usize;
+            let offset = serial.saturating_sub(first) as usize;
             bits[offset / 8] |= 0x80 >> (offset % 8);
         }
-        Window { first: Serial(first), bits: bits.into() }
+        Window { first: Serial::new(first), bits: bits.into() }
     }
 
-    pub(crate) fn on_hello(&mut self, from: Slab, hello: Hello) {
+    pub(crate) fn on_hello(&mut self, from: Slab, hello: Hello, now: Timestamp) {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         neighbour.greeted = true;
         neighbour.flags = hello.flags;
         neighbour.upload_kbps = hello.upload_kbps;
+        if hello.upload_kbps > 0 {
+            neighbour.rate = hello.upload_kbps as f32 * 125.0;
+        }
+        let replaces = std::mem::take(&mut neighbour.replaces);
         self.guess_latency(from);
+        if replaces {
+            self.let_go_worst(from, now);
+        }
     }
 
     pub(crate) fn on_bitfield(&mut self, from: Slab, window: Window, now: Timestamp) {
-        if self.charge_flood(from, price::LIST, now) {
-            return;
-        }
-        let bits = 8 * window.bits.len() as u64;
+        let bits = (window.bits.len() as u64).saturating_mul(8);
         let set = |offset: &u64| window.bits[(*offset / 8) as usize] & (0x80 >> (offset % 8)) != 0;
         let Some(last) = (0..bits).rfind(set) else { return };
-        let edge = window.first.0 + last + 1;
+        let edge = window.first.plus(last).next().get();
         if !self.window.anchored() && !self.window.contains(edge) {
             // A guess that the first verified head will confirm or correct.
-            let base = (edge + AHEAD).saturating_sub(self.window.len());
+            let base = edge.saturating_add(AHEAD).saturating_sub(self.window.len());
             self.slide_window(base, now);
         }
         for offset in (0..bits).filter(set) {
-            self.add_holder(from, window.first.0 + offset);
+            self.add_holder(from, window.first.plus(offset).get());
         }
-        if self.role != Role::Source && (!self.window.anchored() || self.window.edge() + AHEAD / 2 < edge) {
-            self.ask_heads(from, edge.saturating_sub(HEADS_BEHIND), edge + AHEAD, now);
+        if self.role != Role::Source
+            && (!self.window.anchored() || self.window.edge().saturating_add(AHEAD / 2) < edge)
+        {
+            self.ask_heads(from, edge.saturating_sub(HEADS_BEHIND), edge.saturating_add(AHEAD), now);
         }
         self.try_start(now);
         self.ask_more(from, now);

@@ -52,31 +52,31 @@ impl Node {
                 return;
             }
             (Verdict::New, Ok(head)) => self.take_head(head, signed.clone(), from, now),
-            (Verdict::Known, _) => {
+            (Verdict::Known | Verdict::Ignored, _) => {
                 if let Some(from) = from {
                     self.charge_flood(from, price::KNOWN_HEAD, now);
                 }
             }
-            _ => {}
+            (Verdict::New, Err(_)) => {}
         }
         if let (Some(from), Ok(head)) = (from, Head::decode(&signed.body))
             && let Some(neighbour) = self.neighbours.get_mut(from)
         {
-            for (serial, ..) in head.iter().filter(|(s, ..)| self.window.contains(s.0)) {
-                neighbour.knows.set(serial.0);
+            for (serial, ..) in head.iter().filter(|(s, ..)| self.window.contains(s.get())) {
+                neighbour.knows.set(serial.get());
             }
         }
     }
 
     fn judge(&mut self, head: &Head, signed: &SignedHead) -> Verdict {
-        let end = head.first.0 + head.pieces.len() as u64;
+        let end = head.end().get();
         if self.window.anchored() && end <= self.window.base() {
             return Verdict::Ignored;
         }
         let same = |known: &Known| known.head.body == signed.body;
         let known: Vec<_> =
-            head.iter().filter_map(|(serial, ..)| Some((serial, self.window.known(serial.0)?))).collect();
-        let inside = head.iter().filter(|(s, ..)| s.0 >= self.window.base()).count();
+            head.iter().filter_map(|(serial, ..)| Some((serial, self.window.known(serial.get())?))).collect();
+        let inside = head.iter().filter(|(s, ..)| s.get() >= self.window.base()).count();
         if known.len() == inside && known.iter().all(|(_, k)| same(k)) {
             return Verdict::Known;
         }
@@ -85,7 +85,7 @@ impl Node {
         }
         let contradicts = head.iter().find(|(serial, id, piece)| {
             self.window
-                .known(serial.0)
+                .known(serial.get())
                 .is_some_and(|k| (k.piece.id, k.piece.hash, k.piece.len) != (*id, piece.hash, piece.len))
         });
         if let Some((serial, ..)) = contradicts {
@@ -97,18 +97,18 @@ impl Node {
 
     /// Takes in a verified head.
     fn take_head(&mut self, head: Head, signed: SignedHead, from: Option<Slab>, now: Timestamp) {
-        let end = head.first.0 + head.pieces.len() as u64;
+        let end = head.end().get();
         self.slide_window(self.window.base_for(end), now);
         if self.first_head_at.is_none() {
             self.first_head_at = Some(now);
         }
         let signed = Arc::new(signed);
         for (serial, id, piece) in head.iter() {
-            if !self.window.contains(serial.0) || self.window.known(serial.0).is_some() {
+            if !self.window.contains(serial.get()) || self.window.known(serial.get()).is_some() {
                 continue;
             }
             let HeadPiece { hash, len, ingest_ms, random_access } = *piece;
-            let slot = self.window.slot_mut(serial.0);
+            let slot = self.window.slot_mut(serial.get());
             if slot.since == Timestamp::ZERO {
                 slot.since = now;
             }
@@ -122,7 +122,7 @@ impl Node {
             self.edge_at = now;
         }
         self.window.raise_edge(end);
-        if end + HISTORY > self.window.edge() {
+        if end.saturating_add(HISTORY) > self.window.edge() {
             self.gossip(&head, &signed, from, now);
         }
         self.out.push_back(Output::Head(head));
@@ -134,7 +134,7 @@ impl Node {
     }
 
     fn gossip(&mut self, head: &Head, signed: &SignedHead, from: Option<Slab>, now: Timestamp) {
-        let last = head.first.0 + head.pieces.len() as u64 - 1;
+        let last = head.end().minus(1).get();
         let mut targets = [0; GOSSIP];
         let found = self
             .neighbours
@@ -144,8 +144,8 @@ impl Node {
             .sample_fill(&mut self.rng, &mut targets);
         for to in targets.into_iter().take(found) {
             if let Some(neighbour) = self.neighbours.get_mut(to) {
-                for (serial, ..) in head.iter().filter(|(s, ..)| self.window.contains(s.0)) {
-                    neighbour.knows.set(serial.0);
+                for (serial, ..) in head.iter().filter(|(s, ..)| self.window.contains(s.get())) {
+                    neighbour.knows.set(serial.get());
                 }
             }
             self.send(to, Message::Head(signed.clone()), now);
@@ -159,15 +159,19 @@ impl Node {
             return;
         }
         let serial = self.next_serial;
-        self.next_serial.0 += 1;
+        self.next_serial = self.next_serial.next();
         let piece = HeadPiece { hash, len, ingest_ms, random_access };
         let head = Head { first: serial, segment: id.segment, first_index: id.piece, pieces: vec![piece] };
         let body = head.encode();
         let signature = self.config.key.sign(&SignedHead::signed_bytes(&body));
         self.take_head(head, SignedHead { body, signature }, None, now);
-        self.window.held.set(serial.0);
+        if self.window.known(serial.get()).is_none() {
+            // Another source of this channel is far ahead: nobody has a place for this piece.
+            return;
+        }
+        self.window.held.set(serial.get());
         if self.config.source_pushes {
-            self.push.note_fresh(serial.0, now, self.role);
+            self.push.note_fresh(serial.get(), now, self.role);
         }
         let nobody = !self.neighbours.iter().any(|(_, n)| n.greeted && !n.closing);
         if nobody || !self.config.source_pushes {
@@ -182,24 +186,25 @@ impl Node {
     /// A neighbour wants heads: newest first, so that it finds the edge and its start at once.
     pub(crate) fn on_get_heads(&mut self, from: Slab, first: Serial, count: u32, now: Timestamp) {
         let count = count.min(MAX_HEADS_ASKED);
-        let start = first.0.max(self.window.base());
-        let end = first.0.saturating_add(count.into()).min(self.window.edge());
+        let start = first.get().max(self.window.base());
+        let end = first.get().saturating_add(count.into()).min(self.window.edge());
         let mut last: Option<Arc<SignedHead>> = None;
-        let mut sent = 0.0;
         for serial in (start..end).rev() {
             let Some(known) = self.window.known(serial) else { continue };
             let head = known.head.clone();
             if last.as_ref().is_some_and(|l| Arc::ptr_eq(l, &head)) {
                 continue;
             }
+            // Before it is sent: what is asked for and not paid for costs this node nothing.
+            if self.charge_flood(from, price::HEAD_ASKED, now) {
+                return;
+            }
             if let Some(neighbour) = self.neighbours.get_mut(from) {
                 neighbour.knows.set(serial);
             }
             self.send(from, Message::Head((*head).clone()), now);
-            sent += price::HEAD_ASKED;
             last = Some(head);
         }
-        self.charge_flood(from, sent, now);
     }
 
     /// Asks for heads that have not come although neighbours have had their pieces for a while: without them the
@@ -209,7 +214,7 @@ impl Node {
         const MISSING_AFTER: Duration = Duration::from_millis(400);
         /// Where a whole minute appears at once, most heads come with their pieces: no need to ask for all.
         const MAX_MISSING: u64 = 16;
-        let after = if self.role == Role::Viewer { MISSING_AFTER } else { MISSING_AFTER * 25 };
+        let after = if self.role == Role::Viewer { MISSING_AFTER } else { MISSING_AFTER.saturating_mul(25) };
         let missing = |serial: &u64| {
             let slot = self.window.slot(*serial);
             slot.known.is_none() && slot.copies > 0 && slot.since + after < now
@@ -221,7 +226,7 @@ impl Node {
             self.neighbours.iter().filter(|(_, n)| n.has.get(first) && !n.quiet(self.quiet_after, now));
         let holder = holders.map(|(slab, _)| slab).choose(&mut self.rng);
         if let Some(holder) = holder {
-            self.ask_heads(holder, first, (last + 1).min(first + MAX_MISSING), now);
+            self.ask_heads(holder, first, last.saturating_add(1).min(first.saturating_add(MAX_MISSING)), now);
         }
     }
 
@@ -233,8 +238,8 @@ impl Node {
             return;
         }
         self.heads_asked_at = Some(now);
-        let count = (end - first).min(MAX_HEADS_ASKED.into()) as u32;
-        let first = Serial(end - u64::from(count));
+        let count = end.saturating_sub(first).min(MAX_HEADS_ASKED.into()) as u32;
+        let first = Serial::new(end).minus(count.into());
         self.send(of, Message::GetHeads { first, count }, now);
     }
 }

@@ -1,10 +1,14 @@
 //! The picker's clock: requests that come to nothing, and pieces that are late.
 //!
 //! Rules: a request is given up after a time that its holder's measured pace decides, at once if the holder has gone
-//! quiet; a holder that leaves requests without an answer while it goes on talking is a liar. What is late is asked of
-//! a second holder, and what nobody will deliver in time of the HTTP origin.
+//! quiet; a piece that has begun is given up at its end ([`Pace`](crate::arrival::Pace)), also if more of it drips in. A
+//! holder that leaves requests without an answer while it goes on talking is a liar, and so is one that begins pieces and
+//! has never finished one. What is late is asked of a second holder, also if it has begun to come and will not be whole
+//! in time, and what nobody will deliver in time of the HTTP origin.
 
 use std::time::Duration;
+
+use smallvec::SmallVec;
 
 use crate::neighbour::Asked;
 use crate::node::Node;
@@ -13,6 +17,8 @@ use crate::{HangUpReason, Output, Role, Timestamp};
 
 /// A piece due within this time that has not begun to come is asked of a second neighbour.
 const LATE: Duration = Duration::from_millis(800);
+/// Of a piece that comes too slowly from so many, no more are asked.
+const MAX_BEHIND: usize = 4;
 /// Left to the HTTP origin.
 const HTTP_LEAD: Duration = Duration::from_millis(600);
 /// A request is given up after this many times the neighbour's usual time, within the bounds below.
@@ -69,7 +75,10 @@ impl Node {
             let patience = (neighbour.latency_us * PATIENCE).clamp(MIN_PATIENCE_US, MAX_PATIENCE_US);
             let patience = Duration::from_micros(patience as u64);
             let patience = if neighbour.quiet(quiet_after, now) { QUIET_PATIENCE } else { patience };
-            let given_up = |a: &Asked| a.heard + (if a.received > 0 { STALL } else { patience }) < now;
+            let given_up = |a: &Asked| match a.pace {
+                Some(pace) => a.heard + STALL < now || pace.end_at < now,
+                None => a.heard + patience < now,
+            };
             let Some(index) = neighbour.asked.iter().position(given_up) else { continue };
             let asked = &neighbour.asked[index];
             let serial = asked.serial;
@@ -79,10 +88,10 @@ impl Node {
             if proven {
                 neighbour.latency_us = neighbour.latency_us.max(waited);
             }
-            if asked.received > 0 {
-                neighbour.broken_off += 1;
+            if asked.pace.is_some() {
+                neighbour.broken_off = neighbour.broken_off.saturating_add(1);
             } else if neighbour.heard > asked.at + neighbour.rtt + ANSWER {
-                neighbour.unanswered += 1;
+                neighbour.unanswered = neighbour.unanswered.saturating_add(1);
             }
             let most = if proven { MAX_FAILURES } else { MAX_FAILURES_UNPROVEN };
             let useless = neighbour.delivered + LIAR < now;
@@ -90,8 +99,9 @@ impl Node {
                 self.hang_up(slab, HangUpReason::Liar, true, now);
                 continue;
             }
-            if useless && neighbour.broken_off >= most {
-                self.hang_up(slab, HangUpReason::Idle, false, now);
+            if useless && neighbour.broken_off >= MAX_FAILURES {
+                let reason = if proven { HangUpReason::Idle } else { HangUpReason::Liar };
+                self.hang_up(slab, reason, !proven, now);
                 continue;
             }
             self.drop_holder(slab, serial);
@@ -100,23 +110,38 @@ impl Node {
         }
     }
 
-    /// Asks a second neighbour for what is late and has not begun to come.
+    /// Asks a second neighbour for what is late and has not begun to come, or comes too slowly.
     fn ask_second(&mut self, now: Timestamp) {
-        let mut late: Vec<u64> = Vec::new();
+        let asked: SmallVec<[u64; 16]> =
+            self.neighbours.iter().flat_map(|(_, n)| n.asked.iter().map(|a| a.serial)).collect();
+        for serial in asked {
+            let due = self.playback.due(serial, &self.window);
+            if due.is_some_and(|due| due < now + LATE)
+                && !self.playback.missed(serial, &self.window, now)
+                && !self.hopeful(serial, due, now)
+            {
+                self.ask_somebody(serial, true, now);
+            }
+        }
+    }
+
+    /// Whether somebody who is asked for a late piece may still deliver it: one whose piece comes in time, or, beside
+    /// those that come too slowly and one that has not begun, a second one that has not.
+    fn hopeful(&self, serial: u64, due: Option<Timestamp>, now: Timestamp) -> bool {
+        let len = self.window.known(serial).map_or(0, |known| known.piece.len);
+        let (mut waiting, mut behind) = (0usize, 0usize);
         for (_, neighbour) in self.neighbours.iter() {
-            for asked in &neighbour.asked {
-                if asked.received == 0
-                    && self.window.slot(asked.serial).asked == 1
-                    && !self.playback.missed(asked.serial, &self.window, now)
-                    && self.playback.due(asked.serial, &self.window).is_some_and(|due| due < now + LATE)
-                {
-                    late.push(asked.serial);
+            for asked in neighbour.asked.iter().filter(|a| a.serial == serial) {
+                if asked.pace.is_none() {
+                    waiting = waiting.saturating_add(1);
+                } else if asked.is_behind(len, due, now) {
+                    behind = behind.saturating_add(1);
+                } else {
+                    return true;
                 }
             }
         }
-        for serial in late {
-            self.ask_somebody(serial, true, now);
-        }
+        waiting > 1 || waiting == 1 && behind > 0 || behind > MAX_BEHIND
     }
 
     fn ask_http(&mut self, now: Timestamp) {
@@ -127,7 +152,7 @@ impl Node {
                 break;
             }
             let slot = self.window.slot(serial);
-            if self.window.held.get(serial) || slot.verifying || slot.http || self.coming(serial) {
+            if self.window.held.get(serial) || slot.verifying || slot.http || self.coming(serial, now) {
                 continue;
             }
             let Some(piece) = self.window.known(serial).map(|k| k.piece) else { continue };

@@ -15,9 +15,14 @@
 //! The core paces what it sends by a hard limit, and by what the transport says it has really put on the wire
 //! ([`Input::Drained`]): queues live here, where they can be reordered, not in sockets.
 
+// A panic here is the end of a node. All that is added up comes from strangers or from time: only by methods that cannot
+// overflow, and by `Timestamp`'s operators, which saturate.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod arrival;
 mod bans;
 mod bits;
+mod candidates;
 mod config;
 mod contribution;
 mod event;
@@ -30,6 +35,7 @@ mod neighbourhood;
 mod node;
 mod offer;
 mod picker;
+mod places;
 mod playback;
 mod push;
 mod reappearance;
@@ -39,5 +45,5 @@ mod window;
 
 pub use config::{Config, HeadKey, PickOrder, Role, Start};
 pub use event::{Direction, HangUpReason, Input, LinkId, Output, PieceRef};
-pub use node::{Node, Stats};
+pub use node::{Load, Node, Stats};
 pub use time::Timestamp;

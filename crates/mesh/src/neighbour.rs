@@ -1,11 +1,13 @@
 //! One neighbour: everything that is known of the far end of a link.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use minuet_proto::mesh::{HelloFlags, NodeId, Serial, SerialList};
 use smallvec::SmallVec;
 
+use crate::arrival::Pace;
 use crate::bits::Bits;
 use crate::{Direction, LinkId, Timestamp};
 
@@ -17,6 +19,8 @@ const CROSSING: Duration = Duration::from_millis(150);
 /// The least time after which a neighbour that says nothing is quiet. While the stream goes on, who is there
 /// speaks of each piece.
 pub(crate) const QUIET: Duration = Duration::from_millis(600);
+/// Bytes a second of a neighbour that promises nothing: about one stream.
+const DEFAULT_RATE: f32 = 1e6;
 /// Cancels remembered for a round trip.
 const MAX_CANCELLED: usize = 8;
 /// Pieces remembered that were sent within a round trip.
@@ -33,8 +37,27 @@ pub(crate) struct Asked {
     pub heard: Timestamp,
     /// False for a push.
     pub solicited: bool,
-    pub received: u32,
-    pub blocks: SmallVec<[Bytes; 4]>,
+    /// What is here, from the piece's first byte on, in one buffer.
+    pub data: BytesMut,
+    /// When it should end; `None` before the first block.
+    pub pace: Option<Pace>,
+}
+
+impl Asked {
+    pub fn new(serial: u64, solicited: bool, now: Timestamp) -> Self {
+        Self { serial, at: now, heard: now, solicited, data: BytesMut::new(), pace: None }
+    }
+
+    /// Bytes that are here.
+    pub fn received(&self) -> u32 {
+        // No piece is longer than 1 MiB.
+        u32::try_from(self.data.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether the piece has begun to come and cannot be counted on.
+    pub fn is_behind(&self, len: u32, due: Option<Timestamp>, now: Timestamp) -> bool {
+        self.pace.is_some_and(|pace| pace.is_behind(self.received(), len, due, now))
+    }
 }
 
 /// A piece that a neighbour asked for.
@@ -53,6 +76,12 @@ pub(crate) struct Neighbour {
     pub link: LinkId,
     pub node: NodeId,
     pub direction: Direction,
+    /// This node wished for the link: it dialled, or was dialling when the far end did.
+    pub chosen: bool,
+    /// Another neighbour is to go once this one has said Hello.
+    pub replaces: bool,
+    /// Where its packets come from; `None` over a relay.
+    pub ip: Option<IpAddr>,
     pub since: Timestamp,
     pub heard: Timestamp,
     /// When something was last sent to it.
@@ -80,6 +109,8 @@ pub(crate) struct Neighbour {
     pub untold_by: Timestamp,
     /// Source: pieces pushed to it last that it did not promise by itself. At most [`MAX_SERVED`].
     pub pushed: SmallVec<[u64; 2]>,
+    /// Bytes of control messages for it that wait for room under the upload limit.
+    pub queued: usize,
     /// Bytes given to the transport that it has not put on the wire.
     pub undrained: u64,
     /// When the transport last took any of these on, or began to have some.
@@ -88,14 +119,19 @@ pub(crate) struct Neighbour {
     pub block_at: Timestamp,
     /// From request to whole piece, in microseconds, smoothed.
     pub latency_us: f32,
+    /// At which rate pieces come from it once they have begun, in bytes a second, smoothed; what it promises before the
+    /// first.
+    pub rate: f32,
     /// When a piece from it last came to be whole; when the link came up, before the first.
     pub delivered: Timestamp,
     /// It turned a request away: it is not asked before this time.
     pub busy_until: Timestamp,
     /// Requests since its last piece that it left without any answer, although it went on talking.
     pub unanswered: u32,
-    /// Pieces in a row that it began to send and did not end.
+    /// Pieces that it began to send and did not end, less those that it did end.
     pub broken_off: u32,
+    /// Requests that it has made.
+    pub requests: u32,
     /// Media bytes that verified, from it; media bytes sent to it.
     pub taken: u64,
     pub given: u64,
@@ -123,6 +159,7 @@ impl Neighbour {
         link: LinkId,
         node: NodeId,
         direction: Direction,
+        ip: Option<IpAddr>,
         rtt: Duration,
         window: usize,
         now: Timestamp,
@@ -131,6 +168,9 @@ impl Neighbour {
             link,
             node,
             direction,
+            chosen: direction == Direction::Dialled,
+            replaces: false,
+            ip,
             since: now,
             heard: now,
             told: now,
@@ -148,14 +188,17 @@ impl Neighbour {
             untold: SerialList::new(),
             untold_by: now,
             pushed: SmallVec::new(),
+            queued: 0,
             undrained: 0,
             drained: now,
             block_at: Timestamp::ZERO,
             latency_us: 0.0,
+            rate: DEFAULT_RATE,
             delivered: now,
             busy_until: Timestamp::ZERO,
             unanswered: 0,
             broken_off: 0,
+            requests: 0,
             taken: 0,
             given: 0,
             taken_lately: 0.0,
@@ -167,6 +210,16 @@ impl Neighbour {
             credit: 0.0,
             spreads: 1.0,
             closing: false,
+        }
+    }
+
+    /// Notes at which rate a piece came that is whole now. One that came in one block tells nothing.
+    pub fn note_rate(&mut self, asked: &Asked, now: Timestamp) {
+        let Some(pace) = asked.pace else { return };
+        let took = now.since(pace.begun).as_secs_f32();
+        let rate = asked.data.len() as f32 / took;
+        if rate.is_finite() {
+            self.rate += (rate - self.rate) / 4.0;
         }
     }
 
@@ -236,7 +289,7 @@ impl Neighbour {
     /// Time that a piece of `len` bytes takes on its promised uplink, in microseconds.
     pub fn transfer_us(&self, len: u32) -> f32 {
         // Who promises nothing is taken to have about as much as one stream.
-        let kbps = if self.upload_kbps == 0 { 8000.0 } else { self.upload_kbps as f32 };
+        let kbps = if self.upload_kbps == 0 { DEFAULT_RATE / 125.0 } else { self.upload_kbps as f32 };
         len as f32 * 8000.0 / kbps
     }
 }
@@ -267,7 +320,7 @@ impl Neighbours {
     }
 
     pub fn insert(&mut self, neighbour: Neighbour) -> Slab {
-        self.count += 1;
+        self.count = self.count.saturating_add(1);
         let link = Some(neighbour.link);
         let neighbour = Some(Box::new(neighbour));
         if let Some(free) = self.table.iter().position(Option::is_none) {
@@ -275,15 +328,16 @@ impl Neighbours {
             self.links[free] = link;
             return free;
         }
+        let slab = self.table.len();
         self.table.push(neighbour);
         self.links.push(link);
-        self.table.len() - 1
+        slab
     }
 
     pub fn remove(&mut self, slab: Slab) -> Option<Box<Neighbour>> {
         let gone = self.table.get_mut(slab)?.take()?;
         self.links[slab] = None;
-        self.count -= 1;
+        self.count = self.count.saturating_sub(1);
         Some(gone)
     }
 

@@ -1,66 +1,54 @@
 //! The neighbour policy: with whom to keep links.
 //!
 //! Rules:
-//! 1. Aim at [`Config::neighbours`](crate::Config) links. Dial half of them at once and the rest only if others do
-//!    not dial here meanwhile; accept up to twice as many, since nodes that cannot be dialled live on the places
-//!    of those that can.
-//! 2. Whom to dial is random among those known, so that the mesh has no clumps and no hub; those who say that nobody can
-//!    dial them only if nobody else is left, since they may be mistaken.
-//! 3. Every [`REVIEW`] the least useful link that this node dialled makes place for a new one: usefulness is what
-//!    went over it of late, both ways, and a short round trip.
-//! 4. A link over which nothing is heard for [`IDLE`] is given up, before it is missed.
+//! 1. Aim at [`Config::neighbours`](crate::Config) links, half of them dialled by this node whoever dials here: what a node
+//!    chose itself nobody can take from it. Dial that half at once and the rest only if others do not dial here meanwhile.
+//!    Accept up to twice as many links as are aimed at, since nodes that cannot be dialled live on the places of those that
+//!    can; who stays when these are taken is decided in `places.rs`.
+//! 2. Whom to dial is random among those known, so that the mesh has no clumps and no hub, by who told of them
+//!    (`candidates.rs`); those who say that nobody can dial them only if nobody else is left, since they may be mistaken.
+//! 3. Every [`REVIEW`] the least useful link that this node dialled makes place for a new one, once the new one stands:
+//!    usefulness is what went over it of late, both ways, and a short round trip.
+//! 4. A link over which nothing is heard for [`IDLE`] is given up, before it is missed; so is one whose far end does not say
+//!    Hello within [`HELLO_WITHIN`].
 //! 5. Neighbours tell each other of nodes (BEP 11), a few at a time, and where they themselves are; of who has not said
-//!    where it is nobody is told.
+//!    where it is nobody is told, nor of who is known by other neighbours' word alone. A neighbour pays for dials that its
+//!    words have led nowhere.
 //! 6. A node that nobody can dial is *hidden*: it has links with dialable nodes alone, and gets from nobody else what it
 //!    plays, while dialable nodes get from both. So dialable nodes serve the hidden ones first, and each other with what
 //!    the hidden ones leave; and where most are hidden they ask these first. A node says itself whether it can be
 //!    dialled; to lie gains no more than to come first among those of the same standing.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use minuet_proto::mesh::{ByeReason, Message, NodeId, PeerInfo, Serial};
 use rand::RngExt;
 use rand::seq::IteratorRandom;
 
+use crate::candidates::Word;
 use crate::flood::price;
 use crate::neighbour::{Neighbour, Slab};
 use crate::node::Node;
 use crate::{Direction, HangUpReason, LinkId, Output, Role, Timestamp};
 
-/// Most nodes known for later. Beyond that a random one is forgotten.
-const MAX_CANDIDATES: usize = 128;
 /// Most nodes looked at in one list.
 const MAX_LEARNED: usize = 256;
 /// Nodes told to a neighbour at a time.
 const TOLD: usize = 12;
 /// How often neighbours are told of nodes.
 const TELL: Duration = Duration::from_secs(20);
-/// A dial without an answer is forgotten after this time.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// A node that could not be reached is not dialled again before this time.
-const DIAL_AGAIN: Duration = Duration::from_secs(20);
 /// A link without a word for so long is given up, if the stream went on in that time.
 const IDLE: Duration = Duration::from_secs(5);
+/// A link's far end must have said Hello by then.
+const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// Who has nothing to say says so after this time.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// How often the least useful neighbour is looked for, and how old it must be.
 const REVIEW: Duration = Duration::from_secs(20);
-
-#[derive(Debug)]
-struct Candidate {
-    info: PeerInfo,
-    /// Not dialled before.
-    after: Timestamp,
-}
-
-/// Nodes known but not linked with.
-#[derive(Debug, Default)]
-pub(crate) struct Candidates {
-    list: Vec<Candidate>,
-    dialing: Vec<(NodeId, Timestamp)>,
-    review_at: Timestamp,
-    tell_at: Timestamp,
-}
+/// Links that are kept account of, as a multiple of half of those aimed at: twice as many accepted, as many dialled, and
+/// some that were hung up and are not down yet. Beyond it the driver is in arrears, and newcomers are refused without a word.
+const MOST_LINKS_HALF: usize = 7;
 
 impl Node {
     pub(crate) fn on_link_up(
@@ -68,10 +56,10 @@ impl Node {
         link: LinkId,
         peer: NodeId,
         direction: Direction,
-        rtt: Duration,
+        (rtt, ip): (Duration, Option<IpAddr>),
         now: Timestamp,
     ) {
-        self.candidates.dialing.retain(|(node, _)| *node != peer);
+        let (was_dialling, replaces) = self.candidates.linked(&peer, direction == Direction::Dialled);
         let refuse = |node: &mut Self, reason| {
             node.out.push_back(Output::HangUp { link, reason, ban: false });
         };
@@ -82,20 +70,30 @@ impl Node {
             return refuse(self, HangUpReason::Leaving);
         }
         let twin = self.neighbours.iter().find(|(_, n)| n.node == peer && !n.closing);
+        let mut chosen = was_dialling || direction == Direction::Dialled;
         if let Some((slab, twin)) = twin.map(|(slab, n)| (slab, n.direction)) {
             // Both dialled: both ends keep the link that the lower key opened.
             let keep_new =
                 twin != direction && (direction == Direction::Dialled) == (self.config.node < peer);
+            if let Some(twin) = self.neighbours.get_mut(slab) {
+                chosen |= twin.chosen;
+                twin.chosen = chosen;
+            }
             if !keep_new {
                 return refuse(self, HangUpReason::Duplicate);
             }
             self.hang_up(slab, HangUpReason::Duplicate, false, now);
         }
-        let neighbour = Neighbour::new(link, peer, direction, rtt, self.window.len() as usize, now);
-        let full = self.neighbours.len() >= 2 * self.config.neighbours;
+        let most = self.config.neighbours.max(1).saturating_mul(MOST_LINKS_HALF) / 2;
+        if self.neighbours.len() >= most {
+            return refuse(self, HangUpReason::Full);
+        }
+        let room = chosen || self.make_room(ip, now);
+        let mut neighbour = Neighbour::new(link, peer, direction, ip, rtt, self.window.len() as usize, now);
+        (neighbour.chosen, neighbour.replaces) = (chosen, replaces);
         let slab = self.neighbours.insert(neighbour);
         self.guess_latency(slab);
-        if full {
+        if !room {
             self.say_hello(slab, now);
             self.tell_peers(slab, now);
             self.send(slab, Message::Bye(ByeReason::Full), now);
@@ -108,38 +106,43 @@ impl Node {
 
     /// The tracker or a neighbour named nodes.
     pub(crate) fn on_peers(&mut self, peers: Vec<PeerInfo>, from: Option<Slab>, now: Timestamp) {
-        if let Some(from) = from {
-            self.charge_flood(from, price::LIST, now);
-        }
+        let teller = from.and_then(|from| self.neighbours.get(from)).map(|n| n.node);
+        let word = teller.map_or(Word::Tracker, Word::Gossip);
         for info in peers.into_iter().take(MAX_LEARNED) {
-            if let Some(sender) = from.and_then(|from| self.neighbours.get_mut(from))
-                && sender.node == info.node
-            {
-                sender.address = info.address;
-                sender.flags.dialable = info.flags.dialable;
+            if info.node == self.config.node || self.bans.contains(&info.node) {
                 continue;
             }
-            let linked = self.neighbours.iter().any(|(_, n)| n.node == info.node);
-            if info.node == self.config.node || linked || self.bans.contains(&info.node) {
-                continue;
+            if teller == Some(info.node) {
+                if let Some(sender) = from.and_then(|from| self.neighbours.get_mut(from)) {
+                    sender.address = info.address.clone();
+                    sender.flags.dialable = info.flags.dialable;
+                }
+                self.candidates.learn(info, Word::Itself, now, &mut self.rng);
+            } else if !self.neighbours.iter().any(|(_, n)| n.node == info.node) {
+                self.candidates.learn(info, word, now, &mut self.rng);
             }
-            if let Some(known) = self.candidates.list.iter_mut().find(|c| c.info.node == info.node) {
-                known.info = info;
-                continue;
-            }
-            if self.candidates.list.len() == MAX_CANDIDATES {
-                let any = self.rng.random_range(0..MAX_CANDIDATES);
-                self.candidates.list.swap_remove(any);
-            }
-            self.candidates.list.push(Candidate { info, after: now });
         }
-        if self.neighbours.len() + self.candidates.dialing.len() == 0 {
+        if self.neighbours.len() == 0 && self.candidates.dialling() == 0 {
             self.dial(now);
         }
     }
 
     pub(crate) fn on_dial_failed(&mut self, peer: NodeId, now: Timestamp) {
-        self.candidates.dialing.retain(|(node, _)| *node != peer);
+        // A node that hears from nobody else is cut off itself, and cannot blame who told it of others.
+        let heard =
+            self.neighbours.iter().filter(|(_, n)| n.greeted && !n.quiet(self.quiet_after, now)).count();
+        let blame = self.candidates.failed(&peer, heard > 1, now);
+        let teller = blame.and_then(|blame| {
+            let slab = self.neighbours.iter().find(|(_, n)| n.node == blame.teller && !n.closing)?.0;
+            Some((slab, blame.lies))
+        });
+        if let Some((slab, lies)) = teller {
+            if lies {
+                self.hang_up(slab, HangUpReason::Liar, true, now);
+            } else {
+                self.charge_flood(slab, price::FAILED_DIAL, now);
+            }
+        }
         self.dial(now);
     }
 
@@ -170,42 +173,40 @@ impl Node {
 
     /// Dials as many as are missing.
     fn dial(&mut self, now: Timestamp) {
-        if self.leaving || self.role == Role::Source && self.neighbours.len() >= self.config.neighbours {
+        if self.leaving {
             return;
         }
-        let have = self.neighbours.iter().filter(|(_, n)| !n.closing).count();
-        let under_way = self.candidates.dialing.len();
-        let missing = self.config.neighbours.saturating_sub(have + under_way);
-        let at_once = (self.config.neighbours / 2).max(1).saturating_sub(under_way);
+        let links = || self.neighbours.iter().filter(|(_, n)| !n.closing);
+        let (have, chosen) = (links().count(), links().filter(|(_, n)| n.chosen).count());
+        let under_way = self.candidates.dialling();
+        let (aim, half) = (self.config.neighbours, (self.config.neighbours / 2).max(1));
+        let missing = aim.saturating_sub(have).max(half.saturating_sub(chosen)).saturating_sub(under_way);
+        let at_once = half.saturating_sub(under_way);
         for _ in 0..missing.min(at_once) {
-            if !self.dial_one(true, now) {
+            if !self.dial_one(true, false, now) {
                 break;
             }
         }
     }
 
-    /// Dials one more node: one that can be dialled, or, if there is none, `hidden_too` one that says it cannot be.
-    fn dial_one(&mut self, hidden_too: bool, now: Timestamp) -> bool {
-        let Candidates { list, dialing, .. } = &mut self.candidates;
+    /// Dials one more node: one that can be dialled, or, if there is none, `hidden_too` one that says it cannot be. A
+    /// neighbour goes once the link stands if it `replaces` one.
+    fn dial_one(&mut self, hidden_too: bool, replaces: bool, now: Timestamp) -> bool {
         let neighbours = &self.neighbours;
-        let fit = |c: &Candidate| {
-            c.after <= now
-                && !dialing.iter().any(|(node, _)| *node == c.info.node)
-                && !neighbours.iter().any(|(_, n)| n.node == c.info.node)
+        let fit = |node: &NodeId| !neighbours.iter().any(|(_, n)| n.node == *node);
+        let Some(peer) = self.candidates.choose(hidden_too, replaces, fit, now, &mut self.rng) else {
+            return false;
         };
-        let dialable = !hidden_too || list.iter().any(|c| c.info.flags.dialable && fit(c));
-        let chosen =
-            list.iter_mut().filter(|c| c.info.flags.dialable == dialable && fit(c)).choose(&mut self.rng);
-        let Some(candidate) = chosen else { return false };
-        candidate.after = now + DIAL_AGAIN;
-        dialing.push((candidate.info.node, now));
-        self.out.push_back(Output::Dial { peer: candidate.info.clone() });
+        self.out.push_back(Output::Dial { peer });
         true
     }
 
     /// Tells a neighbour of a few others.
     fn tell_peers(&mut self, to: Slab, now: Timestamp) {
-        let candidates = self.candidates.list.iter().map(|c| c.info.clone());
+        let told = self.neighbours.get(to).map(|n| n.node);
+        let linked = |info: &PeerInfo| self.neighbours.iter().any(|(_, n)| n.node == info.node);
+        let candidates =
+            self.candidates.told().filter(|info| Some(info.node) != told && !linked(info)).cloned();
         let known = self.findable(Some(to)).chain(candidates).collect::<Vec<_>>();
         let list = known.into_iter().sample(&mut self.rng, TOLD);
         if !list.is_empty() {
@@ -216,16 +217,17 @@ impl Node {
     /// The policy's share of the tick.
     pub(crate) fn neighbourhood_tick(&mut self, now: Timestamp) {
         self.bans.expire(now);
-        self.candidates.dialing.retain(|(_, at)| *at + DIAL_TIMEOUT > now);
+        self.candidates.expire(now);
         for slab in self.neighbours.slabs() {
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
             neighbour.taken_lately *= 0.9;
             neighbour.given_lately *= 0.9;
-            if neighbour.heard + IDLE < self.edge_at {
+            let silent = !neighbour.greeted && neighbour.since + HELLO_WITHIN < now;
+            if silent || neighbour.heard + IDLE < self.edge_at {
                 self.hang_up(slab, HangUpReason::Idle, false, now);
             } else if neighbour.greeted && neighbour.told + KEEP_ALIVE < now && !neighbour.closing {
                 let newest = (self.window.base()..self.window.edge()).rfind(|s| self.window.held.get(*s));
-                let newest = newest.map(Serial).into_iter().collect();
+                let newest = newest.map(Serial::new).into_iter().collect();
                 self.send(slab, Message::Have(newest), now);
             }
         }
@@ -247,23 +249,26 @@ impl Node {
         }
     }
 
+    /// Looks for a better neighbour than the worst one.
     fn replace_worst(&mut self, now: Timestamp) {
         let full = self.neighbours.len() >= self.config.neighbours;
-        if !full || self.role == Role::Source {
-            return;
+        if full && self.role != Role::Source && self.worst(now).is_some() {
+            self.dial_one(false, true, now);
         }
-        let worst = self
-            .neighbours
-            .iter()
-            .filter(|(_, n)| n.direction == Direction::Dialled && !n.flags.source && n.since + REVIEW < now)
-            .min_by(|(_, a), (_, b)| usefulness(a).total_cmp(&usefulness(b)))
-            .map(|(slab, _)| slab);
-        if let Some(worst) = worst {
-            // The new one is dialled first: a neighbour is replaced before it is missed.
-            if self.dial_one(false, now) {
-                self.send(worst, Message::Bye(ByeReason::Replaced), now);
-                self.hang_up(worst, HangUpReason::Replaced, false, now);
-            }
+    }
+
+    /// The least useful neighbour that this node chose itself and has had for a while.
+    fn worst(&self, now: Timestamp) -> Option<Slab> {
+        let old = |n: &Neighbour| n.chosen && !n.closing && !n.flags.source && n.since + REVIEW < now;
+        let old = self.neighbours.iter().filter(|(_, n)| old(n));
+        old.min_by(|(_, a), (_, b)| usefulness(a).total_cmp(&usefulness(b))).map(|(slab, _)| slab)
+    }
+
+    /// The link that was to replace the worst neighbour stands: that one may go.
+    pub(crate) fn let_go_worst(&mut self, new: Slab, now: Timestamp) {
+        if let Some(worst) = self.worst(now).filter(|worst| *worst != new) {
+            self.send(worst, Message::Bye(ByeReason::Replaced), now);
+            self.hang_up(worst, HangUpReason::Replaced, false, now);
         }
     }
 }

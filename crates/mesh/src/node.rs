@@ -9,9 +9,9 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use crate::bans::Bans;
+use crate::candidates::Candidates;
 use crate::flood::{self, price};
 use crate::neighbour::{Neighbours, Slab};
-use crate::neighbourhood::Candidates;
 use crate::playback::Playback;
 use crate::push::Push;
 use crate::uplink::Uplink;
@@ -48,6 +48,21 @@ pub struct Stats {
     pub pieces_corrupt: u64,
     /// Links that were closed with a ban.
     pub bans: u64,
+}
+
+/// What a node holds for others at the moment. Each figure has a bound that no neighbour can move.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Links that are up: at most three and a half times [`Config::neighbours`](crate::Config).
+    pub links: usize,
+    /// Nodes known for later: at most 256.
+    pub candidates: usize,
+    /// Bytes of control messages that wait for room under the upload limit: at most 1 MiB, besides a greeting for each link.
+    pub backlog_bytes: usize,
+    /// Bytes of pieces that have begun to come in: for each link at most five pieces.
+    pub arriving_bytes: usize,
+    /// Pieces that the driver is hashing: at most [`Config::window`](crate::Config).
+    pub verifying: usize,
 }
 
 /// A node of the mesh. See the crate's documentation for its loop.
@@ -91,7 +106,7 @@ impl Node {
     pub fn new(config: Config, role: Role, seed: u64, now: Timestamp) -> Self {
         let mut window = PieceWindow::new(config.window);
         if role == Role::Source {
-            window.place(config.first_serial.0);
+            window.place(config.first_serial.get());
         }
         // Ticks are spread out by seed, so that nodes started together do not tick together.
         let next_tick = now + TICK.mul_f64((seed % 64) as f64 / 64.0);
@@ -138,8 +153,8 @@ impl Node {
                 self.pump(now);
             }
             Input::Timeout => {}
-            Input::LinkUp { link, peer, direction, rtt } => {
-                self.on_link_up(link, peer, direction, rtt, now);
+            Input::LinkUp { link, peer, direction, rtt, ip } => {
+                self.on_link_up(link, peer, direction, (rtt, ip), now);
             }
             Input::LinkRtt { link, rtt } => {
                 if let Some(slab) = self.neighbours.find(link)
@@ -150,6 +165,7 @@ impl Node {
             }
             Input::LinkDown { link } => self.on_link_down(link, now),
             Input::DialFailed { peer } => self.on_dial_failed(peer, now),
+            Input::Unknown { link, bytes } => self.on_unknown(link, bytes, now),
             Input::Malformed { link } => {
                 if let Some(slab) = self.neighbours.find(link) {
                     self.hang_up(slab, HangUpReason::Protocol, true, now);
@@ -167,8 +183,8 @@ impl Node {
             Input::Verified { serial, ok } => self.on_verified(serial, ok, now),
             Input::Stored { serial } => self.on_held(serial, now),
             Input::HttpFailed { serial } => {
-                if self.window.contains(serial.0) {
-                    self.window.slot_mut(serial.0).http = false;
+                if self.window.contains(serial.get()) {
+                    self.window.slot_mut(serial.get()).http = false;
                 }
             }
             Input::Playhead { next, due } => self.on_playhead(next, due, now),
@@ -211,12 +227,12 @@ impl Node {
 
     /// One above the newest piece that a verified head has named; `None` before the first head.
     pub fn edge(&self) -> Option<Serial> {
-        self.window.anchored().then(|| Serial(self.window.edge()))
+        self.window.anchored().then(|| Serial::new(self.window.edge()))
     }
 
     /// Whether the piece is in the window and verified.
     pub fn holds(&self, serial: Serial) -> bool {
-        self.window.holds(serial.0)
+        self.window.holds(serial.get())
     }
 
     /// Everything that is open with neighbours: links, requests both ways, offers, promises counted. Zero once all
@@ -224,9 +240,25 @@ impl Node {
     pub fn open_work(&self) -> usize {
         let window = self.window.base()..self.window.end();
         let counted =
-            window.map(|s| self.window.slot(s)).map(|s| usize::from(s.copies) + usize::from(s.asked));
-        let links = self.neighbours.iter().map(|(_, n)| 1 + n.asked.len() + n.wants.len());
-        links.sum::<usize>() + counted.sum::<usize>() + self.offers.len() + self.verifying.len()
+            window.map(|s| self.window.slot(s)).map(|s| usize::from(s.copies.saturating_add(s.asked.into())));
+        let links = self
+            .neighbours
+            .iter()
+            .map(|(_, n)| n.asked.len().saturating_add(n.wants.len()).saturating_add(1));
+        let work = links.chain(counted).chain([self.offers.len(), self.verifying.len()]);
+        work.fold(0, usize::saturating_add)
+    }
+
+    /// What is held for others at the moment.
+    pub fn load(&self) -> Load {
+        let arriving = self.neighbours.iter().flat_map(|(_, n)| n.asked.iter().map(|a| a.data.capacity()));
+        Load {
+            links: self.neighbours.len(),
+            candidates: self.candidates.len(),
+            backlog_bytes: self.backlog(),
+            arriving_bytes: arriving.fold(0, usize::saturating_add),
+            verifying: self.verifying.len(),
+        }
     }
 
     /// Number of pieces that are verified and in the window.
@@ -235,8 +267,10 @@ impl Node {
     }
 
     fn tick(&mut self, now: Timestamp) {
-        while self.next_tick <= now {
-            self.next_tick = self.next_tick + TICK;
+        self.next_tick = self.next_tick + TICK;
+        if self.next_tick <= now {
+            // The driver was away: what it missed is not made up for.
+            self.next_tick = now + TICK;
         }
         self.ticks = self.ticks.wrapping_add(1);
         self.quiet_after = self.window.span(QUIET_PIECES).max(crate::neighbour::QUIET);
@@ -262,10 +296,9 @@ impl Node {
         if is_hello == neighbour.greeted {
             return self.hang_up(from, HangUpReason::Protocol, true, now);
         }
-        let bytes = message.encoded_len() as u64;
-        self.stats.control_received += bytes - message.payload_len() as u64;
-        let price = if payload.is_empty() { price::MESSAGE } else { price::GOOD_BLOCK };
-        if self.charge_flood(from, price, now) {
+        let control = message.encoded_len().saturating_sub(message.payload_len());
+        self.stats.control_received = self.stats.control_received.saturating_add(control as u64);
+        if self.charge_flood(from, flood::price_of(&message), now) {
             return;
         }
         match message {
@@ -278,7 +311,7 @@ impl Node {
             Message::DontHave(serials) => self.on_dont_have(from, &serials, now),
             Message::Head(head) => self.on_head(Some(from), head, now),
             Message::GetHeads { first, count } => self.on_get_heads(from, first, count, now),
-            Message::Hello(hello) => self.on_hello(from, hello),
+            Message::Hello(hello) => self.on_hello(from, hello, now),
             Message::Bitfield(window) => self.on_bitfield(from, window, now),
             Message::Record(record) => {
                 if !self.records.contains(&record) {
@@ -290,19 +323,31 @@ impl Node {
         }
     }
 
+    /// A frame was skipped. Whoever has not said Hello may not send one, either.
+    fn on_unknown(&mut self, link: LinkId, bytes: usize, now: Timestamp) {
+        let Some(from) = self.neighbours.find(link) else { return };
+        let Some(neighbour) = self.neighbours.get_mut(from).filter(|n| !n.closing) else { return };
+        if !neighbour.greeted {
+            return self.hang_up(from, HangUpReason::Protocol, true, now);
+        }
+        self.stats.control_received = self.stats.control_received.saturating_add(bytes as u64);
+        // It does not count as a word: a neighbour that this node does not understand is as good as silent.
+        self.charge_flood(from, price::MESSAGE + price::UNKNOWN_BYTE * bytes as f32, now);
+    }
+
     fn on_playhead(&mut self, next: Serial, due: Timestamp, now: Timestamp) {
         if self.role != Role::Viewer {
             return;
         }
         let before = self.playback.next.unwrap_or(0).max(self.window.base());
-        self.playback.set(next.0, due, &self.window);
+        self.playback.set(next.get(), due, &self.window);
         self.playback.playing = true;
-        for serial in before..next.0.min(self.window.end()) {
+        for serial in before..next.get().min(self.window.end()) {
             self.window.wanted.clear(serial);
         }
-        if next.0 < before {
+        if next.get() < before {
             // Playback went back: look again at what lies between.
-            self.wanted_to = self.wanted_to.min(next.0);
+            self.wanted_to = self.wanted_to.min(next.get());
         }
         self.extend_wanted(now);
     }
@@ -325,7 +370,7 @@ impl Node {
         if let Some(serial) = start {
             self.playback.set(serial, now, &self.window);
             self.wanted_to = serial;
-            self.out.push_back(Output::Start { serial: Serial(serial) });
+            self.out.push_back(Output::Start { serial: Serial::new(serial) });
             self.extend_wanted(now);
         }
     }
@@ -337,8 +382,8 @@ impl Node {
             return;
         }
         let len = self.window.len();
-        let all = base < old || base - old >= len;
-        let end = if all { old + len } else { base };
+        let all = base < old || base.saturating_sub(old) >= len;
+        let end = if all { old.saturating_add(len) } else { base };
         for (_, neighbour) in self.neighbours.iter_mut() {
             if all {
                 neighbour.has.clear_all();
@@ -354,9 +399,11 @@ impl Node {
         }
         self.window.slide(base);
         self.push.forget_before(base);
+        // What the driver says of these makes no difference any more.
+        self.verifying.retain(|(serial, _)| self.window.contains(*serial));
         self.wanted_to = if all { base } else { self.wanted_to.max(base) };
         if base > old {
-            self.out.push_back(Output::Release { before: Serial(base) });
+            self.out.push_back(Output::Release { before: Serial::new(base) });
         }
         let _ = now;
     }
@@ -398,7 +445,8 @@ impl Node {
         let (link, node) = (neighbour.link, neighbour.node);
         if ban {
             self.bans.ban(node, now);
-            self.stats.bans += 1;
+            self.stats.bans = self.stats.bans.saturating_add(1);
+            self.candidates.forget(&node);
         }
         self.out.push_back(Output::HangUp { link, reason, ban });
         self.forget_neighbour_state(slab, now);
@@ -422,7 +470,8 @@ impl Node {
         let Some(neighbour) = self.neighbours.get_mut(slab) else { return };
         neighbour.wants.clear();
         for serial in neighbour.has.iter(from, to) {
-            self.window.slot_mut(serial).copies -= 1;
+            let slot = self.window.slot_mut(serial);
+            slot.copies = slot.copies.saturating_sub(1);
         }
         neighbour.has.clear_all();
         let asked = std::mem::take(&mut neighbour.asked);

@@ -48,11 +48,11 @@ impl Node {
             .iter()
             .map(|(_, n)| n.wants.iter().filter(|w| w.sent == 0 && self.window.holds(w.serial)).count())
             .sum();
-        while self.offers.len() + waiting < MAX_OFFERS {
+        while self.offers.len().saturating_add(waiting) < MAX_OFFERS {
             let Some((to, serial)) = self.choose_offer() else { break };
             let Some(neighbour) = self.neighbours.get(to) else { break };
             self.offers.push(Offer { to, until: now + neighbour.rtt + GRACE });
-            self.send(to, Message::Offer(Serial(serial)), now);
+            self.send(to, Message::Offer(Serial::new(serial)), now);
         }
         Some(now + LOOK_AGAIN)
     }
@@ -66,7 +66,7 @@ impl Node {
             if !neighbour.greeted
                 || neighbour.closing
                 || neighbour.flags.source
-                || neighbour.newest + OLD < end
+                || neighbour.newest.saturating_add(OLD) < end
                 || self.offers.iter().any(|o| o.to == slab)
             {
                 continue;
@@ -78,7 +78,7 @@ impl Node {
                     continue;
                 }
                 let copies = self.window.slot(serial).copies;
-                let rank = (last, copies, u64::MAX - serial, self.rng.random::<u32>());
+                let rank = (last, copies, !serial, self.rng.random::<u32>());
                 if best.is_none_or(|(b, ..)| rank < b) {
                     best = Some((rank, serial, slab));
                 }
@@ -89,16 +89,17 @@ impl Node {
 
     /// A neighbour has uplink to spare.
     pub(crate) fn on_offer(&mut self, from: Slab, serial: Serial, now: Timestamp) {
-        let serial = serial.0;
+        let serial = serial.get();
         self.add_holder(from, serial);
         if !self.window.contains(serial) || self.window.holds(serial) {
             return;
         }
         let slot = self.window.slot(serial);
-        if slot.verifying || self.coming(serial) || !self.may_take_offer(from) {
+        let (verifying, asked) = (slot.verifying, slot.asked);
+        if verifying || self.coming(serial, now) || !self.may_take_offer(from) {
             return;
         }
-        if slot.asked == 0 && self.window.wanted.get(serial) {
+        if asked == 0 && self.window.wanted.get(serial) {
             self.ask(from, serial, now);
         }
     }

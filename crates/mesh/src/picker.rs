@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use minuet_proto::mesh::{Message, Request, Serial};
 use rand::RngExt;
+use smallvec::SmallVec;
 
 use crate::flood::price;
 use crate::neighbour::{Asked, Neighbour, Slab};
@@ -26,6 +27,8 @@ use crate::{PickOrder, Role, Timestamp};
 
 /// Requests open with one neighbour.
 const PIPELINE: usize = 1;
+/// Requests open with one neighbour where one is for what is late.
+const PIPELINE_LATE: usize = PIPELINE.saturating_add(1);
 /// A piece due within this time is asked for by deadline, not by rarity.
 pub(crate) const SOON: Duration = Duration::from_millis(1500);
 /// A neighbour this many times slower than the best is not asked at first.
@@ -82,7 +85,7 @@ impl Node {
                     self.ask_somebody(serial, false, now);
                 }
             }
-            serial += 1;
+            serial = serial.saturating_add(1);
         }
         self.wanted_to = serial;
     }
@@ -90,18 +93,18 @@ impl Node {
     /// A neighbour holds or promises pieces.
     pub(crate) fn on_have(&mut self, from: Slab, serials: &[Serial], now: Timestamp) {
         for serial in serials {
-            self.add_holder(from, serial.0);
+            self.add_holder(from, serial.get());
             if let Some(neighbour) = self.neighbours.get_mut(from) {
-                neighbour.pushed.retain(|s| *s != serial.0);
+                neighbour.pushed.retain(|s| *s != serial.get());
             }
-            if self.window.contains(serial.0) {
-                let slot = self.window.slot_mut(serial.0);
+            if self.window.contains(serial.get()) {
+                let slot = self.window.slot_mut(serial.get());
                 if slot.since == Timestamp::ZERO {
                     slot.since = now;
                 }
             }
         }
-        if let [Serial(serial)] = *serials {
+        if let [serial] = serials.iter().map(|s| s.get()).collect::<SmallVec<[u64; 4]>>()[..] {
             if self.window.contains(serial) && self.window.wanted.get(serial) {
                 self.consider(from, serial, now);
             }
@@ -121,22 +124,22 @@ impl Node {
         if !neighbour.has.get(serial) {
             neighbour.has.set(serial);
             let slot = self.window.slot_mut(serial);
-            slot.copies += 1;
+            slot.copies = slot.copies.saturating_add(1);
         }
     }
 
     pub(crate) fn on_dont_have(&mut self, from: Slab, serials: &[Serial], now: Timestamp) {
         for serial in serials {
-            let recent = serial.0 + RECENT > self.window.edge();
-            let asked = |n: &Neighbour| n.asked.iter().any(|a| a.serial == serial.0);
+            let recent = serial.plus(RECENT).get() > self.window.edge();
+            let asked = |n: &Neighbour| n.asked.iter().any(|a| a.serial == serial.get());
             if recent
                 && self.neighbours.get(from).is_some_and(asked)
                 && self.charge_flood(from, price::BROKEN_PROMISE, now)
             {
                 return;
             }
-            self.drop_holder(from, serial.0);
-            self.unask(from, serial.0, now);
+            self.drop_holder(from, serial.get());
+            self.unask(from, serial.get(), now);
         }
     }
 
@@ -145,8 +148,8 @@ impl Node {
     pub(crate) fn on_reject(&mut self, from: Slab, serial: Serial, now: Timestamp) {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         neighbour.busy_until = now + BUSY;
-        if !neighbour.asked.iter().any(|a| a.serial == serial.0 && a.received > 0) {
-            self.unask(from, serial.0, now);
+        if !neighbour.asked.iter().any(|a| a.serial == serial.get() && a.pace.is_some()) {
+            self.unask(from, serial.get(), now);
         }
     }
 
@@ -157,7 +160,8 @@ impl Node {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         if neighbour.has.get(serial) {
             neighbour.has.clear(serial);
-            self.window.slot_mut(serial).copies -= 1;
+            let slot = self.window.slot_mut(serial);
+            slot.copies = slot.copies.saturating_sub(1);
         }
     }
 
@@ -177,7 +181,7 @@ impl Node {
         let held = self.window.held.get(serial);
         let first = self.playback.next.unwrap_or(0);
         let slot = self.window.slot_mut(serial);
-        slot.asked -= 1;
+        slot.asked = slot.asked.saturating_sub(1);
         if slot.asked > 0 || slot.verifying || held {
             return;
         }
@@ -218,16 +222,16 @@ impl Node {
     fn reserve(&self) -> Reserve {
         // The third best: one lucky neighbour must not make all others look slow.
         let mut best = [f32::MAX; 3];
-        let (mut hidden, mut dialable) = (0, 0);
+        let (mut hidden, mut dialable) = (0usize, 0usize);
         for (_, neighbour) in self.neighbours.iter() {
             let mut latency = neighbour.latency_us;
             if neighbour.flags.source || neighbour.flags.no_upload {
                 continue;
             }
             if neighbour.flags.dialable {
-                dialable += 1;
+                dialable = dialable.saturating_add(1);
             } else if neighbour.greeted {
-                hidden += 1;
+                hidden = hidden.saturating_add(1);
             }
             for place in &mut best {
                 if latency < *place {
@@ -252,13 +256,13 @@ impl Node {
             if quiet && !late {
                 continue;
             }
-            let room = if late { PIPELINE + 1 } else { PIPELINE };
+            let room = if late { PIPELINE_LATE } else { PIPELINE };
             if neighbour.asked.len() >= room || neighbour.asked.iter().any(|a| a.serial == serial) {
                 continue;
             }
             // A little chance, so that not all run to the same one.
             let chance = self.rng.random_range(0.5..1.5);
-            let mut cost = chance * neighbour.latency_us * (1 + neighbour.asked.len()) as f32;
+            let mut cost = chance * neighbour.latency_us * (1.0 + neighbour.asked.len() as f32);
             if quiet {
                 cost += 1e7;
             }
@@ -300,7 +304,7 @@ impl Node {
                 continue;
             }
             let (copies, order) = match self.config.pick_order {
-                PickOrder::RarestNewest => (slot.copies, u64::MAX - serial),
+                PickOrder::RarestNewest => (slot.copies, !serial),
                 PickOrder::InOrder => (0, serial),
             };
             // What only the source has all lack: each asks it for something else, and they pass it on to each other.
@@ -323,17 +327,11 @@ impl Node {
             .filter(|due| !self.playback.playing || *due > now)
             .map_or(0, |due| (due.since(now).as_millis() as u32).max(1));
         let Some(neighbour) = self.neighbours.get_mut(of) else { return };
-        neighbour.asked.push(Asked {
-            serial,
-            at: now,
-            heard: now,
-            solicited: true,
-            received: 0,
-            blocks: Default::default(),
-        });
-        self.window.slot_mut(serial).asked += 1;
+        neighbour.asked.push(Asked::new(serial, true, now));
+        let slot = self.window.slot_mut(serial);
+        slot.asked = slot.asked.saturating_add(1);
         self.window.wanted.clear(serial);
-        self.send(of, Message::Request(Request { serial: Serial(serial), due_in_ms }), now);
+        self.send(of, Message::Request(Request { serial: Serial::new(serial), due_in_ms }), now);
     }
 
     /// A first guess of how long a neighbour takes: one round trip, and twice the time on its uplink.

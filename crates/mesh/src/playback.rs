@@ -68,9 +68,9 @@ impl Playback {
         let from = anchor.ingest_ms?;
         let ingest = ingest_ms(serial, window)?;
         Some(if ingest >= from {
-            anchor.due + Duration::from_millis(ingest - from)
+            anchor.due + Duration::from_millis(ingest.saturating_sub(from))
         } else {
-            anchor.due - Duration::from_millis(from - ingest)
+            anchor.due - Duration::from_millis(from.saturating_sub(ingest))
         })
     }
 
@@ -100,18 +100,20 @@ impl Playback {
         let behind_ms = millis(behind);
         let before_ms = newest_ms.checked_sub(behind_ms);
         let wished = before_ms.and_then(|before| window.random_access_before(before, |_| true));
-        let enough = (2 * heard_of).div_ceil(3).max(1);
+        let enough = heard_of.saturating_mul(2).div_ceil(3).max(1);
         let common = |serial: u64| {
             let others = window.slot(serial).copies.saturating_sub(by_source(serial));
             usize::from(others) >= enough || window.held.get(serial)
         };
         // Who begins there must be able to go on from there.
         let plenty = |serial: u64| {
-            let to = (serial + RUN).min(window.edge());
-            common(serial) && 8 * (serial..to).filter(|s| common(*s)).count() as u64 >= 7 * (to - serial)
+            let to = serial.saturating_add(RUN).min(window.edge());
+            // Seven in eight of them.
+            let lacking = (serial..to).filter(|s| !common(*s)).count() as u64;
+            common(serial) && lacking.saturating_mul(8) <= to.saturating_sub(serial)
         };
-        if let Some(wished) = wished.filter(|wished| plenty(wished.0)) {
-            return Some(wished.0);
+        if let Some(wished) = wished.filter(|wished| plenty(wished.get())) {
+            return Some(wished.get());
         }
         // Heads come newest first: what lies at the delay may not be known yet.
         let oldest_known = (window.base()..window.edge()).find(|serial| window.known(*serial).is_some());
@@ -123,12 +125,12 @@ impl Playback {
         let held = |serial: u64| window.slot(serial).copies > 0 || window.held.get(serial);
         let begins = if start == Start::Live {
             let random_access = |s: &u64| window.known(*s).is_some_and(|known| known.random_access);
-            let from = wished.map_or(window.base(), |wished| wished.0);
+            let from = wished.map_or(window.base(), |wished| wished.get());
             let newer = (from..window.edge()).filter(random_access).find(|s| plenty(*s));
-            newer.or_else(|| Some(window.random_access_before(near_ms, held)?.0))
+            newer.or_else(|| Some(window.random_access_before(near_ms, held)?.get()))
         } else {
             // A picture now, rather than one a little newer.
-            window.random_access_before(before_ms.unwrap_or(0), held).map(|serial| serial.0)
+            window.random_access_before(before_ms.unwrap_or(0), held).map(|serial| serial.get())
         };
         if begins.is_some() || waited < PATIENCE {
             return begins;
@@ -136,10 +138,10 @@ impl Playback {
         if start == Start::Live && heard_of > 0 {
             // The source, which has not said so yet, has the newest at least.
             if let Some(near) = window.random_access_before(near_ms, |_| true) {
-                return Some(near.0);
+                return Some(near.get());
             }
         }
-        wished.or_else(|| window.oldest_random_access()).map(|serial| serial.0)
+        wished.or_else(|| window.oldest_random_access()).map(|serial| serial.get())
     }
 }
 

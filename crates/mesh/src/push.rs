@@ -100,6 +100,11 @@ impl Push {
         self.fresh.retain(|(_, at)| *at + HELP_AFTER > now);
     }
 
+    /// A piece cannot be sent any more.
+    pub fn forget(&mut self, serial: u64) {
+        self.fresh.retain(|(fresh, _)| *fresh != serial);
+    }
+
     pub fn forget_before(&mut self, base: u64) {
         self.fresh.retain(|(serial, _)| *serial >= base);
         self.watched.retain(|watched| watched.serial >= base);
@@ -123,7 +128,8 @@ impl Node {
         let neighbours = self.neighbours.len();
         let window = &self.window;
         self.push.fresh.retain(|(serial, at)| {
-            *at + FRESH > now && usize::from(window.slot(*serial).copies) * PUSH_BELOW < neighbours
+            *at + FRESH > now
+                && usize::from(window.slot(*serial).copies).saturating_mul(PUSH_BELOW) < neighbours
         });
         // The newest is the rarest.
         for i in (0..self.push.fresh.len()).rev() {
@@ -185,7 +191,7 @@ impl Node {
                 if watched.pushes == 0 {
                     (watched.first_to, watched.first_pushed) = (Some(to), now);
                 }
-                (watched.pushes, watched.pushed) = (watched.pushes + 1, now);
+                (watched.pushes, watched.pushed) = (watched.pushes.saturating_add(1), now);
             }
         }
     }
@@ -203,11 +209,11 @@ impl Node {
     /// Source: offers to all what is no longer fresh, and pushes again what did not reappear.
     pub(crate) fn offer_watched(&mut self, now: Timestamp) {
         let wait = self.push.reappearance.wait();
-        let help_after = HELP_AFTER.max(wait + GRACE);
+        let help_after = HELP_AFTER.max(wait.saturating_add(GRACE));
         let watched = self.push.watched.iter();
         let old: Vec<u64> = watched.take_while(|h| h.closed + help_after <= now).map(|h| h.serial).collect();
         for serial in old {
-            self.promise(Serial(serial), None, now);
+            self.promise(Serial::new(serial), None, now);
         }
         self.push.watched.retain(|watched| watched.closed + WATCHED > now);
         let believed = self.neighbours.len() / REAPPEARS_AT;
@@ -217,7 +223,7 @@ impl Node {
         let Push { fresh, watched, reappearance } = &mut self.push;
         for watched in watched.iter_mut().filter(|watched| watched.pushes > 0) {
             let copies = usize::from(self.window.slot(watched.serial).copies);
-            if copies > usize::from(watched.pushes) + believed {
+            if copies > usize::from(watched.pushes).saturating_add(believed) {
                 if !watched.reappeared {
                     let first = reappearance.note(now.since(watched.first_pushed), now.since(watched.pushed));
                     if first && let Some(to) = watched.first_to {
@@ -229,7 +235,7 @@ impl Node {
                 && !fresh.iter().any(|(serial, _)| *serial == watched.serial)
             {
                 if watched.pushes == 1
-                    && tellers > 1 + believed
+                    && tellers.saturating_sub(1) > believed
                     && let Some(to) = watched.first_to
                 {
                     seen.push((to, false));

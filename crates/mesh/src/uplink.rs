@@ -27,7 +27,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use minuet_proto::mesh::{Block, Message, Request, Serial, SerialList};
+use minuet_proto::mesh::{Block, MIN_BLOCK_LEN, Message, Request, Serial, SerialList};
 use smallvec::SmallVec;
 
 use crate::contribution::{self, Standing};
@@ -54,9 +54,11 @@ const LINK_UNDRAINED: u64 = MAX_BLOCK + MAX_BLOCK / 2;
 const CREDIT: Duration = Duration::from_millis(12);
 /// Part of the limit that blocks leave to control messages.
 const CONTROL_SHARE: u64 = 64;
-/// Most control messages that wait for room under the limit; beyond it they are dropped, which every one of them
-/// survives: requests time out, promises are repeated by others.
-const MAX_BACKLOG: usize = 4096;
+/// Bytes of control messages that wait for room under the limit, in all and for one neighbour, so that what one neighbour
+/// asks for does not cost others their words. Beyond it they are dropped, which every one of them survives: requests time
+/// out, heads are asked for again, promises are repeated by others.
+const MAX_BACKLOG: usize = 1 << 20;
+const MAX_LINK_BACKLOG: usize = 128 << 10;
 /// A request that is due within this time goes before all others.
 const URGENT: Duration = Duration::from_millis(900);
 
@@ -91,8 +93,12 @@ pub(crate) struct Uplink {
     logged: u64,
     /// Media bytes that newcomers may still have before others.
     guest_credit: i64,
-    /// Control messages that wait for room under the limit.
+    /// Control messages that wait for room under the limit, and their bytes.
     backlog: VecDeque<(LinkId, Message)>,
+    backlog_bytes: usize,
+    /// The same of Hello and Bitfield, which go first and are never dropped: without Hello all that follows breaks the
+    /// protocol. A link has one of each, so these are bounded with the links.
+    greetings: VecDeque<(LinkId, Message)>,
     /// When the limit allows to go on.
     pub timer: Option<Timestamp>,
     /// When to look again for something to do.
@@ -109,6 +115,8 @@ impl Uplink {
             logged: 0,
             guest_credit: GUEST_CREDIT,
             backlog: VecDeque::new(),
+            backlog_bytes: 0,
+            greetings: VecDeque::new(),
             timer: None,
             idle_timer: None,
         }
@@ -122,7 +130,9 @@ impl Uplink {
 
     fn block_len(&self) -> u32 {
         // At most MAX_BLOCK, so it fits.
-        self.limit.map_or(MAX_BLOCK, |limit| (limit / BLOCKS_PER_SECOND).clamp(512, MAX_BLOCK)) as u32
+        self.limit
+            .map_or(MAX_BLOCK, |limit| (limit / BLOCKS_PER_SECOND).clamp(MIN_BLOCK_LEN.into(), MAX_BLOCK))
+            as u32
     }
 
     fn forget_old(&mut self, now: Timestamp) {
@@ -130,23 +140,24 @@ impl Uplink {
             if *at + Duration::from_secs(1) > now {
                 break;
             }
-            self.logged -= bytes;
+            self.logged = self.logged.saturating_sub(*bytes);
             self.log.pop_front();
         }
     }
 
     fn charge(&mut self, bytes: u64, now: Timestamp) {
         let Some(limit) = self.limit else { return };
-        self.logged += bytes;
+        self.logged = self.logged.saturating_add(bytes);
         match self.log.back_mut() {
             // Merged entries count as sent at the later time, so that they are never forgotten early.
             Some((at, sum)) if at.0 / 1000 == now.0 / 1000 => {
                 *at = now;
-                *sum += bytes;
+                *sum = sum.saturating_add(bytes);
             }
             _ => self.log.push_back((now, bytes)),
         }
-        let gap = Duration::from_micros(bytes * 1_000_000 / limit.max(1));
+        let gap =
+            Duration::from_micros(bytes.saturating_mul(1_000_000).checked_div(limit).unwrap_or(u64::MAX));
         self.free_at = self.free_at.max(now - CREDIT) + gap;
     }
 
@@ -159,7 +170,7 @@ impl Uplink {
 
     /// When `bytes` fit under `share` of the limit; now or earlier if they do already.
     fn room_at(&self, bytes: u64, limit: u64) -> Timestamp {
-        let mut over = (self.logged + bytes).saturating_sub(limit);
+        let mut over = self.logged.saturating_add(bytes).saturating_sub(limit);
         let mut at = Timestamp::ZERO;
         for (sent, bytes) in &self.log {
             if over == 0 {
@@ -173,21 +184,25 @@ impl Uplink {
 
     /// Bytes that may wait in the transport.
     fn max_undrained(&self, queue: Duration) -> u64 {
-        let in_time = |limit: u64| (u128::from(limit) * queue.as_micros() / 1_000_000) as u64;
+        let in_time = |limit: u64| {
+            u64::try_from(u128::from(limit).saturating_mul(queue.as_micros()) / 1_000_000).unwrap_or(u64::MAX)
+        };
         self.limit.map_or(0, in_time).max(2 * MAX_BLOCK - 1)
     }
 
     /// Twice what two blocks take on a line that has the rate of the limit.
     fn line_time(&self) -> Duration {
-        let time = |limit: u64| Duration::from_micros(4 * MAX_BLOCK * 1_000_000 / limit.max(1));
+        let time = |limit: u64| {
+            Duration::from_micros((4 * MAX_BLOCK * 1_000_000).checked_div(limit).unwrap_or(u64::MAX))
+        };
         self.limit.map_or(HELD_UP, time).clamp(MIN_LINE_TIME, MAX_LINE_TIME)
     }
 
     /// When the next block may be sent.
     fn block_at(&self) -> Timestamp {
         let Some(limit) = self.limit else { return Timestamp::ZERO };
-        let bytes = u64::from(self.block_len()) + 16;
-        self.free_at.max(self.room_at(bytes, limit - limit / CONTROL_SHARE))
+        let bytes = u64::from(self.block_len()).saturating_add(16);
+        self.free_at.max(self.room_at(bytes, limit.saturating_sub(limit / CONTROL_SHARE)))
     }
 }
 
@@ -211,17 +226,31 @@ impl Node {
         if neighbour.closing {
             return;
         }
-        let link = neighbour.link;
         self.uplink.forget_old(now);
-        let bytes = message.encoded_len() as u64;
-        let full = self.uplink.limit.is_some_and(|limit| self.uplink.logged + bytes > limit);
-        if full || !self.uplink.backlog.is_empty() {
-            if self.uplink.backlog.len() < MAX_BACKLOG {
-                self.uplink.backlog.push_back((link, message));
-            }
-        } else {
-            self.put_on_link(to, message, now);
+        let bytes = message.encoded_len();
+        let logged = self.uplink.logged.saturating_add(bytes as u64);
+        let room = self.uplink.limit.is_none_or(|limit| logged <= limit);
+        let greeting = matches!(message, Message::Hello(_) | Message::Bitfield(_));
+        let first = self.uplink.greetings.is_empty() && (greeting || self.uplink.backlog.is_empty());
+        if room && first {
+            return self.put_on_link(to, message, now);
         }
+        let Some(neighbour) = self.neighbours.get_mut(to) else { return };
+        if greeting {
+            return self.uplink.greetings.push_back((neighbour.link, message));
+        }
+        let queued = neighbour.queued.saturating_add(bytes);
+        let in_all = self.uplink.backlog_bytes.saturating_add(bytes);
+        if queued <= MAX_LINK_BACKLOG && in_all <= MAX_BACKLOG {
+            neighbour.queued = queued;
+            self.uplink.backlog_bytes = in_all;
+            self.uplink.backlog.push_back((neighbour.link, message));
+        }
+    }
+
+    /// Bytes of control messages that wait for room under the limit.
+    pub(crate) fn backlog(&self) -> usize {
+        self.uplink.backlog_bytes
     }
 
     fn put_on_link(&mut self, to: Slab, message: Message, now: Timestamp) {
@@ -231,10 +260,10 @@ impl Node {
         if neighbour.undrained == 0 {
             neighbour.drained = now;
         }
-        neighbour.undrained += bytes;
+        neighbour.undrained = neighbour.undrained.saturating_add(bytes);
         neighbour.told = now;
-        self.stats.payload_sent += payload;
-        self.stats.control_sent += bytes - payload;
+        self.stats.payload_sent = self.stats.payload_sent.saturating_add(payload);
+        self.stats.control_sent = self.stats.control_sent.saturating_add(bytes.saturating_sub(payload));
         let link = neighbour.link;
         self.uplink.charge(bytes, now);
         self.out.push_back(Output::Send { link, message });
@@ -242,13 +271,14 @@ impl Node {
 
     /// A neighbour asks for a piece.
     pub(crate) fn on_request(&mut self, from: Slab, request: Request, now: Timestamp) {
-        let serial = request.serial.0;
+        let serial = request.serial.get();
         let coming = self.window.contains(serial) && {
             let slot = self.window.slot(serial);
             slot.verifying || slot.promised
         };
         let serve = self.config.upload && (coming || self.window.holds(serial));
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
+        neighbour.requests = neighbour.requests.saturating_add(1);
         if neighbour.crossed(serial, now) {
             return;
         }
@@ -269,11 +299,11 @@ impl Node {
     /// Turns away the request that would be served last, if too many wait: its sender finds a less busy holder
     /// sooner than it would be served here.
     fn trim_queue(&mut self, now: Timestamp) {
-        let mut waiting = 0;
+        let mut waiting = 0usize;
         let mut worst: Option<(Rank, Slab, u64)> = None;
         for (slab, neighbour) in self.neighbours.iter() {
             for want in neighbour.wants.iter().filter(|w| w.sent == 0) {
-                waiting += 1;
+                waiting = waiting.saturating_add(1);
                 let rank = self.rank(neighbour, want, now);
                 if worst.as_ref().is_none_or(|(w, ..)| rank > *w) {
                     worst = Some((rank, slab, want.serial));
@@ -287,7 +317,7 @@ impl Node {
         if let Some(neighbour) = self.neighbours.get_mut(slab) {
             neighbour.wants.retain(|w| w.serial != serial);
         }
-        self.send(slab, Message::Reject(Serial(serial)), now);
+        self.send(slab, Message::Reject(Serial::new(serial)), now);
     }
 
     /// Turns away what has waited too long.
@@ -299,7 +329,7 @@ impl Node {
                 neighbour.wants.iter().filter(|w| waited(w)).map(|w| w.serial).collect();
             neighbour.wants.retain(|want| !waited(want));
             for serial in old {
-                self.send(slab, Message::Reject(Serial(serial)), now);
+                self.send(slab, Message::Reject(Serial::new(serial)), now);
             }
         }
     }
@@ -309,8 +339,8 @@ impl Node {
         let urgent = want.due.is_some_and(|due| due < now + URGENT);
         let first = neighbour.given == 0 && want.due.is_some_and(|due| due < now + FIRST);
         let copies = self.window.slot(want.serial).copies;
-        let rare =
-            usize::from(copies) * RARE < self.neighbours.len() && want.serial + LIVE > self.window.edge();
+        let rare = usize::from(copies).saturating_mul(RARE) < self.neighbours.len()
+            && want.serial.saturating_add(LIVE) > self.window.edge();
         let hop = hop_us(neighbour) as u32;
         let nobodys = copies == 0 || self.window.slot(want.serial).given == 0;
         if self.role == Role::Source && urgent && nobodys {
@@ -329,7 +359,7 @@ impl Node {
         };
         let last = self.hidden_ones_serve(neighbour);
         if rare {
-            (class, last, copies, u64::MAX - want.serial, hop)
+            (class, last, copies, !want.serial, hop)
         } else {
             (class, last, u16::MAX, want.serial, hop)
         }
@@ -337,10 +367,10 @@ impl Node {
 
     pub(crate) fn on_cancel(&mut self, from: Slab, serial: Serial, now: Timestamp) {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
-        neighbour.served.retain(|(s, _)| *s != serial.0);
-        neighbour.wants.retain(|w| w.serial != serial.0);
-        if neighbour.refuses(serial.0) {
-            self.on_push_refused(serial.0, now);
+        neighbour.served.retain(|(s, _)| *s != serial.get());
+        neighbour.wants.retain(|w| w.serial != serial.get());
+        if neighbour.refuses(serial.get()) {
+            self.on_push_refused(serial.get(), now);
         }
     }
 
@@ -352,16 +382,27 @@ impl Node {
         self.uplink.timer = None;
         self.uplink.idle_timer = None;
         self.uplink.forget_old(now);
-        while let Some((link, message)) = self.uplink.backlog.pop_front() {
-            let Some(to) = self.neighbours.find(link) else { continue };
-            let bytes = message.encoded_len() as u64;
+        loop {
+            let greeting = !self.uplink.greetings.is_empty();
+            let queue = if greeting { &mut self.uplink.greetings } else { &mut self.uplink.backlog };
+            let Some((link, message)) = queue.pop_front() else { break };
+            let to = self.neighbours.find(link);
+            let bytes = message.encoded_len();
             let limit = self.uplink.limit.unwrap_or(u64::MAX);
-            let at = self.uplink.room_at(bytes, limit);
+            let at = self.uplink.room_at(bytes as u64, limit);
             // A message longer than the limit waits for an empty log.
-            if at > now && !self.uplink.log.is_empty() {
-                self.uplink.backlog.push_front((link, message));
+            if to.is_some() && at > now && !self.uplink.log.is_empty() {
+                let queue = if greeting { &mut self.uplink.greetings } else { &mut self.uplink.backlog };
+                queue.push_front((link, message));
                 self.uplink.timer = Some(at);
                 return;
+            }
+            if !greeting {
+                self.uplink.backlog_bytes = self.uplink.backlog_bytes.saturating_sub(bytes);
+            }
+            let Some(to) = to else { continue };
+            if let Some(neighbour) = self.neighbours.get_mut(to).filter(|_| !greeting) {
+                neighbour.queued = neighbour.queued.saturating_sub(bytes);
             }
             self.put_on_link(to, message, now);
         }
@@ -395,11 +436,11 @@ impl Node {
     /// the first of them will have waited too long for that.
     fn waiting_for_line(&self, now: Timestamp) -> (u64, Option<Timestamp>) {
         let patience = self.uplink.line_time();
-        let mut waiting = (0, None);
+        let mut waiting = (0u64, None);
         for (_, neighbour) in self.neighbours.iter().filter(|(_, n)| n.undrained > 0) {
             let until = (neighbour.drained + HELD_UP).min(neighbour.block_at + patience);
             if until > now {
-                waiting.0 += neighbour.undrained;
+                waiting.0 = waiting.0.saturating_add(neighbour.undrained);
                 waiting.1 = Some(waiting.1.map_or(until, |first: Timestamp| first.min(until)));
             }
         }
@@ -407,7 +448,13 @@ impl Node {
     }
 
     fn send_block(&mut self, to: Slab, serial: u64, now: Timestamp) {
-        let Some(known) = self.window.known(serial) else { return };
+        let Some(known) = self.window.known(serial).filter(|_| self.window.held.get(serial)) else {
+            // The window has moved on. What cannot be sent must not be chosen again.
+            if let Some(neighbour) = self.neighbours.get_mut(to) {
+                neighbour.wants.retain(|want| want.serial != serial);
+            }
+            return self.push.forget(serial);
+        };
         let piece_len = known.piece.len;
         let head = known.head.clone();
         let Some(neighbour) = self.neighbours.get_mut(to) else { return };
@@ -421,7 +468,8 @@ impl Node {
             neighbour.knows.set(serial);
             if !neighbour.has.get(serial) {
                 neighbour.has.set(serial);
-                self.window.slot_mut(serial).copies += 1;
+                let slot = self.window.slot_mut(serial);
+                slot.copies = slot.copies.saturating_add(1);
             }
             if tell_head {
                 self.put_on_link(to, Message::Head((*head).clone()), now);
@@ -433,20 +481,25 @@ impl Node {
             slot.given = slot.given.saturating_add(1);
         }
         let Some(neighbour) = self.neighbours.get_mut(to) else { return };
-        let len = self.uplink.block_len().min(piece_len - offset);
+        let len = self.uplink.block_len().min(piece_len.saturating_sub(offset));
         neighbour.block_at = now;
         let newcomer = contribution::standing(neighbour, now) == Standing::Newcomer;
-        let credit = if newcomer { -i64::from(len) } else { i64::from(len) / GUEST_SHARE };
-        let credit = (self.uplink.guest_credit + credit).clamp(-GUEST_CREDIT, GUEST_CREDIT);
+        let credit = if newcomer { i64::from(len).saturating_neg() } else { i64::from(len) / GUEST_SHARE };
+        let credit = self.uplink.guest_credit.saturating_add(credit).clamp(-GUEST_CREDIT, GUEST_CREDIT);
         self.uplink.guest_credit = credit;
-        neighbour.wants[index].sent += len;
-        if neighbour.wants[index].sent == piece_len {
+        let want = &mut neighbour.wants[index];
+        want.sent = want.sent.saturating_add(len);
+        if want.sent >= piece_len {
             neighbour.wants.swap_remove(index);
             neighbour.note_served(serial, now);
-            neighbour.given += u64::from(piece_len);
+            neighbour.given = neighbour.given.saturating_add(piece_len.into());
             neighbour.given_lately += piece_len as f32;
         }
-        self.put_on_link(to, Message::Block(Block { serial: Serial(serial), offset, len, piece_len }), now);
+        self.put_on_link(
+            to,
+            Message::Block(Block { serial: Serial::new(serial), offset, len, piece_len }),
+            now,
+        );
     }
 
     /// To whom to send a block of which piece.
@@ -473,7 +526,8 @@ impl Node {
         }
         if let Some((to, serial)) = begun {
             // A piece that most have can wait; a fresh one cannot.
-            let common = usize::from(self.window.slot(serial).copies) * RARE > self.neighbours.len();
+            let common =
+                usize::from(self.window.slot(serial).copies).saturating_mul(RARE) > self.neighbours.len();
             if !common || !self.has_push(now) {
                 return Some((to, serial));
             }

@@ -59,7 +59,7 @@ pub(crate) struct PieceWindow {
 
 impl PieceWindow {
     pub fn new(len: usize) -> Self {
-        let len = len.next_power_of_two().max(4 * AHEAD as usize);
+        let len = len.next_power_of_two().max((AHEAD as usize).saturating_mul(4));
         Self {
             slots: std::iter::repeat_with(Slot::default).take(len).collect(),
             base: 0,
@@ -80,7 +80,7 @@ impl PieceWindow {
 
     /// One above the last serial of the window.
     pub fn end(&self) -> u64 {
-        self.base + self.len()
+        self.base.saturating_add(self.len())
     }
 
     /// One above the newest verified head, or the base while none is known.
@@ -95,19 +95,25 @@ impl PieceWindow {
 
     /// One above the last serial that may be promised.
     pub fn horizon(&self) -> u64 {
-        if self.anchored() { (self.edge() + AHEAD).min(self.end()) } else { self.end() }
+        if self.anchored() { self.edge().saturating_add(AHEAD).min(self.end()) } else { self.end() }
     }
 
     pub fn contains(&self, serial: u64) -> bool {
         (self.base..self.end()).contains(&serial)
     }
 
+    /// The length is a power of two.
+    fn index(&self, serial: u64) -> usize {
+        serial as usize & self.slots.len().saturating_sub(1)
+    }
+
     pub fn slot(&self, serial: u64) -> &Slot {
-        &self.slots[serial as usize & (self.slots.len() - 1)]
+        &self.slots[self.index(serial)]
     }
 
     pub fn slot_mut(&mut self, serial: u64) -> &mut Slot {
-        &mut self.slots[serial as usize & (self.slots.len() - 1)]
+        let index = self.index(serial);
+        &mut self.slots[index]
     }
 
     pub fn known(&self, serial: u64) -> Option<&Known> {
@@ -121,20 +127,20 @@ impl PieceWindow {
     /// Moves an empty, unanchored window to end at `edge`: a first guess from a neighbour's word.
     pub fn place(&mut self, edge: u64) {
         if !self.anchored() {
-            self.base = (edge + AHEAD).saturating_sub(self.len());
+            self.base = edge.saturating_add(AHEAD).saturating_sub(self.len());
         }
     }
 
     /// The base that a head up to `edge` (exclusive) asks for.
     pub fn base_for(&self, edge: u64) -> u64 {
-        let base = (edge + AHEAD).saturating_sub(self.len());
+        let base = edge.saturating_add(AHEAD).saturating_sub(self.len());
         // Before the first verified head the place is a guess, which a head may also correct downwards.
         if self.anchored() || self.contains(edge) { base.max(self.base) } else { base }
     }
 
     /// Slides to `base`. The caller has cleared everything that refers to the serials that leave.
     pub fn slide(&mut self, base: u64) {
-        if base < self.base || base - self.base >= self.len() {
+        if base < self.base || base.saturating_sub(self.base) >= self.len() {
             for slot in &mut self.slots {
                 *slot = Slot::default();
             }
@@ -158,20 +164,23 @@ impl PieceWindow {
     /// Time that the newest `count` pieces took at the source; zero if that is not known.
     pub fn span(&self, count: u64) -> std::time::Duration {
         let newest = self.edge().checked_sub(1).and_then(|serial| self.known(serial));
-        let before = self.edge().checked_sub(1 + count).and_then(|serial| self.known(serial));
+        let before = self.edge().checked_sub(count.saturating_add(1)).and_then(|serial| self.known(serial));
         let ms = newest.zip(before).map_or(0, |(n, b)| n.piece.ingest_ms.saturating_sub(b.piece.ingest_ms));
         std::time::Duration::from_millis(ms)
     }
 
     /// The newest random access point with `ingest_ms` at most `before_ms` of which `fits` is true.
     pub fn random_access_before(&self, before_ms: u64, fits: impl Fn(u64) -> bool) -> Option<Serial> {
-        (self.base..self.edge()).rev().map(Serial).find(|s| {
-            self.known(s.0).is_some_and(|k| k.random_access && k.piece.ingest_ms <= before_ms) && fits(s.0)
+        (self.base..self.edge()).rev().map(Serial::new).find(|s| {
+            self.known(s.get()).is_some_and(|k| k.random_access && k.piece.ingest_ms <= before_ms)
+                && fits(s.get())
         })
     }
 
     /// The oldest random access point.
     pub fn oldest_random_access(&self) -> Option<Serial> {
-        (self.base..self.edge()).map(Serial).find(|s| self.known(s.0).is_some_and(|k| k.random_access))
+        (self.base..self.edge())
+            .map(Serial::new)
+            .find(|s| self.known(s.get()).is_some_and(|k| k.random_access))
     }
 }

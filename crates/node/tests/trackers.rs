@@ -326,7 +326,7 @@ async fn a_dead_tracker_is_told_once() {
 fn head(key: &ChannelKey, first: u64) -> SignedHead {
     let piece = HeadPiece { hash: PieceHash::new([1; 20]), len: 1, ingest_ms: first, random_access: true };
     let head = Head {
-        first: Serial(first),
+        first: Serial::new(first),
         segment: SegmentSeq(0),
         first_index: PieceIndex(0),
         pieces: vec![piece],
@@ -380,7 +380,7 @@ async fn a_mesh_join_is_checked_and_cut_to_its_limits() {
     .await;
     let snapshot = client.join_mesh(key().channel(), &request).await.unwrap();
     assert_eq!(snapshot.channel.records.len(), 2);
-    assert_eq!(snapshot.heads.iter().map(|head| head.get().first.0).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(snapshot.heads.iter().map(|head| head.get().first.get()).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(snapshot.channel.rejected, 1);
     assert_eq!(snapshot.nodes.len(), MAX_JOIN_NODES);
     assert!(snapshot.nodes.iter().all(|node| node.addrs.len() == 16 && node.relay.is_none()));

@@ -121,12 +121,24 @@ impl PieceHash {
     }
 }
 
+/// The last time that a statement can name, in Unix milliseconds: the end of the year 9999. Whatever is added to a time
+/// that a stranger signed, it stays far below 2^64.
+pub const MAX_UNIX_MS: u64 = 253_402_300_799_999;
+
 /// The number of a segment in its channel. Counts up by one, never reused, also across restarts of the segmenter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SegmentSeq(pub u64);
 
 impl SegmentSeq {
+    /// The last number that can be.
+    pub const MAX: Self = Self((1 << 62) - 1);
+
+    /// The number as a stranger named it, if there is such a one.
+    pub const fn named(number: u64) -> Option<Self> {
+        if number > Self::MAX.0 { None } else { Some(Self(number)) }
+    }
+
     /// The segment after this one. The numbers do not run out: a minute each, they last for 35 million million years.
     #[must_use]
     pub const fn next(self) -> Self {
@@ -137,7 +149,7 @@ impl SegmentSeq {
     pub const fn previous(self) -> Option<Self> {
         match self.0 {
             0 => None,
-            n => Some(Self(n - 1)),
+            n => Some(Self(n.saturating_sub(1))),
         }
     }
 }

@@ -20,7 +20,8 @@ pub mod state;
 pub mod units;
 
 pub use ids::{
-    ChannelId, InfoHash, PeerId, PieceHash, PieceId, PieceIndex, PieceLength, RecordHash, SegmentSeq,
+    ChannelId, InfoHash, MAX_UNIX_MS, PeerId, PieceHash, PieceId, PieceIndex, PieceLength, RecordHash,
+    SegmentSeq,
 };
 pub use key::ChannelKey;
 pub use link::ChannelLink;

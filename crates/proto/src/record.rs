@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use crate::{
-    ChannelId, Error, InfoHash, PieceLength, RecordHash, SegmentSeq,
+    ChannelId, Error, InfoHash, MAX_UNIX_MS, PieceLength, RecordHash, SegmentSeq,
     bencode::{Dict, DictWriter},
     signed::{Signed, Statement},
 };
@@ -35,9 +35,9 @@ pub struct Record {
     pub piece_length: PieceLength,
     /// Duration of the media in milliseconds, at most [`MAX_SEGMENT_MS`] \[`duration_ms`].
     pub duration_ms: u64,
-    /// When the source got the first byte, in Unix milliseconds \[`ingest_ms`].
+    /// When the source got the first byte, in Unix milliseconds, at most [`MAX_UNIX_MS`] \[`ingest_ms`].
     pub ingest_ms: u64,
-    /// When the source got the last byte, in Unix milliseconds \[`sealed_ms`].
+    /// When the source got the last byte, in Unix milliseconds, at most [`MAX_UNIX_MS`] \[`sealed_ms`].
     pub sealed_ms: u64,
     /// Whether the media's clock or content does not go on from the segment before \[`discontinuity`, 0 or 1].
     pub discontinuity: bool,
@@ -85,6 +85,8 @@ impl Statement for Record {
             sealed_ms: dict.number("sealed_ms")?,
             discontinuity: dict.flag("discontinuity")?,
         };
+        check(record.seq <= SegmentSeq::MAX, "its number is out of bounds")?;
+        check(record.ingest_ms.max(record.sealed_ms) <= MAX_UNIX_MS, "its times are out of bounds")?;
         check((1..=MAX_SEGMENT_LENGTH).contains(&record.length), "its length is out of bounds")?;
         check(record.duration_ms <= MAX_SEGMENT_MS, "its duration is out of bounds")?;
         check(record.seq.0 > 0 || record.prev.is_none(), "segment 0 names a record before it")?;
@@ -156,6 +158,7 @@ pub(crate) mod tests {
                     duration_ms,
                 )| {
                     let key = ChannelKey::from_seed(&seed);
+                    let seq = seq & SegmentSeq::MAX.0;
                     let record = Record {
                         channel: key.channel(),
                         seq: SegmentSeq(seq),
@@ -164,8 +167,8 @@ pub(crate) mod tests {
                         length,
                         piece_length: PieceLength::try_from(1 << power).unwrap(),
                         duration_ms,
-                        ingest_ms,
-                        sealed_ms,
+                        ingest_ms: ingest_ms % (MAX_UNIX_MS + 1),
+                        sealed_ms: sealed_ms % (MAX_UNIX_MS + 1),
                         discontinuity,
                     };
                     (key, record)
@@ -196,6 +199,21 @@ pub(crate) mod tests {
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             let _ = SignedRecord::decode_any(&bytes);
             let _ = Record::decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_are_refused() {
+        let key = ChannelKey::from_seed(&[1; 32]);
+        let good = record(&key, 1, None).get().clone();
+        let read = |record| SignedRecord::decode(&SignedRecord::sign(&key, record).encode(), key.channel());
+        assert!(read(Record { seq: SegmentSeq::MAX, sealed_ms: MAX_UNIX_MS, ..good.clone() }).is_ok());
+        for bad in [
+            Record { seq: SegmentSeq(1 << 62), ..good.clone() },
+            Record { ingest_ms: MAX_UNIX_MS + 1, ..good.clone() },
+            Record { sealed_ms: u64::MAX, ..good.clone() },
+        ] {
+            assert!(read(bad.clone()).is_err(), "{bad:?}");
         }
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use url::Url;
 
 use crate::{
-    ChannelId, Error, SegmentSeq,
+    ChannelId, Error, MAX_UNIX_MS, SegmentSeq,
     bencode::{Dict, DictWriter},
     record::MAX_SEGMENT_MS,
     signed::{Signed, Statement},
@@ -44,7 +44,7 @@ impl std::fmt::Display for Phase {
 pub struct ChannelState {
     /// The channel \[`channel`, 32 bytes].
     pub channel: ChannelId,
-    /// When this was stated, in Unix milliseconds \[`at_ms`].
+    /// When this was stated, in Unix milliseconds, at most [`MAX_UNIX_MS`] \[`at_ms`].
     pub at_ms: u64,
     /// What it is doing \[`phase`: `live`, `silent` or `ended`].
     pub phase: Phase,
@@ -105,6 +105,12 @@ impl Statement for ChannelState {
             listed: dict.flag("listed")?,
             origin: dict.get("origin").map(|_| parse_origin(dict.text("origin")?)).transpose()?,
         };
+        if state.at_ms > MAX_UNIX_MS {
+            return Err(Error::malformed(Self::WHAT, "its at_ms is out of bounds"));
+        }
+        if state.next > SegmentSeq::MAX {
+            return Err(Error::malformed(Self::WHAT, "its next is out of bounds"));
+        }
         if !(1..=MAX_SEGMENT_MS).contains(&state.segment_ms) {
             return Err(Error::malformed(Self::WHAT, "its segment_ms is out of bounds"));
         }
@@ -169,6 +175,17 @@ mod tests {
         for bad in ["file:///etc/", "http://x/no-folder", &format!("http://x/{}/", "y".repeat(300))] {
             assert!(read(with(Some(bad))).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn times_and_numbers_that_cannot_be_are_refused() {
+        let key = ChannelKey::from_seed(&[3; 32]);
+        let read = |state| SignedState::decode(&SignedState::sign(&key, state).encode(), key.channel());
+        assert!(read(ChannelState { at_ms: MAX_UNIX_MS, ..state(&key) }).is_ok());
+        for at_ms in [MAX_UNIX_MS + 1, u64::MAX - 1, u64::MAX] {
+            assert!(read(ChannelState { at_ms, ..state(&key) }).is_err(), "{at_ms}");
+        }
+        assert!(read(ChannelState { next: SegmentSeq(1 << 62), ..state(&key) }).is_err());
     }
 
     #[test]

@@ -56,7 +56,7 @@ fn first_serial(now_ms: u64, sealed_ms: Option<u64>) -> Serial {
         Some(sealed_ms) if now_ms <= sealed_ms => sealed_ms + LONGEST_OPEN_MS,
         _ => now_ms,
     };
-    Serial(from_ms.saturating_sub(SERIAL_EPOCH_MS).saturating_mul(SERIALS_PER_MS))
+    Serial::new(from_ms.saturating_sub(SERIAL_EPOCH_MS).saturating_mul(SERIALS_PER_MS))
 }
 
 /// Passes each new record on to the mesh.
@@ -91,8 +91,8 @@ mod tests {
     #[test]
     fn serials_go_on_above_those_of_an_earlier_run() {
         let at = SERIAL_EPOCH_MS + 1000;
-        assert_eq!(first_serial(at, None), Serial(64_000));
-        assert_eq!(first_serial(at, Some(at - 1)), Serial(64_000));
+        assert_eq!(first_serial(at, None), Serial::new(64_000));
+        assert_eq!(first_serial(at, Some(at - 1)), Serial::new(64_000));
         let set_back = first_serial(at, Some(at + 5));
         assert!(set_back.0 > (1005 + LONGEST_OPEN_MS - 1) * SERIALS_PER_MS);
     }

@@ -55,6 +55,8 @@ pub struct Figures {
     pub hostile_banned: Option<f64>,
     /// Links of a hostile node at the end ÷ links of an honest one.
     pub hostile_links: Option<f64>,
+    /// Dials to the victim whose address hostile nodes name: the most that one honest node made.
+    pub victim_dials: u64,
     /// Bans of nodes that did no harm.
     pub false_bans: u64,
     /// Links that were closed, by reason.
@@ -92,6 +94,8 @@ pub enum Figure {
     FluidRatio,
     CorruptDelivered,
     HostileBanned,
+    HostileLinks,
+    VictimDials,
     FalseBans,
     Resumed,
     ResumeMax,
@@ -115,6 +119,8 @@ impl Figure {
             Self::FluidRatio => "fluid_ratio",
             Self::CorruptDelivered => "corrupt_delivered",
             Self::HostileBanned => "hostile_banned",
+            Self::HostileLinks => "hostile_links",
+            Self::VictimDials => "victim_dials",
             Self::FalseBans => "false_bans",
             Self::Resumed => "resumed",
             Self::ResumeMax => "resume_max_s",
@@ -138,6 +144,8 @@ impl Figure {
             Self::FluidRatio => figures.fluid_ratio.unwrap_or(f64::NAN),
             Self::CorruptDelivered => figures.corrupt_delivered as f64,
             Self::HostileBanned => figures.hostile_banned.unwrap_or(f64::NAN),
+            Self::HostileLinks => figures.hostile_links.unwrap_or(f64::NAN),
+            Self::VictimDials => figures.victim_dials as f64,
             Self::FalseBans => figures.false_bans as f64,
             Self::Resumed => figures.resumed.unwrap_or(f64::NAN),
             Self::ResumeMax => figures.resume_max_s.unwrap_or(f64::NAN),

@@ -22,9 +22,17 @@ pub enum Vice {
     Stalls,
     /// Sends requests, HAVEs and unreadable frames without end.
     Floods,
+    /// Begins every piece that it is asked for or may push, and then sends the least that a block may have now and then.
+    Drips,
+    /// Tells of made-up keys, and of others' keys, at the address of somebody who has nothing to do with it.
+    Poisons,
+    /// Links with everybody, and says only that it is still there.
+    Idles,
+    /// The same, but waits to be dialled: it has joined the tracker under many keys.
+    Crowds,
 }
 
-/// All vices, in the order in which hostile nodes are given them.
+/// What the hostile nodes of `hostile` do, in turn.
 pub const VICES: [Vice; 5] = [Vice::Corrupts, Vice::Forges, Vice::Lies, Vice::Stalls, Vice::Floods];
 
 /// What a node does in the channel.
@@ -57,6 +65,8 @@ pub struct Life {
     pub leaves: Option<Micros>,
     /// Whether it goes without a word.
     pub silent: bool,
+    /// Whether it is one of many in one network. All others live in networks of their own.
+    pub in_one_net: bool,
 }
 
 /// Downlinks are this many times the stream: wide enough for what comes, narrow enough to queue.
@@ -75,8 +85,15 @@ pub fn lives(scenario: &Scenario, seed: u64) -> Vec<Life> {
         lives.push(viewer(&scenario.stream, profile, reach, joins));
     }
     let hostile = (scenario.viewers as f64 * scenario.hostile).round() as usize;
-    for (life, vice) in lives[first..].iter_mut().take(hostile).zip(VICES.iter().cycle()) {
+    for (life, vice) in lives[first..].iter_mut().take(hostile).zip(scenario.vices.iter().cycle()) {
         life.part = Part::Hostile(*vice);
+    }
+    if let Some((vice, count)) = scenario.intruders {
+        for _ in 0..count {
+            let mut intruder = viewer(&scenario.stream, scenario.profiles[0], Reach::Open, 0);
+            (intruder.part, intruder.in_one_net) = (Part::Hostile(vice), true);
+            lives.push(intruder);
+        }
     }
     if let Some(crowd) = scenario.crowd {
         for (profile, reach) in crowd_of(scenario, crowd.viewers) {
@@ -106,7 +123,15 @@ fn sources(scenario: &Scenario) -> Vec<Life> {
         down: rate(&scenario.stream, DOWNLINK_FACTOR),
         reach: Reach::Open,
     };
-    let source = Life { part: Part::Source, access, upload: true, joins: 0, leaves: None, silent: true };
+    let source = Life {
+        part: Part::Source,
+        access,
+        upload: true,
+        joins: 0,
+        leaves: None,
+        silent: true,
+        in_one_net: false,
+    };
     match scenario.source_cut {
         None => vec![source],
         Some((gone, back)) => {
@@ -134,7 +159,8 @@ fn crowd_of(scenario: &Scenario, count: usize) -> Vec<(Profile, Reach)> {
 fn viewer(stream: &StreamSpec, profile: Profile, reach: Reach, joins: Micros) -> Life {
     let down = DOWNLINK_FACTOR.max(2.0 * profile.up);
     let access = Access { up: rate(stream, profile.up), down: rate(stream, down), reach };
-    Life { part: Part::Viewer, access, upload: profile.upload, joins, leaves: None, silent: false }
+    let part = Part::Viewer;
+    Life { part, access, upload: profile.upload, joins, leaves: None, silent: false, in_one_net: false }
 }
 
 fn rate(stream: &StreamSpec, factor: f64) -> Rate {

@@ -3,7 +3,7 @@
 use crate::{
     engine::{Micros, SECOND, path::LossModel, topology::Reach},
     figures::{Bound, Figure::*},
-    plan::Churn,
+    plan::{Churn, VICES, Vice},
     stream::StreamSpec,
 };
 
@@ -50,8 +50,12 @@ pub struct Scenario {
     pub hidden: f64,
     /// What they are behind, in turn.
     pub nats: &'static [Reach],
-    /// The part of the first viewers that harms.
+    /// The part of the first viewers that harms, and how, in turn.
     pub hostile: f64,
+    #[allow(missing_docs)]
+    pub vices: &'static [Vice],
+    /// Hostile nodes that come besides, all in one network: what they do and how many.
+    pub intruders: Option<(Vice, usize)>,
     /// Loss on every path.
     pub loss: LossModel,
     /// Viewers who come later, together.
@@ -79,6 +83,8 @@ fn steady() -> Scenario {
         hidden: 0.0,
         nats: &[Reach::DialOnly],
         hostile: 0.0,
+        vices: &VICES,
+        intruders: None,
         loss: LossModel::default(),
         crowd: None,
         churn: None,
@@ -220,6 +226,62 @@ pub fn all() -> Vec<Scenario> {
                 Bound::at_most(CorruptDelivered, 0.0),
                 Bound::at_most(Stalls, 0.0),
                 Bound::at_least(HostileBanned, 1.0),
+                Bound::at_most(FalseBans, 0.0),
+            ],
+            ..steady()
+        },
+        Scenario {
+            name: "drip",
+            about: "a tenth of 100 viewers begins every piece and sends 1 KiB of it now and then",
+            viewers: 100,
+            hostile: 0.1,
+            vices: &[Vice::Drips],
+            bounds: vec![
+                Bound::at_most(Stalls, 0.0),
+                Bound::at_least(HostileBanned, 1.0),
+                Bound::at_most(HostileLinks, 0.1),
+                Bound::at_most(FalseBans, 0.0),
+            ],
+            ..steady()
+        },
+        Scenario {
+            name: "silent",
+            about: "200 nodes of one network link with all of 100 viewers and the source, and do nothing",
+            viewers: 100,
+            arrival: 60 * SECOND,
+            intruders: Some((Vice::Idles, 200)),
+            bounds: vec![
+                Bound::at_most(Stalls, 0.0),
+                Bound::at_most(JoinP95, 2.0),
+                Bound::at_most(SpreadP99, 1.6),
+                Bound::at_most(FalseBans, 0.0),
+            ],
+            ..steady()
+        },
+        Scenario {
+            name: "poisoned",
+            about: "a tenth of 100 viewers names made-up nodes, and others, at a victim's address",
+            viewers: 100,
+            hostile: 0.1,
+            vices: &[Vice::Poisons],
+            bounds: vec![
+                Bound::at_most(Stalls, 0.0),
+                Bound::at_most(VictimDials, 3.0),
+                Bound::at_most(SpreadP99, 1.3),
+                Bound::at_most(FalseBans, 0.0),
+            ],
+            ..steady()
+        },
+        Scenario {
+            name: "sybils",
+            about: "300 nodes of one network stand at the tracker beside 100 viewers, and do nothing",
+            viewers: 100,
+            arrival: 60 * SECOND,
+            intruders: Some((Vice::Crowds, 300)),
+            bounds: vec![
+                Bound::at_most(Stalls, 0.0),
+                Bound::at_most(JoinP95, 2.0),
+                Bound::at_most(SpreadP99, 1.6),
                 Bound::at_most(FalseBans, 0.0),
             ],
             ..steady()

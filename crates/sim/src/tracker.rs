@@ -1,8 +1,8 @@
 //! The tracker as a joiner meets it: one question, one answer.
 //!
 //! Rule: the answer is a random sample of those present (so that a crowd does not land on the same
-//! few), only dialable ones for who cannot be dialled, and what the source has published by then. A
-//! node that died silently stays listed until its announce is overdue.
+//! few), at most [`OF_ONE_NET`] of one network, only dialable ones for who cannot be dialled, and what the source has
+//! published by then. A node that died silently stays listed until its announce is overdue.
 
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
@@ -13,6 +13,8 @@ use crate::engine::{
 
 /// Nodes in one answer.
 pub const NUMWANT: usize = 32;
+/// Nodes of one network in one answer.
+pub const OF_ONE_NET: usize = 2;
 /// After this long without an announce a node is forgotten.
 pub const EXPIRY: Micros = 60 * SECOND;
 /// Samples tried for each place in an answer before it stays empty.
@@ -20,7 +22,8 @@ const TRIES: usize = 8;
 
 /// The tracker's table of nodes.
 pub struct Tracker {
-    present: Vec<(NodeId, Reach)>,
+    /// With their reach, and whether they are of the one network that many are in.
+    present: Vec<(NodeId, Reach, bool)>,
     rng: Xoshiro256PlusPlus,
 }
 
@@ -31,16 +34,16 @@ impl Tracker {
     }
 
     /// A node announces itself; repeated announces change nothing.
-    pub fn announce(&mut self, node: NodeId, reach: Reach) {
+    pub fn announce(&mut self, node: NodeId, reach: Reach, in_one_net: bool) {
         // Nodes announce in any order, but their numbers only grow: search from the youngest.
-        if !self.present.iter().rev().any(|(known, _)| *known == node) {
-            self.present.push((node, reach));
+        if !self.present.iter().rev().any(|(known, ..)| *known == node) {
+            self.present.push((node, reach, in_one_net));
         }
     }
 
     /// A node has taken leave, or its time is over.
     pub fn forget(&mut self, node: NodeId) {
-        if let Some(index) = self.present.iter().position(|(known, _)| *known == node) {
+        if let Some(index) = self.present.iter().position(|(known, ..)| *known == node) {
             self.present.swap_remove(index);
         }
     }
@@ -51,11 +54,14 @@ impl Tracker {
         if self.present.is_empty() {
             return sample;
         }
+        let mut of_one_net = 0;
         for _ in 0..NUMWANT * TRIES {
-            let (peer, its_reach) = self.present[self.rng.random_range(0..self.present.len())];
+            let (peer, its_reach, in_one_net) = self.present[self.rng.random_range(0..self.present.len())];
             let reachable =
                 its_reach.dialled_by(reach) != Way::None || reach.dialled_by(its_reach) != Way::None;
-            if peer != node && reachable && !sample.contains(&peer) {
+            let spread = !in_one_net || of_one_net < OF_ONE_NET;
+            if peer != node && reachable && spread && !sample.contains(&peer) {
+                of_one_net += usize::from(in_one_net);
                 sample.push(peer);
                 if sample.len() == NUMWANT {
                     break;
@@ -75,7 +81,7 @@ mod tests {
         let mut tracker = Tracker::new(1);
         for node in 0..1_000 {
             let reach = if node % 2 == 0 { Reach::Open } else { Reach::DialOnly };
-            tracker.announce(NodeId(node), reach);
+            tracker.announce(NodeId(node), reach, false);
         }
         let mut seen = std::collections::BTreeSet::new();
         for node in 0..200 {
@@ -85,6 +91,12 @@ mod tests {
             seen.extend(sample);
         }
         assert!(seen.len() > 490, "{}", seen.len());
+        for node in 1_000..5_000 {
+            tracker.announce(NodeId(node), Reach::Open, true);
+        }
+        let sample = tracker.sample(NodeId(0), Reach::Open);
+        assert_eq!(sample.len(), NUMWANT);
+        assert_eq!(sample.iter().filter(|peer| peer.0 >= 1_000).count(), OF_ONE_NET);
         tracker.forget(NodeId(0));
         assert!((0..50).all(|node| !tracker.sample(NodeId(node), Reach::Open).contains(&NodeId(0))));
     }

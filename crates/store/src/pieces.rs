@@ -210,7 +210,7 @@ impl PieceRing {
 
     fn slot(&self, serial: Serial) -> usize {
         // Below the number of slots, so it fits.
-        (serial.0 % self.slots.len() as u64) as usize
+        (serial.get() % self.slots.len() as u64) as usize
     }
 
     fn offset(&self, slot: usize) -> u64 {
@@ -254,58 +254,59 @@ mod tests {
     #[test]
     fn what_is_not_there_is_not_given() {
         let mut ring = ring(4);
-        assert_eq!(ring.piece(Serial(0)), None);
-        ring.put(Serial(1), b"one").unwrap();
-        assert_eq!(ring.piece(Serial(5)), None);
-        assert_eq!(ring.get(Serial(1), 1, 3), None);
-        assert_eq!(ring.get(Serial(1), u32::MAX, 2), None);
-        assert_eq!(ring.get(Serial(1), 1, 2).as_deref(), Some(&b"ne"[..]));
-        assert!(ring.put(Serial(2), &vec![0; MAX_PIECE_LEN as usize + 1]).is_err());
+        assert_eq!(ring.piece(Serial::new(0)), None);
+        ring.put(Serial::new(1), b"one").unwrap();
+        assert_eq!(ring.piece(Serial::new(5)), None);
+        assert_eq!(ring.get(Serial::new(1), 1, 3), None);
+        assert_eq!(ring.get(Serial::new(1), u32::MAX, 2), None);
+        assert_eq!(ring.get(Serial::new(1), 1, 2).as_deref(), Some(&b"ne"[..]));
+        assert!(ring.put(Serial::new(2), &vec![0; MAX_PIECE_LEN as usize + 1]).is_err());
     }
 
     #[test]
     fn what_was_overwritten_while_it_was_read_is_not_taken_for_the_piece() {
         let mut ring = ring(4);
-        ring.put(Serial(1), b"one").unwrap();
-        let Some(Found::Disk(place)) = ring.find_piece(Serial(1)) else { panic!("it is on disk") };
+        ring.put(Serial::new(1), b"one").unwrap();
+        let Some(Found::Disk(place)) = ring.find_piece(Serial::new(1)) else { panic!("it is on disk") };
         assert!(ring.holds(&place));
         assert_eq!(place.read().as_deref(), Some(&b"one"[..]));
-        let five = ring.begin(Serial(5), 3).unwrap();
+        let five = ring.begin(Serial::new(5), 3).unwrap();
         assert!(!ring.holds(&place) && !ring.holds(&five));
         let medium = five.write(b"six").unwrap();
         ring.finish(&five, medium, b"six");
         assert!(!ring.holds(&place) && ring.holds(&five));
         // Wider slots are elsewhere.
-        ring.put(Serial(2), b"longer").unwrap();
-        assert!(!ring.holds(&five) && ring.piece(Serial(5)).is_some());
+        ring.put(Serial::new(2), b"longer").unwrap();
+        assert!(!ring.holds(&five) && ring.piece(Serial::new(5)).is_some());
     }
 
     /// `/dev/full` fails every write as a full disk does.
     #[test]
     fn on_a_full_disk_the_newest_pieces_are_in_memory_and_no_more_than_may_be() {
         let mut ring = ring(256);
-        ring.put(Serial(0), b"on disk").unwrap();
+        ring.put(Serial::new(0), b"on disk").unwrap();
         let full = File::options().write(true).open("/dev/full").unwrap();
         let disk = std::mem::replace(&mut ring.file, Arc::new(full));
         let piece = |serial: u64| vec![serial as u8; 1 << 20];
         let newest = 400;
         for serial in 1..=newest {
-            assert_eq!(ring.put(Serial(serial), &piece(serial)).unwrap(), Medium::Memory);
+            assert_eq!(ring.put(Serial::new(serial), &piece(serial)).unwrap(), Medium::Memory);
             assert!(ring.memory <= MAX_MEMORY && ring.in_memory.len() <= 256);
         }
         let held = (MAX_MEMORY >> 20) as u64;
         assert!(
-            (newest - held + 1..=newest).all(|serial| ring.piece(Serial(serial)).unwrap() == piece(serial))
+            (newest - held + 1..=newest)
+                .all(|serial| ring.piece(Serial::new(serial)).unwrap() == piece(serial))
         );
-        assert_eq!(ring.piece(Serial(newest - held)), None);
-        assert_eq!(ring.get(Serial(newest), 1 << 19, 2).as_deref(), Some(&piece(newest)[..2]));
+        assert_eq!(ring.piece(Serial::new(newest - held)), None);
+        assert_eq!(ring.get(Serial::new(newest), 1 << 19, 2).as_deref(), Some(&piece(newest)[..2]));
         // There is room again.
         ring.file = disk;
         for serial in newest + 1..=newest + 256 {
-            assert_eq!(ring.put(Serial(serial), b"small").unwrap(), Medium::Disk);
+            assert_eq!(ring.put(Serial::new(serial), b"small").unwrap(), Medium::Disk);
         }
         assert_eq!(ring.memory, 0);
-        assert_eq!(ring.piece(Serial(newest + 1)).as_deref(), Some(&b"small"[..]));
+        assert_eq!(ring.piece(Serial::new(newest + 1)).as_deref(), Some(&b"small"[..]));
     }
 
     proptest! {
@@ -314,12 +315,12 @@ mod tests {
             let mut ring = ring(16);
             let piece = |serial: usize| vec![serial as u8; lengths[serial]];
             for serial in 0..lengths.len() {
-                ring.put(Serial(serial as u64), &piece(serial)).unwrap();
+                ring.put(Serial::new(serial as u64), &piece(serial)).unwrap();
                 for held in serial.saturating_sub(15)..=serial {
-                    prop_assert_eq!(ring.piece(Serial(held as u64)).unwrap(), piece(held));
+                    prop_assert_eq!(ring.piece(Serial::new(held as u64)).unwrap(), piece(held));
                 }
                 if serial >= 16 {
-                    prop_assert_eq!(ring.piece(Serial(serial as u64 - 16)), None);
+                    prop_assert_eq!(ring.piece(Serial::new(serial as u64 - 16)), None);
                 }
             }
         }

@@ -33,9 +33,9 @@ impl HeadWindow {
             return false;
         }
         // `Head::decode` refuses heads where the sum would not fit.
-        let end = head.first.0 + head.pieces.len() as u64;
+        let end = head.first.get() + head.pieces.len() as u64;
         let base64 = head_to_base64(checked.signed()).into_boxed_str();
-        self.kept.insert(head.first.0, Kept { end, base64 });
+        self.kept.insert(head.first.get(), Kept { end, base64 });
         self.end = self.end.max(end);
         let oldest = self.oldest();
         while self.kept.first_entry().is_some_and(|entry| *entry.key() < oldest) {
@@ -71,7 +71,7 @@ impl HeadWindow {
     }
 
     fn is_taken(&self, head: &Head) -> bool {
-        head.first.0 < self.oldest() || self.kept.contains_key(&head.first.0)
+        head.first.get() < self.oldest() || self.kept.contains_key(&head.first.get())
     }
 
     fn oldest(&self) -> u64 {
@@ -90,7 +90,7 @@ pub(crate) mod tests {
         let piece =
             HeadPiece { hash: PieceHash::new([1; 20]), len: 1, ingest_ms: first, random_access: false };
         let head = Head {
-            first: Serial(first),
+            first: Serial::new(first),
             segment: SegmentSeq(0),
             first_index: PieceIndex(0),
             pieces: vec![piece; pieces],

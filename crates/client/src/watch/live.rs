@@ -178,7 +178,8 @@ impl LivePlayback {
         let first = window.get(start);
         let zero_ms = first.map_or(0, |known| known.piece.ingest_ms);
         let hold = Instant::now() + first.map_or(self.delay, |known| held_back(&window, &known, self.delay));
-        let flow_from = Serial(window.newest().map_or(start.0, |newest| newest.piece.serial.0 + 1));
+        let flow_from =
+            Serial::new(window.newest().map_or(start.get(), |newest| newest.piece.serial.get() + 1));
         let mut at = Position {
             next: start,
             last: None,
@@ -225,7 +226,10 @@ impl LivePlayback {
             }
             if let Some(target) = self.leap(&window, &at) {
                 self.figures.lock().0.leapt();
-                tracing::info!("{} pieces did not come in time: playing on after them", target.0 - at.next.0);
+                tracing::info!(
+                    "{} pieces did not come in time: playing on after them",
+                    target.get() - at.next.get()
+                );
                 at.next = target;
                 at.since = Instant::now();
                 at.packets.leap();
@@ -285,7 +289,7 @@ impl LivePlayback {
         {
             let (mut figures, now) = self.figures.lock();
             let gap = Duration::from_millis(source_gap_ms.unwrap_or(0));
-            let leapt = at.last.is_some_and(|last| last.piece.serial.0 + 1 != known.piece.serial.0);
+            let leapt = at.last.is_some_and(|last| last.piece.serial.get() + 1 != known.piece.serial.get());
             // The source's clock was set back: the media goes on where it was.
             let back_ms = at.last.map_or(0, |last| last.piece.ingest_ms.saturating_sub(ingest_ms));
             at.zero_ms = at.zero_ms.saturating_sub(back_ms);
@@ -317,7 +321,7 @@ impl LivePlayback {
         figures.write_ends(at.of(&known), ingest_ms, now);
         drop(figures);
         at.last = Some(known);
-        at.next = Serial(known.piece.serial.0 + 1);
+        at.next = Serial::new(known.piece.serial.get() + 1);
         Ok(written)
     }
 

@@ -75,7 +75,7 @@ impl LiveNode {
             upload,
             folder: folder.to_owned(),
             window,
-            first_serial: Serial(0),
+            first_serial: Serial::new(0),
             known: remembered(common).map(|folder| folder.join(format!("nodes-{channel}.json"))),
             lines: remembered(common).map(|folder| folder.join("lines.json")),
             trackers: trackers.to_vec(),

@@ -95,7 +95,7 @@ fn who_cannot_be_dialled_is_served_before_who_can() {
     let mut served = |mesh: &mut Mesh| -> Vec<LinkId> {
         mesh.inbox.clear();
         for link in links {
-            let request = Request { serial: Serial(serial), due_in_ms: 0 };
+            let request = Request { serial: Serial::new(serial), due_in_ms: 0 };
             mesh.say(1, link, Message::Request(request), Bytes::new());
             serial += 1;
         }

@@ -30,13 +30,13 @@ fn ten_nodes_get_every_piece_and_the_source_sends_each_about_once() {
     mesh.stream(300);
     mesh.run(30 * SECOND);
     let start = mesh.members[1].started.expect("a start is found");
-    assert_eq!(start, Serial(0));
+    assert_eq!(start, Serial::new(0));
     for member in &mesh.members[1..] {
         assert_eq!(member.stored.len(), 300);
         assert!(member.stored.values().all(|times| *times == 1));
         assert!(member.bans.is_empty());
         // Two are asked for one piece only at the start, when everything is due at once.
-        assert!(member.double_asked.iter().all(|s| s.0 < 61), "{:?}", member.double_asked);
+        assert!(member.double_asked.iter().all(|s| s.get() < 61), "{:?}", member.double_asked);
         assert!(member.requests > 100);
     }
     let copies = mesh.members[0].node.stats().payload_sent as f64 / (300.0 * f64::from(PIECE));
@@ -53,11 +53,11 @@ fn a_newcomer_starts_behind_the_target_delay() {
     mesh.introduce(late);
     mesh.run(SECOND);
     let edge = mesh.closed.len() as u64;
-    let start = mesh.members[late].started.expect("a start is found").0;
+    let start = mesh.members[late].started.expect("a start is found").get();
     // 4 s are 61 pieces; random access points are 8 pieces apart.
     assert!((edge - 100..edge - 61).contains(&start), "{start} of {edge}");
-    assert!(mesh.members[late].stored.contains_key(&Serial(start)));
-    assert!(mesh.members[late].stored.keys().all(|s| s.0 >= start));
+    assert!(mesh.members[late].stored.contains_key(&Serial::new(start)));
+    assert!(mesh.members[late].stored.keys().all(|s| s.get() >= start));
 }
 
 #[test]
@@ -120,7 +120,8 @@ fn a_node_that_uploads_nothing_sends_no_block() {
     mesh.stream(100);
     mesh.run(12 * SECOND);
     assert_eq!(mesh.members[2].node.stats().payload_sent, 0);
-    let missing: Vec<_> = (0..100).filter(|s| !mesh.members[2].stored.contains_key(&Serial(*s))).collect();
+    let missing: Vec<_> =
+        (0..100).filter(|s| !mesh.members[2].stored.contains_key(&Serial::new(*s))).collect();
     assert!(missing.is_empty(), "{missing:?} {:?}", mesh.members[2].started);
 }
 

@@ -308,9 +308,12 @@ impl Driver {
             LinkEvent::Malformed(link) if self.links.contains_key(&link) => {
                 self.handle(Input::Malformed { link });
             }
+            LinkEvent::Unknown(link, bytes) if self.links.contains_key(&link) => {
+                self.handle(Input::Unknown { link, bytes });
+            }
             LinkEvent::Down(link) => self.drop_link(link),
             // Of a link that was hung up.
-            LinkEvent::Frame(..) | LinkEvent::Malformed(_) => {}
+            LinkEvent::Frame(..) | LinkEvent::Unknown(..) | LinkEvent::Malformed(_) => {}
         }
         self.do_outputs();
     }
@@ -358,12 +361,13 @@ impl Driver {
                 if direction == Direction::Accepted {
                     self.dialable.note_dialled();
                 }
-                let (peer, rtt) = (opened.peer(), opened.rtt());
+                let (peer, path) = (opened.peer(), opened.path());
                 let link =
                     opened.start(id, self.channel, self.events.0.clone(), &self.tasks, &self.links_cancel);
                 self.links.insert(id, link);
-                tracing::debug!("{id:?}: {direction:?} {peer:?}, round trip {} ms", rtt.as_millis());
-                self.handle(Input::LinkUp { link: id, peer, direction, rtt });
+                tracing::debug!("{id:?}: {direction:?} {peer:?}, round trip {} ms", path.rtt.as_millis());
+                let (rtt, ip) = (path.rtt, path.ip);
+                self.handle(Input::LinkUp { link: id, peer, direction, rtt, ip });
             }
             Done::Opened { peer: Some(peer), .. } => self.handle(Input::DialFailed { peer }),
             Done::Opened { .. } => {}
@@ -407,7 +411,7 @@ impl Driver {
             tracing::error!("a piece is not shared live: {error}");
             return;
         }
-        self.next_serial.0 += 1;
+        self.next_serial = self.next_serial.next();
         self.handle(Input::PieceClosed { id, len, hash, ingest_ms, random_access });
     }
 
@@ -424,7 +428,7 @@ impl Driver {
                     }
                     self.drop_link(link);
                 }
-                Output::Verify { piece, blocks } => self.verify(piece, &blocks),
+                Output::Verify { piece, data } => self.verify(piece, &data),
                 Output::Head(head) => {
                     self.window.note_head(&head, self.node.role() == Role::Source);
                     let _ = self.heads.send(head);
@@ -436,7 +440,7 @@ impl Driver {
                 Output::Equivocation { serial } => {
                     tracing::warn!(
                         "the source has said two things about piece {}; the first stands",
-                        serial.0
+                        serial.get()
                     );
                 }
             }
@@ -460,7 +464,7 @@ impl Driver {
             Message::Block(block) => match self.window.read_part(block.serial, block.offset, block.len) {
                 Some(payload) => link.send_block(frame.freeze(), payload),
                 None => {
-                    tracing::error!("piece {} cannot be read back", block.serial.0);
+                    tracing::error!("piece {} cannot be read back", block.serial.get());
                     false
                 }
             },
@@ -472,13 +476,9 @@ impl Driver {
         }
     }
 
-    fn verify(&mut self, piece: PieceRef, blocks: &[Bytes]) {
-        let mut bytes = BytesMut::with_capacity(piece.len as usize);
-        for block in blocks {
-            bytes.extend_from_slice(block);
-        }
-        let mut ok = PieceHash::of(&bytes) == piece.hash;
-        if ok && let Err(error) = self.window.keep(piece.serial, &bytes) {
+    fn verify(&mut self, piece: PieceRef, data: &Bytes) {
+        let mut ok = PieceHash::of(data) == piece.hash;
+        if ok && let Err(error) = self.window.keep(piece.serial, data) {
             tracing::error!("a piece cannot be kept: {error}");
             ok = false;
         }

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     fn block(serial: u64) -> Block {
-        Block { serial: Serial(serial), offset: 0, len: 1, piece_len: 1 }
+        Block { serial: Serial::new(serial), offset: 0, len: 1, piece_len: 1 }
     }
 
     #[test]
@@ -72,9 +72,10 @@ mod tests {
         assert!(early.take(block(1), payload.clone(), true, at(0)).is_some());
         assert!(early.take(block(2), payload.clone(), false, at(0)).is_none());
         assert!(early.take(block(1), payload.clone(), true, at(1)).is_none());
-        assert!(early.release(|block| block.serial.0 == 1, at(2)).is_none());
-        let order: Vec<u64> =
-            std::iter::from_fn(|| early.release(|_| true, at(3))).map(|(block, _)| block.serial.0).collect();
+        assert!(early.release(|block| block.serial.get() == 1, at(2)).is_none());
+        let order: Vec<u64> = std::iter::from_fn(|| early.release(|_| true, at(3)))
+            .map(|(block, _)| block.serial.get())
+            .collect();
         assert_eq!(order, [2, 1]);
         assert!(early.take(block(3), payload.clone(), false, at(10)).is_none());
         assert!(early.release(|_| false, at(300)).is_none());

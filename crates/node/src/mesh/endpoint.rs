@@ -298,6 +298,8 @@ pub(super) fn remote(connection: &Connection) -> Option<SocketAddr> {
 pub(super) struct PathFigures {
     /// Smoothed round trip of the path in use.
     pub rtt: Duration,
+    /// Where the far end's packets come from; `None` through a relay server.
+    pub ip: Option<IpAddr>,
     /// Whether it goes through a relay server.
     pub relayed: bool,
     /// Congestion window in bytes.
@@ -310,7 +312,15 @@ pub(super) fn path_figures(connection: &Connection) -> PathFigures {
     let path = paths.iter().find(|path| path.is_selected()).or_else(|| paths.iter().next());
     path.map(|path| {
         let stats = path.stats();
-        PathFigures { rtt: path.rtt(), relayed: path.is_relay(), window: stats.cwnd }
+        PathFigures {
+            rtt: path.rtt(),
+            ip: match path.remote_addr() {
+                TransportAddr::Ip(address) => Some(address.ip().to_canonical()),
+                _ => None,
+            },
+            relayed: path.is_relay(),
+            window: stats.cwnd,
+        }
     })
     .unwrap_or_default()
 }

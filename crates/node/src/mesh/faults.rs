@@ -26,7 +26,7 @@ pub(super) fn options(role: Role, folder: &std::path::Path) -> MeshOptions {
         upload: true,
         folder: folder.to_owned(),
         window: 64,
-        first_serial: Serial(0),
+        first_serial: Serial::new(0),
         known: Some(folder.join("nodes-x.json")),
         lines: None,
         trackers: vec![nowhere()],

@@ -97,7 +97,7 @@ impl LiveWindow {
 
     /// The first known piece after `serial`.
     pub fn after(&self, serial: Serial) -> Option<LivePiece> {
-        let after = Serial(serial.0.checked_add(1)?);
+        let after = Serial::new(serial.get().checked_add(1)?);
         self.lock().pieces.range(after..).next().map(|(_, piece)| *piece)
     }
 
@@ -116,7 +116,7 @@ impl LiveWindow {
         let mut candidate: Option<LivePiece> = None;
         let mut before: Option<Serial> = None;
         for known in state.pieces.values() {
-            let follows = before.is_none_or(|before| before.0 + 1 == known.piece.serial.0);
+            let follows = before.is_none_or(|before| before.get() + 1 == known.piece.serial.get());
             before = Some(known.piece.serial);
             if !known.held || !follows {
                 candidate = None;
@@ -267,14 +267,14 @@ mod tests {
                 random_access: serial % 10 == 0,
             };
             let head = Head {
-                first: Serial(serial),
+                first: Serial::new(serial),
                 segment: SegmentSeq(serial / 50),
                 first_index: PieceIndex((serial % 50) as u32),
                 pieces: vec![piece],
             };
             window.note_head(&head, false);
             if held(serial) {
-                window.keep(Serial(serial), b"data").unwrap();
+                window.keep(Serial::new(serial), b"data").unwrap();
             }
         }
         window
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn playing_goes_on_where_nothing_is_missing() {
         let playable = |window: &LiveWindow, after, from_ms| {
-            window.playable_after(Serial(after), from_ms, 1000).map(|known| known.piece.serial.0)
+            window.playable_after(Serial::new(after), from_ms, 1000).map(|known| known.piece.serial.get())
         };
         let all = window(100, |_| true);
         assert_eq!(playable(&all, 5, 0), Some(10));
@@ -298,13 +298,13 @@ mod tests {
     #[test]
     fn a_piece_has_its_place_in_its_segment_if_that_can_be_told() {
         let window = window(60, |serial| serial < 55);
-        let offset = |serial| window.get(Serial(serial)).and_then(|known| window.offset(&known.piece));
+        let offset = |serial| window.get(Serial::new(serial)).and_then(|known| window.offset(&known.piece));
         assert_eq!((offset(50), offset(53), offset(59)), (Some(0), Some(12), Some(36)));
-        assert_eq!(window.read(Serial(3)).as_deref(), Some(&b"data"[..]));
-        assert_eq!(window.read(Serial(57)), None);
-        window.forget_before(Serial(59));
+        assert_eq!(window.read(Serial::new(3)).as_deref(), Some(&b"data"[..]));
+        assert_eq!(window.read(Serial::new(57)), None);
+        window.forget_before(Serial::new(59));
         assert_eq!(offset(59), None);
-        assert!(window.knows(Serial(3)) && !window.knows(Serial(60)));
+        assert!(window.knows(Serial::new(3)) && !window.knows(Serial::new(60)));
     }
 
     #[test]

@@ -158,7 +158,7 @@ mod tests {
 
     fn piece() -> PieceRef {
         PieceRef {
-            serial: Serial(0),
+            serial: Serial::new(0),
             id: PieceId { segment: SegmentSeq(0), piece: PieceIndex(0) },
             len: 4,
             hash: PieceHash::new([0; 20]),

@@ -100,7 +100,7 @@ impl Rendezvous {
         loop {
             let reach = self.reach.borrow_and_update().clone();
             // What is nearer than the tracker is of no use to those whom it tells.
-            self.request.about.addrs = nameable(&reach.addrs, self.tracker.teller()).collect();
+            self.request.about.addrs = nameable(&reach.addrs, self.tracker.find().await).collect();
             self.request.about.addrs.truncate(MAX_NODE_ADDRS);
             self.request.about.relay = reach.relay;
             self.request.about.dialable = *self.dialable.borrow_and_update();

@@ -324,7 +324,7 @@ mod tests {
             random_access: true,
         };
         Head {
-            first: Serial(first),
+            first: Serial::new(first),
             segment: SegmentSeq(3),
             first_index: PieceIndex(7),
             pieces: vec![piece; 2],

@@ -29,7 +29,7 @@ pub enum DecodeError {
 /// Bytes that `value` takes as a varint.
 pub(super) fn varint_len(value: u64) -> usize {
     // 7 bits a byte, and zero still takes one.
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
+    ((value | 1).ilog2() as usize / 7).saturating_add(1)
 }
 
 pub(super) fn put_varint(out: &mut impl BufMut, mut value: u64) {

@@ -7,8 +7,9 @@ use super::head::{SIGNATURE_LEN, SignedHead};
 use super::message::{
     Block, ByeReason, Extension, Hello, HelloFlags, MAX_ADDRESS_LEN, MAX_BITMAP_LEN, MAX_BLOCK_LEN,
     MAX_EXTENSION_LEN, MAX_EXTENSIONS, MAX_FRAME_LEN, MAX_HEAD_LEN, MAX_PEERS, MAX_PIECE_LEN, MAX_RECORD_LEN,
-    MAX_SERIALS, Message, NodeId, PeerInfo, Request, Serial, SerialList, Window,
+    MAX_SERIALS, MIN_BLOCK_LEN, Message, NodeId, PeerInfo, Request, SerialList, Window,
 };
+use super::serial::Serial;
 
 /// A decoded frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct Frame {
     pub message: Option<Message>,
     /// A [`Block`]'s payload, empty for all others.
     pub payload: Bytes,
+    /// Bytes of type, fields and payload. All that comes in is charged for, also what is skipped.
+    pub len: usize,
 }
 
 mod kind {
@@ -40,7 +43,7 @@ impl Message {
     /// Bytes of the whole frame on the wire: length, header and payload.
     pub fn encoded_len(&self) -> usize {
         let body = self.body_len();
-        codec::varint_len(body as u64) + body
+        codec::varint_len(body as u64).saturating_add(body)
     }
 
     /// Bytes of payload that follow the header: a [`Block`]'s length, 0 for all others.
@@ -69,7 +72,7 @@ impl Message {
             }
             Self::Bitfield(window) => {
                 put_kind(out, kind::BITFIELD);
-                codec::put_varint(out, window.first.0);
+                codec::put_varint(out, window.first.get());
                 out.put_slice(&window.bits);
             }
             Self::Have(serials) => {
@@ -82,24 +85,24 @@ impl Message {
             }
             Self::Request(request) => {
                 put_kind(out, kind::REQUEST);
-                codec::put_varint(out, request.serial.0);
+                codec::put_varint(out, request.serial.get());
                 codec::put_varint(out, u64::from(request.due_in_ms));
             }
             Self::Offer(serial) => {
                 put_kind(out, kind::OFFER);
-                codec::put_varint(out, serial.0);
+                codec::put_varint(out, serial.get());
             }
             Self::Cancel(serial) => {
                 put_kind(out, kind::CANCEL);
-                codec::put_varint(out, serial.0);
+                codec::put_varint(out, serial.get());
             }
             Self::Reject(serial) => {
                 put_kind(out, kind::REJECT);
-                codec::put_varint(out, serial.0);
+                codec::put_varint(out, serial.get());
             }
             Self::Block(block) => {
                 put_kind(out, kind::BLOCK);
-                codec::put_varint(out, block.serial.0);
+                codec::put_varint(out, block.serial.get());
                 codec::put_varint(out, u64::from(block.offset));
                 codec::put_varint(out, u64::from(block.piece_len));
             }
@@ -110,7 +113,7 @@ impl Message {
             }
             Self::GetHeads { first, count } => {
                 put_kind(out, kind::GET_HEADS);
-                codec::put_varint(out, first.0);
+                codec::put_varint(out, first.get());
                 codec::put_varint(out, u64::from(*count));
             }
             Self::Record(record) => {
@@ -136,52 +139,46 @@ impl Message {
 
     /// Length of type, fields and payload.
     fn body_len(&self) -> usize {
+        let varint = codec::varint_len;
+        let number = |value: u32| varint(u64::from(value));
         // Every type number fits one byte.
-        1 + match self {
+        let kind = 1;
+        match self {
             Self::Hello(hello) => {
-                codec::varint_len(u64::from(hello.version))
-                    + 1
-                    + codec::varint_len(u64::from(hello.upload_kbps))
-                    + hello
-                        .extensions
-                        .iter()
-                        .map(|e| {
-                            codec::varint_len(e.id) + codec::varint_len(e.data.len() as u64) + e.data.len()
-                        })
-                        .sum::<usize>()
+                let extension =
+                    |e: &Extension| sum([varint(e.id), varint(e.data.len() as u64), e.data.len()]);
+                let extensions = sum(hello.extensions.iter().map(extension));
+                sum([kind, number(hello.version), 1, number(hello.upload_kbps), extensions])
             }
-            Self::Bitfield(window) => codec::varint_len(window.first.0) + window.bits.len(),
-            Self::Have(serials) | Self::DontHave(serials) => serials_len(serials),
-            Self::Request(request) => {
-                codec::varint_len(request.serial.0) + codec::varint_len(u64::from(request.due_in_ms))
+            Self::Bitfield(window) => sum([kind, varint(window.first.get()), window.bits.len()]),
+            Self::Have(serials) | Self::DontHave(serials) => sum([kind, serials_len(serials)]),
+            Self::Request(request) => sum([kind, varint(request.serial.get()), number(request.due_in_ms)]),
+            Self::Offer(serial) | Self::Cancel(serial) | Self::Reject(serial) => {
+                sum([kind, varint(serial.get())])
             }
-            Self::Offer(serial) | Self::Cancel(serial) | Self::Reject(serial) => codec::varint_len(serial.0),
-            Self::Block(block) => {
-                codec::varint_len(block.serial.0)
-                    + codec::varint_len(u64::from(block.offset))
-                    + codec::varint_len(u64::from(block.piece_len))
-                    + block.len as usize
+            Self::Block(block) => sum([
+                kind,
+                varint(block.serial.get()),
+                number(block.offset),
+                number(block.piece_len),
+                block.len as usize,
+            ]),
+            Self::Head(head) => sum([kind, SIGNATURE_LEN, head.body.len()]),
+            Self::GetHeads { first, count } => sum([kind, varint(first.get()), number(*count)]),
+            Self::Record(record) => sum([kind, record.len()]),
+            Self::Peers(peers) => {
+                let peer = |p: &PeerInfo| {
+                    sum([32, 1, number(p.upload_kbps), varint(p.address.len() as u64), p.address.len()])
+                };
+                sum([kind, sum(peers.iter().map(peer))])
             }
-            Self::Head(head) => SIGNATURE_LEN + head.body.len(),
-            Self::GetHeads { first, count } => {
-                codec::varint_len(first.0) + codec::varint_len(u64::from(*count))
-            }
-            Self::Record(record) => record.len(),
-            Self::Peers(peers) => peers
-                .iter()
-                .map(|p| {
-                    32 + 1
-                        + codec::varint_len(u64::from(p.upload_kbps))
-                        + codec::varint_len(p.address.len() as u64)
-                        + p.address.len()
-                })
-                .sum(),
-            Self::Bye(_) => 1,
+            Self::Bye(_) => sum([kind, 1]),
         }
     }
 
     /// Parses what follows a frame's length: type, fields and payload.
     fn decode_body(mut buf: Bytes) -> Result<Frame, DecodeError> {
+        let len = buf.len();
         let kind = codec::get_varint(&mut buf, "message type")?;
         let mut payload = Bytes::new();
         let message = match kind {
@@ -189,9 +186,8 @@ impl Message {
             kind::BITFIELD => {
                 let first = get_serial(&mut buf)?;
                 let bits = take_rest(&mut buf, MAX_BITMAP_LEN, "bitmap")?;
-                if first.0.checked_add(8 * bits.len() as u64).is_none() {
-                    return Err(DecodeError::OutOfRange("serial"));
-                }
+                // The last bit, too, must be that of a serial.
+                Serial::named(first.get().saturating_add((bits.len() as u64).saturating_mul(8)))?;
                 Self::Bitfield(Window { first, bits })
             }
             kind::HAVE => Self::Have(get_serials(&mut buf)?),
@@ -219,12 +215,12 @@ impl Message {
             kind::RECORD => Self::Record(take_rest(&mut buf, MAX_RECORD_LEN, "record")?),
             kind::PEERS => Self::Peers(get_peers(&mut buf)?),
             kind::BYE => Self::Bye(ByeReason::from_byte(codec::get_u8(&mut buf, "reason")?)),
-            _ => return Ok(Frame { message: None, payload }),
+            _ => return Ok(Frame { message: None, payload, len }),
         };
         if buf.has_remaining() {
             return Err(DecodeError::Trailing);
         }
-        Ok(Frame { message: Some(message), payload })
+        Ok(Frame { message: Some(message), payload, len })
     }
 }
 
@@ -237,7 +233,7 @@ impl Frame {
         if len > MAX_FRAME_LEN as u64 {
             return Err(DecodeError::FrameTooLong);
         }
-        let (prefix, len) = (buf.len() - peek.len(), len as usize);
+        let (prefix, len) = (buf.len().saturating_sub(peek.len()), len as usize);
         if peek.len() < len {
             return Ok(None);
         }
@@ -253,7 +249,7 @@ impl Frame {
         if len > MAX_FRAME_LEN as u64 {
             return Err(DecodeError::FrameTooLong);
         }
-        if len != (header.len() + payload.len()) as u64 {
+        if len != header.len().saturating_add(payload.len()) as u64 {
             return Err(DecodeError::Truncated("frame"));
         }
         if payload.is_empty() {
@@ -267,7 +263,7 @@ impl Frame {
             return Err(DecodeError::Trailing);
         }
         let block = check_block(serial, offset, piece_len, payload.len())?;
-        Ok(Self { message: Some(Message::Block(block)), payload })
+        Ok(Self { message: Some(Message::Block(block)), payload, len: len as usize })
     }
 }
 
@@ -311,8 +307,13 @@ impl ByeReason {
     }
 }
 
+/// The sum of a few lengths, none of which is beyond what memory holds.
+fn sum(lengths: impl IntoIterator<Item = usize>) -> usize {
+    lengths.into_iter().fold(0, usize::saturating_add)
+}
+
 fn get_serial(buf: &mut Bytes) -> Result<Serial, DecodeError> {
-    codec::get_varint(buf, "serial").map(Serial)
+    Serial::named(codec::get_varint(buf, "serial")?)
 }
 
 fn get_block_header(buf: &mut Bytes) -> Result<(Serial, u32, u32), DecodeError> {
@@ -326,8 +327,9 @@ fn get_block_header(buf: &mut Bytes) -> Result<(Serial, u32, u32), DecodeError> 
 fn check_block(serial: Serial, offset: u32, piece_len: u32, len: usize) -> Result<Block, DecodeError> {
     let out_of_range = DecodeError::OutOfRange("block");
     let len = u32::try_from(len).map_err(|_| out_of_range)?;
-    let fits = u64::from(offset) + u64::from(len) <= u64::from(piece_len);
-    if len == 0 || len > MAX_BLOCK_LEN || piece_len > MAX_PIECE_LEN || !fits {
+    let end = u64::from(offset).saturating_add(u64::from(len));
+    let small = len < MIN_BLOCK_LEN && end < u64::from(piece_len);
+    if len == 0 || small || len > MAX_BLOCK_LEN || piece_len > MAX_PIECE_LEN || end > u64::from(piece_len) {
         return Err(out_of_range);
     }
     Ok(Block { serial, offset, len, piece_len })
@@ -341,8 +343,8 @@ fn take_rest(buf: &mut Bytes, max: usize, what: &'static str) -> Result<Bytes, D
 fn put_serials(out: &mut BytesMut, serials: &[Serial]) {
     let mut next = 0;
     for serial in serials {
-        codec::put_varint(out, serial.0.wrapping_sub(next));
-        next = serial.0.wrapping_add(1);
+        codec::put_varint(out, serial.get().wrapping_sub(next));
+        next = serial.get().wrapping_add(1);
     }
 }
 
@@ -350,8 +352,8 @@ fn serials_len(serials: &[Serial]) -> usize {
     let mut next = 0u64;
     let mut len = 0;
     for serial in serials {
-        len += codec::varint_len(serial.0.wrapping_sub(next));
-        next = serial.0.wrapping_add(1);
+        len = sum([len, codec::varint_len(serial.get().wrapping_sub(next))]);
+        next = serial.get().wrapping_add(1);
     }
     len
 }
@@ -363,12 +365,9 @@ fn get_serials(buf: &mut Bytes) -> Result<SerialList, DecodeError> {
         if serials.len() == MAX_SERIALS {
             return Err(DecodeError::OutOfRange("number of serials"));
         }
-        let serial = next
-            .checked_add(codec::get_varint(buf, "serial")?)
-            .filter(|serial| *serial < u64::MAX)
-            .ok_or(DecodeError::OutOfRange("serial"))?;
-        serials.push(Serial(serial));
-        next = serial + 1;
+        let serial = Serial::named(next.saturating_add(codec::get_varint(buf, "serial")?))?;
+        serials.push(serial);
+        next = serial.get().saturating_add(1);
     }
     Ok(serials)
 }

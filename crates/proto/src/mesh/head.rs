@@ -7,8 +7,9 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::codec::{self, DecodeError};
-use super::message::{MAX_PIECE_LEN, Serial};
-use crate::{PieceHash, PieceId, PieceIndex, SegmentSeq};
+use super::message::MAX_PIECE_LEN;
+use super::serial::Serial;
+use crate::{MAX_UNIX_MS, PieceHash, PieceId, PieceIndex, SegmentSeq};
 
 /// Most pieces in one head. More only happens when the source catches up with a file.
 pub const MAX_HEAD_PIECES: usize = 64;
@@ -39,7 +40,8 @@ pub struct HeadPiece {
     pub hash: PieceHash,
     /// Length in bytes, 1 to [`MAX_PIECE_LEN`]; only a segment's last piece is shorter than the others.
     pub len: u32,
-    /// When the piece's last byte reached the source, in milliseconds of Unix time by the source's clock.
+    /// When the piece's last byte reached the source, in milliseconds of Unix time by the source's clock, at most
+    /// [`MAX_UNIX_MS`].
     pub ingest_ms: u64,
     /// Whether a random access point starts in the piece.
     pub random_access: bool,
@@ -57,8 +59,8 @@ pub struct SignedHead {
 impl Head {
     /// The body of a [`SignedHead`].
     pub fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(24 + 32 * self.pieces.len());
-        codec::put_varint(&mut out, self.first.0);
+        let mut out = BytesMut::with_capacity(self.pieces.len().saturating_mul(32).saturating_add(24));
+        codec::put_varint(&mut out, self.first.get());
         codec::put_varint(&mut out, self.segment.0);
         codec::put_varint(&mut out, u64::from(self.first_index.0));
         let mut before = 0u64;
@@ -76,8 +78,9 @@ impl Head {
     /// Parses the body of a [`SignedHead`]. Says nothing about who wrote it.
     pub fn decode(body: &Bytes) -> Result<Self, DecodeError> {
         let mut buf = body.clone();
-        let first = Serial(codec::get_varint(&mut buf, "first serial")?);
-        let segment = SegmentSeq(codec::get_varint(&mut buf, "segment")?);
+        let first = Serial::named(codec::get_varint(&mut buf, "first serial")?)?;
+        let segment = SegmentSeq::named(codec::get_varint(&mut buf, "segment")?)
+            .ok_or(DecodeError::OutOfRange("segment"))?;
         let first_index = PieceIndex(codec::get_varint_u32(&mut buf, "piece index")?);
         let mut pieces = Vec::new();
         let mut before = 0u64;
@@ -91,6 +94,9 @@ impl Head {
                 return Err(DecodeError::OutOfRange("piece length"));
             }
             before = before.wrapping_add(unzigzag(codec::get_varint(&mut buf, "ingest time")?));
+            if before > MAX_UNIX_MS {
+                return Err(DecodeError::OutOfRange("ingest time"));
+            }
             let hash = PieceHash::new(codec::get_array(&mut buf, "piece hash")?);
             pieces.push(HeadPiece {
                 hash,
@@ -103,18 +109,24 @@ impl Head {
         if count == 0 {
             return Err(DecodeError::OutOfRange("pieces in a head"));
         }
-        if first.0.checked_add(count).is_none() || u64::from(first_index.0) + count > u64::from(u32::MAX) {
+        Serial::named(first.get().saturating_add(count))?;
+        if u64::from(first_index.0).saturating_add(count) > u64::from(u32::MAX) {
             return Err(DecodeError::OutOfRange("pieces in a head"));
         }
         Ok(Self { first, segment, first_index, pieces })
     }
 
+    /// One above the last piece's place in the channel.
+    pub fn end(&self) -> Serial {
+        self.first.plus(self.pieces.len() as u64)
+    }
+
     /// The pieces with their places in the channel and in the segment.
     pub fn iter(&self) -> impl Iterator<Item = (Serial, PieceId, &HeadPiece)> {
-        // Neither sum overflows: `decode` refuses such heads, and a source never counts that far.
+        // Neither sum reaches its end: `decode` refuses such heads, and a source never counts that far.
         self.pieces.iter().zip(0u32..).map(|(piece, i)| {
-            let index = PieceIndex(self.first_index.0 + i);
-            (Serial(self.first.0 + u64::from(i)), PieceId { segment: self.segment, piece: index }, piece)
+            let index = PieceIndex(self.first_index.0.saturating_add(i));
+            (self.first.plus(u64::from(i)), PieceId { segment: self.segment, piece: index }, piece)
         })
     }
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::head::SignedHead;
+use super::serial::Serial;
 use crate::PieceLength;
 
 /// Longest frame, without its own length: a block with its header, or the longest control message.
@@ -12,6 +13,8 @@ pub const MAX_FRAME_LEN: usize = 64 * 1024;
 pub const MAX_PIECE_LEN: u32 = PieceLength::MAX.get();
 /// Most payload bytes in one [`Block`].
 pub const MAX_BLOCK_LEN: u32 = 32 * 1024;
+/// Least payload bytes in one [`Block`], but for the last of its piece: what a block costs its receiver must be paid for.
+pub const MIN_BLOCK_LEN: u32 = 1024;
 /// Longest signed record in bytes.
 pub const MAX_RECORD_LEN: usize = 4096;
 /// Longest encoded [`SignedHead::body`].
@@ -27,11 +30,6 @@ pub(super) const MAX_ADDRESS_LEN: usize = 256;
 /// Most extensions in one [`Hello`], and longest extension in bytes.
 pub(super) const MAX_EXTENSIONS: usize = 16;
 pub(super) const MAX_EXTENSION_LEN: usize = 1024;
-
-/// A piece's place in the channel's endless row of pieces. Consecutive pieces have consecutive serials, across
-/// segments; a source that lost count may leave a gap but never uses a serial twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Serial(pub u64);
 
 /// A node's key, as its links prove it (an ed25519 public key in production).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -147,7 +145,7 @@ pub struct Block {
     pub serial: Serial,
     /// Where the payload starts in the piece, in bytes.
     pub offset: u32,
-    /// Length of the payload in bytes, 1 to [`MAX_BLOCK_LEN`].
+    /// Length of the payload in bytes, [`MIN_BLOCK_LEN`] to [`MAX_BLOCK_LEN`]; the last block of a piece has what is left.
     pub len: u32,
     /// Length of the whole piece in bytes.
     pub piece_len: u32,

@@ -13,10 +13,14 @@
 //! After BEP 3 (peer wire protocol), BEP 6 (Reject), BEP 10 (extensions), BEP 11 (peer exchange), BEP 54
 //! (DontHave) and RFC 7574 (PPSPP), which this is not compatible with.
 
+// What strangers write is summed up and counted here: only by what cannot overflow.
+#![warn(clippy::arithmetic_side_effects)]
+
 mod codec;
 mod frame;
 mod head;
 mod message;
+mod serial;
 #[cfg(test)]
 mod tests;
 
@@ -25,5 +29,6 @@ pub use frame::Frame;
 pub use head::{Head, HeadPiece, MAX_HEAD_PIECES, SIGNATURE_LEN, SignedHead};
 pub use message::{
     Block, ByeReason, Extension, Hello, HelloFlags, MAX_BLOCK_LEN, MAX_FRAME_LEN, MAX_PIECE_LEN,
-    MAX_RECORD_LEN, Message, NodeId, PeerInfo, Request, Serial, SerialList, Window,
+    MAX_RECORD_LEN, MIN_BLOCK_LEN, Message, NodeId, PeerInfo, Request, SerialList, Window,
 };
+pub use serial::Serial;

@@ -5,7 +5,7 @@ use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{PieceHash, PieceIndex, SegmentSeq};
+use crate::{MAX_UNIX_MS, PieceHash, PieceIndex, SegmentSeq};
 
 fn bytes(max: usize) -> impl Strategy<Value = Bytes> {
     vec(any::<u8>(), 0..=max).prop_map(Bytes::from)
@@ -21,11 +21,11 @@ fn flags() -> impl Strategy<Value = HelloFlags> {
 }
 
 fn serial() -> impl Strategy<Value = Serial> {
-    any::<u64>().prop_map(Serial)
+    (0..=Serial::MAX.get()).prop_map(Serial::new)
 }
 
 fn serials() -> impl Strategy<Value = SerialList> {
-    btree_set(0..u64::MAX, 0..20).prop_map(|set| set.into_iter().map(Serial).collect())
+    btree_set(0..=Serial::MAX.get(), 0..20).prop_map(|set| set.into_iter().map(Serial::new).collect())
 }
 
 fn hello() -> impl Strategy<Value = Hello> {
@@ -42,7 +42,7 @@ fn peer() -> impl Strategy<Value = PeerInfo> {
 }
 
 fn head() -> impl Strategy<Value = Head> {
-    let piece = (any::<[u8; 20]>(), 1..=MAX_PIECE_LEN, any::<u64>(), any::<bool>()).prop_map(
+    let piece = (any::<[u8; 20]>(), 1..=MAX_PIECE_LEN, 0..=MAX_UNIX_MS, any::<bool>()).prop_map(
         |(hash, len, ingest_ms, random_access)| HeadPiece {
             hash: PieceHash::new(hash),
             len,
@@ -50,9 +50,9 @@ fn head() -> impl Strategy<Value = Head> {
             random_access,
         },
     );
-    (0..u64::MAX / 2, any::<u64>(), 0..u32::MAX / 2, vec(piece, 1..=MAX_HEAD_PIECES)).prop_map(
+    (0..1u64 << 61, 0..=SegmentSeq::MAX.0, 0..u32::MAX / 2, vec(piece, 1..=MAX_HEAD_PIECES)).prop_map(
         |(first, segment, index, pieces)| Head {
-            first: Serial(first),
+            first: Serial::new(first),
             segment: SegmentSeq(segment),
             first_index: PieceIndex(index),
             pieces,
@@ -61,12 +61,12 @@ fn head() -> impl Strategy<Value = Head> {
 }
 
 fn block() -> impl Strategy<Value = Block> {
-    (serial(), 1..=MAX_BLOCK_LEN, 0..=MAX_PIECE_LEN - MAX_BLOCK_LEN).prop_map(|(serial, len, offset)| Block {
-        serial,
-        offset,
-        len,
-        piece_len: offset + len,
-    })
+    (serial(), 1..=MAX_BLOCK_LEN, 0..=MAX_PIECE_LEN - 2 * MAX_BLOCK_LEN, 0..=MAX_BLOCK_LEN).prop_map(
+        |(serial, len, offset, more)| {
+            let more = if len < MIN_BLOCK_LEN { 0 } else { more };
+            Block { serial, offset, len, piece_len: offset + len + more }
+        },
+    )
 }
 
 fn message() -> impl Strategy<Value = Message> {
@@ -84,8 +84,8 @@ fn message() -> impl Strategy<Value = Message> {
     });
     prop_oneof![
         hello().prop_map(Message::Hello),
-        (0..u64::MAX / 2, bytes(200))
-            .prop_map(|(first, bits)| { Message::Bitfield(Window { first: Serial(first), bits }) }),
+        (0..1u64 << 61, bytes(200))
+            .prop_map(|(first, bits)| { Message::Bitfield(Window { first: Serial::new(first), bits }) }),
         serials().prop_map(Message::Have),
         serials().prop_map(Message::DontHave),
         serial().prop_map(Message::Offer),
@@ -126,8 +126,10 @@ proptest! {
         let mut header = BytesMut::new();
         message.encode(&mut header);
         let payload = Bytes::from(vec![7; message.payload_len()]);
+        let len = header.len() + payload.len();
         let frame = Frame::decode_split(&header.freeze(), payload.clone()).unwrap();
-        prop_assert_eq!(frame, Frame { message: Some(message), payload });
+        prop_assert!(frame.len < len && frame.len + 3 >= len);
+        prop_assert_eq!((frame.message, frame.payload), (Some(message), payload));
     }
 
     #[test]
@@ -163,7 +165,7 @@ proptest! {
         stream.extend([body.len() as u8 + 1, kind]);
         stream.extend(&body);
         let frame = Frame::decode(&mut stream).unwrap().unwrap();
-        prop_assert_eq!(frame.message, None);
+        prop_assert_eq!((frame.message, frame.len), (None, body.len() + 1));
         prop_assert!(stream.is_empty());
     }
 }
@@ -190,7 +192,62 @@ fn every_length_has_a_limit() {
 /// The figure that the control budget stands on: at 15 pieces a second and 16 neighbours, HAVEs are a few kbit/s.
 #[test]
 fn a_have_takes_five_bytes() {
-    let have = Message::Have(SerialList::from_slice(&[Serial(1_000_000)]));
+    let have = Message::Have(SerialList::from_slice(&[Serial::new(1_000_000)]));
     assert_eq!(have.encoded_len(), 5);
-    assert!(Message::Request(Request { serial: Serial(1_000_000), due_in_ms: 4000 }).encoded_len() <= 8);
+    assert!(Message::Request(Request { serial: Serial::new(1_000_000), due_in_ms: 4000 }).encoded_len() <= 8);
+}
+
+/// Serials, segments and times that cannot be are no frames.
+#[test]
+fn numbers_that_cannot_be_are_refused() {
+    let serial = |number: u64| {
+        let mut out = BytesMut::new();
+        super::codec::put_varint(&mut out, number);
+        out.to_vec()
+    };
+    let frame = |kind: u8, fields: &[u8]| {
+        let mut stream = BytesMut::new();
+        super::codec::put_varint(&mut stream, fields.len() as u64 + 1);
+        stream.extend([kind]);
+        stream.extend(fields);
+        Frame::decode(&mut stream).map(|frame| frame.is_some())
+    };
+    let beyond = Err(DecodeError::OutOfRange("serial"));
+    for number in [1 << 62, (1 << 63) - 1, u64::MAX - 1, u64::MAX] {
+        for kind in [2, 3, 5, 6, 13] {
+            assert_eq!(frame(kind, &serial(number)), beyond, "{kind} {number}");
+        }
+        for kind in [1, 4, 7, 9] {
+            assert_eq!(frame(kind, &[serial(number), vec![1; 4]].concat()), beyond, "{kind} {number}");
+        }
+    }
+    let last = (1 << 62) - 1;
+    assert_eq!(frame(3, &serial(last)), Ok(true));
+    assert_eq!(frame(3, &[serial(last), vec![0]].concat()), beyond, "the second is one later");
+    assert_eq!(frame(1, &[serial(last), vec![0x80]].concat()), beyond, "a bitmap ends beyond the last");
+    let piece = HeadPiece { hash: PieceHash::new([0; 20]), len: 1, ingest_ms: 0, random_access: true };
+    let head = |first, segment, ingest_ms| {
+        let pieces = vec![HeadPiece { ingest_ms, ..piece }; 2];
+        Head { first: Serial::new(first), segment: SegmentSeq(segment), first_index: PieceIndex(0), pieces }
+    };
+    let decode = |head: Head| Head::decode(&head.encode()).map(|_| ());
+    assert_eq!(decode(head(last - 2, last, MAX_UNIX_MS)), Ok(()));
+    assert_eq!(decode(head(last - 1, 0, 0)), Err(DecodeError::OutOfRange("serial")));
+    assert_eq!(decode(head(0, 1 << 62, 0)), Err(DecodeError::OutOfRange("segment")));
+    assert_eq!(decode(head(0, 0, MAX_UNIX_MS + 1)), Err(DecodeError::OutOfRange("ingest time")));
+    assert_eq!(decode(head(0, 0, u64::MAX)), Err(DecodeError::OutOfRange("ingest time")));
+}
+
+#[test]
+fn a_block_is_not_smaller_than_it_needs_to_be() {
+    let block = |len: u32, piece_len: u32| {
+        let block = Block { serial: Serial::new(7), offset: 0, len, piece_len };
+        let mut header = BytesMut::new();
+        Message::Block(block).encode(&mut header);
+        Frame::decode_split(&header.freeze(), Bytes::from(vec![0; len as usize])).map(|_| ())
+    };
+    assert_eq!(block(1, 65_536), Err(DecodeError::OutOfRange("block")));
+    assert_eq!(block(MIN_BLOCK_LEN - 1, 65_536), Err(DecodeError::OutOfRange("block")));
+    assert_eq!(block(MIN_BLOCK_LEN, 65_536), Ok(()));
+    assert_eq!(block(1, 1), Ok(()), "the last one has what is left");
 }

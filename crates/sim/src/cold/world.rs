@@ -240,7 +240,7 @@ impl<'a> World<'a> {
             node.swarms.pop_first();
         }
         if source {
-            minute.tracker.announce(id, node.life.access.reach);
+            minute.tracker.announce(id, node.life.access.reach, false);
         } else {
             let answer = self.net.now() + 3 * self.net.rtt_to_centre(id) / 2;
             self.net.schedule(answer, Token::Announced { node: id.0, minute: number }.pack());
@@ -254,7 +254,7 @@ impl<'a> World<'a> {
         }
         let reach = self.net.reach(id);
         let sample = minute.tracker.sample(id, reach);
-        minute.tracker.announce(id, reach);
+        minute.tracker.announce(id, reach, false);
         let few = sample.len() < NUMWANT / 2;
         for peer in sample {
             match self.net.link_between(id, peer) {

@@ -43,7 +43,7 @@ impl Media {
         match self {
             Self::Modelled => {
                 let mut hash = [0; 20];
-                hash[..8].copy_from_slice(&serial.0.to_le_bytes());
+                hash[..8].copy_from_slice(&serial.get().to_le_bytes());
                 hash[8..12].copy_from_slice(&len.to_le_bytes());
                 PieceHash::new(hash)
             }
@@ -75,26 +75,23 @@ impl Media {
         }
     }
 
-    /// Whether the blocks of a piece have the hash that is expected of it.
-    pub fn verify(&mut self, piece: &PieceRef, blocks: &[Bytes]) -> bool {
+    /// Whether a piece's bytes have the hash that is expected of it.
+    pub fn verify(&mut self, piece: &PieceRef, data: &Bytes) -> bool {
         match self {
-            Self::Modelled => {
-                blocks.iter().map(Bytes::len).sum::<usize>() == piece.len as usize
-                    && blocks.iter().all(|block| block.first() == Some(&0))
-            }
-            Self::Real(_) => PieceHash::of(&blocks.concat()) == piece.hash,
+            Self::Modelled => data.len() == piece.len as usize && data.iter().all(|byte| *byte == 0),
+            Self::Real(_) => PieceHash::of(data) == piece.hash,
         }
     }
 }
 
 fn made(cache: &mut [Option<(Serial, Bytes, PieceHash)>], serial: Serial, len: u32) -> (Bytes, PieceHash) {
-    let slot = &mut cache[serial.0 as usize % CACHED];
+    let slot = &mut cache[serial.get() as usize % CACHED];
     if let Some((cached, bytes, hash)) = slot
         && *cached == serial
     {
         return (bytes.clone(), *hash);
     }
-    let mut state = serial.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut state = serial.get().wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let words = (0..len.div_ceil(8)).flat_map(|_| {
         // xorshift64 (Marsaglia, 2003): any bytes that differ from piece to piece will do.
         state ^= state << 13;
@@ -151,21 +148,22 @@ mod tests {
         for real in [false, true] {
             let mut media = Media::new(real);
             let len = 65_536;
-            let hash = media.hash(Serial(7), len);
+            let hash = media.hash(Serial::new(7), len);
             let piece = PieceRef {
-                serial: Serial(7),
+                serial: Serial::new(7),
                 id: PieceId { segment: SegmentSeq(0), piece: PieceIndex(7) },
                 len,
                 hash,
                 ingest_ms: 0,
             };
             let blocks: Vec<Bytes> =
-                (0..2).map(|part| media.block(Serial(7), part * 32_768, 32_768, len)).collect();
-            assert!(media.verify(&piece, &blocks));
-            let corrupted = [blocks[0].clone(), media.corrupted(&blocks[1])];
-            assert!(!media.verify(&piece, &corrupted));
-            assert!(!media.verify(&piece, &blocks[..1]));
-            assert_ne!(hash, media.hash(Serial(8), len));
+                (0..2).map(|part| media.block(Serial::new(7), part * 32_768, 32_768, len)).collect();
+            let whole = |blocks: &[Bytes]| Bytes::from(blocks.concat());
+            assert!(media.verify(&piece, &whole(&blocks)));
+            let corrupted = [media.corrupted(&blocks[0]), blocks[1].clone()];
+            assert!(!media.verify(&piece, &whole(&corrupted)));
+            assert!(!media.verify(&piece, &blocks[0]));
+            assert_ne!(hash, media.hash(Serial::new(8), len));
         }
     }
 

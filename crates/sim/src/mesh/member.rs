@@ -2,16 +2,22 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use minuet_mesh::{Config, Node, PickOrder, Role, Start, Timestamp};
 use minuet_proto::mesh::{self, HelloFlags, PeerInfo, Serial};
 
-use super::media::ModelKey;
+use super::{
+    contacts::{Contacts, address},
+    hostile::Drip,
+    media::ModelKey,
+};
 use crate::{
     audience::TARGET_DELAY,
     engine::{Micros, NodeId, SECOND, topology::Reach},
-    plan::{Life, Part},
+    plan::{Life, Part, Vice},
 };
+
+/// Neighbours that a node aims at which links with all.
+const EVERYBODY: usize = 512;
 
 /// What is tried in place of the core's defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -51,6 +57,10 @@ pub struct Member {
     pub tracker_wait: Micros,
     /// Links that are up, for those who use them without the core.
     pub links: Vec<crate::engine::network::LinkId>,
+    /// Whom it may contact, and dials that lead nowhere.
+    pub contacts: Contacts,
+    /// Pieces that it drips.
+    pub drips: Vec<Drip>,
 }
 
 impl Member {
@@ -71,6 +81,8 @@ impl Member {
             tracker_at: now,
             tracker_wait: TRACKER_RETRY,
             links: Vec::new(),
+            contacts: Contacts::default(),
+            drips: Vec::new(),
         }
     }
 
@@ -82,7 +94,8 @@ impl Member {
     /// When the driver must look at this node again.
     pub fn wakes_at(&self) -> Option<Micros> {
         let core = self.core.poll_timeout().map(|at| at.0);
-        [core, self.playhead_at, self.harm_at, Some(self.tracker_at)].into_iter().flatten().min()
+        let others = [self.playhead_at, self.harm_at, Some(self.tracker_at), self.contacts.wakes_at()];
+        core.into_iter().chain(others.into_iter().flatten()).min()
     }
 }
 
@@ -97,7 +110,7 @@ pub fn peer_info(id: NodeId, life: &Life) -> PeerInfo {
             source: life.part == Part::Source,
         },
         upload_kbps: (life.access.up.0 * 8 / 1_000) as u32,
-        address: Bytes::from_static(&[0; ADDRESS_BYTES]),
+        address: address(id),
     }
 }
 
@@ -105,9 +118,6 @@ pub fn peer_info(id: NodeId, life: &Life) -> PeerInfo {
 fn dialable(life: &Life) -> bool {
     life.access.reach != Reach::DialOnly
 }
-
-/// Bytes of a typical address in peer exchange: an IPv4 and an IPv6 socket address.
-const ADDRESS_BYTES: usize = 24;
 
 /// The channel's key, as its source and as others have it.
 pub struct Keys {
@@ -130,7 +140,7 @@ impl Keys {
         let mut config = Config::new(core_id(id), key.clone());
         config.upload = life.upload;
         config.dialable = dialable(life);
-        config.address = Bytes::from_static(&[0; ADDRESS_BYTES]);
+        config.address = address(id);
         config.target_delay = std::time::Duration::from_micros(TARGET_DELAY);
         config.first_serial = first_serial;
         config.source_pushes = !tuning.on_request;
@@ -140,6 +150,9 @@ impl Keys {
         config.neighbours = tuning.neighbours.unwrap_or(config.neighbours);
         if !tuning.no_limit {
             config.upload_limit = Some(life.access.up.0);
+        }
+        if matches!(life.part, Part::Hostile(Vice::Idles | Vice::Crowds)) {
+            config.neighbours = EVERYBODY;
         }
         if let Part::LateViewer(behind) = life.part {
             config.start = Start::Ago(std::time::Duration::from_micros(behind));

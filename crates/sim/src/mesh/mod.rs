@@ -2,6 +2,7 @@
 //!
 //! [`world`] is a run, [`shard`] drives the nodes that one thread runs, [`media`] stands for their stores, [`hostile`] makes some of them harm.
 
+mod contacts;
 pub mod hostile;
 pub mod media;
 pub mod member;

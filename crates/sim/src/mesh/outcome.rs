@@ -39,6 +39,7 @@ impl World<'_> {
             figures.events += shard.net.events();
             figures.corrupt_delivered += shard.corrupt_delivered;
             figures.false_bans += shard.false_bans;
+            figures.victim_dials = figures.victim_dials.max(shard.victim_dials());
             for (reason, count) in &shard.hang_ups {
                 *figures.hang_ups.entry(reason.clone()).or_default() += count;
             }

@@ -48,15 +48,14 @@ impl Token {
     }
 }
 
-/// A message as the core gets it, if it is of a known type.
-pub(super) fn received(link: CoreLink, packet: Packet) -> Option<Input> {
+/// A message as the core gets it.
+pub(super) fn received(link: CoreLink, packet: Packet) -> Input {
     match packet {
-        Packet::Plain(message, payload) => Some(Input::Message { link, message, payload }),
+        Packet::Plain(message, payload) => Input::Message { link, message, payload },
         Packet::Encoded(header, payload) => match Frame::decode_split(&header, payload) {
-            Ok(Frame { message, payload }) => {
-                message.map(|message| Input::Message { link, message, payload })
-            }
-            Err(_) => Some(Input::Malformed { link }),
+            Ok(Frame { message: Some(message), payload, .. }) => Input::Message { link, message, payload },
+            Ok(Frame { len, .. }) => Input::Unknown { link, bytes: len },
+            Err(_) => Input::Malformed { link },
         },
     }
 }

@@ -12,7 +12,8 @@ use std::{
 };
 
 use super::{
-    hostile,
+    contacts,
+    hostile::{self, Drip},
     media::Media,
     member::{
         HARM_EVERY, Keys, Member, PLAYHEAD_EVERY, TRACKER_INTERVAL, TRACKER_RETRY, Tuning, core_id, engine_id,
@@ -26,7 +27,7 @@ use crate::{
         Micros, NodeId,
         network::{Happening, LinkId, Network},
     },
-    plan::{Life, Part},
+    plan::{Life, Part, Vice},
     scenario::Scenario,
     stream::StreamPiece,
 };
@@ -76,10 +77,10 @@ impl<'a> Shard<'a> {
             lives: Vec::new(),
             members: Vec::new(),
             keys: Keys::new(seed),
-            media: Media::new(scenario.hostile > 0.0),
+            media: Media::new(scenario.hostile > 0.0 || scenario.intruders.is_some()),
             audience: Audience::default(),
             epochs: Vec::new(),
-            next_serial: Serial(0),
+            next_serial: Serial::new(0),
             heads: Vec::new(),
             traced,
             drained: Vec::new(),
@@ -141,7 +142,7 @@ impl<'a> Shard<'a> {
 
     /// The source closes its next piece, here or elsewhere.
     pub fn piece_closes(&mut self, piece: StreamPiece) {
-        self.next_serial.0 += 1;
+        self.next_serial = self.next_serial.next();
         self.audience.closed(piece);
     }
 
@@ -159,7 +160,13 @@ impl<'a> Shard<'a> {
                 self.member(node).links.push(link);
                 let direction = if dialled { Direction::Dialled } else { Direction::Accepted };
                 let rtt = Duration::from_micros(self.net.rtt(node, peer));
-                self.feed(node, Input::LinkUp { link: core_link(link), peer: core_id(peer), direction, rtt });
+                let (now, index) = (self.net.now(), self.net.index(node));
+                if dialled {
+                    self.members[index].contacts.succeeded(peer, &self.lives, now);
+                }
+                let (link, peer, ip) =
+                    (core_link(link), core_id(peer), Some(contacts::ip(peer, &self.lives)));
+                self.feed(node, Input::LinkUp { link, peer, direction, rtt, ip });
             }
             Happening::LinkDown { node, link, .. } => {
                 self.member(node).links.retain(|up| *up != link);
@@ -169,10 +176,7 @@ impl<'a> Shard<'a> {
                 self.feed(node, Input::DialFailed { peer: core_id(peer) });
             }
             Happening::Message { node, link, message, .. } => {
-                let link = core_link(link);
-                if let Some(input) = received(link, message) {
-                    self.feed(node, input);
-                }
+                self.feed(node, received(core_link(link), message));
             }
             Happening::Drained { node, link, bytes } => {
                 self.feed(node, Input::Drained { link: core_link(link), bytes });
@@ -194,6 +198,9 @@ impl<'a> Shard<'a> {
         }
         if self.member(id).harm_at.is_some_and(|at| at <= now) {
             self.do_harm(id);
+        }
+        while let Some(peer) = self.member(id).contacts.take_failed(now) {
+            self.feed(id, Input::DialFailed { peer });
         }
         if self.member(id).core.poll_timeout().is_some_and(|at| at.0 <= now) {
             self.feed(id, Input::Timeout);
@@ -239,8 +246,9 @@ impl<'a> Shard<'a> {
         let now = self.net.now();
         self.member(id).harm_at = Some(now + HARM_EVERY);
         let Part::Hostile(vice) = self.member(id).life.part else { return };
-        let newest = Serial(self.next_serial.0.saturating_sub(1));
-        for message in hostile::harm(vice, newest) {
+        let newest = Serial::new(self.next_serial.get().saturating_sub(1));
+        self.drip(id);
+        for message in hostile::harm(vice, newest, now / HARM_EVERY, self.lives.len() as u32) {
             for link in self.member(id).links.clone() {
                 let packet = Packet::Encoded(message.clone(), Bytes::new());
                 self.net.send_control(id, link, message.len(), packet);
@@ -248,9 +256,36 @@ impl<'a> Shard<'a> {
         }
     }
 
+    /// Sends the next block of each piece that a node drips.
+    fn drip(&mut self, id: NodeId) {
+        let mut drips = std::mem::take(&mut self.member(id).drips);
+        drips.retain_mut(|drip| {
+            let up = self.member(id).links.contains(&drip.link);
+            let Some(block) = drip.take().filter(|_| up) else { return false };
+            let payload = self.media.block(block.serial, block.offset, block.len, block.piece_len);
+            let message = Message::Block(block);
+            let bytes = message.encoded_len();
+            let packet = self.packet(message, payload);
+            self.net.send_media(id, drip.link, bytes, packet);
+            true
+        });
+        self.member(id).drips = drips;
+    }
+
+    /// Dials to the victim: the most that one honest node made.
+    pub fn victim_dials(&self) -> u64 {
+        let honest = self.members.iter().filter(|member| !matches!(member.life.part, Part::Hostile(_)));
+        honest.map(|member| member.contacts.to_victim).max().unwrap_or(0)
+    }
+
     /// Gives one input to a core and does all that it says.
     pub(super) fn feed(&mut self, id: NodeId, input: Input) {
         if !self.net.is_alive(id) {
+            return;
+        }
+        if let Part::Hostile(vice) = self.member(id).life.part
+            && !hostile::hears(vice, &input)
+        {
             return;
         }
         let now = self.net.now();
@@ -275,7 +310,12 @@ impl<'a> Shard<'a> {
         let now = Timestamp(self.net.now());
         match output {
             Output::Send { link, message } => self.send(id, link, message),
-            Output::Dial { peer } => self.net.dial(id, engine_id(peer.node)),
+            Output::Dial { peer } => {
+                let (target, index) = (engine_id(peer.node), self.net.index(id));
+                if self.members[index].contacts.dial(&peer, target, &self.lives, now.0) {
+                    self.net.dial(id, target);
+                }
+            }
             Output::HangUp { link, reason, ban } => {
                 if ban && let Some(peer) = self.net.peer(id, engine_link(link)) {
                     self.note_ban(id, peer);
@@ -285,8 +325,8 @@ impl<'a> Shard<'a> {
                 self.member(id).links.retain(|up| *up != engine_link(link));
                 self.member(id).core.handle(Input::LinkDown { link }, now);
             }
-            Output::Verify { piece, blocks } => {
-                let ok = self.media.verify(&piece, &blocks);
+            Output::Verify { piece, data } => {
+                let ok = self.media.verify(&piece, &data);
                 if ok {
                     self.stored(id, &piece);
                 }
@@ -342,9 +382,20 @@ impl<'a> Shard<'a> {
                     let packet = self.packet(message, payload);
                     self.net.send_media(id, link, bytes, packet);
                 }
-                None => self.drained.push((core, bytes as u64)),
+                None => {
+                    if part == Part::Hostile(Vice::Drips) && block.offset == 0 {
+                        let drip = Drip::of(link, *block);
+                        self.member(id).drips.push(drip);
+                    }
+                    self.drained.push((core, bytes as u64));
+                }
             }
             return;
+        }
+        if let Part::Hostile(vice) = part
+            && !hostile::says(vice, &message)
+        {
+            return self.drained.push((core, bytes as u64));
         }
         if let (Part::Source, Message::Head(head)) = (part, &message)
             && self.heads.last() != Some(head)
@@ -380,13 +431,15 @@ impl<'a> Shard<'a> {
     /// Position of a serial in the row of all pieces.
     fn position(&self, serial: Serial) -> Option<usize> {
         let (first, position) = self.epochs.iter().rev().find(|(first, _)| *first <= serial)?;
-        let position = position + (serial.0 - first.0) as usize;
+        let position = position + (serial.get() - first.get()) as usize;
         (position < self.audience.closed_count()).then_some(position)
     }
 
     fn serial(&self, position: usize) -> Serial {
         let epoch = self.epochs.iter().rev().find(|(_, first)| *first <= position);
-        epoch.map_or(Serial(position as u64), |(serial, first)| Serial(serial.0 + (position - first) as u64))
+        epoch.map_or(Serial::new(position as u64), |(serial, first)| {
+            Serial::new(serial.get() + (position - first) as u64)
+        })
     }
 }
 

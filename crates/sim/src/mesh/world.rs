@@ -83,7 +83,7 @@ impl<'a> World<'a> {
             tracker: Tracker::new(seed),
             coming: (Box::new(std::iter::empty()) as Box<dyn Iterator<Item = _>>).peekable(),
             source: None,
-            next_serial: Serial(0),
+            next_serial: Serial::new(0),
             had_source: false,
             heads: VecDeque::new(),
             record: None,
@@ -213,7 +213,7 @@ impl<'a> World<'a> {
         self.source = Some(id);
         let returns = std::mem::replace(&mut self.had_source, true);
         if returns {
-            self.next_serial.0 += SERIAL_GAP;
+            self.next_serial = self.next_serial.plus(SERIAL_GAP);
         }
         for shard in &mut self.shards {
             shard.source_begins(self.next_serial);
@@ -236,7 +236,7 @@ impl<'a> World<'a> {
         let Some(source) = self.source else { return };
         while let Some(mut piece) = self.coming.next() {
             let serial = self.next_serial;
-            self.next_serial.0 += 1;
+            self.next_serial = self.next_serial.next();
             let ingest_ms = INGEST_BASE_MS + piece.closes_at / MILLISECOND;
             if self.scenario.stream.at_once {
                 piece.closes_at = AT_ONCE;
@@ -270,7 +270,7 @@ impl<'a> World<'a> {
         }
         let reach = shard.net.reach(id);
         let sample = self.tracker.sample(id, reach);
-        self.tracker.announce(id, reach);
+        self.tracker.announce(id, reach, shard.lives[id.index()].in_one_net);
         let peers: Vec<PeerInfo> =
             sample.into_iter().map(|peer| peer_info(peer, &shard.lives[peer.index()])).collect();
         if shard.lives[id.index()].part != Part::Source {

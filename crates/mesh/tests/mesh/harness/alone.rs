@@ -47,7 +47,7 @@ impl Alone {
     pub fn head_of(&mut self, serial: u64, hash: PieceHash, genuine: bool, random_access: bool) {
         let piece = HeadPiece { hash, len: PIECE, ingest_ms: 1000 + 65 * serial, random_access };
         let head = Head {
-            first: Serial(serial),
+            first: Serial::new(serial),
             segment: SegmentSeq(0),
             first_index: PieceIndex(serial as u32),
             pieces: vec![piece],
@@ -71,7 +71,7 @@ impl Alone {
 
     pub fn send_piece(&mut self, serial: u64, byte: u8) {
         for offset in (0..PIECE).step_by(16384) {
-            let block = Block { serial: Serial(serial), offset, len: 16384, piece_len: PIECE };
+            let block = Block { serial: Serial::new(serial), offset, len: 16384, piece_len: PIECE };
             self.mesh.say(0, self.link, Message::Block(block), Bytes::from(vec![byte; 16384]));
         }
     }
@@ -94,7 +94,7 @@ impl Alone {
         }
         self.mesh.run(time);
         let request = |(link, message): &(LinkId, Message)| match message {
-            Message::Request(request) if request.serial.0 == serial => Some(*link),
+            Message::Request(request) if request.serial.get() == serial => Some(*link),
             _ => None,
         };
         self.mesh.inbox.iter().filter_map(request).collect()
@@ -105,7 +105,7 @@ impl Alone {
         let mut alone = Self::new();
         for serial in 0..20 {
             let hash = PieceHash::of(&(serial as u32).to_le_bytes());
-            alone.mesh.closed.insert(Serial(serial), hash);
+            alone.mesh.closed.insert(Serial::new(serial), hash);
             alone.head(serial, hash, true);
         }
         alone.say(Mesh::have(0..20));

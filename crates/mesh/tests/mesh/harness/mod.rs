@@ -4,6 +4,7 @@
 //! do; a core must survive it all the same.
 
 mod alone;
+mod bare;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
@@ -18,6 +19,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 pub use alone::{Alone, STRANGER};
+pub use bare::Bare;
 
 pub const PIECE: u32 = 64 * 1024;
 /// Pieces a second of 8 Mbit/s.
@@ -193,7 +195,7 @@ impl Mesh {
         self.next_link += 1;
         self.members[member].links.insert(link, usize::MAX);
         let rtt = Duration::from_millis(40);
-        self.feed(member, Input::LinkUp { link, peer, direction: Direction::Accepted, rtt });
+        self.feed(member, Input::LinkUp { link, peer, direction: Direction::Accepted, rtt, ip: None });
         link
     }
 
@@ -275,7 +277,7 @@ impl Mesh {
             Event::Up { at, link, peer, direction } => {
                 self.members[at].links.insert(link, peer);
                 let rtt = Duration::from_millis(40);
-                self.feed(at, Input::LinkUp { link, peer: id(peer), direction, rtt });
+                self.feed(at, Input::LinkUp { link, peer: id(peer), direction, rtt, ip: None });
             }
             Event::Down { at, link } => {
                 if at != usize::MAX && self.members[at].links.remove(&link).is_some() {
@@ -289,7 +291,7 @@ impl Mesh {
                 let piece = self.next_piece;
                 self.next_piece += 1;
                 let hash = PieceHash::of(&piece.to_le_bytes());
-                self.closed.insert(Serial(piece.into()), hash);
+                self.closed.insert(Serial::new(piece.into()), hash);
                 let input = Input::PieceClosed {
                     id: PieceId { segment: SegmentSeq(0), piece: PieceIndex(piece) },
                     len: PIECE,
@@ -348,10 +350,9 @@ impl Mesh {
                 self.feed(member, Input::LinkDown { link });
                 self.push(self.now + Duration::from_millis(20), Event::Down { at: peer, link });
             }
-            Output::Verify { piece, blocks } => {
-                let len: usize = blocks.iter().map(Bytes::len).sum();
-                assert_eq!(len, piece.len as usize);
-                let genuine = blocks.iter().all(|b| b.iter().all(|byte| *byte == piece.hash.as_bytes()[0]));
+            Output::Verify { piece, data } => {
+                assert_eq!(data.len(), piece.len as usize);
+                let genuine = data.iter().all(|byte| *byte == piece.hash.as_bytes()[0]);
                 let ok = genuine && !self.rng.random_bool(self.faults.corrupt);
                 if ok {
                     assert_eq!(self.closed.get(&piece.serial), Some(&piece.hash));
@@ -389,8 +390,8 @@ impl Mesh {
                     // Until the player says where it is, everything is due.
                     let settled = |due: &Timestamp| *due < self.now + Duration::from_secs(3);
                     if let Some((first, due)) = member.plays.filter(|(_, due)| settled(due)) {
-                        let after =
-                            u32::try_from(request.serial.0.saturating_sub(first.0)).unwrap_or(u32::MAX);
+                        let after = u32::try_from(request.serial.get().saturating_sub(first.get()))
+                            .unwrap_or(u32::MAX);
                         let left = (due + GAP * after).since(self.now);
                         member.earliest_double = member.earliest_double.max(left);
                     }
@@ -440,6 +441,6 @@ impl Mesh {
     }
 
     pub fn have(serials: impl IntoIterator<Item = u64>) -> Message {
-        Message::Have(serials.into_iter().map(Serial).collect::<SerialList>())
+        Message::Have(serials.into_iter().map(Serial::new).collect::<SerialList>())
     }
 }

@@ -50,6 +50,11 @@ pub(in crate::mesh) fn pair(peer: NodeId, remote: Option<SocketAddr>) -> (Near, 
     (Near { peer, remote, control: control_in, media: media_in, out }, Far { control, media, said })
 }
 
+fn figures(remote: Option<SocketAddr>) -> PathFigures {
+    let ip = remote.map(|addr| addr.ip());
+    PathFigures { rtt: Duration::from_millis(1), ip, ..PathFigures::default() }
+}
+
 #[derive(Debug)]
 struct Count {
     remote: Option<SocketAddr>,
@@ -62,7 +67,7 @@ impl Line for Count {
     }
 
     fn path(&self) -> PathFigures {
-        PathFigures { rtt: Duration::from_millis(1), ..PathFigures::default() }
+        figures(self.remote)
     }
 
     fn sample(&self) -> Option<LinkSample> {
@@ -89,8 +94,8 @@ impl Opening for Near {
         self.peer
     }
 
-    fn rtt(&self) -> Duration {
-        Duration::from_millis(1)
+    fn path(&self) -> PathFigures {
+        figures(self.remote)
     }
 
     fn start(

@@ -40,6 +40,8 @@ const MAX_UNSENT: u64 = 4 << 20;
 pub(super) enum LinkEvent {
     /// A message came in; for a block with its payload.
     Frame(LinkId, Message, Bytes),
+    /// A frame of a type that this version does not know, of so many bytes, was skipped.
+    Unknown(LinkId, usize),
     /// Bytes came in that are no frame. Nothing more follows.
     Malformed(LinkId),
     /// The link is down.
@@ -64,8 +66,8 @@ pub(super) trait Line: Debug + Send + Sync {
 pub(super) trait Opening: Send {
     /// The far end's key.
     fn peer(&self) -> NodeId;
-    /// The round trip as measured while connecting.
-    fn rtt(&self) -> Duration;
+    /// The path as it was found while connecting.
+    fn path(&self) -> PathFigures;
     /// Starts the link's tasks, which give `events`, and end when `cancel` is.
     fn start(
         self: Box<Self>,
@@ -255,7 +257,7 @@ async fn read_frames(
         }
         loop {
             match Frame::decode(&mut buffer) {
-                Ok(Some(Frame { message: Some(message), payload })) => {
+                Ok(Some(Frame { message: Some(message), payload, .. })) => {
                     if events.send(LinkEvent::Frame(id, message, payload)).await.is_err() {
                         return true;
                     }
@@ -263,7 +265,11 @@ async fn read_frames(
                         let _ = greeted.send(());
                     }
                 }
-                Ok(Some(_)) => {}
+                Ok(Some(Frame { len, .. })) => {
+                    if events.send(LinkEvent::Unknown(id, len)).await.is_err() {
+                        return true;
+                    }
+                }
                 Ok(None) => break,
                 Err(error) => {
                     tracing::debug!("link {id:?}: {error}");

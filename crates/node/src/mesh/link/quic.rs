@@ -78,8 +78,8 @@ impl Opening for Opened {
         self.peer
     }
 
-    fn rtt(&self) -> Duration {
-        endpoint::path_figures(&self.connection).rtt
+    fn path(&self) -> PathFigures {
+        endpoint::path_figures(&self.connection)
     }
 
     fn start(
