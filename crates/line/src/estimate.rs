@@ -138,6 +138,8 @@ pub struct Estimate {
     held_until: Duration,
     last_cut: Option<Cut>,
     was_full: bool,
+    /// What the last look saw.
+    seen: Option<Seen>,
     /// Packets waited longer than a little at the last look.
     waited: bool,
     looked: Duration,
@@ -191,6 +193,7 @@ impl Estimate {
             held_until: now,
             last_cut: None,
             was_full: false,
+            seen: None,
             waited: false,
             looked: now,
             proof: Proof { span_ends: now + PROOF_SPAN, ..Proof::default() },
@@ -216,6 +219,12 @@ impl Estimate {
         self.limit.min(self.proof.most()) as u64
     }
 
+    /// How long a packet waits before the line, or behind it on the way back, beyond what jitter explains. None while
+    /// nothing was measured.
+    pub fn wait(&self) -> Option<Duration> {
+        self.seen.map(|seen| seen.wait.saturating_sub(seen.jitter))
+    }
+
     /// What the next run on this network should know; none if the line was hardly used.
     pub fn learned(&self) -> Option<Learned> {
         let most = self.proof.most();
@@ -237,6 +246,7 @@ impl Estimate {
             }
         }
         let seen = self.queue.look(now);
+        self.seen = seen;
         self.proof.note(self.deliveries.delivered(PROOF_WINDOW), now);
         if let (Some(cut), Some(seen)) = (&mut self.last_cut, seen)
             && now <= cut.shows_at

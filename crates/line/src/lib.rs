@@ -9,10 +9,12 @@
 //!    [`Estimate::learned`] is what the next run on this network should be given, which [`Memory`] keeps.
 
 mod deliveries;
+mod downlink;
 mod estimate;
 mod memory;
 mod queue;
 
+pub use downlink::Downlink;
 pub use estimate::{Estimate, LinkSample, Look, Settings};
 pub use memory::{Learned, Memory};
 

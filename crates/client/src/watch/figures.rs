@@ -183,6 +183,8 @@ pub struct Traffic {
     pub corrupt: Option<u64>,
     /// Nodes that were found to do harm and are not talked to any more.
     pub bans: Option<u64>,
+    /// What this line brings and what the stream needs, in bytes a second, where the first is too little.
+    pub narrow: Option<(u64, u64)>,
 }
 
 impl From<SwarmStats> for Traffic {
@@ -204,6 +206,7 @@ impl From<MeshStats> for Traffic {
         Self {
             peers: stats.peers,
             relayed: Some(stats.relayed),
+            narrow: stats.narrow.map(|brings| (brings, stats.stream)),
             from_source: core.source_received,
             from_peers: core.payload_received - core.source_received,
             from_http: stats.http_bytes,

@@ -108,8 +108,8 @@ pub(super) struct Driver {
     dialable: Dialable,
     /// Whether others can dial it, as it was last told.
     said_dialable: watch::Sender<bool>,
-    /// What the line can send, where nobody said so.
-    estimate: Option<UplinkEstimate>,
+    /// What the line can send, where nobody said so, and whether it carries the stream.
+    estimate: UplinkEstimate,
     uplink: Uplink,
     window: Arc<LiveWindow>,
     /// The time of the last input.
@@ -148,7 +148,7 @@ impl Driver {
         epoch: Instant,
         transport: Transport,
         reach: watch::Receiver<Reach>,
-        estimate: Option<UplinkEstimate>,
+        estimate: UplinkEstimate,
         uplink: Uplink,
         window: Arc<LiveWindow>,
         records: mpsc::Sender<SignedRecord>,
@@ -203,9 +203,8 @@ impl Driver {
             accept::accept(self.transport.clone(), self.channel, self.done.0.clone(), self.tasks.clone());
         self.tasks.spawn("taking links", accepting);
         let cancel = self.tasks.token().clone();
-        if let Some(estimate) = &self.estimate {
-            let bytes_per_s = message_rate(estimate.for_mesh());
-            self.handle(Input::UploadLimit { bytes_per_s });
+        if let Some(limit) = self.estimate.for_mesh() {
+            self.handle(Input::UploadLimit { bytes_per_s: message_rate(limit) });
         }
         let mut review = tokio::time::interval(REVIEW);
         review.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

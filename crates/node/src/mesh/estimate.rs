@@ -8,7 +8,7 @@ use std::sync::{
 use std::time::Duration;
 
 use minuet_guard::tasks::Spawner;
-use minuet_line::{Estimate, Learned, LinkSample, Look, Settings};
+use minuet_line::{Downlink, Estimate, Learned, LinkSample, Look, Settings};
 use minuet_mesh::{Role, Timestamp};
 use tokio::sync::watch;
 
@@ -54,10 +54,16 @@ impl Uplink {
     }
 }
 
-/// Finds the limit where nobody has given one.
+/// Finds the limit where nobody has given one, and whether the line carries the stream.
 #[derive(Debug)]
 pub(super) struct UplinkEstimate {
     line: Estimate,
+    downlink: Downlink,
+    is_source: bool,
+    /// Nobody has given a limit, and media is passed on.
+    counts: bool,
+    /// What the line brings, if that is too little for the stream.
+    narrow: Option<u64>,
     uplink: Uplink,
     learned: watch::Sender<Option<Learned>>,
 }
@@ -67,7 +73,8 @@ impl UplinkEstimate {
     pub fn start(options: &MeshOptions, uplink: Uplink, tasks: &Spawner) -> Self {
         let (learned, news) = watch::channel(None);
         let mut remembered = None;
-        if let Some((path, network)) = options.lines.clone().zip(network::name()) {
+        let counts = options.upload && options.upload_limit.is_none();
+        if counts && let Some((path, network)) = options.lines.clone().zip(network::name()) {
             remembered = lines::read(&path).rate(&network);
             if let Some(rate) = remembered {
                 tracing::debug!("this network's line has sent {} kbit/s before", rate / 125);
@@ -75,24 +82,36 @@ impl UplinkEstimate {
             let remembering = lines::remember(path, network, news, tasks.token().clone());
             tasks.spawn_to_end("the memory of what lines can send", endless(remembering));
         }
-        let settings = Settings { is_source: options.role == Role::Source, remembered };
-        Self { line: Estimate::new(settings, Duration::ZERO), uplink, learned }
+        let is_source = options.role == Role::Source;
+        let settings = Settings { is_source, remembered };
+        let line = Estimate::new(settings, Duration::ZERO);
+        Self { line, downlink: Downlink::default(), is_source, counts, narrow: None, uplink, learned }
     }
 
-    /// The most that may be sent, in bytes a second on the wire.
-    pub fn limit(&self) -> u64 {
-        self.line.limit()
+    /// The most that may be sent, in bytes a second on the wire; none if that is not for the estimate to say.
+    pub fn limit(&self) -> Option<u64> {
+        self.counts.then(|| self.line.limit())
     }
 
     /// The part of it that is for the mesh.
-    pub fn for_mesh(&self) -> u64 {
-        self.line.for_links()
+    pub fn for_mesh(&self) -> Option<u64> {
+        self.counts.then(|| self.line.for_links())
     }
 
-    /// Takes a look at all links that are up, given the stream's rate in bytes a second; 0 where that is not known.
-    pub fn look(&mut self, links: &[LinkSample], stream: u64, now: Timestamp) {
+    /// What the line brings, in bytes a second, if that is too little for the stream.
+    pub fn narrow(&self) -> Option<u64> {
+        self.narrow
+    }
+
+    /// Takes a look at all links that are up, given what they have received since the start, and the stream's rate
+    /// in bytes a second; 0 where that is not known.
+    pub fn look(&mut self, links: &[LinkSample], received: u64, stream: u64, now: Timestamp) {
+        let now = now.since(Timestamp::ZERO);
         let look = Look { links, others_bytes: self.uplink.others_bytes(), stream };
-        self.line.look(look, now.since(Timestamp::ZERO));
+        self.line.look(look, now);
+        // A source gets no media.
+        let stream = if self.is_source { 0 } else { stream };
+        self.narrow = self.downlink.look(received, stream, self.line.wait(), now);
         self.learned.send_if_modified(|learned| {
             let news = self.line.learned();
             std::mem::replace(learned, news) != news

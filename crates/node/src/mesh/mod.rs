@@ -115,6 +115,10 @@ pub struct MeshStats {
     pub relayed: usize,
     /// What the line seems to send, in bytes a second on the wire, where no limit was given.
     pub upload_limit: Option<u64>,
+    /// What this node's line brings, in bytes a second, where that has been too little for the stream for some seconds.
+    pub narrow: Option<u64>,
+    /// The stream's rate in bytes a second; 0 while it is not known.
+    pub stream: u64,
     /// Payload from the HTTP origin.
     pub http_bytes: u64,
     /// UDP payload sent over links, everything included.
@@ -203,8 +207,7 @@ impl Mesh {
             spawner.spawn_to_end("the list of nodes to find again", endless(remembering));
         }
         let uplink = Uplink::default();
-        let estimate = (options.upload && options.upload_limit.is_none())
-            .then(|| UplinkEstimate::start(&options, uplink.clone(), &spawner));
+        let estimate = UplinkEstimate::start(&options, uplink.clone(), &spawner);
         let (say_reach, reach) = watch::channel(transport.reach());
         spawner
             .spawn("the watch over this node's addresses", endless(transport.clone().watch_reach(say_reach)));

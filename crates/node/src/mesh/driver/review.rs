@@ -4,7 +4,7 @@
 use minuet_mesh::Input;
 
 use super::{Driver, Link, message_rate};
-use crate::mesh::{MeshStats, estimate::UplinkEstimate};
+use crate::mesh::MeshStats;
 
 /// Looks between two lists of neighbours.
 const LOOKS_PER_LIST: u32 = 4;
@@ -13,20 +13,23 @@ impl Driver {
     /// Tells the core, and the other parts of the program, what the line can send, and them what the mesh has sent.
     pub(super) fn look_at_line(&mut self) {
         let now = self.now();
-        if let Some(estimate) = &mut self.estimate {
-            let links: Vec<_> = self.links.values().filter_map(Link::sample).collect();
-            let before = estimate.for_mesh();
-            estimate.look(&links, self.window.rate(), now);
-            let limit = estimate.for_mesh();
-            if limit != before {
-                tracing::trace!("the line seems to send {} kbit/s", limit / 125);
-                self.handled = now;
-                self.node.handle(Input::UploadLimit { bytes_per_s: message_rate(limit) }, now);
-            }
+        let links: Vec<_> = self.links.values().filter_map(Link::sample).collect();
+        let (mut sent, mut received) = self.past_wire;
+        for link in self.links.values() {
+            let wire = link.wire_bytes();
+            sent += wire.0;
+            received += wire.1;
         }
-        let sent: u64 = self.links.values().map(|link| link.wire_bytes().0).sum();
-        let limit = self.estimate.as_ref().filter(|_| !self.links.is_empty()).map(UplinkEstimate::limit);
-        self.uplink.say(self.past_wire.0 + sent, limit);
+        let before = self.estimate.for_mesh();
+        self.estimate.look(&links, received, self.window.rate(), now);
+        let limit = self.estimate.for_mesh();
+        if let Some(limit) = limit.filter(|_| limit != before) {
+            tracing::trace!("the line seems to send {} kbit/s", limit / 125);
+            self.handled = now;
+            self.node.handle(Input::UploadLimit { bytes_per_s: message_rate(limit) }, now);
+        }
+        let limit = self.estimate.limit().filter(|_| !self.links.is_empty());
+        self.uplink.say(sent, limit);
     }
 
     /// Tells the core of round trips, and readers of figures.
@@ -55,7 +58,9 @@ impl Driver {
             core: *self.node.stats(),
             peers: self.node.link_count(),
             relayed: self.relayed,
-            upload_limit: self.estimate.as_ref().map(|estimate| estimate.limit()),
+            upload_limit: self.estimate.limit(),
+            narrow: self.estimate.narrow(),
+            stream: self.window.rate(),
             http_bytes: self.http_bytes,
             wire_sent: wire.0,
             wire_received: wire.1,
