@@ -94,6 +94,6 @@ mod tests {
         assert_eq!(first_serial(at, None), Serial::new(64_000));
         assert_eq!(first_serial(at, Some(at - 1)), Serial::new(64_000));
         let set_back = first_serial(at, Some(at + 5));
-        assert!(set_back.0 > (1005 + LONGEST_OPEN_MS - 1) * SERIALS_PER_MS);
+        assert!(set_back.get() > (1005 + LONGEST_OPEN_MS - 1) * SERIALS_PER_MS);
     }
 }

@@ -11,7 +11,7 @@
 pub(super) mod memory;
 mod quic;
 
-use std::{fmt::Debug, net::SocketAddr, time::Duration};
+use std::{fmt::Debug, net::SocketAddr};
 
 use bytes::{Bytes, BytesMut};
 use minuet_guard::tasks::Spawner;
