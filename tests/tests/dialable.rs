@@ -36,6 +36,7 @@ fn options(key: &ChannelKey, role: MeshRole, folder: &Path, tracker: &TrackerCli
         first_serial: Serial::new(1),
         known: None,
         lines: None,
+        uplink: minuet_node::mesh::Uplink::default(),
         trackers: vec![tracker.clone()],
     }
 }

@@ -40,6 +40,7 @@ fn options(key: &ChannelKey, folder: &std::path::Path) -> MeshOptions {
         first_serial: Serial::new(1),
         known: None,
         lines: None,
+        uplink: minuet_node::mesh::Uplink::default(),
         trackers: Vec::new(),
     }
 }

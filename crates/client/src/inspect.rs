@@ -3,9 +3,12 @@
 use std::{io::Read as _, path::Path};
 
 use anyhow::{Context as _, bail};
-use minuet_proto::{ChannelLink, Metainfo, SignedRecord, SignedState, metainfo::MAX_METAINFO_LENGTH};
+use minuet_proto::{
+    Metainfo, SignedRecord, SignedState, link::Reading, mask::mask, metainfo::MAX_METAINFO_LENGTH,
+    title::is_format,
+};
 
-use crate::options::Inspect;
+use crate::{options::Inspect, watch::trackers::lacks_trackers};
 
 /// Prints it, a line a fact.
 pub fn main(options: &Inspect) -> anyhow::Result<()> {
@@ -19,21 +22,25 @@ pub fn main(options: &Inspect) -> anyhow::Result<()> {
             .with_context(|| format!("cannot read {}", path.display()))?;
         return print(&describe_file(&bytes)?);
     }
-    match options.what.parse::<ChannelLink>() {
-        Ok(link) => print(&describe_link(&link)),
+    match options.what.parse::<Reading>() {
+        Ok(reading) => print(&describe_link(&reading)),
         Err(error) => bail!("{} is no file, and {error}", options.what),
     }
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
-    use std::io::Write as _;
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")
+    minuet_console::print(text).context("cannot write to standard output")
 }
 
-fn describe_link(link: &ChannelLink) -> String {
+fn describe_link(reading: &Reading) -> String {
+    let link = &reading.link;
     let mut lines = vec![("kind", "channel link".into()), ("channel", link.channel.to_string())];
     lines.extend(link.title.iter().map(|title| ("title (a hint)", title.clone())));
-    lines.extend(link.trackers.iter().map(|tracker| ("tracker", tracker.to_string())));
+    lines.extend(link.trackers.iter().map(|tracker| ("tracker", mask(tracker.as_str()))));
+    lines.extend(reading.passed_over.iter().map(|hint| ("passed over", hint.to_string())));
+    if link.trackers.is_empty() && reading.passed_over.is_empty() {
+        lines.push(("tracker", format!("none: {}", lacks_trackers(reading))));
+    }
     lines.push(("link", link.to_string()));
     table(&lines)
 }
@@ -99,7 +106,7 @@ fn describe_file(bytes: &[u8]) -> anyhow::Result<String> {
 
 /// Text from a stranger, fit for a terminal.
 fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
+    text.chars().filter(|c| !c.is_control() && !is_format(*c)).collect()
 }
 
 fn seconds(ms: u64) -> String {

@@ -1,5 +1,8 @@
 //! `minuet`: watch a channel, and look at what links, records and torrents say.
 
+// Both panic where nobody reads any more; see `minuet_console`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 mod inspect;
 mod options;
 mod watch;
@@ -17,9 +20,12 @@ fn main() -> ExitCode {
         Command::Inspect(inspect) => inspect::main(&inspect),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            minuet_console::flush();
+            ExitCode::SUCCESS
+        }
         Err(error) => {
-            eprintln!("minuet: {error:#}");
+            minuet_console::complain(&format!("minuet: {error:#}"));
             ExitCode::FAILURE
         }
     }

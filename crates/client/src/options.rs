@@ -1,15 +1,17 @@
 //! The command line. Names and meanings are a contract with other people's scripts.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use minuet_node::{follow::Start, units, units::Rate};
-use minuet_proto::{ChannelLink, link::parse_tracker};
+use minuet_proto::link::{Reading, parse_tracker};
 
+/// A word of so many letters is rather a link than a folder's name.
+const SHORTEST_KEY: usize = 32;
 /// Bounds of `--delay`: what a piece takes across a small mesh, and what every node keeps.
 const SHORTEST_DELAY: Duration = Duration::from_millis(500);
 const LONGEST_DELAY: Duration = Duration::from_secs(20);
@@ -52,9 +54,9 @@ pub struct Common {
     #[arg(long, value_name = "RATE")]
     pub upload_limit: Option<Rate>,
     /// Where others connect to, by UDP, and by TCP for finished minutes; port 0 takes any free port
-    /// [example: 0.0.0.0:7090].
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:0")]
-    pub listen: SocketAddr,
+    /// [default: any free port, by IPv6 and IPv4, or by IPv4 alone where IPv6 is switched off] [example: [::]:7090].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
     /// Keep so many finished minutes of the live stream and seed them to any BitTorrent client; 0 for none
     /// [default: 0 for watch, 10 for relay; 10 if no number is given] [example: --seed-minutes=30].
     #[arg(long, value_name = "COUNT", num_args = 0..=1, require_equals = true, default_missing_value = "10")]
@@ -69,6 +71,18 @@ pub struct Common {
     pub stats: Option<PathBuf>,
 }
 
+impl Common {
+    /// Where others connect to: as the command line says, else by both families of addresses.
+    pub fn listen(&self) -> SocketAddr {
+        let any = |ip: IpAddr| SocketAddr::new(ip, 0);
+        let default = || match UdpSocket::bind(any(Ipv6Addr::UNSPECIFIED.into())) {
+            Ok(_) => any(Ipv6Addr::UNSPECIFIED.into()),
+            Err(_) => any(Ipv4Addr::UNSPECIFIED.into()),
+        };
+        self.listen.unwrap_or_else(default)
+    }
+}
+
 /// Options of `minuet watch`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -79,7 +93,8 @@ minuet watch LINK -o evening.ts                     record\n  \
 minuet watch LINK --start -10m                      begin ten minutes ago, over plain BitTorrent\n  \
 minuet watch LINK --delay 2s --upload-limit 5Mbit   closer to the source; leave the line to others\n  \
 minuet watch 1f0c44d2-00000000 --start 20m          play a recording, a folder here\n\n\
-LINK is what the broadcaster gives you, in quotes: 'magnet:?xs=urn:btpk:…&tr=…' or http://tracker.example:7070/c/…\n\
+LINK is what the broadcaster gives you, in quotes (a shell cuts it at & otherwise): 'magnet:?xs=urn:btpk:…&tr=…' or \
+http://tracker.example:7070/c/…; or the 64 digits of the channel's key, with --tracker.\n\
 While you watch, what you receive is passed on to other viewers: that is how the stream gets to all. --upload-limit \
 bounds it, --no-upload stops it.")]
 pub struct Watch {
@@ -89,13 +104,14 @@ pub struct Watch {
     pub what: What,
     #[command(flatten)]
     pub common: Common,
-    /// The player, which reads the media on its standard input; "-" is put behind it [example: "vlc --fullscreen"].
-    #[arg(long, value_name = "CMD", default_value = "mpv")]
-    pub player: String,
+    /// The player, which reads the media on its standard input; "-" is put behind it. Started with a terminal or without
+    /// [default: mpv, on a terminal] [example: "vlc --fullscreen"].
+    #[arg(long, value_name = "CMD")]
+    pub player: Option<String>,
     /// Write the media to this file instead of a player, - for standard output [example: evening.ts].
     #[arg(short, long, value_name = "FILE", conflicts_with = "stdout")]
     pub output: Option<PathBuf>,
-    /// The same as --output -; so it is done also when standard output is not a terminal.
+    /// The same as --output -; so it is done also when standard output is not a terminal and no --player is named.
     #[arg(long)]
     pub stdout: bool,
     /// Where to begin: live, so long ago as in -10m, or oldest. In a recording: so long after its beginning as in 20m, or
@@ -122,7 +138,7 @@ pub struct Watch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     /// A channel.
-    Channel(ChannelLink),
+    Channel(Reading),
     /// A recording on disk.
     Recording(PathBuf),
 }
@@ -164,7 +180,7 @@ minuet relay http://tracker.example:7070/c/<64 hexadecimal digits> --listen 0.0.
 pub struct Relay {
     /// The channel link, as the broadcaster gives it: magnet:?xs=urn:btpk:… or http://tracker/c/<key>.
     #[arg(value_name = "LINK")]
-    pub link: ChannelLink,
+    pub link: Reading,
     #[command(flatten)]
     pub common: Common,
 }
@@ -178,15 +194,17 @@ pub enum Mode {
     Minute,
 }
 
-/// Reads what is to be watched. A link has a scheme; nothing else is taken for one.
+/// Reads what is to be watched. What has no scheme may be a folder; else it is a link.
 fn what(text: &str) -> Result<What, String> {
+    let is_path = Path::new(text).exists();
+    if is_path && !text.contains(':') {
+        return Ok(What::Recording(text.into()));
+    }
     match text.parse() {
-        Ok(link) => Ok(What::Channel(link)),
-        Err(_) if Path::new(text).exists() => Ok(What::Recording(text.into())),
-        Err(_) if !text.contains(':') => {
-            Err("there is no such folder, and a channel link has a \":\" in it".into())
-        }
-        Err(error) => Err(error.to_string()),
+        Ok(reading) => Ok(What::Channel(reading)),
+        Err(_) if is_path => Ok(What::Recording(text.into())),
+        Err(error) if text.contains(':') || text.len() >= SHORTEST_KEY => Err(error.to_string()),
+        Err(_) => Err("there is no such folder, and a channel link has a \":\" in it".into()),
     }
 }
 
@@ -263,5 +281,23 @@ mod tests {
         let takes = |command: &str, what: &str| Options::try_parse_from(["minuet", command, what]).is_ok();
         assert!(takes("watch", "/") && takes("watch", &link) && takes("relay", &link));
         assert!(!takes("relay", "/"), "there is nobody to relay a recording to");
+        let key = "0a".repeat(32);
+        assert!(takes("watch", &key) && takes("relay", &key) && !takes("watch", &key[1..]));
+        assert!(what(&key[1..]).unwrap_err().contains("63 of 64"));
+    }
+
+    #[test]
+    fn others_connect_by_both_families_unless_told_otherwise() {
+        let listen = |more: &[&str]| {
+            let link = "0a".repeat(32);
+            let words = ["minuet", "relay", &link].iter().chain(more).copied().collect::<Vec<_>>();
+            let Command::Relay(relay) = Options::parse_from(words).command else { panic!("no relay") };
+            relay.common.listen()
+        };
+        let has_ipv6 = UdpSocket::bind("[::]:0").is_ok();
+        assert_eq!(listen(&[]).is_ipv6(), has_ipv6);
+        assert!(listen(&[]).ip().is_unspecified());
+        assert_eq!(listen(&["--listen", "127.0.0.1:9"]).to_string(), "127.0.0.1:9");
+        assert_eq!(listen(&["--listen", "[::1]:9"]).to_string(), "[::1]:9");
     }
 }

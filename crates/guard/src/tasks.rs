@@ -5,15 +5,23 @@
 //! returning, that is a fault, and [`Tasks::fault`] says so in one sentence. The owner waits for faults beside
 //! everything else that it waits for; it ends the program, or starts the part again. Nothing waits for the dead.
 //!
+//! A part that can begin anew is started with [`Spawner::spawn_again`]: its fault is told, and it is started again.
+//!
 //! Short work that a long-lived task hands out ([`Spawner::errand`]) ends as it likes, but a panic in it is a fault too:
 //! somebody may wait for what it was to bring.
 
 use std::fmt;
 use std::future::Future;
+use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// How long a task that has died is dead before it is started again, the first time and at most; it doubles in between.
+pub const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// A task that lived so long was well: its next death is its first.
+pub const WELL: Duration = Duration::from_secs(120);
 
 /// A long-lived task that ended although nobody told it to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,7 +40,7 @@ pub struct Spawner {
     cancel: CancellationToken,
     faults: mpsc::UnboundedSender<Fault>,
     #[cfg(feature = "kill")]
-    kill: tokio::sync::watch::Sender<&'static str>,
+    kill: tokio::sync::watch::Sender<Kill>,
 }
 
 /// A set of long-lived tasks, and where their faults are heard of. Dropping it tells all of them to end.
@@ -52,7 +60,7 @@ impl Tasks {
             cancel: CancellationToken::new(),
             faults: say,
             #[cfg(feature = "kill")]
-            kill: tokio::sync::watch::Sender::new(""),
+            kill: tokio::sync::watch::Sender::default(),
         };
         Self { spawner, faults: Mutex::new(faults) }
     }
@@ -79,7 +87,16 @@ impl Tasks {
     /// Makes all long-lived tasks of this name panic, now and when they are started: for tests of who notices.
     #[cfg(feature = "kill")]
     pub fn kill(&self, task: &'static str) {
-        self.spawner.kill.send_replace(task);
+        self.spawner.kill.send_replace(Kill { task, once: false });
+    }
+
+    /// Makes one long-lived task of this name panic, and waits until it does.
+    #[cfg(feature = "kill")]
+    pub async fn kill_once(&self, task: &'static str) {
+        let mut kill = self.spawner.kill.subscribe();
+        self.spawner.kill.send_replace(Kill { task, once: true });
+        // This set holds the sender.
+        let _ = kill.wait_for(|kill| !kill.once).await;
     }
 
     /// Tells all tasks to end, and waits until they have.
@@ -124,6 +141,42 @@ impl Spawner {
         self.watch(task, work, Ending::Fault);
     }
 
+    /// Starts a long-lived task that is started again, after a [`PAUSE`], whenever it ends before it is told to. `tell`
+    /// hears of each fault; [`Tasks::fault`] does not. The work ends by itself once the set is cancelled, whose
+    /// [`token`](Self::token) it has a clone of.
+    pub fn spawn_again<F, E>(
+        &self,
+        task: &'static str,
+        tell: impl Fn(&Fault) + Send + 'static,
+        mut begin: impl FnMut() -> F + Send + 'static,
+    ) where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: fmt::Display + Send + 'static,
+    {
+        let cancel = self.cancel.clone();
+        #[cfg(feature = "kill")]
+        let kill = self.kill.clone();
+        self.tasks.spawn(async move {
+            let mut pause = PAUSE.0;
+            while !cancel.is_cancelled() {
+                let began = tokio::time::Instant::now();
+                let work = begin();
+                #[cfg(feature = "kill")]
+                let work = mortal(task, work, kill.clone());
+                let ended = tokio::spawn(work).await;
+                if cancel.is_cancelled() {
+                    return;
+                }
+                tell(&Fault { task, reason: reason(ended) });
+                if began.elapsed() >= WELL {
+                    pause = PAUSE.0;
+                }
+                let _ = cancel.run_until_cancelled(tokio::time::sleep(pause)).await;
+                pause = (pause * 2).min(PAUSE.1);
+            }
+        });
+    }
+
     /// Starts short work, which may end whenever it likes; it is dropped where it stands when the set is cancelled.
     pub fn errand(&self, task: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let cancel = self.cancel.clone();
@@ -153,21 +206,16 @@ impl Spawner {
         ending: Ending,
     ) {
         #[cfg(feature = "kill")]
-        let work = mortal(task, work, self.kill.subscribe());
+        let work = mortal(task, work, self.kill.clone());
         let handle = tokio::spawn(work);
         let Self { cancel, faults, .. } = self.clone();
         self.tasks.spawn(async move {
             let ended = handle.await;
-            let reason = match ended {
-                _ if cancel.is_cancelled() => return,
-                Ok(Ok(())) if ending == Ending::Fine => return,
-                Ok(Ok(())) => "it ended without being told to".to_owned(),
-                Ok(Err(error)) => error.to_string(),
-                Err(error) if error.is_panic() => panic_text(error.into_panic()),
-                Err(_) => "it was aborted".to_owned(),
-            };
+            if cancel.is_cancelled() || (ending == Ending::Fine && matches!(ended, Ok(Ok(())))) {
+                return;
+            }
             // Nobody may listen any more: the set is being dropped.
-            let _ = faults.send(Fault { task, reason });
+            let _ = faults.send(Fault { task, reason: reason(ended) });
         });
     }
 }
@@ -179,16 +227,47 @@ enum Ending {
     Fine,
 }
 
+/// Who is to be killed.
+#[cfg(feature = "kill")]
+#[derive(Debug, Clone, Copy, Default)]
+struct Kill {
+    task: &'static str,
+    /// One of that name, and none that is started later.
+    once: bool,
+}
+
 /// `work` until it is killed.
 #[cfg(feature = "kill")]
 async fn mortal<T>(
     task: &'static str,
     work: impl Future<Output = T>,
-    mut killed: tokio::sync::watch::Receiver<&'static str>,
+    kill: tokio::sync::watch::Sender<Kill>,
 ) -> T {
+    let mut told = kill.subscribe();
+    let killed = async {
+        loop {
+            let _ = told.wait_for(|kill| kill.task == task).await;
+            // Of several that are told, one dies.
+            let mine = |kill: &mut Kill| kill.task == task && std::mem::take(&mut kill.once);
+            let once = kill.send_if_modified(|kill| mine(kill).then(|| kill.task = "").is_some());
+            if once || kill.borrow().task == task {
+                break;
+            }
+        }
+    };
     tokio::select! {
         done = work => done,
-        Ok(_) = killed.wait_for(|killed| *killed == task) => std::panic::panic_any("killed by a test"),
+        () = killed => std::panic::panic_any("killed by a test"),
+    }
+}
+
+/// Why a task ended that was not told to.
+fn reason<E: fmt::Display>(ended: Result<Result<(), E>, tokio::task::JoinError>) -> String {
+    match ended {
+        Ok(Ok(())) => "it ended without being told to".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) if error.is_panic() => panic_text(error.into_panic()),
+        Err(_) => "it was aborted".to_owned(),
     }
 }
 
@@ -228,6 +307,59 @@ mod tests {
         tasks.spawner().errand("a short one", async {});
         tasks.spawner().errand("a bad one", async { std::panic::panic_any("no") });
         assert_eq!(tasks.fault().await.to_string(), "a bad one has stopped: internal error: no");
+    }
+
+    #[cfg(feature = "kill")]
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_killed_once_lives_on() {
+        let (say, mut heard) = mpsc::unbounded_channel();
+        let tasks = Tasks::new();
+        let tell = move |fault: &Fault| drop(say.send(fault.to_string()));
+        let live = || std::future::pending::<Result<(), Infallible>>();
+        tasks.spawner().spawn_again("a part", tell, live);
+        for _ in 0..3 {
+            tasks.kill_once("a part").await;
+            assert_eq!(
+                heard.recv().await.as_deref(),
+                Some("a part has stopped: internal error: killed by a test")
+            );
+        }
+        tasks.spawner().spawn("another", live());
+        tasks.kill_once("another").await;
+        assert_eq!(tasks.fault().await.task, "another");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_is_started_again_until_it_is_told_to_end() {
+        let (say, mut heard) = mpsc::unbounded_channel();
+        let tasks = Tasks::new();
+        let mut lives = 0;
+        let token = tasks.spawner().token().clone();
+        let tell = move |fault: &Fault| drop(say.send((fault.to_string(), tokio::time::Instant::now())));
+        tasks.spawner().spawn_again("a part", tell, move || {
+            lives += 1;
+            let (life, token) = (lives, token.clone());
+            async move {
+                match life {
+                    1 => Err("the first error"),
+                    2 => std::panic::panic_any("a panic"),
+                    3 => Ok(()),
+                    _ => {
+                        token.cancelled().await;
+                        Ok(())
+                    }
+                }
+            }
+        });
+        let mut times = Vec::new();
+        for said in ["the first error", "internal error: a panic", "it ended without being told to"] {
+            let (fault, at) = heard.recv().await.unwrap();
+            assert_eq!(fault, format!("a part has stopped: {said}"));
+            times.push(at);
+        }
+        assert!(times[1] - times[0] >= PAUSE.0 && times[2] - times[1] >= 2 * PAUSE.0);
+        tasks.stop().await;
+        assert!(heard.recv().await.is_none(), "told to end, it is no fault");
     }
 
     #[tokio::test]

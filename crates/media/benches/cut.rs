@@ -60,7 +60,7 @@ fn cut(feed: &[u8]) {
     for chunk in feed.chunks(CHUNK) {
         let mut rest = chunk;
         while let Some(event) = cutter.poll(&mut rest).expect("a good feed") {
-            if let Event::Data(data) = event {
+            if let Event::Data(data) | Event::Repeat(data) = event {
                 bytes += data.len();
             }
         }

@@ -10,7 +10,7 @@ use crate::{
 /// One step of the cutter's output.
 ///
 /// The order is `Start`, any number of `RandomAccess` and `Data`, `End`, then the next `Start`. A segment's
-/// bytes are [`SegmentStart::tables`] and then its `Data`. A `Notice` may come at any time.
+/// bytes are [`SegmentStart::tables`] and then its `Data` and `Repeat`. A `Notice` may come at any time.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A segment begins.
@@ -19,6 +19,9 @@ pub enum Event<'a> {
     RandomAccess(RandomAccess),
     /// The next bytes of the segment: whole packets.
     Data(&'a [u8]),
+    /// The next bytes of the segment, which are not the input's: tables and parameter sets, repeated at a random access
+    /// point that lacks them.
+    Repeat(&'a [u8]),
     /// The segment is complete.
     End(SegmentEnd),
     /// Something the broadcaster should know.
@@ -36,13 +39,16 @@ pub struct SegmentStart<'a> {
     pub position: Ticks,
     /// The decoding time of its first access unit, when it has one.
     pub timestamp: Option<Timestamp>,
+    /// Decoding can start here, if perhaps with a picture that is whole only later. False where a segment had to begin
+    /// at a picture that refers to earlier ones.
+    pub access: bool,
     /// The PAT and PMT in force, repeated as packets: the segment's first bytes. After them, at a cut that had to be
     /// made without a clean random access point, the leading stream's last parameter sets. None of them are among
     /// the input's bytes that `Data` carries.
     pub tables: &'a [u8],
 }
 
-/// A place where decoding can start.
+/// A place where decoding can start: a clean one, or where there has been none for long, one from which decoders recover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RandomAccess {
     /// Where it lies in the stream, from the start of segment 0.

@@ -160,7 +160,12 @@ impl Programs {
             return Err(Error::NoSuchProgram { wanted, available });
         }
         self.pmts.retain(|pid, _| listed.iter().any(|(_, listed)| listed == pid));
-        self.tables.retain(|program, table| listed.contains(&(*program, table.pid)));
+        // A program whose PMT moves to another PID is the same program until that brings another table.
+        self.tables.retain(|program, table| {
+            let place = listed.iter().find(|(listed, pid)| listed == program && *pid == table.pid);
+            let moved = || listed.iter().find(|(listed, _)| listed == program);
+            place.or_else(moved).map(|&(_, pid)| table.pid = pid).is_some()
+        });
         for &(program, pid) in &listed {
             if pid != PAT_PID && self.wanted.is_none_or(|wanted| wanted == program) {
                 self.pmts.entry(pid).or_default();

@@ -226,3 +226,19 @@ fn codecs_that_cannot_be_looked_into_are_named_and_cut_by_the_clock() {
         assert!(leading.to_string().contains("cannot be looked into"), "{leading}");
     }
 }
+
+#[test]
+fn intra_refresh_has_places_to_join() {
+    let parameters = "intra-refresh=1:keyint=25:scenecut=0:bframes=0";
+    let feed = clip_of(30, &["-c:v", "libx264", "-preset", "ultrafast", "-x264-params", parameters]);
+    let outcome = cut(seconds(60), feed.chunks(7000));
+    let [segment] = &outcome.segments[..] else { panic!("{:?}", outcome.notices) };
+    is_the_input(&outcome, &feed);
+    let places = &segment.random_access;
+    assert!(places.len() >= 15, "each second from 12 s on: {places:?}");
+    // Whoever joins at the last but five has whole pictures before long, the same as everybody.
+    let joined = &segment.data[places[places.len() - 6]..];
+    let (all, late) = (pictures(&feed), pictures(joined));
+    assert!(late.len() >= 100, "{} of six seconds' 150", late.len());
+    assert_eq!(late.last(), all.last());
+}

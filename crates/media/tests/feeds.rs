@@ -411,3 +411,70 @@ fn packets_without_a_program_are_said_so() {
     let outcome = cut(seconds(1), nulls.chunks(1 << 20));
     assert!(matches!(outcome.error, Some(Error::NoProgram { .. })));
 }
+
+#[test]
+fn a_clock_without_a_program_is_said_so_soon() {
+    let mut feed = Feed::default();
+    video(&mut feed, 0, 8);
+    let outcome = outcome(&feed, seconds(1));
+    let Some(Error::NoProgram { searched }) = outcome.error else { panic!("{:?}", outcome.error) };
+    assert!(searched < feed.bytes.len() as u64 * 3 / 4, "after 5 s of 8: {searched}");
+    // Tables that come late, but not that late.
+    let mut feed = Feed::default();
+    video(&mut feed, 0, 4);
+    feed.tables();
+    video(&mut feed, 4 * SECOND, 4);
+    assert_eq!(cut(seconds(60), feed.bytes.chunks(1000)).error, None);
+}
+
+#[test]
+fn a_table_on_another_pid_is_the_same_program() {
+    let mut feed = Feed::default();
+    feed.tables();
+    video(&mut feed, 0, 3);
+    feed.pat(&[(1, PMT_PID + 0x100)]);
+    video(&mut feed, 3 * SECOND, 1);
+    feed.pmt(1, PMT_PID + 0x100, &[(0x1b, VIDEO_PID), (0x0f, AUDIO_PID)], 0);
+    video(&mut feed, 4 * SECOND, 2);
+    let outcome = outcome(&feed, seconds(60));
+    assert_eq!(outcome.segments.len(), 1, "{:?}", outcome.notices);
+    let alarm = |notice: &Notice| matches!(notice, Notice::NoSound { .. });
+    assert!(!outcome.notices.iter().any(alarm), "{:?}", outcome.notices);
+}
+
+#[test]
+fn lesser_places_to_join_are_told_when_there_is_nothing_better() {
+    let mut feed = Feed::default();
+    feed.tables();
+    video(&mut feed, 0, 1);
+    for index in 25..60 * 25 {
+        // Bare key frames each two seconds up to 30 s, then whole ones.
+        let frame = match index % 50 {
+            0 if index < 30 * 25 => Frame::Bare,
+            0 => Frame::Key,
+            _ => Frame::Inter,
+        };
+        feed.pes(VIDEO_PID, index * FRAME, Flags::default(), &frame.bytes(100));
+    }
+    let outcome = outcome(&feed, seconds(60));
+    let [segment] = &outcome.segments[..] else { panic!("{:?}", outcome.notices) };
+    assert!(outcome.joined() == feed.bytes[outcome.counters.skipped_bytes as usize..]);
+    // The start; 12 to 28 s after the grace of 12 s; 30 to 58 s.
+    assert_eq!(segment.random_access.len(), 1 + 9 + 15);
+    // A table each, and the parameter sets in a packet, at the nine.
+    assert_eq!(segment.whole.len() - segment.data.len() - segment.tables.len(), 9 * 3 * 188);
+    assert!(segment.access);
+}
+
+#[test]
+fn a_segment_that_begins_nowhere_says_so() {
+    let mut feed = Feed::default();
+    feed.tables();
+    video(&mut feed, 0, 1);
+    for index in 25..50 * 25 {
+        feed.pes(VIDEO_PID, index * FRAME, Flags::default(), &Frame::Inter.bytes(100));
+    }
+    let access: Vec<bool> =
+        outcome(&feed, seconds(5)).segments.iter().map(|segment| segment.access).collect();
+    assert_eq!(access, [true, false]);
+}

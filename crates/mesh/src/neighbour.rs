@@ -223,6 +223,11 @@ impl Neighbour {
         }
     }
 
+    /// Whether it tells of new pieces, as everybody does who gets the stream.
+    pub fn tells(&self, edge: u64) -> bool {
+        self.newest > 0 && self.newest.saturating_add(crate::uplink::LIVE) > edge
+    }
+
     /// Notes a cancel that goes out now.
     pub fn note_cancel(&mut self, serial: u64, now: Timestamp) {
         self.cancelled.retain(|(_, until)| *until > now);

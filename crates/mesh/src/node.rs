@@ -94,6 +94,9 @@ pub struct Node {
     /// How long a neighbour may say nothing before it is not counted on.
     pub(crate) quiet_after: Duration,
     pub(crate) retractions: flood::Retractions,
+    /// Neighbours that tell of new pieces, or all if none does: how rare a piece is goes by these, so that silent links do
+    /// not make everything look rare.
+    pub(crate) listeners: usize,
     pub(crate) leaving: bool,
     /// Records passed on, newest last.
     records: VecDeque<Bytes>,
@@ -132,6 +135,7 @@ impl Node {
             heads_asked_at: None,
             quiet_after: crate::neighbour::QUIET,
             retractions: flood::Retractions::new(now),
+            listeners: 0,
             leaving: false,
             records: VecDeque::new(),
             next_tick,
@@ -274,6 +278,9 @@ impl Node {
         }
         self.ticks = self.ticks.wrapping_add(1);
         self.quiet_after = self.window.span(QUIET_PIECES).max(crate::neighbour::QUIET);
+        let edge = self.window.edge();
+        let telling = self.neighbours.iter().filter(|(_, n)| n.tells(edge)).count();
+        self.listeners = if telling == 0 { self.neighbours.len() } else { telling };
         self.try_start(now);
         self.turn_away_waiting(now);
         self.picker_tick(now);

@@ -23,7 +23,6 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::neighbour::{Neighbour, Slab};
 use crate::node::Node;
-use crate::uplink::LIVE;
 use crate::{HangUpReason, Timestamp};
 
 /// How long a neighbour may be of no use before it gives way to a newcomer.
@@ -56,7 +55,7 @@ impl Node {
 
     /// Whether a neighbour has had the time to be of use and was of none.
     fn is_useless(&self, neighbour: &Neighbour, now: Timestamp) -> bool {
-        let tells = neighbour.newest > 0 && neighbour.newest.saturating_add(LIVE) > self.window.edge();
+        let tells = neighbour.tells(self.window.edge());
         neighbour.since + PROBATION < now && neighbour.taken == 0 && neighbour.requests == 0 && !tells
     }
 }

@@ -14,7 +14,8 @@
 //!    it pushed to included (to push more often was tried and collides); after that pushes would collide, and
 //!    neighbours ask for it anyway. Near ones come first, and those whom no hidden node can serve (`neighbourhood.rs`,
 //!    rule 6).
-//! 3. Nothing is pushed to a neighbour that has gone quiet.
+//! 3. Nothing is pushed to a neighbour that has gone quiet, nor to one that tells of no new pieces while others do: whoever
+//!    gets the stream tells of it, and silent links must not swallow what nobody else has.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -125,7 +126,7 @@ impl Node {
             let to = self.source_target(serial, now)?;
             return Some((0, serial, to));
         }
-        let neighbours = self.neighbours.len();
+        let neighbours = self.listeners;
         let window = &self.window;
         self.push.fresh.retain(|(serial, at)| {
             *at + FRESH > now
@@ -134,13 +135,14 @@ impl Node {
         // The newest is the rarest.
         for i in (0..self.push.fresh.len()).rev() {
             let serial = self.push.fresh[i].0;
+            let edge = self.window.edge();
             let (rng, quiet_after, dialable) = (&mut self.rng, self.quiet_after, self.config.dialable);
             // Near ones first, but not always the same ones, which others push to as well.
             let target = self
                 .neighbours
                 .iter()
                 .filter(|(_, n)| may_push(n, serial) && !n.flags.source && n.wants.is_empty())
-                .filter(|(_, n)| !n.quiet(quiet_after, now))
+                .filter(|(_, n)| !n.quiet(quiet_after, now) && n.tells(edge))
                 .map(|(slab, n)| {
                     let elsewhere = if dialable && n.flags.dialable { ELSEWHERE } else { 1.0 };
                     (slab, hop_us(n) * elsewhere * (1.0 + rng.random::<f32>()) / trust(n, now))
@@ -161,8 +163,10 @@ impl Node {
     /// Smooth weighted round robin over those that spread well.
     fn source_target(&mut self, serial: u64, now: Timestamp) -> Option<Slab> {
         let quiet_after = self.quiet_after;
-        let fit =
-            |n: &Neighbour| may_push(n, serial) && !contribution::is_rider(n) && !n.quiet(quiet_after, now);
+        let edge = self.window.edge();
+        let fit = |n: &Neighbour| {
+            may_push(n, serial) && !contribution::is_rider(n) && !n.quiet(quiet_after, now) && n.tells(edge)
+        };
         let any_fit = self.neighbours.iter().any(|(_, n)| fit(n));
         let mut total = 0.0;
         let mut best: Option<(Slab, f32)> = None;

@@ -339,7 +339,7 @@ impl Node {
         let urgent = want.due.is_some_and(|due| due < now + URGENT);
         let first = neighbour.given == 0 && want.due.is_some_and(|due| due < now + FIRST);
         let copies = self.window.slot(want.serial).copies;
-        let rare = usize::from(copies).saturating_mul(RARE) < self.neighbours.len()
+        let rare = usize::from(copies).saturating_mul(RARE) < self.listeners
             && want.serial.saturating_add(LIVE) > self.window.edge();
         let hop = hop_us(neighbour) as u32;
         let nobodys = copies == 0 || self.window.slot(want.serial).given == 0;
@@ -526,8 +526,7 @@ impl Node {
         }
         if let Some((to, serial)) = begun {
             // A piece that most have can wait; a fresh one cannot.
-            let common =
-                usize::from(self.window.slot(serial).copies).saturating_mul(RARE) > self.neighbours.len();
+            let common = usize::from(self.window.slot(serial).copies).saturating_mul(RARE) > self.listeners;
             if !common || !self.has_push(now) {
                 return Some((to, serial));
             }

@@ -161,7 +161,7 @@ impl Merger {
     async fn run(mut self, mut brought: mpsc::Receiver<(usize, Brought)>) {
         let mut failing = vec![false; self.trackers.len()];
         while let Some((at, item)) = brought.recv().await {
-            let name = self.trackers[at].base().to_string();
+            let name = self.trackers[at].name();
             let failed = matches!(item, Brought::Failed(_));
             let given = match item {
                 Brought::Snapshot(snapshot) => self.snapshot(snapshot).await,

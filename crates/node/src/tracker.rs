@@ -134,6 +134,11 @@ impl TrackerClient {
         found.map_or(Teller::Unknown, Teller::At)
     }
 
+    /// What it is called in logs: its base URL without secrets.
+    pub fn name(&self) -> String {
+        minuet_proto::mask::mask(self.base.as_str())
+    }
+
     /// Its base URL.
     pub fn base(&self) -> &Url {
         &self.base

@@ -12,11 +12,13 @@ pub mod channel_api;
 pub mod ids;
 pub mod key;
 pub mod link;
+pub mod mask;
 pub mod mesh;
 pub mod metainfo;
 pub mod record;
 pub mod signed;
 pub mod state;
+pub mod title;
 pub mod units;
 
 pub use ids::{
@@ -25,6 +27,7 @@ pub use ids::{
 };
 pub use key::ChannelKey;
 pub use link::ChannelLink;
+pub use mask::{Secrets, mask};
 pub use metainfo::Metainfo;
 pub use record::{Record, SignedRecord};
 pub use state::{ChannelState, Phase, SignedState};

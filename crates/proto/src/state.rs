@@ -5,15 +5,14 @@
 use bytes::Bytes;
 use url::Url;
 
+pub use crate::title::{MAX_TITLE_LENGTH, check_title, clean_title};
 use crate::{
     ChannelId, Error, MAX_UNIX_MS, SegmentSeq,
     bencode::{Dict, DictWriter},
     record::MAX_SEGMENT_MS,
     signed::{Signed, Statement},
+    title,
 };
-
-/// The longest title in bytes (UTF-8).
-pub const MAX_TITLE_LENGTH: usize = 200;
 
 /// The longest URL of an HTTP origin, in bytes.
 pub const MAX_ORIGIN_LENGTH: usize = 300;
@@ -52,7 +51,8 @@ pub struct ChannelState {
     pub next: SegmentSeq,
     /// The length aimed at for a segment, in milliseconds \[`segment_ms`].
     pub segment_ms: u64,
-    /// The title, at most [`MAX_TITLE_LENGTH`] bytes without control characters \[`title`; may be empty].
+    /// The title, at most [`MAX_TITLE_LENGTH`] bytes without control characters \[`title`; may be empty]. A decoded state has
+    /// it as [`clean_title`] leaves it.
     pub title: String,
     /// Whether trackers may list the channel in public \[`listed`, 0 or 1].
     pub listed: bool,
@@ -90,6 +90,7 @@ impl Statement for ChannelState {
 
     fn decode(payload: &[u8]) -> Result<Self, Error> {
         let dict = Dict::parse(Self::WHAT, payload)?;
+        title::check_title(dict.text("title")?)?;
         let state = Self {
             channel: dict.bytes("channel")?.try_into()?,
             at_ms: dict.number("at_ms")?,
@@ -101,7 +102,8 @@ impl Statement for ChannelState {
             },
             next: SegmentSeq(dict.number("next")?),
             segment_ms: dict.number("segment_ms")?,
-            title: dict.text("title")?.to_owned(),
+            // What is signed stays as it is in the payload; what is shown has no characters that turn or hide text.
+            title: title::clean_title(dict.text("title")?),
             listed: dict.flag("listed")?,
             origin: dict.get("origin").map(|_| parse_origin(dict.text("origin")?)).transpose()?,
         };
@@ -114,7 +116,6 @@ impl Statement for ChannelState {
         if !(1..=MAX_SEGMENT_MS).contains(&state.segment_ms) {
             return Err(Error::malformed(Self::WHAT, "its segment_ms is out of bounds"));
         }
-        check_title(&state.title)?;
         Ok(state)
     }
 }
@@ -127,15 +128,6 @@ fn parse_origin(text: &str) -> Result<Url, Error> {
         return Err(Error::malformed(WHAT, "it is no http:// or https:// URL of a folder"));
     }
     Ok(url)
-}
-
-/// Whether a title may be signed, and shown on a terminal: short and without control characters.
-pub fn check_title(title: &str) -> Result<(), Error> {
-    Error::check_length("a title", title.len(), MAX_TITLE_LENGTH)?;
-    if title.chars().any(char::is_control) {
-        return Err(Error::malformed("a title", "it has a control character"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -199,5 +191,15 @@ mod tests {
         let key = ChannelKey::from_seed(&[3; 32]);
         let bad = ChannelState { title: "\u{1b}[2J".into(), ..state(&key) };
         assert!(SignedState::decode(&SignedState::sign(&key, bad).encode(), key.channel()).is_err());
+    }
+
+    #[test]
+    fn a_title_loses_what_would_turn_or_hide_text_and_the_signature_stays_good() {
+        let key = ChannelKey::from_seed(&[3; 32]);
+        let tricky = ChannelState { title: "Radio\u{202e}rewoT\u{200b}".into(), ..state(&key) };
+        let signed = SignedState::sign(&key, tricky);
+        let read = SignedState::decode(&signed.encode(), key.channel()).unwrap();
+        assert_eq!(read.title, "RadiorewoT");
+        assert_eq!(read.encode(), signed.encode());
     }
 }

@@ -89,9 +89,8 @@ impl Archive {
             torrent = torrent.raw("announce-list", &tiers);
         }
         let path = self.dir.join(format!("{name}.torrent"));
-        let part = path.with_extension("part");
-        fs::write(&part, torrent.raw("info", &info).finish()).map_err(at(&part))?;
-        fs::rename(&part, &path).map_err(at(&path))?;
+        let torrent = torrent.raw("info", &info).finish();
+        by_way_of(&path, |part| fs::write(part, &torrent)).map_err(at(&path))?;
         Ok(Some(path))
     }
 
@@ -179,9 +178,17 @@ fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     if fs::hard_link(from, to).is_ok() {
         return Ok(());
     }
-    let part = to.with_extension("part");
-    fs::copy(from, &part)?;
-    fs::rename(&part, to)
+    by_way_of(to, |part| fs::copy(from, part).map(drop))
+}
+
+/// Makes a file under another name first. One that cannot be made, on a full disk, takes no room there.
+fn by_way_of(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let part = path.with_extension("part");
+    let made = make(&part).and_then(|()| fs::rename(&part, path));
+    if made.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    made
 }
 
 /// The archive's part of a run: what it keeps, and what it says.
@@ -217,4 +224,20 @@ impl Keeping {
 
 fn lost(seq: SegmentSeq, error: &Error) {
     tracing::error!("segment {seq} is not in the recording: {error}; make room, or choose another --record");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_made_takes_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("minute.ts");
+        let full = |part: &Path| fs::write(part, b"half").and(Err(io::ErrorKind::StorageFull.into()));
+        assert_eq!(by_way_of(&path, full).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        by_way_of(&path, |part| fs::write(part, b"whole")).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+    }
 }

@@ -5,7 +5,7 @@
 //! The mesh is told in turn what HTTP sends, since it measures the line that both use.
 
 use std::{
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -26,8 +26,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub struct Budget {
     whole: Mutex<Whole>,
     http: Option<Mutex<Account>>,
-    /// The line, once the mesh has begun to look at it.
-    uplink: OnceLock<Uplink>,
+    /// The line that the mesh looks at.
+    uplink: Uplink,
 }
 
 #[derive(Debug)]
@@ -49,27 +49,16 @@ struct Account {
 
 impl Budget {
     /// Accounts that fill at so many bytes a second: for everything that is sent, and for HTTP alone.
-    pub fn new(whole: Option<u64>, http: Option<u64>) -> Self {
+    pub fn new(whole: Option<u64>, http: Option<u64>, uplink: Uplink) -> Self {
         let whole = Whole { account: whole.map(Account::new), given: whole.is_some(), charged: [0; 2] };
-        Self {
-            whole: Mutex::new(whole),
-            http: http.map(Account::new).map(Mutex::new),
-            uplink: OnceLock::new(),
-        }
-    }
-
-    /// The mesh has begun; this is the line that it looks at.
-    pub fn share(&self, uplink: Uplink) {
-        let _ = self.uplink.set(uplink);
+        Self { whole: Mutex::new(whole), http: http.map(Account::new).map(Mutex::new), uplink }
     }
 
     /// Charges what BitTorrent has sent, given its total since the start, and tells the mesh of it.
     pub fn charge_swarm(&self, total: u64) {
         let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
         let more = whole.charge(1, total, Instant::now());
-        if let Some(uplink) = self.uplink.get() {
-            uplink.note_others(more);
-        }
+        self.uplink.note_others(more);
     }
 
     /// Waits until `bytes` may be sent, and counts them as sent.
@@ -81,10 +70,8 @@ impl Budget {
 
     fn try_spend(&self, bytes: usize, now: Instant) -> bool {
         let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(uplink) = self.uplink.get() {
-            whole.found(uplink.limit());
-            whole.charge(0, uplink.mesh_bytes(), now);
-        }
+        whole.found(self.uplink.limit());
+        whole.charge(0, self.uplink.mesh_bytes(), now);
         let mut http = self.http.as_ref().map(|http| http.lock().unwrap_or_else(PoisonError::into_inner));
         let mut accounts: Vec<&mut Account> =
             whole.account.as_mut().into_iter().chain(http.as_deref_mut()).collect();
@@ -93,9 +80,7 @@ impl Budget {
         let may = accounts.iter().all(|account| account.balance > 0.0);
         if may {
             accounts.iter_mut().for_each(|account| account.balance -= bytes as f64);
-            if let Some(uplink) = self.uplink.get() {
-                uplink.note_others(bytes as u64);
-            }
+            self.uplink.note_others(bytes as u64);
         }
         may
     }
@@ -145,55 +130,55 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Bytes that HTTP sends from one second to another, in chunks of ten, beside a mesh that has sent so much by then.
-    fn sent(budget: &Budget, start: Instant, seconds: std::ops::Range<u32>, mesh_per_s: u64) -> usize {
-        let mut sent = 0;
-        for ms in seconds.start * 1000..seconds.end * 1000 {
-            let now = start + MS * ms;
-            budget.whole.lock().unwrap().charge(0, u64::from(ms) * mesh_per_s / 1000, now);
-            sent += if budget.try_spend(10, now) { 10 } else { 0 };
+    fn budget(whole: Option<u64>, http: Option<u64>) -> Budget {
+        Budget::new(whole, http, Uplink::default())
+    }
+
+    /// Bytes that HTTP sends in so many seconds, in chunks of ten, beside a mesh that sends so much and has found that limit.
+    fn sent(budget: &Budget, seconds: u64, mesh_per_s: u64, found: Option<u64>) -> usize {
+        let (start, mut sent) = (Instant::now(), 0);
+        for ms in 0..seconds * 1000 {
+            budget.uplink.say(ms * mesh_per_s / 1000, found);
+            sent += if budget.try_spend(10, start + Duration::from_millis(ms)) { 10 } else { 0 };
         }
         sent
     }
 
     #[test]
     fn http_gets_what_the_mesh_leaves() {
-        let budget = Budget::new(Some(1000), None);
-        let start = Instant::now();
-        let alone = sent(&budget, start, 0..10, 0);
-        assert!((8_000..=12_500).contains(&alone), "{alone}");
-        let budget = Budget::new(Some(1000), None);
-        let beside = sent(&budget, start, 0..20, 1000);
-        assert!(beside <= 500, "{beside}");
-        let budget = Budget::new(Some(1000), None);
-        let half = sent(&budget, start, 0..20, 500);
-        assert!((9_000..=10_500).contains(&half), "{half}");
+        let sent = |mesh_per_s| sent(&budget(Some(1000), None), 20, mesh_per_s, None);
+        let (alone, half, nothing) = (sent(0), sent(500), sent(1000));
+        assert!((18_000..=22_000).contains(&alone), "{alone}");
+        assert!((9_000..=11_000).contains(&half), "{half}");
+        assert!(nothing <= 500, "{nothing}");
     }
 
     #[test]
     fn a_limit_of_its_own_is_not_charged_for_others() {
-        let budget = Budget::new(None, Some(1000));
+        let budget = budget(None, Some(1000));
         budget.charge_swarm(1_000_000);
-        let sent = sent(&budget, Instant::now(), 0..10, 0);
+        let sent = sent(&budget, 10, 5000, None);
         assert!((8_000..=12_500).contains(&sent), "{sent}");
     }
 
     #[test]
     fn what_is_found_out_counts_where_nothing_was_given_and_while_it_is_known() {
-        let found = |whole: Option<u64>, rate| {
-            let budget = Budget::new(whole, None);
-            budget.whole.lock().unwrap().found(rate);
-            sent(&budget, Instant::now(), 0..10, 0)
-        };
-        let free = found(None, Some(1000));
+        let free = sent(&budget(None, None), 10, 0, Some(1000));
         assert!((8_000..=12_500).contains(&free), "{free}");
-        assert!(found(Some(5000), Some(1000)) > 40_000);
-        assert_eq!(found(None, None), 100_000);
+        assert!(sent(&budget(Some(5000), None), 10, 0, Some(1000)) > 40_000);
+        assert_eq!(sent(&budget(None, None), 10, 0, None), 100_000);
+    }
+
+    #[test]
+    fn the_mesh_hears_of_what_others_send() {
+        let budget = budget(None, None);
+        budget.charge_swarm(700);
+        assert!(budget.try_spend(300, Instant::now()));
+        assert_eq!(budget.uplink.others_bytes(), 1000);
     }
 
     #[test]
     fn no_limit_is_no_limit() {
-        let budget = Budget::new(None, None);
-        assert!(budget.try_spend(usize::MAX, Instant::now()));
+        assert!(budget(None, None).try_spend(usize::MAX, Instant::now()));
     }
 }

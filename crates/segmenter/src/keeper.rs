@@ -1,21 +1,19 @@
 //! Seeds finished segments and drops those that have had their day.
 
 use std::{
+    convert::Infallible,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
-use minuet_node::mesh::MeshStats;
 use minuet_proto::{SegmentSeq, SignedRecord};
-use minuet_store::{Retention, Store};
+use minuet_serve::files::{self, Spare};
+use minuet_store::{Error, Retention, Store};
 use minuet_swarm::{Files, Finished, Swarm};
-use tokio::{
-    sync::{mpsc as channel, watch},
-    time::timeout,
-};
+use tokio::{sync::mpsc as channel, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{budget::Budget, meters::Meters, share::Share, shelf::Shelf};
+use crate::{budget::Budget, live::Live, meters::Meters, share::Share, shelf::Shelf};
 
 /// How often the swarm's figures are read.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
@@ -38,36 +36,51 @@ pub struct Keeper {
     pub meters: Arc<Meters>,
     /// What may be sent over HTTP.
     pub budget: Arc<Budget>,
-    /// Figures of the live mesh.
-    pub live: Option<watch::Receiver<MeshStats>>,
+    /// The live mesh, for its figures.
+    pub live: Option<Live>,
     /// What BitTorrent may send beside the live mesh, if a limit for both is given or found out.
     pub share: Option<Share>,
     /// Asks for room.
     pub requests: channel::Receiver<mpsc::Sender<bool>>,
+    /// Held for the recorder.
+    pub spare: Arc<Spare>,
 }
 
-/// Asks the keeper for room on the disk.
+/// Makes room for the recorder, on the disk and among the files that may be open.
 #[derive(Debug, Clone)]
-pub struct Room(channel::Sender<mpsc::Sender<bool>>);
+pub struct Room {
+    keeper: channel::Sender<mpsc::Sender<bool>>,
+    spare: Arc<Spare>,
+}
 
 impl Room {
-    /// A way to ask, and where the keeper hears it.
-    pub fn new() -> (Self, channel::Receiver<mpsc::Sender<bool>>) {
-        let (sender, receiver) = channel::channel(1);
-        (Self(sender), receiver)
+    /// A way to ask the keeper, and where it hears it.
+    pub fn new(spare: Arc<Spare>) -> (Self, channel::Receiver<mpsc::Sender<bool>>) {
+        let (keeper, requests) = channel::channel(1);
+        spare.fill();
+        (Self { keeper, spare }, requests)
     }
 
-    /// Drops the oldest segment. False when there is none but the newest, or nobody answers. Blocks; not for async
-    /// code.
-    pub fn make(&self) -> bool {
-        let (answer, made) = mpsc::channel();
-        self.0.try_send(answer).is_ok() && made.recv_timeout(ROOM_TIMEOUT).unwrap_or(false)
+    /// Makes room after this error: drops the oldest segment if the disk is full, lets spare files go if too many are
+    /// open. False when no room can be made, or none is wanted. Blocks; not for async code.
+    pub fn make(&self, error: &Error) -> bool {
+        match error {
+            Error::DiskFull { .. } => {
+                let (answer, made) = mpsc::channel();
+                self.keeper.try_send(answer).is_ok() && made.recv_timeout(ROOM_TIMEOUT).unwrap_or(false)
+            }
+            Error::Io { reason, .. } if files::is_exhausted(reason) => self.spare.release(),
+            _ => false,
+        }
     }
 }
 
 impl Keeper {
     /// Runs until stopped; then ends the BitTorrent node.
-    pub async fn run(mut self, stop: CancellationToken) {
+    ///
+    /// # Errors
+    /// None; it ends when it is stopped.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
         let mut news = self.shelf.watch();
         let mut seeded = None;
         let mut interval = tokio::time::interval(STATS_INTERVAL);
@@ -77,10 +90,7 @@ impl Keeper {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                changed = news.changed() => {
-                    if changed.is_err() {
-                        break;
-                    }
+                Ok(()) = news.changed() => {
                     self.seed_after(&mut seeded).await;
                 }
                 request = self.requests.recv(), if listening => match request {
@@ -90,11 +100,15 @@ impl Keeper {
                     }
                     None => listening = false,
                 },
-                _ = interval.tick() => self.read_figures(),
+                _ = interval.tick() => {
+                    self.read_figures();
+                    self.spare.fill();
+                }
             }
         }
         self.read_figures();
         self.swarm.stop().await;
+        Ok(())
     }
 
     /// Seeds what is on the shelf beyond `seeded`, newest first, since that is what is watched.
@@ -148,7 +162,7 @@ impl Keeper {
 
     fn read_figures(&mut self) {
         let stats = self.swarm.stats();
-        let live = self.live.as_ref().map(|live| *live.borrow()).unwrap_or_default();
+        let live = self.live.as_ref().map(Live::stats).unwrap_or_default();
         if let Some(limit) = live.upload_limit {
             // Nobody is linked: nothing is known of the line, and it is BitTorrent's.
             let limit = if live.peers == 0 { u32::MAX.into() } else { limit };

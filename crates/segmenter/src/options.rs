@@ -5,7 +5,12 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::{Result, ensure};
 use clap::Parser;
 use minuet_node::units::{self, Rate};
-use minuet_proto::{link::parse_tracker, record::MAX_SEGMENT_MS, state::check_title};
+use minuet_proto::{
+    Secrets,
+    link::parse_tracker,
+    record::MAX_SEGMENT_MS,
+    title::{check_title, clean_title},
+};
 use minuet_swarm::{MIN_UPLOAD_BYTES_PER_S, Upload};
 use url::Url;
 
@@ -26,12 +31,12 @@ const HTTP_PART: u64 = 8;
 #[command(after_help = "Examples:\n  \
 minuet-segmenter evening.ts --tracker http://tracker.example:7070\n  \
 ffmpeg -re -i in.mkv -c copy -f mpegts - | minuet-segmenter - --tracker URL\n  \
-minuet-segmenter rtmp://0.0.0.0:1935/live --tracker URL --channel 'Radio Tower' --record rec\n  \
+minuet-segmenter rtmp://0.0.0.0:1935/live/KEY --tracker URL --channel 'Radio Tower' --record rec\n  \
 minuet-segmenter udp://@239.1.1.1:5000 --tracker URL --slate back-soon.ts --upload-limit 16Mbit\n\n\
 Exit codes: 0 the feed ended or was ended; 1 a failure, with one sentence on standard error; 2 bad usage.")]
 pub struct Options {
     /// Where the feed comes from: `-` (MPEG-TS on standard input), a file, udp:// or rtp://ADDR:PORT, http(s)://, or
-    /// anything that ffmpeg opens; rtmp://0.0.0.0:1935/live and srt://0.0.0.0:9000 wait for an encoder to come. Example:
+    /// anything that ffmpeg opens; rtmp://0.0.0.0:1935/live/KEY and srt://0.0.0.0:9000 wait for an encoder to come. Example:
     /// ffmpeg -re -i in.mkv -c copy -f mpegts - | minuet-segmenter -
     #[arg(value_name = "INPUT", value_parser = parse_input)]
     pub input: Input,
@@ -58,13 +63,13 @@ pub struct Options {
     pub key: Option<PathBuf>,
 
     /// Address of the segmenter's own HTTP server, which serves segments to clients that take web seeds and to viewers
-    /// for whom a piece is late, and of the live mesh (UDP, same port); port 0 is any free port. Example: --listen
-    /// 192.0.2.7:7080
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:7080")]
+    /// for whom a piece is late, and of the live mesh (UDP, same port); port 0 is any free port. [::] takes IPv4 as well.
+    /// Example: --listen 192.0.2.7:7080
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:7080")]
     pub listen: SocketAddr,
 
     /// Address for BitTorrent peers (default: that of --listen with the port after it, or any free port when that is
-    /// 0). Example: --bt-listen 0.0.0.0:6881
+    /// 0). Example: --bt-listen [::]:6881
     #[arg(long, value_name = "ADDR:PORT")]
     pub bt_listen: Option<SocketAddr>,
 
@@ -96,11 +101,11 @@ pub struct Options {
     #[arg(long, value_name = "RATE")]
     pub origin_limit: Option<Rate>,
 
-    /// Pace a file by its own clock; the default for files
+    /// Pace the input by its own clock; the default for what has a length: files, films on a server, playlists with an end
     #[arg(long, overrides_with = "no_realtime")]
     pub realtime: bool,
 
-    /// Take a file as fast as it goes
+    /// Take the input as fast as it comes
     #[arg(long, overrides_with = "realtime")]
     pub no_realtime: bool,
 
@@ -122,12 +127,16 @@ pub struct Options {
     #[arg(long, value_name = "FILE", value_parser = parse_input)]
     pub slate: Option<Input>,
 
-    /// Arguments for ffmpeg before the input; with them INPUT is always opened by ffmpeg. Example: --ffmpeg-args
-    /// "-f v4l2 -framerate 25"
+    /// Accept any certificate of an https:// input; by default it must be one that this system trusts
+    #[arg(long)]
+    pub insecure_input: bool,
+
+    /// Arguments for ffmpeg before the input, quoted as in a shell; with them every INPUT is read by ffmpeg. Example:
+    /// --ffmpeg-args "-f v4l2 -framerate 25"
     #[arg(long, value_name = "ARGS", default_value = "", allow_hyphen_values = true)]
     pub ffmpeg_args: String,
 
-    /// Arguments for ffmpeg's output (default: -c copy). Example: --ffmpeg-output-args "-c:v libx264 -g 50 -c:a aac"
+    /// Arguments for ffmpeg's output (default: -c copy); with them every INPUT is read by ffmpeg. Example: --ffmpeg-output-args "-c:v libx264 -g 50 -c:a aac"
     #[arg(long, value_name = "ARGS", default_value = "", allow_hyphen_values = true)]
     pub ffmpeg_output_args: String,
 
@@ -181,6 +190,7 @@ impl Options {
             "--slate {} is not a file; name one, or use --fallback",
             self.slate.as_ref().map(Input::to_string).unwrap_or_default()
         );
+        self.ffmpeg_arguments()?;
         if let Upload::AtMost(rate) = self.upload() {
             ensure!(
                 rate >= MIN_UPLOAD_BYTES_PER_S,
@@ -236,10 +246,23 @@ impl Options {
             (_, true) => Some(false),
             _ => None,
         };
-        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
-        let ffmpeg =
-            FfmpegArguments { input: words(&self.ffmpeg_args), output: words(&self.ffmpeg_output_args) };
-        InputOptions { realtime, repeat: self.repeat, ffmpeg }
+        // Checked before.
+        let ffmpeg = self.ffmpeg_arguments().unwrap_or_default();
+        let (program, insecure) = (self.program, self.insecure_input);
+        InputOptions { realtime, repeat: self.repeat, ffmpeg, program, insecure }
+    }
+
+    fn ffmpeg_arguments(&self) -> Result<FfmpegArguments, InputError> {
+        FfmpegArguments::parse(&self.ffmpeg_args, &self.ffmpeg_output_args)
+    }
+
+    /// What log lines must not show: what is secret in inputs and addresses.
+    pub fn secrets(&self) -> Secrets {
+        let inputs = [Some(&self.input), self.fallback.as_ref(), self.slate.as_ref()];
+        let urls =
+            inputs.into_iter().flatten().map(Input::url).chain(self.trackers.iter().map(Url::to_string));
+        let arguments = [self.ffmpeg_args.clone(), self.ffmpeg_output_args.clone()];
+        Secrets::of(&urls.chain(arguments).collect::<Vec<_>>().join("\n"))
     }
 
     /// What takes over when the input is silent.
@@ -253,7 +276,7 @@ fn parse_input(text: &str) -> Result<Input, InputError> {
 }
 
 fn parse_title(text: &str) -> Result<String, minuet_proto::Error> {
-    check_title(text).map(|()| text.to_owned())
+    check_title(text).map(|()| clean_title(text))
 }
 
 /// The user's data folder (XDG Base Directory Specification), or one in the working directory.
@@ -278,7 +301,7 @@ mod tests {
         options.check().unwrap();
         assert_eq!(options.segment, Duration::from_secs(60));
         assert_eq!(options.keep, Duration::from_secs(7200));
-        assert_eq!(options.bt_listen(), "0.0.0.0:7081".parse().unwrap());
+        assert_eq!(options.bt_listen(), "[::]:7081".parse().unwrap());
         assert_eq!(options.upload(), Upload::Unlimited);
         assert_eq!(options.key_file(), options.data.join("channel.key"));
         assert_eq!(parse(&["-", "--listen", "127.0.0.1:0"]).bt_listen(), "127.0.0.1:0".parse().unwrap());

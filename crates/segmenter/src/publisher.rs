@@ -6,7 +6,7 @@
 //!
 //! A segment is announced (BEP 3) right after its record is published: before, the tracker would refuse it.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
 use minuet_node::{
     Backoff, Error, TrackerClient,
@@ -32,6 +32,7 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_secs(300);
 const LAST_ROUND: Duration = Duration::from_secs(4);
 
 /// What a publisher works with.
+#[derive(Clone)]
 pub struct Publisher {
     /// The tracker it serves.
     pub tracker: TrackerClient,
@@ -69,11 +70,19 @@ enum Failure {
          with another --key, or go on in that segmenter's folder"
     )]
     OtherHistory(SegmentSeq),
+    #[error(
+        "has a state of this channel from a time that cannot be ({0} ms after 1970): whoever has the key has stated it, and \
+         nothing can be stated after it; make a new channel with another --key"
+    )]
+    NoSuchTime(u64),
 }
 
 impl Publisher {
     /// Publishes until stopped, and then once more what is left.
-    pub async fn run(mut self, stop: CancellationToken) {
+    ///
+    /// # Errors
+    /// None; it ends when it is stopped.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
         let mut news = self.shelf.watch_offered();
         let mut announced = Announced::new();
         let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
@@ -120,6 +129,7 @@ impl Publisher {
             Ok(Err(failure)) => tracing::warn!("tracker {} {failure}", self.tracker.base()),
             Err(_) => tracing::warn!("tracker {} was not told of the end in time", self.tracker.base()),
         }
+        Ok(())
     }
 
     /// Brings the tracker up to date.
@@ -143,7 +153,9 @@ impl Publisher {
         if let Some(stated) =
             stated.as_ref().filter(|stated| stated.at_ms >= state.at_ms && **stated != state)
         {
-            self.announcer.go_on_after(stated.at_ms);
+            if !self.announcer.go_on_after(stated.at_ms) {
+                return Err(Failure::NoSuchTime(stated.at_ms));
+            }
             state = self.state.borrow().clone();
         }
         if stated.is_none_or(|stated| stated.at_ms < state.at_ms) {

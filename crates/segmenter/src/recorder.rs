@@ -16,7 +16,7 @@ use std::{
 };
 
 use minuet_media::{Counters, Cutter, CutterConfig, Event, SegmentEnd, SegmentStart, Ticks};
-use minuet_node::mesh::{ClosedPiece, PiecePublisher};
+use minuet_node::mesh::ClosedPiece;
 use minuet_proto::{
     ChannelKey, Metainfo, Phase, PieceId, PieceIndex, Record, SegmentSeq, SignedRecord, metainfo::Info,
 };
@@ -25,8 +25,9 @@ use minuet_store::{OpenSegment, Sealed, Store};
 use crate::{
     clock::SourceClock,
     hasher::{Closed, SegmentHasher, per_second},
-    input::{Fed, Feed, InputError, READ_LEN},
+    input::{Fed, Feed, InputError, READ_LEN, Tempo},
     keeper::Room,
+    live::Live,
     meters::Meters,
     notices::{self, Notices, Repeated},
     state::Announcer,
@@ -84,7 +85,7 @@ pub struct Recorder {
     /// How to cut.
     pub cutting: CutterConfig,
     /// Where pieces go as they close.
-    pub live: Option<PiecePublisher>,
+    pub live: Option<Live>,
 }
 
 /// Why a recording ended.
@@ -120,6 +121,8 @@ struct State {
     unshared: Repeated,
     /// Where decoding could start last.
     last_access: Option<Ticks>,
+    /// Whether media comes as fast as it plays.
+    tempo: Tempo,
     /// Totals of the cutters before the one in use.
     counted: Counters,
     /// Gives ingest times.
@@ -139,6 +142,7 @@ impl Recorder {
             notices: Notices::default(),
             unshared: Repeated::default(),
             last_access: None,
+            tempo: Tempo::default(),
             counted: Counters::default(),
             clock: SourceClock::new(Instant::now(), now_ms()),
         };
@@ -167,10 +171,20 @@ impl State {
                     count
                 }
                 Fed::Idle => 0,
-                Fed::End => return Ok(()),
+                Fed::End => {
+                    cutter.end();
+                    match self.drain(cutter, &mut [].as_slice()) {
+                        Ok(()) => return Ok(()),
+                        // What was too short to be judged before its end may still be for ffmpeg.
+                        Err(error) => feed.reject(error.into())?,
+                    }
+                    self.next_cutter(cutter);
+                    continue;
+                }
             };
             if phase != feed.phase() {
                 phase = feed.phase();
+                self.tempo.restart();
                 match phase {
                     Phase::Silent if heard => {
                         tracing::warn!("the feed is silent; waiting for it to come back");
@@ -190,6 +204,15 @@ impl State {
                 feed.reject(error.into())?;
                 self.next_cutter(cutter);
             }
+            if self.open.is_some() {
+                feed.accepted();
+            }
+            if let Some(position) = self.last_access
+                && let Some(wrong) = self.tempo.observe(position, Instant::now())
+                && !feed.is_hurried()
+            {
+                tracing::warn!("{wrong}");
+            }
             self.recorder.meters.set_cutter(self.counted + cutter.counters());
         }
         Ok(())
@@ -202,13 +225,14 @@ impl State {
         let _ = self.drain(cutter, &mut [].as_slice());
         self.counted = self.counted + cutter.counters();
         self.last_access = None;
+        self.tempo.restart();
         *cutter = Cutter::new(self.recorder.cutting.clone());
     }
 
     fn drain(&mut self, cutter: &mut Cutter, input: &mut &[u8]) -> Result<(), minuet_media::Error> {
         while let Some(event) = cutter.poll(input)? {
             match event {
-                Event::Data(bytes) => self.data(bytes),
+                Event::Data(bytes) | Event::Repeat(bytes) => self.data(bytes),
                 Event::Start(start) => self.start(&start),
                 Event::End(end) => self.end(end),
                 Event::RandomAccess(access) => {
@@ -243,7 +267,9 @@ impl State {
         let restarted = start.index == 0 && self.recorder.newest.is_some();
         let discontinuity = start.discontinuity || self.lost || restarted;
         let mut hasher = SegmentHasher::new(self.rate, self.recorder.live.is_some());
-        hasher.mark_random_access();
+        if start.access {
+            hasher.mark_random_access();
+        }
         let begun = Instant::now();
         if let Some(set_ms) = self.clock.check(begun, now_ms()) {
             let way = if set_ms > 0 { "ahead" } else { "back" };
@@ -290,14 +316,14 @@ impl State {
         Ok(file)
     }
 
-    /// Does something on disk, and drops the oldest segments for it as long as the disk is full.
+    /// Does something on disk, and makes room for it as long as there is none.
     fn with_room<T>(
         &self,
         mut work: impl FnMut() -> Result<T, minuet_store::Error>,
     ) -> Result<T, minuet_store::Error> {
         loop {
             match work() {
-                Err(minuet_store::Error::DiskFull { .. }) if self.recorder.room.make() => {}
+                Err(error) if self.recorder.room.make(&error) => {}
                 result => return result,
             }
         }

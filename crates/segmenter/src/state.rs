@@ -8,6 +8,10 @@ use url::Url;
 
 use crate::recorder::now_ms;
 
+/// No clock is set beyond this, the end of the year 9999, in Unix milliseconds: a state from later is a mistake or a
+/// mischief, and nothing could ever be stated after it.
+pub const LATEST_MS: u64 = 253_402_300_799_999;
+
 /// What the channel's state says at the start.
 #[derive(Debug)]
 pub struct About {
@@ -63,13 +67,17 @@ impl Announcer {
     }
 
     /// States everything anew, later than at `at_ms`: what an earlier run stated by a clock that was set back since must
-    /// not stand.
-    pub fn go_on_after(&self, at_ms: u64) {
+    /// not stand. False, and nothing is stated, if that is beyond [`LATEST_MS`].
+    pub fn go_on_after(&self, at_ms: u64) -> bool {
+        if at_ms >= LATEST_MS {
+            return false;
+        }
         self.current.send_modify(|signed| {
             let mut state = signed.get().clone();
-            state.at_ms = now_ms().max(at_ms.max(state.at_ms) + 1);
+            state.at_ms = later(at_ms.max(state.at_ms));
             *signed = SignedState::sign(&self.key, state);
         });
+        true
     }
 
     fn change(&self, change: impl FnOnce(&mut ChannelState)) {
@@ -80,11 +88,16 @@ impl Announcer {
                 return false;
             }
             // Later than the one before, also when the clock was set back.
-            state.at_ms = now_ms().max(state.at_ms + 1);
+            state.at_ms = later(state.at_ms);
             *signed = SignedState::sign(&self.key, state);
             true
         });
     }
+}
+
+/// Now, or right after `at_ms` if that is later.
+fn later(at_ms: u64) -> u64 {
+    now_ms().max(at_ms.saturating_add(1))
 }
 
 #[cfg(test)]
@@ -114,8 +127,13 @@ mod tests {
         assert!(last.at_ms >= first + 2);
         let ahead = last.at_ms + 3_600_000;
         drop(last);
-        announcer.go_on_after(ahead);
+        assert!(announcer.go_on_after(ahead));
         announcer.set_next(SegmentSeq(5));
         assert_eq!((heard.borrow().at_ms, heard.borrow().next), (ahead + 2, SegmentSeq(5)));
+        for never in [LATEST_MS, u64::MAX - 1, u64::MAX] {
+            assert!(!announcer.go_on_after(never));
+        }
+        announcer.set_next(SegmentSeq(6));
+        assert_eq!(heard.borrow().at_ms, ahead + 3, "a time that cannot be leaves no trace");
     }
 }

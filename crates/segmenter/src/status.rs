@@ -2,19 +2,17 @@
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use indicatif::ProgressBar;
+use minuet_console::Screen;
 use minuet_node::units::Rate;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    log::Screen,
-    meters::{Meters, Reading},
-};
+use crate::meters::{Meters, Reading};
 
 /// How often the figures are read.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -31,8 +29,15 @@ const LEAST_COPIES: f64 = 1.2;
 const HISTORY: usize = 600;
 
 /// Shows the figures until stopped, and keeps them for the status page.
-pub async fn run(screen: Screen, meters: Arc<Meters>, history: Arc<History>, stop: CancellationToken) {
-    let bar = screen.status();
+///
+/// # Errors
+/// None; it ends when it is stopped.
+pub async fn run(
+    screen: Screen,
+    meters: Arc<Meters>,
+    history: Arc<History>,
+    stop: CancellationToken,
+) -> Result<(), Infallible> {
     let mut readings = Vec::with_capacity(WINDOW + 1);
     let mut interval = tokio::time::interval(INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -47,7 +52,7 @@ pub async fn run(screen: Screen, meters: Arc<Meters>, history: Arc<History>, sto
                 }
                 readings.push((now, meters.read()));
                 let Some(figures) = figures(&readings) else { continue };
-                show(bar.as_ref(), &figures, &mut written);
+                show(&screen, &figures, &mut written);
                 if figures.exceeds_uplink() && complained.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
                     complained = Some(now);
                     tracing::warn!(
@@ -61,22 +66,16 @@ pub async fn run(screen: Screen, meters: Arc<Meters>, history: Arc<History>, sto
             }
         }
     }
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
+    screen.clear_status();
+    Ok(())
 }
 
-fn show(bar: Option<&ProgressBar>, figures: &Figures, written: &mut Instant) {
-    match bar {
-        Some(bar) => {
-            bar.set_message(figures.to_string());
-            bar.tick();
-        }
-        None if written.elapsed() >= LINE_INTERVAL => {
-            *written = Instant::now();
-            tracing::info!("{figures}");
-        }
-        None => {}
+fn show(screen: &Screen, figures: &Figures, written: &mut Instant) {
+    if screen.is_terminal() {
+        screen.status(figures.to_string());
+    } else if written.elapsed() >= LINE_INTERVAL {
+        *written = Instant::now();
+        tracing::info!("{figures}");
     }
 }
 

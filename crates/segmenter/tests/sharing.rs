@@ -310,7 +310,25 @@ async fn the_source_is_told_from_other_peers_and_serves_what_an_earlier_run_reco
     let whole = get(&format!("segments/{name}"), None).await.unwrap();
     assert_eq!(whole.headers()["content-type"], "video/mp2t");
     assert!(whole.bytes().await.unwrap() == media);
-    assert_eq!(get(&format!("segments/{name}"), Some("bytes=99999999-")).await.unwrap().status(), 416);
+    let beyond = get(&format!("segments/{name}"), Some("bytes=99999999-")).await.unwrap();
+    assert_eq!(beyond.status(), 416);
+    assert_eq!(beyond.headers()["content-range"], format!("bytes */{}", media.len()));
+    let end = get(&format!("segments/{name}"), Some("bytes=-1000")).await.unwrap();
+    assert_eq!(end.status(), 206);
+    assert_eq!(end.bytes().await.unwrap(), media[media.len() - 1000..]);
+    let several = get(&format!("segments/{name}"), Some("bytes=0-1,5-6")).await.unwrap();
+    assert_eq!(several.status(), 200);
+    assert!(several.bytes().await.unwrap() == media);
+    // A download that was broken off goes on only with the same segment.
+    let etag = get(&format!("segments/{name}"), None).await.unwrap().headers()["etag"].clone();
+    for (tag, status) in [(etag.to_str().unwrap(), 206), ("\"another\"", 200)] {
+        let request = reqwest::Client::new().get(format!("{web}segments/{name}"));
+        let answer = request.header("Range", "bytes=5-").header("If-Range", tag).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{tag}");
+    }
+    let head = reqwest::Client::new().head(format!("{web}segments/{name}")).header("Range", "bytes=0-0");
+    let head = head.send().await.unwrap();
+    assert_eq!((head.status().as_u16(), &head.headers()["content-length"]), (200, &media.len().into()));
     let stem = name.strip_suffix(".ts").unwrap();
     let prefix = name.split('-').next().unwrap();
     for path in [

@@ -68,10 +68,15 @@ impl Store {
             .write(true)
             .open(&lock_path)
             .map_err(Error::of(&lock_path))?;
-        lock.try_lock().map_err(|error| match error {
+        let locked = lock.try_lock().map_err(|error| match error {
             fs::TryLockError::WouldBlock => Error::InUse { path: dir.to_owned() },
             fs::TryLockError::Error(source) => Error::of(&lock_path)(source),
-        })?;
+        });
+        match locked {
+            // The file system has no locks (some network ones): nobody can have it, and nobody is kept out.
+            Err(Error::Io { reason, .. }) if has_no_locks(&reason) => {}
+            locked => locked?,
+        }
         let begun = Begun::open(dir, channel)?;
         let store = Self { segments_dir, channel, begun, _lock: lock };
         let recovered = recover::recover(&store)?;
@@ -97,6 +102,16 @@ impl Store {
     /// The folder of finished segments.
     pub fn segments_dir(&self) -> &Path {
         &self.segments_dir
+    }
+
+    /// Writes a finished segment anew whose [`Sealed::sync`] failed, and waits until it would survive a power cut. What the
+    /// system could not write it may have thrown away, so asking it once more is not enough.
+    pub fn rewrite(&self, seq: SegmentSeq) -> Result<(), Error> {
+        for kind in [Kind::Media, Kind::Torrent, Kind::Record] {
+            segment::rewrite(&self.path(seq, kind))?;
+        }
+        let dir = &self.segments_dir;
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::of(dir))
     }
 
     /// A segment's media.
@@ -130,6 +145,12 @@ impl Store {
         }
         path
     }
+}
+
+fn has_no_locks(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let without = [Errno::NOLCK, Errno::NOSYS, Errno::OPNOTSUPP];
+    error.raw_os_error().is_some_and(|code| without.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 fn remove_if_there(path: &Path) -> Result<(), Error> {

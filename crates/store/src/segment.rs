@@ -149,6 +149,21 @@ impl Sealed {
     }
 }
 
+/// Writes a file anew, and waits until it would survive a power cut.
+pub(crate) fn rewrite(path: &Path) -> Result<(), Error> {
+    let part = part(path);
+    let written = || {
+        let (mut from, mut to) = (File::open(path)?, File::create(&part)?);
+        io::copy(&mut from, &mut to)?;
+        to.sync_all()?;
+        fs::rename(&part, path)
+    };
+    written().map_err(|reason| {
+        let _ = fs::remove_file(&part);
+        Error::of(path)(reason)
+    })
+}
+
 fn write_all_vectored(file: &mut File, mut bytes: &mut [IoSlice<'_>]) -> io::Result<()> {
     IoSlice::advance_slices(&mut bytes, 0);
     while !bytes.is_empty() {

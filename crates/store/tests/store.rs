@@ -287,3 +287,21 @@ fn a_folder_that_cannot_be_used_is_named() {
     let error = Store::open(&blocked, key().channel()).unwrap_err();
     assert!(error.to_string().contains(blocked.to_str().unwrap()), "{error}");
 }
+
+#[test]
+fn a_segment_that_is_written_anew_is_the_same_in_other_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = three(dir.path());
+    let (store, before) = Store::open(dir.path(), key().channel()).unwrap();
+    let media = store.media_path(SegmentSeq(1));
+    let (bytes, inode) = (fs::read(&media).unwrap(), fs::metadata(&media).unwrap().ino());
+    store.rewrite(SegmentSeq(1)).unwrap();
+    assert_eq!(fs::read(&media).unwrap(), bytes);
+    assert_ne!(fs::metadata(&media).unwrap().ino(), inode);
+    fs::remove_file(&media).unwrap();
+    assert!(store.rewrite(SegmentSeq(1)).is_err());
+    let left: Vec<PathBuf> =
+        fs::read_dir(store.segments_dir()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(left.iter().all(|path| path.extension().is_none_or(|extension| extension != "part")), "{left:?}");
+    assert_eq!((before.segments.len(), left.len()), (records.len(), 3 * records.len() - 1));
+}

@@ -43,6 +43,8 @@ pub struct Inner {
     pub newest: Option<SegmentSeq>,
     /// What the source says that the channel is doing.
     pub phase: Option<Phase>,
+    /// Why playing cannot begin, while it cannot.
+    pub why: Option<String>,
 }
 
 /// A look at the counts.
@@ -65,6 +67,8 @@ pub struct Look {
     newest: Option<SegmentSeq>,
     /// What the channel is doing.
     pub phase: Option<Phase>,
+    /// Why playing cannot begin.
+    pub why: Option<String>,
     first_byte: Option<Duration>,
     segments_played: u64,
     leaps: u64,
@@ -98,6 +102,7 @@ impl Figures {
             has_started: inner.playout.has_started(),
             newest: inner.newest,
             phase: inner.phase,
+            why: inner.why.clone(),
             first_byte: inner.first_byte,
             segments_played: inner.segments_played,
             leaps: inner.leaps,

@@ -27,14 +27,12 @@ use std::{
 };
 
 use anyhow::bail;
-use minuet_node::{
-    mesh::{LivePiece, LiveWindow, Mesh},
-    units,
-};
+use minuet_node::mesh::{LivePiece, LiveWindow, Mesh};
 use minuet_proto::{Phase, PieceId, SignedRecord, SignedState, mesh::Serial};
 use tokio::sync::watch;
 
 use super::{
+    cause::gave_up,
     figures::Figures,
     flow::Flow,
     packets::Packets,
@@ -141,7 +139,7 @@ impl Position {
             }
             self.flow.came(ingest_ms, now);
             self.noted_ms = Some(ingest_ms);
-            self.noting.0 += 1;
+            self.noting = self.noting.next();
         }
     }
 
@@ -248,11 +246,8 @@ impl LivePlayback {
                 return Ok(End::Ended);
             }
             if good.elapsed() > self.give_up {
-                bail!(
-                    "nothing could be played for {}: the source is down, or no peer can be reached; try again later, \
-                     or wait longer with --give-up",
-                    units::show(self.give_up)
-                );
+                let phase = self.said.borrow().state.as_ref().map(|state| state.phase);
+                bail!(gave_up(self.give_up, phase, self.mesh.stats().peers));
             }
             let _ = tokio::time::timeout(look, news.changed()).await;
         }

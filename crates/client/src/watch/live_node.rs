@@ -70,20 +70,21 @@ impl LiveNode {
             role: if delay.is_some() { MeshRole::Viewer } else { MeshRole::Relay },
             start: MeshStart::Live,
             target_delay: delay.unwrap_or_default(),
-            listen: common.listen,
+            listen: common.listen(),
             upload_limit: limit.map(|limit| limit - for_seeds),
             upload,
             folder: folder.to_owned(),
             window,
             first_serial: Serial::new(0),
             known: remembered(common).map(|folder| folder.join(format!("nodes-{channel}.json"))),
+            uplink: Uplink::default(),
             lines: remembered(common).map(|folder| folder.join("lines.json")),
             trackers: trackers.to_vec(),
         };
         // Records come from the trackers.
         let (mesh, _) = Mesh::start(options).await?;
         let mesh = Arc::new(mesh);
-        let mut listen = common.listen;
+        let mut listen = common.listen();
         if let Some(bound) = mesh.listen_addrs().iter().find(|addr| addr.is_ipv4() == listen.is_ipv4()) {
             listen.set_port(bound.port());
         }

@@ -146,12 +146,12 @@ async fn torrent(record: &SignedRecord, trackers: &[TrackerClient]) -> Option<by
             Ok(torrent) if torrent.info_hash() == record.info_hash => return Some(torrent.encode()),
             Ok(torrent) => tracing::warn!(
                 "{} gives a torrent for segment {} with info hash {}, but the source signed {}: thrown away",
-                tracker.base(),
+                tracker.name(),
                 record.seq,
                 torrent.info_hash(),
                 record.info_hash
             ),
-            Err(error) => tracing::debug!("{} {error}", tracker.base()),
+            Err(error) => tracing::debug!("{} {error}", tracker.name()),
         }
     }
     None

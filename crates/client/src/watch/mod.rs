@@ -1,11 +1,13 @@
 //! `minuet watch`: join the live mesh, or each minute's swarm ahead of time, and play.
 
+mod cause;
 mod console;
 mod figures;
 mod flow;
 mod folder;
 mod live;
 mod live_node;
+mod lookout;
 mod minutes;
 mod packets;
 mod playback;
@@ -14,10 +16,11 @@ mod recording;
 pub mod relay;
 mod reporter;
 mod seeder;
+mod session;
 mod sink;
+pub mod trackers;
 
 use std::{
-    collections::VecDeque,
     fs::File,
     io::BufWriter,
     path::Path,
@@ -25,34 +28,24 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
+use minuet_console::{Screen, Signals};
 use minuet_guard::tasks::{Fault, Tasks};
-use minuet_node::{
-    TrackerClient,
-    follow::{Followed, Start, follow},
-    tracker::nearest,
-    units,
-};
-use minuet_proto::{ChannelId, ChannelLink, SignedState, mesh::Serial};
+use minuet_node::{TrackerClient, follow::Start, tracker::nearest};
+use minuet_proto::{ChannelId, link::Reading};
 use minuet_swarm::{Role, Swarm, SwarmOptions, Upload};
-use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
 
 use self::{
-    console::Console,
     figures::{Figures, Traffic},
     folder::Folder,
-    live::{LivePlayback, Said},
     live_node::LiveNode,
-    minutes::Joiner,
-    playback::{End, Playback},
     reporter::Reporter,
+    session::{Session, until_closed},
     sink::Out,
+    trackers::trackers,
 };
 use crate::options::{Mode, Watch, What};
 
-/// How long no tracker may know the channel before watching fails.
-const FIND_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long tasks may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
 /// One thread runs all tasks of a viewer: they take a twentieth of a core, and waking each other across threads for every
@@ -67,10 +60,10 @@ const GATHER: Duration = Duration::from_millis(3);
 /// Watches.
 pub fn main(options: Box<Watch>, verbose: u8) -> anyhow::Result<()> {
     let epoch = Instant::now();
-    let console = Console::start(verbose);
-    let link = match &options.what {
-        What::Channel(link) => link.clone(),
-        What::Recording(path) => return recording::main(&options, path, console),
+    let screen = console::start(verbose);
+    let reading = match &options.what {
+        What::Channel(reading) => reading.clone(),
+        What::Recording(path) => return recording::main(&options, path),
     };
     let start = options.start.in_channel()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -79,7 +72,7 @@ pub fn main(options: Box<Watch>, verbose: u8) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start")?;
-    let run = runtime.spawn(run(options, link, start, console, epoch));
+    let run = runtime.spawn(run(options, reading, start, screen, epoch));
     let done = runtime.block_on(run).context("watching has failed").flatten();
     // Whatever a library left behind must not keep us.
     runtime.shutdown_timeout(Duration::from_millis(500));
@@ -88,12 +81,14 @@ pub fn main(options: Box<Watch>, verbose: u8) -> anyhow::Result<()> {
 
 async fn run(
     options: Box<Watch>,
-    link: ChannelLink,
+    reading: Reading,
     start: Start,
-    console: Console,
+    screen: Screen,
     epoch: Instant,
 ) -> anyhow::Result<()> {
-    let trackers = trackers(&link, &options.common.tracker)?;
+    let mut signals = signals()?;
+    let trackers = trackers(&reading, &options.common.tracker)?;
+    let link = reading.link;
     let out = Out::choose(&options)?;
     let stats = open_stats(options.common.stats.as_deref())?;
     let folder = Folder::open(options.common.data.as_deref())?;
@@ -101,7 +96,7 @@ async fn run(
     let figures = Arc::new(Figures::new(epoch));
     // Reports to the end, so it has a set of its own.
     let reporting = Tasks::new();
-    let reporter = Reporter { figures: Arc::clone(&figures), traffic: engine.traffic(), console, stats };
+    let reporter = Reporter { figures: Arc::clone(&figures), traffic: engine.traffic(), screen, stats };
     reporter.start(&reporting);
 
     let session = Session { options, link, start, trackers, figures, tasks: Tasks::new() };
@@ -113,7 +108,11 @@ async fn run(
     };
     let done = tokio::select! {
         done = playing => done,
-        interrupted = interrupted() => interrupted.map(|()| tracing::info!("interrupted: leaving the swarm")),
+        () = signals.next() => {
+            tracing::info!("interrupted: leaving the swarm");
+            end_at_once_if_told_again(signals);
+            Ok(())
+        }
         fault = session.tasks.fault() => Err(fatal(fault)),
         fault = engine.fault() => Err(fatal(fault)),
         fault = reporting.fault() => Err(fatal(fault)),
@@ -157,7 +156,7 @@ impl Engine {
         };
         let swarm = SwarmOptions {
             data_dir: folder.to_owned(),
-            listen: options.common.listen,
+            listen: options.common.listen(),
             upload,
             role: Role::Viewer,
             teller: nearest(trackers).await,
@@ -205,282 +204,27 @@ fn open_stats(path: Option<&Path>) -> anyhow::Result<Option<BufWriter<File>>> {
     Ok(Some(BufWriter::new(file)))
 }
 
-/// The trackers of link and options, each once.
-fn trackers(link: &ChannelLink, more: &[url::Url]) -> anyhow::Result<Arc<[TrackerClient]>> {
-    let mut urls = link.trackers.clone();
-    for url in more {
-        if !urls.contains(url) {
-            urls.push(url.clone());
-        }
-    }
-    if urls.is_empty() {
-        bail!("the link names no tracker: ask for one that does, or name it with --tracker URL");
-    }
-    urls.into_iter().map(|url| TrackerClient::new(url).map_err(Into::into)).collect()
-}
-
 /// What a user is told when a part of the program has died.
 fn fatal(fault: Fault) -> anyhow::Error {
     anyhow!("{fault}; start minuet again, and report this if it happens again")
 }
 
-/// Ctrl-C, or a polite kill.
-async fn interrupted() -> anyhow::Result<()> {
-    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        .context("cannot listen for signals")?;
-    tokio::select! {
-        done = tokio::signal::ctrl_c() => done.context("cannot listen for Ctrl-C"),
-        _ = term.recv() => Ok(()),
-    }
+/// Hears of the signals that end the program. A second one ends it at once.
+pub(crate) fn signals() -> anyhow::Result<Signals> {
+    Signals::new().context("cannot listen for signals")
+}
+
+/// Once told to end, ends the process at once when it is told again.
+fn end_at_once_if_told_again(mut signals: Signals) {
+    tokio::spawn(async move {
+        signals.next().await;
+        minuet_console::complain("minuet: told to stop again: ending at once");
+        std::process::exit(1);
+    });
 }
 
 /// Unix time in milliseconds.
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-struct Session {
-    options: Box<Watch>,
-    link: ChannelLink,
-    start: Start,
-    trackers: Arc<[TrackerClient]>,
-    figures: Arc<Figures>,
-    tasks: Tasks,
-}
-
-impl Session {
-    async fn play_live(&self, node: &LiveNode, out: Out) -> anyhow::Result<()> {
-        let (channel, delay) = (self.link.channel, self.options.delay);
-        let mut followed = follow(channel, self.trackers.to_vec(), Start::Live, now_ms, self.tasks.spawner());
-        let (say, said) = watch::channel(Said::default());
-        self.figures.lock().0.playout().set_head_start(live::head_start(delay));
-        let start = self.find_start(node, &mut followed, &say).await?;
-        let title = self.title(said.borrow().state.as_ref());
-        tracing::info!("{title}: playing {} behind the source", units::show(delay));
-        let (player, sink) = out.open(&title)?;
-        let closed = player.as_ref().map(|player| player.closed().clone());
-        let mut playback = LivePlayback {
-            mesh: Arc::clone(&node.mesh),
-            said,
-            sink,
-            figures: Arc::clone(&self.figures),
-            delay,
-            give_up: self.options.give_up,
-        };
-        let following = async {
-            while let Some(news) = followed.recv().await {
-                self.take_live(news, node, &say).await;
-            }
-            std::future::pending::<()>().await
-        };
-        let end = tokio::select! {
-            end = playback.run(start) => end,
-            () = following => Ok(End::Closed),
-            () = until_closed(closed) => Ok(End::Closed),
-        };
-        // Nothing more for the player: it sees the end of its input.
-        drop(playback);
-        let over = matches!(end, Ok(End::Ended));
-        let lingering = async {
-            if over {
-                node.mesh.linger().await;
-            }
-        };
-        let ((), finished) = tokio::join!(lingering, finish(end, player));
-        finished
-    }
-
-    /// Waits until the mesh knows where to begin; says why not when that takes too long.
-    async fn find_start(
-        &self,
-        node: &LiveNode,
-        followed: &mut mpsc::Receiver<Followed>,
-        say: &watch::Sender<Said>,
-    ) -> anyhow::Result<Serial> {
-        let mut why =
-            "no node of the channel could be reached: the source may be down, or a firewall may block UDP; \
-                       --mode minute does without"
-                .to_owned();
-        let finding = async {
-            let start = live::find_start(node.mesh.window());
-            tokio::pin!(start);
-            loop {
-                tokio::select! {
-                    start = &mut start => return start,
-                    Some(news) = followed.recv() => {
-                        match &news {
-                            Followed::Failed(failure) => {
-                                why = self.why(failure);
-                                tracing::warn!("{why}; trying again");
-                            }
-                            _ => self.take_live(news, node, say).await,
-                        }
-                    }
-                }
-            }
-        };
-        match tokio::time::timeout(FIND_TIMEOUT, finding).await {
-            Ok(start) => Ok(start),
-            Err(_) => bail!("{why}"),
-        }
-    }
-
-    /// Takes in what following brought.
-    async fn take_live(&self, news: Followed, node: &LiveNode, say: &watch::Sender<Said>) {
-        match news {
-            Followed::State(new, teller) => {
-                self.figures.lock().0.phase = Some(new.phase);
-                let mut before = Some(new.clone());
-                say.send_modify(|said| std::mem::swap(&mut said.state, &mut before));
-                if before.and_then(|before| before.origin.clone()) != new.origin {
-                    node.mesh.set_origin(new.origin.clone(), teller).await;
-                }
-            }
-            Followed::Record(record) => {
-                self.figures.lock().0.newest = Some(record.seq);
-                say.send_modify(|said| said.newest = Some(record.clone()));
-                node.record(record).await;
-            }
-            Followed::Joined(..) => {}
-            Followed::Failed(failure) => {
-                let (tracker, error) = &*failure;
-                tracing::debug!("{tracker} {error}; trying again, the stream goes on");
-            }
-        }
-    }
-
-    async fn play_minutes(&self, swarm: &Arc<Swarm>, out: Out) -> anyhow::Result<()> {
-        let (channel, start) = (self.link.channel, self.start);
-        let mut followed = follow(channel, self.trackers.to_vec(), start, now_ms, self.tasks.spawner());
-        let (mut joiner, minutes) =
-            Joiner::new(Arc::clone(swarm), Arc::clone(&self.trackers), self.tasks.spawner().clone());
-        let (say_state, state) = watch::channel(None);
-        let first = self.find(&mut followed).await?;
-        self.take(first, &mut joiner, &say_state).await;
-
-        let title = self.title(state.borrow().as_ref());
-        let (player, sink) = out.open(&title)?;
-        let closed = player.as_ref().map(|player| player.closed().clone());
-        let mut playback = Playback {
-            minutes,
-            state,
-            sink,
-            swarm: Arc::clone(swarm),
-            figures: Arc::clone(&self.figures),
-            passes_on: !self.options.no_upload,
-            live: start == Start::Live,
-            give_up: self.options.give_up,
-            played: VecDeque::new(),
-            given: Duration::ZERO,
-            last: None,
-        };
-        let following = async {
-            while let Some(news) = followed.recv().await {
-                if !self.take(news, &mut joiner, &say_state).await {
-                    break;
-                }
-            }
-            std::future::pending::<()>().await
-        };
-        let end = tokio::select! {
-            end = playback.run() => end,
-            () = following => Ok(End::Closed),
-            () = until_closed(closed) => Ok(End::Closed),
-        };
-        // Nothing more for the player: it sees the end of its input.
-        drop(playback);
-        finish(end, player).await
-    }
-
-    /// Why a tracker is of no use.
-    fn why(&self, failure: &(String, minuet_node::Error)) -> String {
-        let (tracker, error) = failure;
-        match error {
-            minuet_node::Error::Refused { status: 404, .. } => {
-                format!("{tracker} does not know the channel: check the link, or wait until it is on air")
-            }
-            _ => format!("{tracker} {error}"),
-        }
-    }
-
-    /// Waits until a tracker knows the channel; says why not when none does in time.
-    async fn find(&self, followed: &mut mpsc::Receiver<Followed>) -> anyhow::Result<Followed> {
-        let mut why = "no tracker answered".to_owned();
-        let found = tokio::time::timeout(FIND_TIMEOUT, async {
-            while let Some(news) = followed.recv().await {
-                match news {
-                    Followed::Failed(failure) => {
-                        why = self.why(&failure);
-                        tracing::warn!("{why}; trying again");
-                    }
-                    found => return Some(found),
-                }
-            }
-            None
-        });
-        match found.await {
-            Ok(Some(found)) => Ok(found),
-            Ok(None) | Err(_) => bail!("{why}"),
-        }
-    }
-
-    /// Takes in what following brought. False when playback has gone.
-    async fn take(
-        &self,
-        news: Followed,
-        joiner: &mut Joiner,
-        state: &watch::Sender<Option<SignedState>>,
-    ) -> bool {
-        match news {
-            Followed::Joined(peers, place) => joiner.learn(&peers, place),
-            Followed::State(new, _) => {
-                self.figures.lock().0.phase = Some(new.phase);
-                state.send_replace(Some(new));
-            }
-            Followed::Record(record) => {
-                self.figures.lock().0.newest = Some(record.seq);
-                return joiner.join(record).await;
-            }
-            Followed::Failed(failure) => {
-                let (tracker, error) = &*failure;
-                tracing::warn!("{tracker} {error}; trying again, the stream goes on");
-            }
-        }
-        true
-    }
-
-    fn title(&self, state: Option<&SignedState>) -> String {
-        let said = state.map(|state| state.title.clone()).filter(|title| !title.is_empty());
-        said.or_else(|| self.link.title.clone()).unwrap_or_else(|| "Minuet".into())
-    }
-}
-
-/// Waits until the player is closed; for ever if there is none.
-async fn until_closed(closed: Option<CancellationToken>) {
-    match closed {
-        Some(closed) => closed.cancelled().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Ends the player as fits what became of playback.
-async fn finish(end: anyhow::Result<End>, player: Option<sink::Player>) -> anyhow::Result<()> {
-    match (end, player) {
-        (Ok(End::Ended), player) => {
-            tracing::info!("the broadcast has ended");
-            match player {
-                Some(mut player) => player.wait().await,
-                None => Ok(()),
-            }
-        }
-        (Ok(End::Closed), Some(player)) => player.stop().await,
-        (Ok(End::Closed), None) => Ok(()),
-        (Err(error), player) => {
-            if let Some(player) = player {
-                let _ = player.stop().await;
-            }
-            Err(error)
-        }
-    }
 }

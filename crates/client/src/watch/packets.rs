@@ -1,46 +1,91 @@
-//! Whole packets for the player. Pieces end anywhere in a packet (ISO 13818-1), so where playback begins, and where it
-//! leaps, what is left of a packet would be taken for damage. Pure.
+//! Whole MPEG-TS packets for the player, and nothing else (ISO 13818-1). Pieces end anywhere in a packet, so where
+//! playback begins, and where it leaps, what is left of a packet would be taken for damage. And a player that is given
+//! something else guesses its format: a playlist would make it contact whom the broadcaster likes. Pure.
 
 /// Length of a transport stream packet in bytes.
 const PACKET: usize = 188;
 /// First byte of each packet.
 const SYNC: u8 = 0x47;
+/// So many packets in a row are taken for a stream.
+const CONFIRM: usize = 3;
+/// What must be here before one can say that no stream begins at a place.
+const SPAN: usize = (CONFIRM - 1) * PACKET + 1;
 
-/// Cuts media at packet boundaries.
+/// Lets whole packets through.
 #[derive(Debug, Default)]
 pub struct Packets {
     /// Whether the stream's packets have been found.
-    aligned: bool,
-    /// The beginning of a packet whose rest is still to come.
+    synced: bool,
+    /// Media has been given since the beginning, or the last leap.
+    begun: bool,
+    /// What could not be given yet: less than [`SPAN`] plus a packet.
     rest: Vec<u8>,
+    /// Bytes in no packet since the start, those at a beginning or a leap aside.
+    alien: u64,
 }
 
 impl Packets {
     /// The whole packets that are complete with these bytes, which follow those given before.
     pub fn next(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let mut media = std::mem::take(&mut self.rest);
-        if self.aligned {
-            media.extend_from_slice(bytes);
-        } else {
-            media.extend_from_slice(&bytes[first_packet(bytes)..]);
-            self.aligned = true;
+        let mut input = std::mem::take(&mut self.rest);
+        input.extend_from_slice(bytes);
+        let mut media = Vec::with_capacity(input.len());
+        let mut at = 0;
+        loop {
+            while self.synced && input.len() - at >= PACKET {
+                if input[at] == SYNC {
+                    media.extend_from_slice(&input[at..at + PACKET]);
+                    at += PACKET;
+                } else {
+                    self.synced = false;
+                }
+            }
+            if self.synced || input.len() - at < SPAN {
+                break;
+            }
+            let places = input.len() - at - SPAN + 1;
+            let fits =
+                |from: &usize| input[at + from..].iter().step_by(PACKET).take(CONFIRM).all(|b| *b == SYNC);
+            let skipped = (0..places).find(fits);
+            self.synced = skipped.is_some();
+            let skipped = skipped.unwrap_or(places);
+            at += skipped;
+            self.alien += skipped as u64;
         }
-        let whole = media.len() - media.len() % PACKET;
-        self.rest = media.split_off(whole);
+        self.rest = input.split_off(at);
+        if !media.is_empty() && !std::mem::replace(&mut self.begun, true) {
+            media.drain(..beginning(&media));
+        }
         media
     }
 
     /// What comes next does not follow what came before.
     pub fn leap(&mut self) {
-        *self = Self::default();
+        (self.synced, self.begun, self.rest) = (false, false, Vec::new());
+    }
+
+    /// Bytes so far that were in no packet. A few are the rest of a packet before the first whole one.
+    pub fn alien(&self) -> u64 {
+        self.alien
     }
 }
 
-/// Where the first packet begins: where all sync bytes are in their places. What is no transport stream is passed on
-/// from its first byte.
-fn first_packet(bytes: &[u8]) -> usize {
-    let fits = |from: &usize| bytes[*from..].iter().step_by(PACKET).all(|byte| *byte == SYNC);
-    (0..PACKET.min(bytes.len())).find(fits).unwrap_or(0)
+/// Where a decoder begins best, in bytes: at the tables (the PAT, and what follows it) that stand before the first random
+/// access point that is marked. What comes before these are the ends of pictures whose beginnings nobody has, which
+/// decoders complain about. At the first packet where there is no such place.
+fn beginning(media: &[u8]) -> usize {
+    let mut tables = 0;
+    for (number, packet) in media.chunks_exact(PACKET).enumerate() {
+        let starts = packet[1] & 0x40 != 0;
+        let pid = u16::from(packet[1] & 0x1f) << 8 | u16::from(packet[2]);
+        let marked = packet[3] & 0x20 != 0 && packet[4] > 0 && packet[5] & 0x40 != 0;
+        if starts && pid == 0 {
+            tables = number * PACKET;
+        } else if starts && marked {
+            return tables;
+        }
+    }
+    0
 }
 
 #[cfg(test)]
@@ -62,7 +107,7 @@ mod tests {
             let stream = stream(100);
             let mut packets = Packets::default();
             let mut given = Vec::new();
-            for piece in stream[begin..begin + length].chunks(cut.max(400)) {
+            for piece in stream[begin..begin + length].chunks(cut) {
                 given.extend(packets.next(piece));
             }
             let first = begin.next_multiple_of(PACKET);
@@ -73,11 +118,63 @@ mod tests {
             let first = from.next_multiple_of(PACKET);
             prop_assert_eq!(&after[..], &stream[first..(from + 2000) / PACKET * PACKET]);
         }
+
+        #[test]
+        fn what_is_no_packet_is_dropped_wherever_it_stands(
+            before in 3usize..20, alien in "[^G]{1,400}", after in 3usize..20, cut in 1usize..900
+        ) {
+            let stream = stream(40);
+            let (first, second) = (&stream[..before * PACKET], &stream[before * PACKET..][..after * PACKET]);
+            let whole = [first, alien.as_bytes(), second].concat();
+            let mut packets = Packets::default();
+            let given: Vec<u8> = whole.chunks(cut).flat_map(|piece| packets.next(piece)).collect();
+            prop_assert_eq!(given, [first, second].concat());
+            prop_assert_eq!(packets.alien(), alien.len() as u64);
+        }
+
+        #[test]
+        fn all_that_is_given_is_packets(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..900), 0..20)) {
+            let mut packets = Packets::default();
+            for piece in pieces {
+                let given = packets.next(&piece);
+                prop_assert!(given.len() % PACKET == 0 && given.iter().step_by(PACKET).all(|byte| *byte == SYNC));
+                prop_assert!(packets.rest.len() < SPAN + PACKET);
+            }
+        }
+    }
+
+    /// A packet that starts a section or a PES packet; `marked` as a random access point.
+    fn start(pid: u8, marked: bool) -> Vec<u8> {
+        let mut packet =
+            vec![SYNC, 0x40, pid, if marked { 0x30 } else { 0x10 }, 1, if marked { 0x40 } else { 0 }];
+        packet.resize(PACKET, 0xff);
+        packet
     }
 
     #[test]
-    fn what_has_no_packets_is_passed_on() {
-        assert_eq!(Packets::default().next(&[1; PACKET]), [1; PACKET]);
-        assert!(Packets::default().next(&[]).is_empty());
+    fn playing_begins_with_the_tables_before_the_first_picture_that_needs_no_other() {
+        let before = [start(0, false), stream(3), start(0x50, false)].concat();
+        let from =
+            [start(0, false), start(0x20, false), start(0x50, true), stream(7), start(0x50, true)].concat();
+        let whole = [&before[..], &from].concat();
+        let mut packets = Packets::default();
+        assert_eq!(packets.next(&whole), from);
+        assert_eq!(packets.next(&whole), whole, "all that follows is whole");
+        packets.leap();
+        assert_eq!(packets.next(&whole[50..]), from);
+        // Without a mark, or without tables before it, nothing is left out.
+        for unmarked in [before.clone(), from[2 * PACKET..].to_vec()] {
+            packets.leap();
+            assert_eq!(packets.next(&unmarked), unmarked);
+        }
+    }
+
+    #[test]
+    fn a_playlist_never_comes_through() {
+        let mut packets = Packets::default();
+        let playlist = "#EXTM3U\nhttp://router.example/reboot\n".repeat(100);
+        assert!(packets.next(playlist.as_bytes()).is_empty());
+        assert!(packets.alien() > 3000);
+        assert_eq!(packets.next(&stream(5)), stream(5));
     }
 }

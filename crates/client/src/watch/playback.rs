@@ -117,6 +117,7 @@ impl Playback {
                 }
                 Outcome::Closed => return Ok(End::Closed),
                 Outcome::Late | Outcome::Failed(_) => {
+                    self.sink.leap();
                     let newest = self.figures.lock().0.newest.unwrap_or(record.seq);
                     if self.live {
                         catch_up_to = SegmentSeq(newest.0.saturating_sub(1)).max(catch_up_to);

@@ -17,8 +17,7 @@ use minuet_node::units;
 use tokio::io::AsyncReadExt as _;
 
 use super::{
-    console::Console,
-    interrupted,
+    signals,
     sink::{Out, Sink, Written},
     until_closed,
 };
@@ -32,9 +31,7 @@ const LOOK_LEN: u64 = 512 << 10;
 const CHUNK: usize = 256 << 10;
 
 /// Plays the recording at `path`.
-pub fn main(options: &Watch, path: &Path, console: Console) -> anyhow::Result<()> {
-    // It says what is to be said, to the end.
-    let _console = console;
+pub fn main(options: &Watch, path: &Path) -> anyhow::Result<()> {
     refuse_what_is_for_channels(options)?;
     let segments = segments(&folder(path)?)?;
     let first = first(&segments, options.start)?;
@@ -59,12 +56,14 @@ fn refuse_what_is_for_channels(options: &Watch) -> anyhow::Result<()> {
 }
 
 async fn play(out: Out, segments: &[PathBuf]) -> anyhow::Result<()> {
+    let mut signals = signals()?;
+    tracing::info!("playing the recording to {}", out.name());
     let (player, mut sink) = out.open("Minuet")?;
     let closed = player.as_ref().map(|player| player.closed().clone());
     let played = tokio::select! {
         played = give(segments, &mut sink) => played?,
         () = until_closed(closed) => Written::Closed,
-        interrupted = interrupted() => interrupted.map(|()| Written::Closed)?,
+        () = signals.next() => Written::Closed,
     };
     // Nothing more for the player: it sees the end of its input.
     drop(sink);
@@ -72,7 +71,7 @@ async fn play(out: Out, segments: &[PathBuf]) -> anyhow::Result<()> {
         (_, None) => Ok(()),
         (Written::Yes, Some(mut player)) => tokio::select! {
             ended = player.wait() => ended,
-            interrupted = interrupted() => interrupted,
+            () = signals.next() => player.stop().await,
         },
         (Written::Closed, Some(player)) => player.stop().await,
     }
@@ -83,6 +82,7 @@ async fn give(segments: &[PathBuf], sink: &mut Sink) -> anyhow::Result<Written> 
     for path in segments {
         let unreadable = || format!("{} cannot be read", path.display());
         let mut file = tokio::fs::File::open(path).await.with_context(unreadable)?;
+        sink.leap();
         loop {
             let count = file.read(&mut chunk).await.with_context(unreadable)?;
             if count == 0 {

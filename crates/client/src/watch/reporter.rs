@@ -8,19 +8,24 @@ use std::{
     time::Duration,
 };
 
+use minuet_console::Screen;
 use minuet_guard::tasks::Tasks;
 use minuet_node::units::Rate;
 use minuet_proto::Phase;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    console::Console,
     figures::{Figures, Look, Traffic},
     now_ms,
 };
 
 /// How long after a warning the same one comes again.
 const WARN_AGAIN: Duration = Duration::from_secs(120);
+/// How often the status line is renewed.
+const STATUS: Duration = Duration::from_millis(500);
+/// How long a situation lasts before it is worth a line in the log.
+const LASTING: Duration = Duration::from_secs(3);
 
 /// Writes what is counted.
 pub struct Reporter {
@@ -29,7 +34,7 @@ pub struct Reporter {
     /// The bytes.
     pub traffic: Box<dyn Fn() -> Traffic + Send + Sync>,
     /// Where the status goes.
-    pub console: Console,
+    pub screen: Screen,
     /// `--stats`.
     pub stats: Option<BufWriter<File>>,
 }
@@ -46,8 +51,9 @@ impl Reporter {
 
     async fn run(mut self, cancel: CancellationToken) {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
-        let mut status = tokio::time::interval(self.console.interval());
         let mut warned: Option<tokio::time::Instant> = None;
+        let mut status = tokio::time::interval(STATUS);
+        let mut log = ChangeLog::default();
         let (mut before, mut before_at) = (Traffic::default(), tokio::time::Instant::now());
         loop {
             tokio::select! {
@@ -64,13 +70,19 @@ impl Reporter {
                 _ = status.tick() => {
                     let (stats, elapsed) = ((self.traffic)(), before_at.elapsed());
                     let look = self.figures.look(now_ms());
-                    self.console.status(sentence(&look, &before, &stats, elapsed));
+                    let situation = Situation::of(&look);
+                    let text = sentence(situation, &look, &before, &stats, elapsed);
+                    if let Some(situation) = log.note(situation, before_at + elapsed) {
+                        situation.say();
+                    }
+                    self.screen.status(text);
                     (before, before_at) = (stats, before_at + elapsed);
                 }
             }
         }
         self.line(true);
-        self.console.finish();
+        self.screen.clear_status();
+        tracing::info!("{}", balance(&self.figures.look(now_ms()), &(self.traffic)()));
     }
 
     fn line(&mut self, summary: bool) {
@@ -99,18 +111,94 @@ fn too_narrow((brings, needs): (u64, u64)) -> String {
     )
 }
 
-fn sentence(look: &Look, before: &Traffic, now: &Traffic, elapsed: Duration) -> String {
+/// What a viewer's picture does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Situation {
+    Joining,
+    Playing,
+    Waiting,
+    Silent,
+    Ended,
+}
+
+impl Situation {
+    fn of(look: &Look) -> Self {
+        match (look.segment, look.phase) {
+            (None, _) => Self::Joining,
+            (Some(_), Some(Phase::Ended)) => Self::Ended,
+            (Some(_), Some(Phase::Silent)) => Self::Silent,
+            (Some(_), _) if look.lack > Duration::ZERO => Self::Waiting,
+            (Some(_), _) => Self::Playing,
+        }
+    }
+
+    /// Says it in the log. How playing begins, why it does not, and how it ends is said elsewhere.
+    fn say(self) {
+        match self {
+            Self::Playing => tracing::info!("playing again"),
+            Self::Waiting => tracing::info!("waiting for media: the picture stands still"),
+            Self::Silent => tracing::info!("waiting: the source is there, but gets no media at the moment"),
+            Self::Joining | Self::Ended => {}
+        }
+    }
+}
+
+/// Says each situation once, when it lasts.
+#[derive(Debug, Default)]
+struct ChangeLog {
+    /// The newest, and since when.
+    newest: Option<(Situation, Instant)>,
+    /// Said last.
+    said: Option<Situation>,
+}
+
+impl ChangeLog {
+    /// What is to be said at `now`, if anything.
+    fn note(&mut self, situation: Situation, now: Instant) -> Option<Situation> {
+        let since = match self.newest {
+            Some((newest, since)) if newest == situation => since,
+            _ => now,
+        };
+        self.newest = Some((situation, since));
+        // That it plays is news only after it did not.
+        if self.said.is_none() && situation == Situation::Playing {
+            self.said = Some(situation);
+        }
+        let lasts = now.saturating_duration_since(since) >= LASTING;
+        (lasts && self.said.replace(situation) != Some(situation)).then_some(situation)
+    }
+}
+
+/// What came and went in all.
+fn balance(look: &Look, traffic: &Traffic) -> String {
+    let mb = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+    let received = traffic.from_source + traffic.from_peers + traffic.from_http;
+    let mut text = format!("received {}, passed on {} to other viewers", mb(received), mb(traffic.sent));
+    if look.stalls.0 > 0 {
+        text += &format!(
+            "; the picture stood still {} times, {:.1} s in all",
+            look.stalls.0,
+            look.stalls.1.as_secs_f64()
+        );
+    }
+    text
+}
+
+fn sentence(situation: Situation, look: &Look, before: &Traffic, now: &Traffic, elapsed: Duration) -> String {
     let received = |t: &Traffic| t.from_source + t.from_peers + t.from_http;
     let rate = |from: u64, to: u64| {
         let per_s = to.saturating_sub(from) as f64 / elapsed.as_secs_f64().max(0.001);
         Rate::from_bytes_per_s(per_s as u64)
     };
-    let what = match (look.segment, look.phase) {
-        (None, _) => "joining".to_owned(),
-        (Some(_), Some(Phase::Ended)) => "ended".to_owned(),
-        (Some(_), Some(Phase::Silent)) => "source silent".to_owned(),
-        (Some(_), _) if look.lack > Duration::ZERO => "waiting for media".to_owned(),
-        (Some(seq), _) => format!("minute {seq}"),
+    let what = match (situation, look.segment) {
+        (Situation::Joining, _) | (_, None) => match &look.why {
+            Some(why) => return format!("waiting: {why}"),
+            None => "joining".to_owned(),
+        },
+        (Situation::Ended, _) => "ended".to_owned(),
+        (Situation::Silent, _) => "source silent".to_owned(),
+        (Situation::Waiting, _) => "waiting for media".to_owned(),
+        (Situation::Playing, Some(seq)) => format!("minute {seq}"),
     };
     // The picture is behind what was written by what the player holds.
     let behind = look.live_delay_ms.map_or("–".to_owned(), |delay| {
@@ -127,4 +215,31 @@ fn sentence(look: &Look, before: &Traffic, now: &Traffic, elapsed: Duration) -> 
         text += &format!(" · {} stalls, {} skipped", look.stalls.0, look.skipped);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_says_each_situation_once_and_only_when_it_lasts() {
+        use Situation::{Joining, Playing, Silent, Waiting};
+        let mut log = ChangeLog::default();
+        let began = Instant::now();
+        let mut said = Vec::new();
+        let seconds = |situation, count| std::iter::repeat_n(situation, count);
+        let lived = seconds(Joining, 60)
+            .chain(seconds(Playing, 600))
+            .chain(seconds(Waiting, 2))
+            .chain(seconds(Playing, 600))
+            .chain(seconds(Waiting, 60))
+            .chain(seconds(Silent, 600))
+            .chain(seconds(Playing, 2))
+            .chain(seconds(Silent, 60))
+            .chain(seconds(Playing, 600));
+        for (second, situation) in (0..).zip(lived) {
+            said.extend(log.note(situation, began + Duration::from_secs(second)));
+        }
+        assert_eq!(said, [Joining, Playing, Waiting, Silent, Playing]);
+    }
 }

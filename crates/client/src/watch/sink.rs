@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File},
     io::{self, IsTerminal as _},
-    os::fd::AsFd as _,
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::{FileTypeExt as _, MetadataExt as _},
+    },
     path::Path,
     process::Stdio,
     time::Duration,
@@ -17,35 +20,72 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::packets::Packets;
 use crate::options::Watch;
 
 /// How long a player may take to end after it was killed.
 const PLAYER_GRACE: Duration = Duration::from_secs(2);
+/// So many bytes in no packet may come where a stream begins in the middle of one.
+const MAX_ALIEN: u64 = 4096;
 
 /// What mpv is told, as measured on a pipe: it recovers from a stall by waiting until it has 2 s again (its
-/// low-latency profile underruns again and again); and the terminal is ours.
-const MPV_OPTIONS: [&str; 4] =
-    ["--cache=yes", "--cache-pause-wait=2", "--no-terminal", "--force-window=immediate"];
+/// low-latency profile underruns again and again); the terminal is ours; and what comes is MPEG-TS, whatever it looks
+/// like. With its demuxer named, mpv reads no playlists.
+const MPV_OPTIONS: [&str; 7] = [
+    "--cache=yes",
+    "--cache-pause-wait=2",
+    "--no-terminal",
+    "--force-window=immediate",
+    "--demuxer=lavf",
+    "--demuxer-lavf-format=mpegts",
+    "--ytdl=no",
+];
+
+/// The player where none is named.
+pub const PLAYER: &str = "mpv";
 
 /// Where the media is to go. Chosen at the start, so that what cannot work is said before anything else is done.
 pub enum Out {
     /// To a player, which is started once there is something to play.
     Player(String),
-    /// Here.
-    Open(Sink),
+    /// Here; the name is what a user calls it.
+    Open(Sink, String),
 }
 
 impl Out {
-    /// As the command line says.
+    /// As the command line says. A player that is named is started wherever the program runs, with a terminal or without.
     pub fn choose(options: &Watch) -> anyhow::Result<Self> {
-        let stdout = Path::new("-");
-        match options.output.as_deref() {
-            Some(path) if path != stdout => Ok(Self::Open(Sink::file(path)?)),
-            None if !options.stdout && io::stdout().is_terminal() => {
-                find_player(&options.player)?;
-                Ok(Self::Player(options.player.clone()))
+        let output = options.output.as_deref().or(options.stdout.then_some(Path::new("-")));
+        let player = match (output, &options.player) {
+            (Some(path), Some(_)) => {
+                tracing::warn!("--player is left out: the media goes to {}", shown(path));
+                return Self::file(path);
             }
-            Some(_) | None => Ok(Self::Open(Sink::stdout()?)),
+            (Some(path), None) => return Self::file(path),
+            (None, Some(player)) => player,
+            (None, None) if io::stdout().is_terminal() => PLAYER,
+            (None, None) => {
+                refuse_a_log()?;
+                tracing::info!(
+                    "standard output is no terminal, so the media goes there; --player {PLAYER} plays it in place of that"
+                );
+                return Self::file(Path::new("-"));
+            }
+        };
+        find_player(player)?;
+        Ok(Self::Player(player.to_owned()))
+    }
+
+    fn file(path: &Path) -> anyhow::Result<Self> {
+        let sink = if path == Path::new("-") { Sink::stdout()? } else { Sink::file(path)? };
+        Ok(Self::Open(sink, shown(path)))
+    }
+
+    /// What a user calls it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Player(command) => split(command).map_or_else(|_| command.clone(), |(program, _)| program),
+            Self::Open(_, name) => name.clone(),
         }
     }
 
@@ -56,13 +96,43 @@ impl Out {
                 let (player, sink) = Player::start(&command, title)?;
                 Ok((Some(player), sink))
             }
-            Self::Open(sink) => Ok((None, sink)),
+            Self::Open(sink, _) => Ok((None, sink)),
         }
     }
 }
 
-/// An open way for the media.
-pub enum Sink {
+fn shown(path: &Path) -> String {
+    if path == Path::new("-") { "standard output".into() } else { path.display().to_string() }
+}
+
+/// Refuses to write media among log lines: where a launcher, cron or a service manager has put standard output and standard
+/// error into one file or socket, nobody asked for media in it.
+fn refuse_a_log() -> anyhow::Result<()> {
+    let metadata =
+        |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from).and_then(|file| file.metadata());
+    let (Ok(out), Ok(log)) = (metadata(io::stdout().as_fd()), metadata(io::stderr().as_fd())) else {
+        return Ok(());
+    };
+    let same = (out.dev(), out.ino()) == (log.dev(), log.ino());
+    let kind = out.file_type();
+    if same && (kind.is_file() || kind.is_socket()) {
+        bail!(
+            "standard output is the log, and media does not belong there: name a player with --player {PLAYER}, a file with \
+             --output, or say --stdout"
+        );
+    }
+    Ok(())
+}
+
+/// An open way for the media. Only whole MPEG-TS packets go through it.
+pub struct Sink {
+    way: Way,
+    packets: Packets,
+    /// It was said that something else came.
+    complained: bool,
+}
+
+enum Way {
     /// A player's standard input.
     Player(ChildStdin),
     /// A file, or our standard output.
@@ -79,10 +149,14 @@ pub enum Written {
 }
 
 impl Sink {
+    fn new(way: Way) -> Self {
+        Self { way, packets: Packets::default(), complained: false }
+    }
+
     /// Standard output, without the line buffer that `std` puts before it.
     pub fn stdout() -> anyhow::Result<Self> {
         let fd = io::stdout().as_fd().try_clone_to_owned().context("cannot use standard output")?;
-        Ok(Self::File(tokio::fs::File::from_std(File::from(fd))))
+        Ok(Self::new(Way::File(tokio::fs::File::from_std(File::from(fd)))))
     }
 
     /// A file at `path`. One that is there already is not written over; a pipe or a device is written to.
@@ -94,14 +168,25 @@ impl Sink {
         let file = File::options().write(true).create(true).truncate(false).open(path);
         let file =
             file.with_context(|| format!("cannot write {}: choose another --output", path.display()))?;
-        Ok(Self::File(tokio::fs::File::from_std(file)))
+        Ok(Self::new(Way::File(tokio::fs::File::from_std(file))))
     }
 
-    /// Passes on media; waits while the reader has enough.
+    /// What comes next does not follow what came before.
+    pub fn leap(&mut self) {
+        self.packets.leap();
+    }
+
+    /// Passes on media; waits while the reader has enough. What is no MPEG-TS is dropped.
     pub async fn write(&mut self, media: &[u8]) -> anyhow::Result<Written> {
-        let written = match self {
-            Self::Player(input) => input.write_all(media).await,
-            Self::File(out) => match out.write_all(media).await {
+        let media = self.packets.next(media);
+        if self.packets.alien() > MAX_ALIEN && !std::mem::replace(&mut self.complained, true) {
+            tracing::warn!(
+                "the channel sends something that is no MPEG-TS: it is not passed on to the player"
+            );
+        }
+        let written = match &mut self.way {
+            Way::Player(input) => input.write_all(&media).await,
+            Way::File(out) => match out.write_all(&media).await {
                 Ok(()) => out.flush().await,
                 failed => failed,
             },
@@ -121,6 +206,21 @@ fn split(command: &str) -> anyhow::Result<(String, Vec<String>)> {
     };
     let program = words.remove(0);
     Ok((program, words))
+}
+
+/// What a player that is known here is told before the user's own options: which format it gets, so that it guesses nothing
+/// (what it takes for a playlist makes it contact others), and that it needs nothing from the network. Tried with mpv 0.35,
+/// VLC 3.0.24 and ffplay 5.1.
+fn options_of(program: &str, title: &str) -> Vec<String> {
+    let stem = Path::new(program).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let (options, title_option): (&[&str], _) = match stem {
+        "mpv" => (&MPV_OPTIONS, Some("--force-media-title=")),
+        "vlc" | "cvlc" => (&["--demux=ts", "--no-metadata-network-access"], Some("--meta-title=")),
+        "ffplay" => (&["-f", "mpegts"], None),
+        _ => (&[], None),
+    };
+    let title = title_option.map(|option| format!("{option}{title}"));
+    options.iter().map(|option| (*option).to_owned()).chain(title).collect()
 }
 
 /// Whether the player is there at all.
@@ -149,9 +249,7 @@ impl Player {
     pub fn start(command: &str, title: &str) -> anyhow::Result<(Self, Sink)> {
         let (program, words) = split(command)?;
         let mut process = Command::new(&program);
-        if std::path::Path::new(&program).file_stem().is_some_and(|stem| stem == "mpv") {
-            process.args(MPV_OPTIONS).arg(format!("--force-media-title={title}"));
-        }
+        process.args(options_of(&program, title));
         process.args(&words);
         if words.last().is_none_or(|last| last != "-") {
             process.arg("-");
@@ -166,7 +264,7 @@ impl Player {
         let input = child.stdin.take().context("the player has no standard input")?;
         let (kill, closed) = (CancellationToken::new(), CancellationToken::new());
         let ended = tokio::spawn(wait(child, program, kill.clone(), closed.clone()));
-        Ok((Self { ended, kill, closed }, Sink::Player(input)))
+        Ok((Self { ended, kill, closed }, Sink::new(Way::Player(input))))
     }
 
     /// Cancelled when it ends.
@@ -226,8 +324,48 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("evening.ts");
         let mut sink = Sink::file(&path).unwrap();
-        assert_eq!(sink.write(b"media").await.unwrap(), Written::Yes);
+        let media = packets(4);
+        assert_eq!(sink.write(&media).await.unwrap(), Written::Yes);
         assert!(Sink::file(&path).err().unwrap().to_string().contains("--output"));
-        assert_eq!(fs::read(&path).unwrap(), b"media");
+        assert_eq!(fs::read(&path).unwrap(), media);
+    }
+
+    fn packets(count: usize) -> Vec<u8> {
+        [&[0x47][..], &[0; 187]].concat().repeat(count)
+    }
+
+    #[tokio::test]
+    async fn a_player_gets_media_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (got, script) = (dir.path().join("got"), dir.path().join("player"));
+        fs::write(&script, format!("#!/bin/sh\nexec cat > {}\n", got.display())).unwrap();
+        run_command(&["chmod", "+x", script.to_str().unwrap()]);
+        let out = Out::Player(script.display().to_string());
+        let (player, mut sink) = out.open("Radio Tower").unwrap();
+        let playlist = b"#EXTM3U\nhttp://router.example/reboot\n";
+        for bytes in [&playlist[..], &packets(10), &playlist.repeat(100), &packets(5)] {
+            sink.write(bytes).await.unwrap();
+        }
+        drop(sink);
+        player.unwrap().wait().await.unwrap();
+        assert_eq!(fs::read(&got).unwrap(), packets(15));
+    }
+
+    fn run_command(words: &[&str]) {
+        assert!(std::process::Command::new(words[0]).args(&words[1..]).status().unwrap().success());
+    }
+
+    #[test]
+    fn known_players_are_told_the_format() {
+        for (program, option) in [
+            ("/usr/bin/mpv", "--demuxer-lavf-format=mpegts"),
+            ("vlc", "--demux=ts"),
+            ("cvlc", "--demux=ts"),
+            ("ffplay", "mpegts"),
+        ] {
+            assert!(options_of(program, "x").iter().any(|told| told == option), "{program}");
+        }
+        assert!(options_of("my-player", "x").is_empty());
+        assert!(options_of("mpv", "Radio").contains(&"--force-media-title=Radio".to_owned()));
     }
 }

@@ -289,6 +289,9 @@ mod tests {
             assert_eq!(judge(Codec::Hevc, &nals(&[&aud, &sps, &pps, &slice(kind)])), Some(Degraded));
         }
         assert_eq!(judge(Codec::Hevc, &nals(&[&aud, &vps, &sps, &pps, &slice(1)])), Some(None));
+        // Gradual refresh: a recovery point before a slice that refers to others.
+        let recovery = [39 << 1, 1, 6, 1, 0b0110_0000, 0x80];
+        assert_eq!(judge(Codec::Hevc, &nals(&[&aud, &recovery, &slice(1)])), Some(Degraded));
         // A slice of an enhancement layer is not the picture.
         let layer = [21 << 1, 1 << 3 | 1, 0x80];
         assert_eq!(judge(Codec::Hevc, &nals(&[&aud, &layer])), Option::None);
@@ -304,7 +307,9 @@ mod tests {
         assert_eq!(judge(Codec::Mpeg2, &[sequence, gop, picture(1)].concat()), Some(Clean));
         assert_eq!(judge(Codec::Mpeg2, &[sequence, picture(1)].concat()), Some(Clean));
         assert_eq!(judge(Codec::Mpeg2, &[gop, picture(1)].concat()), Some(Degraded));
-        assert_eq!(judge(Codec::Mpeg2, &[sequence, picture(2)].concat()), Some(None));
+        // Intra refresh: the header is repeated before a P picture.
+        assert_eq!(judge(Codec::Mpeg2, &[sequence, picture(2)].concat()), Some(Degraded));
+        assert_eq!(judge(Codec::Mpeg2, &[sequence, picture(3)].concat()), Some(None));
         assert_eq!(judge(Codec::Mpeg2, &picture(3)), Some(None));
     }
 

@@ -8,6 +8,7 @@ use super::{Access, Seen, Unit};
 const PICTURE: u8 = 0x00;
 const SEQUENCE_HEADER: u8 = 0xb3;
 const INTRA: u8 = 1;
+const PREDICTED: u8 = 2;
 
 pub(super) fn unit(part: &[u8], whole: bool, seen: &mut Seen) -> Unit {
     match *part {
@@ -19,6 +20,8 @@ pub(super) fn unit(part: &[u8], whole: bool, seen: &mut Seen) -> Unit {
         [PICTURE, _, second, ..] => Unit::Judged(match second >> 3 & 7 {
             INTRA if seen.sequence => Access::Clean,
             INTRA => Access::Degraded,
+            // Intra refresh: encoders without I pictures repeat the header where decoders may begin.
+            PREDICTED if seen.sequence => Access::Degraded,
             _ => Access::None,
         }),
         [] | [PICTURE, ..] if !whole => Unit::Short,

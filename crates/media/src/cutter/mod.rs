@@ -10,7 +10,8 @@
 //! - The segments joined are the input, byte for byte, but for the tables at their starts and what was
 //!   dropped: garbage, what came before the first segment, and null packets if they are not wanted.
 //! - Where the encoder sends no clean random access point, a segment starts at a lesser one after a grace period,
-//!   with the parameter sets that it lacks repeated before it, and at any access unit after a limit.
+//!   with the parameter sets that it lacks repeated before it, and at any access unit after a limit. After the grace
+//!   period lesser ones are told as random access points, too, with the tables and parameter sets repeated.
 //! - The outcome depends on the bytes alone, not on how they were divided into calls.
 
 mod scan;
@@ -76,7 +77,7 @@ impl CutterConfig {
 ///     while let Some(event) = cutter.poll(&mut rest)? {
 ///         match event {
 ///             Event::Start(start) => { /* open a file, write start.tables */ }
-///             Event::Data(bytes) => { /* write them */ }
+///             Event::Data(bytes) | Event::Repeat(bytes) => { /* write them */ }
 ///             Event::End(end) => { /* close it */ }
 ///             Event::RandomAccess(_) | Event::Notice(_) => {}
 ///         }
@@ -201,14 +202,20 @@ impl Cutter {
 
     fn enter(&mut self, mark: Mark) -> Event<'_> {
         match mark {
-            Mark::Start { discontinuity, position, timestamp, tables } => {
+            Mark::Start { discontinuity, position, timestamp, access, tables } => {
                 self.in_segment = true;
                 self.tables = tables;
                 self.segment_bytes = self.tables.len() as u64;
                 let tables = &self.tables;
-                Event::Start(SegmentStart { index: self.index, discontinuity, position, timestamp, tables })
+                let index = self.index;
+                Event::Start(SegmentStart { index, discontinuity, position, timestamp, access, tables })
             }
             Mark::RandomAccess(access) => Event::RandomAccess(access),
+            Mark::Repeat(packets) => {
+                self.tables = packets;
+                self.segment_bytes += self.tables.len() as u64;
+                Event::Repeat(&self.tables)
+            }
             Mark::End { duration } => {
                 let end = SegmentEnd { index: self.index, duration, bytes: self.segment_bytes };
                 self.in_segment = false;

@@ -31,6 +31,13 @@ const LEAD_IN_LIMIT: usize = 64 * PACKET_LEN;
 const FIRST_STREAM_PID: u16 = 0x20;
 /// A feed without a usable program in its first so many bytes has none.
 const PROGRAM_LIMIT: u64 = 32 << 20;
+/// Nor has one whose clock, on any PID, went on for so long meanwhile: tables come ten times a second, and each half a
+/// second at the least (ETSI TR 101 290).
+const PROGRAM_TIME: i64 = 5 * TICKS_PER_SECOND as i64;
+/// A clock that leaps further than this between two PCRs says nothing about that.
+const PROGRAM_LEAP: i64 = 2 * TICKS_PER_SECOND as i64;
+/// Of the random access points that are told because there is nothing better, each is so far from the one before.
+const LESSER_DISTANCE: u64 = TICKS_PER_SECOND;
 /// After so much time on other streams of the program the leading one is silent, and they keep the time.
 const SILENCE: Ticks = Ticks(5 * TICKS_PER_SECOND);
 /// A PCR no further than this ahead of the one before goes on from it, whatever its flag says.
@@ -72,6 +79,12 @@ pub struct Scan {
     silent: bool,
     /// The program has sound.
     sound: bool,
+    /// Where the latest clean random access point was, or the first segment's start.
+    clean_at: Ticks,
+    /// Where a random access point was told last.
+    told_at: Ticks,
+    /// Before there is a program: the first PID with a PCR, its latest one, and how long it has run.
+    orphan_clock: Option<(u16, Pcr, i64)>,
 }
 
 impl Scan {
@@ -103,6 +116,9 @@ impl Scan {
             scrambled_noticed: false,
             silent: false,
             sound: false,
+            clean_at: Ticks(0),
+            told_at: Ticks(0),
+            orphan_clock: None,
             config,
         }
     }
@@ -222,6 +238,9 @@ impl Scan {
         }
         state.repeated = repeats;
         let roles = state.roles;
+        if self.selection.is_none() {
+            self.run_without_program(pid, packet, at)?;
+        }
         if pid < FIRST_STREAM_PID || roles & TABLE != 0 {
             self.lead_in = self.lead_in.filter(|first| at - first < LEAD_IN_LIMIT).or(Some(at));
         } else if roles & LEADING == 0 {
@@ -251,6 +270,24 @@ impl Scan {
             }
         }
         Ok(())
+    }
+
+    /// Whether the feed has gone on for so long without a program that there is none.
+    fn run_without_program(&mut self, pid: u16, packet: Packet<'_>, at: usize) -> Result<(), Error> {
+        let Some(pcr) = packet.adaptation().and_then(|field| field.pcr) else { return Ok(()) };
+        let (first, last, run) = self.orphan_clock.get_or_insert((pid, pcr, 0));
+        if *first != pid {
+            return Ok(());
+        }
+        let step = pcr.base.since(last.base);
+        *last = pcr;
+        if (0..=PROGRAM_LEAP).contains(&step) {
+            *run += step;
+        }
+        if *run < PROGRAM_TIME {
+            return Ok(());
+        }
+        Err(Error::NoProgram { searched: self.before + at as u64 })
     }
 
     fn clock(&mut self, field: Adaptation) {
@@ -386,28 +423,63 @@ impl Scan {
             self.schedule.force(position);
         }
         match self.schedule.judge(position, access) {
-            Verdict::Cut => self.cut(unit.at, unit.timestamp, None),
+            Verdict::Cut => self.cut(unit.at, unit.timestamp, access, None),
             Verdict::Late { overdue } => {
                 if !self.silent {
                     let degraded = access == Access::Degraded;
                     self.notices.push_back(Notice::NoRandomAccess { overdue, degraded });
                 }
-                self.cut(unit.at, unit.timestamp, Some(unit.counter));
+                self.cut(unit.at, unit.timestamp, access, Some(unit.counter));
             }
-            Verdict::Pass => {}
+            Verdict::Pass => self.tell_lesser(&unit, access),
         }
         if access == Access::Clean && self.segment.is_some() {
             let position = self.timeline.position();
+            (self.clean_at, self.told_at) = (position, position);
             self.marks.push_back((unit.at, Mark::RandomAccess(RandomAccess { position })));
         }
     }
 
+    /// Tells of a degraded access point where clean ones have been missing for the grace period: whoever joins has
+    /// nothing better. What a decoder needs and the access unit does not bring is repeated before it.
+    fn tell_lesser(&mut self, unit: &AccessUnit, access: Access) {
+        let position = self.timeline.position();
+        let since = |at: Ticks| position.0.saturating_sub(at.0);
+        let due = since(self.clean_at) >= Ticks::from(self.config.grace).0
+            && since(self.told_at) >= LESSER_DISTANCE;
+        if access != Access::Degraded || self.segment.is_none() || !due {
+            return;
+        }
+        self.told_at = position;
+        self.marks.push_back((unit.at, Mark::RandomAccess(RandomAccess { position })));
+        let packets = self.repeated(Some(unit.counter));
+        if self.scanner.missing_parameters().is_empty() || self.last_header.is_empty() {
+            return;
+        }
+        self.full_at = self.full_at.saturating_sub(packets.len() as u64);
+        self.marks.push_back((unit.at, Mark::Repeat(packets)));
+    }
+
+    /// The tables in force as packets and, with `counter`, that of the leading stream before the access unit, the
+    /// parameter sets that this lacks.
+    fn repeated(&self, counter: Option<u8>) -> Vec<u8> {
+        let mut packets = Vec::new();
+        let last_counter = |pid: u16| self.pids[usize::from(pid)].counter.wrapping_sub(1);
+        self.programs.write_tables(last_counter, &mut packets);
+        if let (Some(counter), Some(selection)) = (counter, self.selection) {
+            let parameters = self.scanner.missing_parameters();
+            repeat_parameters(selection.leading.pid, counter, &self.last_header, parameters, &mut packets);
+        }
+        packets
+    }
+
     /// Ends the segment under way at offset `at` and starts the next. With `counter`, that of the leading stream before
     /// the access unit, the parameter sets that this lacks are repeated before it.
-    fn cut(&mut self, at: usize, timestamp: Option<Timestamp>, counter: Option<u8>) {
+    fn cut(&mut self, at: usize, timestamp: Option<Timestamp>, access: Access, counter: Option<u8>) {
         self.lead_in = None;
         if self.segment.is_none() {
             self.timeline.start_here();
+            (self.clean_at, self.told_at) = (Ticks(0), Ticks(0));
             let bytes = self.before + at as u64;
             if bytes > 0 {
                 self.notices.push_back(Notice::Skipped { bytes });
@@ -419,18 +491,16 @@ impl Scan {
             self.marks.push_back((at, Mark::End { duration }));
         }
         self.schedule.cut(position);
-        let mut tables = Vec::new();
-        let last_counter = |pid: u16| self.pids[usize::from(pid)].counter.wrapping_sub(1);
-        self.programs.write_tables(last_counter, &mut tables);
-        if let (Some(counter), Some(selection)) = (counter, self.selection) {
-            let parameters = self.scanner.missing_parameters();
-            repeat_parameters(selection.leading.pid, counter, &self.last_header, parameters, &mut tables);
-        }
+        let tables = self.repeated(counter);
         // However small the limit, a segment holds at least a packet.
         let room = self.config.max_bytes.saturating_sub(tables.len() as u64).max(PACKET_LEN as u64);
         self.full_at = (self.before + at as u64).saturating_add(room);
         let discontinuity = std::mem::take(&mut self.discontinuity);
-        self.marks.push_back((at, Mark::Start { discontinuity, position, timestamp, tables }));
+        let access = access != Access::None;
+        if access {
+            self.told_at = position;
+        }
+        self.marks.push_back((at, Mark::Start { discontinuity, position, timestamp, access, tables }));
     }
 
     /// Whether the segment cannot take the packet at this offset.
@@ -442,7 +512,7 @@ impl Scan {
         self.judge(Access::None);
         if self.is_full(at) {
             self.notices.push_back(Notice::TooLarge { limit: self.config.max_bytes });
-            self.cut(at, None, None);
+            self.cut(at, None, Access::None, None);
         }
     }
 

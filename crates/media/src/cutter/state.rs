@@ -8,9 +8,19 @@ use crate::{
 /// What happens at an offset.
 #[derive(Debug)]
 pub enum Mark {
-    Start { discontinuity: bool, position: Ticks, timestamp: Option<Timestamp>, tables: Vec<u8> },
+    Start {
+        discontinuity: bool,
+        position: Ticks,
+        timestamp: Option<Timestamp>,
+        access: bool,
+        tables: Vec<u8>,
+    },
     RandomAccess(RandomAccess),
-    End { duration: Ticks },
+    /// Tables and parameter sets, repeated here.
+    Repeat(Vec<u8>),
+    End {
+        duration: Ticks,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Default)]

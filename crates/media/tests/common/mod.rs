@@ -12,7 +12,11 @@ use minuet_media::{Counters, Cutter, CutterConfig, Error, Event, Notice, Ticks};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     pub tables: Vec<u8>,
+    /// The input's bytes in it.
     pub data: Vec<u8>,
+    /// All of it: tables, the input's bytes, and what is repeated among them.
+    pub whole: Vec<u8>,
+    pub access: bool,
     pub discontinuity: bool,
     pub position: Ticks,
     pub duration: Ticks,
@@ -23,7 +27,7 @@ pub struct Segment {
 impl Segment {
     /// The segment as a file.
     pub fn file(&self) -> Vec<u8> {
-        [self.tables.as_slice(), &self.data].concat()
+        self.whole.clone()
     }
 }
 
@@ -84,6 +88,8 @@ fn take(event: Event<'_>, outcome: &mut Outcome, open: &mut bool) {
             outcome.segments.push(Segment {
                 tables: start.tables.to_vec(),
                 data: Vec::new(),
+                whole: start.tables.to_vec(),
+                access: start.access,
                 discontinuity: start.discontinuity,
                 position: start.position,
                 duration: Ticks(0),
@@ -98,12 +104,18 @@ fn take(event: Event<'_>, outcome: &mut Outcome, open: &mut bool) {
                 Event::Data(bytes) => {
                     assert!(!bytes.is_empty() && bytes.len() % 188 == 0);
                     segment.data.extend_from_slice(bytes);
+                    segment.whole.extend_from_slice(bytes);
+                }
+                Event::Repeat(bytes) => {
+                    assert!(!bytes.is_empty() && bytes.len() % 188 == 0);
+                    assert_eq!(segment.random_access.last(), Some(&segment.data.len()), "after a mark");
+                    segment.whole.extend_from_slice(bytes);
                 }
                 Event::RandomAccess(_) => segment.random_access.push(segment.data.len()),
                 Event::End(end) => {
                     *open = false;
                     segment.duration = end.duration;
-                    assert_eq!(end.bytes, (segment.tables.len() + segment.data.len()) as u64);
+                    assert_eq!(end.bytes, segment.whole.len() as u64);
                 }
                 _ => unreachable!(),
             }

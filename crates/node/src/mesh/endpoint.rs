@@ -7,7 +7,7 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -34,6 +34,9 @@ use crate::contact::{Contact, Contacts, Teller};
 /// Names the protocol in the handshake (RFC 7301). The number is that of the framing, not of the mesh messages, whose
 /// version is negotiated in Hello.
 pub(super) const ALPN: &[u8] = b"minuet-mesh/1";
+/// How long a port that is in use may take to become free, and how often that is looked at.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
+const PORT_LOOK: Duration = Duration::from_millis(20);
 /// How long a dial may take.
 pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// After so long without a packet a link is down.
@@ -105,12 +108,16 @@ impl Transport {
         if !listen.ip().is_unspecified() {
             builder = builder.clear_ip_transports();
         }
-        let endpoint = builder
-            .bind_addr(listen)
-            .map_err(|error| Error::Bind { listen, reason: error.to_string() })?
-            .bind()
-            .await
-            .map_err(|error| Error::Bind { listen, reason: innermost(&error) })?;
+        wait_for_port(listen).await;
+        let bad = |error: &dyn std::fmt::Display| Error::Bind { listen, reason: error.to_string() };
+        builder = builder.bind_addr(listen).map_err(|error| bad(&error))?;
+        if listen.ip() == Ipv6Addr::UNSPECIFIED {
+            // A socket of one family takes no packets of the other.
+            let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, listen.port()));
+            builder = builder.bind_addr(v4).map_err(|error| bad(&error))?;
+        }
+        let endpoint =
+            builder.bind().await.map_err(|error| Error::Bind { listen, reason: innermost(&error) })?;
         Ok(Self { endpoint, pins, contacts, relays: Arc::default() })
     }
 
@@ -271,6 +278,22 @@ impl Incoming {
     pub async fn accept(self) -> Option<Connection> {
         self.0.accept().ok()?.await.ok()
     }
+}
+
+/// Waits until a port is free, but not for long: a node that was stopped, so as to be started again, gives its port back
+/// once the transport's own tasks have ended, which nobody can wait for.
+async fn wait_for_port(listen: SocketAddr) {
+    let in_use = || match std::net::UdpSocket::bind(listen) {
+        Err(error) => error.kind() == std::io::ErrorKind::AddrInUse,
+        Ok(_) => false,
+    };
+    let waiting = async {
+        while listen.port() != 0 && in_use() {
+            tokio::time::sleep(PORT_LOOK).await;
+        }
+    };
+    // What is in use for longer is somebody else's: binding says so.
+    let _ = tokio::time::timeout(PORT_PATIENCE, waiting).await;
 }
 
 fn reach_of(addr: &EndpointAddr) -> Reach {

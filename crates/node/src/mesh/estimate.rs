@@ -44,12 +44,14 @@ impl Uplink {
         Some(self.0.limit.load(Ordering::Relaxed)).filter(|limit| *limit > 0)
     }
 
-    pub(super) fn say(&self, mesh_bytes: u64, limit: Option<u64>) {
+    /// The mesh says what it has sent and found out; for whoever stands in for it in a test.
+    pub fn say(&self, mesh_bytes: u64, limit: Option<u64>) {
         self.0.mesh_bytes.store(mesh_bytes, Ordering::Relaxed);
         self.0.limit.store(limit.unwrap_or(0), Ordering::Relaxed);
     }
 
-    fn others_bytes(&self) -> u64 {
+    /// What other parts of the program have said that they sent.
+    pub fn others_bytes(&self) -> u64 {
         self.0.others_bytes.load(Ordering::Relaxed)
     }
 }

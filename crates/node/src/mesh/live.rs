@@ -148,7 +148,7 @@ impl LiveWindow {
     }
 
     /// Part of a verified piece's bytes.
-    pub(super) fn read_part(&self, serial: Serial, offset: u32, len: u32) -> Option<Bytes> {
+    pub fn read_part(&self, serial: Serial, offset: u32, len: u32) -> Option<Bytes> {
         let found = self.lock().ring.find(serial, offset, len)?;
         self.read_found(&found)
     }

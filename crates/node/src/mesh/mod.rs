@@ -18,6 +18,7 @@ mod lines;
 mod linger;
 mod link;
 mod live;
+mod met;
 mod network;
 mod origin;
 mod reach;
@@ -51,6 +52,7 @@ pub use error::Error;
 pub use estimate::Uplink;
 use estimate::UplinkEstimate;
 pub use live::{LivePiece, LiveWindow};
+pub use met::Met;
 pub use minuet_mesh::{Role as MeshRole, Start as MeshStart};
 use origin::Origin;
 pub use reach::Reach;
@@ -100,6 +102,8 @@ pub struct MeshOptions {
     pub known: Option<PathBuf>,
     /// File in which it is remembered what lines can send, for the next run.
     pub lines: Option<PathBuf>,
+    /// The line that the mesh shares with other parts of the program; one that is started again goes on with the same.
+    pub uplink: Uplink,
     /// Whom to ask for nodes.
     pub trackers: Vec<TrackerClient>,
 }
@@ -138,6 +142,7 @@ pub struct Mesh {
     uplink: Uplink,
     window: Arc<LiveWindow>,
     stats: watch::Receiver<MeshStats>,
+    met: watch::Receiver<Met>,
     transport: Transport,
     tasks: Tasks,
     /// How links are given to the driver.
@@ -206,7 +211,7 @@ impl Mesh {
             let remembering = known::remember(path, neighbours, spawner.token().clone());
             spawner.spawn_to_end("the list of nodes to find again", endless(remembering));
         }
-        let uplink = Uplink::default();
+        let uplink = options.uplink.clone();
         let estimate = UplinkEstimate::start(&options, uplink.clone(), &spawner);
         let (say_reach, reach) = watch::channel(transport.reach());
         spawner
@@ -233,6 +238,7 @@ impl Mesh {
         #[cfg(test)]
         let door = driver.door();
         spawner.spawn_to_end("the live mesh", endless(driver.run(queue)));
+        let (say_met, met) = watch::channel(Met::default());
         for tracker in options.trackers.clone() {
             let rendezvous = rendezvous::Rendezvous::new(
                 tracker.clone(),
@@ -241,6 +247,7 @@ impl Mesh {
                 reach.clone(),
                 dialable.clone(),
                 commands.clone(),
+                say_met.clone(),
             );
             spawner
                 .spawn_to_end("meeting nodes at a tracker", endless(rendezvous.run(spawner.token().clone())));
@@ -258,6 +265,7 @@ impl Mesh {
                 uplink,
                 window,
                 stats,
+                met,
                 transport,
                 tasks,
                 #[cfg(test)]
@@ -299,6 +307,11 @@ impl Mesh {
     /// Figures as they are renewed.
     pub fn watch_stats(&self) -> watch::Receiver<MeshStats> {
         self.stats.clone()
+    }
+
+    /// What trackers said of other nodes.
+    pub fn met(&self) -> Met {
+        self.met.borrow().clone()
     }
 
     /// This node's key.

@@ -24,6 +24,7 @@ use super::{
     driver::Command,
     endpoint::{RelayServer, Transport},
     known::peer_info,
+    met::Met,
     reach::Reach,
 };
 use crate::{
@@ -58,6 +59,7 @@ pub(super) struct Rendezvous {
     reach: watch::Receiver<Reach>,
     dialable: watch::Receiver<bool>,
     commands: mpsc::Sender<Command>,
+    met: watch::Sender<Met>,
     relay: Option<(RelayServer, Instant)>,
 }
 
@@ -69,6 +71,7 @@ impl Rendezvous {
         reach: watch::Receiver<Reach>,
         dialable: watch::Receiver<bool>,
         commands: mpsc::Sender<Command>,
+        met: watch::Sender<Met>,
     ) -> Self {
         let kbps = options.upload_limit.unwrap_or(0).saturating_mul(8) / 1000;
         let about = MeshNode {
@@ -81,7 +84,17 @@ impl Rendezvous {
         };
         let heads = if options.role == Role::Source { 0 } else { MAX_JOIN_HEAD_PIECES };
         let request = JoinRequest { want: WANT, heads, ..JoinRequest::new(about) };
-        Self { tracker, channel: options.channel, request, transport, reach, dialable, commands, relay: None }
+        Self {
+            tracker,
+            channel: options.channel,
+            request,
+            transport,
+            reach,
+            dialable,
+            commands,
+            met,
+            relay: None,
+        }
     }
 
     /// Announces the node until cancelled, then takes leave.
@@ -108,9 +121,11 @@ impl Rendezvous {
             let wait = match self.tracker.join_mesh(self.channel, &self.request).await {
                 Ok(answer) => {
                     if std::mem::take(&mut complained) {
-                        tracing::debug!("tracker {} is back", self.tracker.base());
+                        tracing::debug!("tracker {} is back", self.tracker.name());
                     }
                     backoff.succeeded();
+                    let name = self.tracker.base().as_str();
+                    self.met.send_modify(|met| met.answered(name, answer.nodes.len()));
                     let interval = answer.interval.max(SHORTEST);
                     self.take(answer).await;
                     interval
@@ -119,6 +134,8 @@ impl Rendezvous {
                     if !std::mem::replace(&mut complained, true) {
                         tracing::debug!("tracker {} {error}; the mesh goes on", self.tracker.base());
                     }
+                    let name = self.tracker.base().as_str();
+                    self.met.send_modify(|met| met.failed(name, error));
                     backoff.failed(rand::random())
                 }
             };
@@ -167,7 +184,7 @@ impl Rendezvous {
             None => false,
         };
         if wait {
-            tracing::debug!("tracker {} names another relay server too soon", self.tracker.base());
+            tracing::debug!("tracker {} names another relay server too soon", self.tracker.name());
             return false;
         }
         let own = is_own(&self.tracker, &relay.url).await;
@@ -175,7 +192,7 @@ impl Rendezvous {
             tracing::debug!(
                 "the relay server {} is not used: it is not where tracker {} is",
                 relay.url,
-                self.tracker.base()
+                self.tracker.name()
             );
         }
         own
@@ -234,7 +251,7 @@ pub(super) async fn post_heads(
                     backoff.succeeded();
                 }
                 Err(error) => {
-                    tracing::debug!("tracker {} takes no heads: {error}", tracker.base());
+                    tracing::debug!("tracker {} takes no heads: {error}", tracker.name());
                     tokio::time::sleep(backoff.failed(rand::random())).await;
                     break;
                 }

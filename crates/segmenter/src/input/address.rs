@@ -1,16 +1,16 @@
-//! Where datagrams are received: `udp://[SOURCE@]ADDRESS:PORT[?interface=…&sources=…&buffer_size=…]`, as VLC and ffmpeg
+//! Where datagrams are received: `udp://[SENDER@]ADDRESS:PORT[?interface=…&sources=…&buffer_size=…]`, as VLC and ffmpeg
 //! write it.
 
 use std::{
     fmt,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 /// Asked of the system for datagrams that wait while a segment is written; it may grant less.
 const RECEIVE_BUFFER: usize = 8 << 20;
 /// Nobody needs more.
 const MAX_RECEIVE_BUFFER: usize = 1 << 30;
-/// Senders of one group that are told apart.
+/// Senders that are told apart.
 const MAX_SOURCES: usize = 16;
 
 /// Where to receive, and from whom.
@@ -18,8 +18,8 @@ const MAX_SOURCES: usize = 16;
 pub struct UdpAddress {
     /// The address and port; a multicast group is joined.
     pub listen: SocketAddr,
-    /// Only what these send to the group (source-specific multicast, RFC 4607); empty: whoever sends.
-    pub sources: Vec<Ipv4Addr>,
+    /// Only what these send is taken (of an IPv4 group by source-specific multicast, RFC 4607); empty: whoever sends.
+    pub sources: Vec<IpAddr>,
     /// The interface on which the group is joined: one of this machine's addresses, or a name such as `eth0`.
     pub interface: Option<String>,
     /// Bytes of receive buffer to ask of the system.
@@ -51,17 +51,24 @@ impl UdpAddress {
             }
         }
         for source in sources.into_iter().filter(|source| !source.is_empty()).take(MAX_SOURCES) {
+            let source = source.trim_start_matches('[').trim_end_matches(']');
             address.sources.push(source.parse().ok()?);
         }
-        // Others than an IPv4 group's sources cannot be told apart.
-        let group = address.listen.is_ipv4() && address.listen.ip().is_multicast();
-        (group || address.sources.is_empty()).then_some(address)
+        // No sender of the other family ever comes to this address. `[::]` takes both.
+        let both = address.listen.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        let reaches = |source: &IpAddr| both || source.is_ipv4() == address.listen.is_ipv4();
+        address.sources.iter().all(reaches).then_some(address)
+    }
+
+    /// Whether what `sender` sends is wanted.
+    pub fn takes(&self, sender: IpAddr) -> bool {
+        self.sources.is_empty() || self.sources.contains(&sender.to_canonical())
     }
 }
 
 impl fmt::Display for UdpAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sources: Vec<String> = self.sources.iter().map(Ipv4Addr::to_string).collect();
+        let sources: Vec<String> = self.sources.iter().map(IpAddr::to_string).collect();
         match sources.as_slice() {
             [] => write!(f, "udp://{}", self.listen),
             _ => write!(f, "udp://{}@{}", sources.join(","), self.listen),
@@ -88,9 +95,19 @@ mod tests {
         assert_eq!(UdpAddress::parse(text), Some(told.clone()));
         assert_eq!(told.to_string(), "udp://10.0.0.1,10.0.0.2@239.1.1.1:5000");
         for wrong in
-            ["", "239.1.1.1", "10.0.0.1@127.0.0.1:5000", "x@239.1.1.1:5000", "@239.1.1.1:5000?buffer_size=x"]
+            ["", "239.1.1.1", "::1@127.0.0.1:5000", "x@239.1.1.1:5000", "@239.1.1.1:5000?buffer_size=x"]
         {
             assert_eq!(UdpAddress::parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn one_sender_to_an_address_of_this_machine() {
+        let address = UdpAddress::parse("192.0.2.9@:5000").unwrap();
+        assert!(address.takes([192, 0, 2, 9].into()) && !address.takes([192, 0, 2, 8].into()));
+        assert!(address.takes("::ffff:192.0.2.9".parse().unwrap()));
+        let address = UdpAddress::parse("[2001:db8::9]@[::]:5000?sources=192.0.2.9").unwrap();
+        assert!(address.takes("2001:db8::9".parse().unwrap()) && address.takes([192, 0, 2, 9].into()));
+        assert!(UdpAddress::parse(":5000").unwrap().takes([192, 0, 2, 8].into()));
     }
 }

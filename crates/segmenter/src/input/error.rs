@@ -12,6 +12,14 @@ pub enum InputError {
          address, or udp://SOURCE@GROUP:1234?interface=ADDRESS for multicast"
     )]
     BadAddress(String),
+    /// Words for ffmpeg that no shell would take.
+    #[error("{option} has a quote that is not closed: {text}; quote as in a shell")]
+    Quotes {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        text: String,
+    },
     /// Only a file can begin again.
     #[error("{0} cannot be played in a loop; --loop is for files")]
     NotRepeatable(String),
@@ -40,6 +48,17 @@ pub enum InputError {
     /// The UDP port is taken.
     #[error("UDP port {0} is in use by another program; stop that or choose another port")]
     PortInUse(SocketAddr),
+    /// The TCP port is taken.
+    #[error("TCP port {0} is in use by another program; stop that or choose another port")]
+    TcpPortInUse(SocketAddr),
+    /// Nobody can come to the address.
+    #[error("cannot wait for encoders on {address}: {reason}; check the address")]
+    Listen {
+        /// Where to wait.
+        address: SocketAddr,
+        /// The system's reason.
+        reason: io::Error,
+    },
     /// The UDP socket cannot be had.
     #[error("cannot receive on {address}: {reason}; check the address, and the interface if one is named")]
     Udp {
@@ -53,8 +72,7 @@ pub enum InputError {
     Media(#[from] minuet_media::Error),
     /// There is no ffmpeg.
     #[error(
-        "{input} is not MPEG-TS and ffmpeg, which would convert it, is not installed; \
-         install it (`apt install ffmpeg`) or give MPEG-TS"
+        "{input} is for ffmpeg to read, which is not installed; install it (`apt install ffmpeg`) or give MPEG-TS"
     )]
     NoFfmpeg {
         /// What ffmpeg was to open.
@@ -78,9 +96,37 @@ pub enum InputError {
         /// What came instead.
         reason: String,
     },
-    /// The HTTP server gives something that is not MPEG-TS.
-    #[error("{0} is not MPEG-TS; ffmpeg takes it")]
-    HttpOther(String),
+    /// The HTTP server's certificate is not one that this system trusts.
+    #[error(
+        "{input} shows a certificate that is not trusted ({reason}); if it is your own server, add --insecure-input, or \
+         its certificate to those that this system trusts"
+    )]
+    Certificate {
+        /// What was asked for.
+        input: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// We cannot read it, but ffmpeg may.
+    #[error("{input} {why}")]
+    ForFfmpeg {
+        /// What it is.
+        input: String,
+        /// Why we cannot, as the rest of a sentence.
+        why: String,
+        /// It has a length.
+        finite: bool,
+        /// The playlist to be read instead, as a `data:` URL.
+        playlist: Option<String>,
+    },
+    /// It only names where the feed is.
+    #[error("{input} leads to {to}")]
+    Elsewhere {
+        /// The playlist.
+        input: String,
+        /// The first entry of it.
+        to: String,
+    },
     /// Reading failed midway.
     #[error("reading the input failed: {0}")]
     Io(#[from] io::Error),

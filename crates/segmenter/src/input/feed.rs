@@ -51,8 +51,9 @@ pub struct Feed {
 impl Feed {
     /// A feed from `source`, which is `input` opened.
     pub fn new(input: Input, options: InputOptions, source: Source, more: FeedOptions) -> Self {
+        let insecure = options.insecure;
         let aside = |input, realtime, repeat| {
-            Level::closed(input, InputOptions { realtime, repeat, ..InputOptions::default() })
+            Level::closed(input, InputOptions { realtime, repeat, insecure, ..InputOptions::default() })
         };
         let slate = more.slate.is_some();
         let mut levels = vec![Level::open(input, options, source)];
@@ -132,6 +133,16 @@ impl Feed {
             }
             Ok(()) => Ok(()),
         }
+    }
+
+    /// Whether the user wants it as fast as it comes.
+    pub fn is_hurried(&self) -> bool {
+        self.levels[self.active].is_hurried()
+    }
+
+    /// The bytes of the input in use make a feed.
+    pub fn accepted(&mut self) {
+        self.levels[self.active].accepted();
     }
 
     /// What the channel does, by what comes in.

@@ -43,6 +43,11 @@ pub fn sniff(path: &Path) -> Result<Kind, InputError> {
     Ok(if looks_like_mpeg_ts(&head) { Kind::MpegTs } else { Kind::Other })
 }
 
+/// Whether the path leads to a named pipe or a device.
+pub fn is_stream(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
+}
+
 /// The path as ffmpeg must be given it, so that a colon in it is no scheme and a dash no option.
 pub fn as_url(path: &Path) -> String {
     format!("file:{}", path.display())

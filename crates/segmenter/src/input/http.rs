@@ -1,25 +1,45 @@
-//! MPEG-TS over HTTP and HTTPS, as IPTV gateways and receivers send it: one endless answer.
+//! MPEG-TS over HTTP and HTTPS, as IPTV gateways and receivers send it: one endless answer, or a file with a length.
+//!
+//! What this library cannot read (SHOUTcast's status line, Digest authentication, other containers), ffmpeg perhaps can.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
+use base64::Engine as _;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use minuet_media::looks_like_mpeg_ts;
+use minuet_proto::mask;
+use reqwest::{
+    Client, Response, StatusCode,
+    header::{ACCEPT_RANGES, CONTENT_RANGE, RANGE, WWW_AUTHENTICATE},
+};
 use tokio::{
     runtime::Handle,
     sync::mpsc::{Receiver, Sender, channel},
     task::JoinHandle,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
-use super::{InputError, Read};
+use super::{
+    InputError, Read,
+    native::{Looks, looks},
+    playlist::{self, Playlist},
+};
 
 /// How long a connection and the answer's head may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Chunks that may wait to be read; then the server waits. The client library bounds each.
 const MAX_CHUNKS: usize = 64;
-/// So much of the answer is looked at to tell what it is.
-const SNIFF_LEN: usize = 16 << 10;
+/// A server that says so many bytes will come means that there is no end.
+const NO_LENGTH: u64 = 1 << 40;
+/// How often in a row a file is asked for from where it broke off, and how long it is waited before.
+const MAX_RESUMES: u32 = 5;
+const RESUME_WAIT: Duration = Duration::from_secs(1);
 
 /// An answer that is being read.
 #[derive(Debug)]
@@ -28,20 +48,27 @@ pub struct Http {
     rest: Bytes,
     runtime: Handle,
     task: JoinHandle<()>,
+    finite: Arc<AtomicBool>,
 }
 
 impl Http {
     /// Asks for `url`. Must be called where a runtime is entered.
-    pub fn start(url: &str) -> Self {
+    pub fn start(url: &str, insecure: bool) -> Self {
         let (out, chunks) = channel(MAX_CHUNKS);
         let runtime = Handle::current();
-        let url = url.to_owned();
+        let finite = Arc::new(AtomicBool::new(false));
+        let request = Request { url: url.to_owned(), insecure, finite: Arc::clone(&finite) };
         let task = runtime.spawn(async move {
-            if let Err(error) = fetch(&url, &out).await {
+            if let Err(error) = request.fetch(&out).await {
                 let _ = out.send(Err(error)).await;
             }
         });
-        Self { chunks, rest: Bytes::new(), runtime, task }
+        Self { chunks, rest: Bytes::new(), runtime, task, finite }
+    }
+
+    /// Whether the server has said how long it is; known once bytes have come.
+    pub fn is_finite(&self) -> bool {
+        self.finite.load(Ordering::Relaxed)
     }
 
     pub(super) fn read(&mut self, buf: &mut [u8], patience: Duration) -> Result<Read, InputError> {
@@ -65,46 +92,177 @@ impl Drop for Http {
     }
 }
 
-/// Passes the answer on until it ends, which is an error unless the server had said how long it is.
-async fn fetch(url: &str, out: &Sender<Result<Bytes, InputError>>) -> Result<(), InputError> {
-    let failed = |reason: String| InputError::Http { input: url.to_owned(), reason };
-    let client = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).build();
-    let client = client.map_err(|error| failed(error.to_string()))?;
-    let answer = timeout(CONNECT_TIMEOUT, client.get(url).send()).await;
-    let answer = answer
-        .map_err(|_| failed("does not answer".to_owned()))?
-        .map_err(|error| failed(format!("cannot be reached ({})", root_cause(&error))))?;
-    if !answer.status().is_success() {
-        return Err(failed(format!("answers {}", answer.status())));
+struct Request {
+    url: String,
+    insecure: bool,
+    finite: Arc<AtomicBool>,
+}
+
+impl Request {
+    fn name(&self) -> String {
+        mask(&self.url)
     }
-    let finite = answer.content_length().is_some();
-    let mut body = answer.bytes_stream();
-    let mut head = Some(BytesMut::new());
-    while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|error| failed(format!("broke off ({})", root_cause(&error))))?;
-        let chunk = match head.take() {
-            None => chunk,
-            Some(mut begun) => {
-                begun.extend_from_slice(&chunk);
-                if !looks_like_mpeg_ts(&begun) {
-                    if begun.len() >= SNIFF_LEN {
-                        return Err(InputError::HttpOther(url.to_owned()));
+
+    fn failed(&self, reason: impl AsRef<str>) -> InputError {
+        // A redirect's address may be in the reason.
+        InputError::Http { input: self.name(), reason: mask(reason.as_ref()) }
+    }
+
+    fn for_ffmpeg(&self, why: impl Into<String>, finite: bool, playlist: Option<String>) -> InputError {
+        InputError::ForFfmpeg { input: self.name(), why: why.into(), finite, playlist }
+    }
+
+    /// Passes the answer on until it ends, which is an error unless the server had said how long it is.
+    async fn fetch(&self, out: &Sender<Result<Bytes, InputError>>) -> Result<(), InputError> {
+        let client = Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .danger_accept_invalid_certs(self.insecure)
+            .build()
+            .map_err(|error| self.failed(error.to_string()))?;
+        let answer = timeout(CONNECT_TIMEOUT, client.get(&self.url).send())
+            .await
+            .map_err(|_| self.failed("does not answer"))?
+            .map_err(|error| self.no_answer(&error))?;
+        self.judge(&answer)?;
+        let length = answer.content_length().filter(|length| *length < NO_LENGTH);
+        let seekable = answer.headers().get(ACCEPT_RANGES).is_some_and(|unit| unit == "bytes");
+        self.finite.store(length.is_some(), Ordering::Relaxed);
+        let base = answer.url().clone();
+        let mut body = answer.bytes_stream();
+        let mut head = Some(BytesMut::new());
+        let (mut received, mut resumes) = (0, 0);
+        loop {
+            let chunk = match body.next().await {
+                None => break,
+                Some(Ok(chunk)) => chunk,
+                Some(Err(error)) => {
+                    let error = self.failed(format!("broke off ({})", root_cause(&error)));
+                    if length.is_none() || !seekable || head.is_some() || resumes >= MAX_RESUMES {
+                        return Err(error);
                     }
-                    head = Some(begun);
+                    resumes += 1;
+                    sleep(RESUME_WAIT).await;
+                    if let Some(rest) = self.resume(&client, received).await {
+                        body = rest.bytes_stream();
+                    }
                     continue;
                 }
-                begun.freeze()
+            };
+            received += chunk.len() as u64;
+            resumes = 0;
+            let chunk = match head.take() {
+                None => chunk,
+                Some(mut begun) => {
+                    begun.extend_from_slice(&chunk);
+                    match looks(&begun) {
+                        Looks::MpegTs => begun.freeze(),
+                        // Playlists are read whole.
+                        Looks::Other if is_text(&begun) && begun.len() < playlist::MAX_LEN => {
+                            head = Some(begun);
+                            continue;
+                        }
+                        Looks::Other => {
+                            return Err(self.for_ffmpeg("is not MPEG-TS", length.is_some(), None));
+                        }
+                        Looks::Short => {
+                            head = Some(begun);
+                            continue;
+                        }
+                    }
+                }
+            };
+            if out.send(Ok(chunk)).await.is_err() {
+                return Ok(());
             }
-        };
-        if out.send(Ok(chunk)).await.is_err() {
-            return Ok(());
+        }
+        match head {
+            Some(begun) => Err(self.short(&begun, length.is_some(), &base)),
+            None if length.is_some() => Ok(()),
+            None => Err(self.failed("ended")),
         }
     }
-    match head {
-        // Too short to be media: a playlist.
-        Some(_) => Err(InputError::HttpOther(url.to_owned())),
-        None if finite => Ok(()),
-        None => Err(failed("ended".to_owned())),
+
+    /// Why there is no answer at all.
+    fn no_answer(&self, error: &reqwest::Error) -> InputError {
+        let reason = root_cause(error);
+        if error.is_connect() {
+            let certificate = reason.contains("certificate") || reason.contains("Certificate");
+            return match certificate {
+                true => InputError::Certificate { input: self.name(), reason },
+                false => self.failed(format!("cannot be reached ({reason})")),
+            };
+        }
+        // An answer that is no HTTP, or leads somewhere that is none.
+        self.for_ffmpeg(format!("gives no answer in HTTP ({})", mask(&reason)), false, None)
+    }
+
+    fn judge(&self, answer: &Response) -> Result<(), InputError> {
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            let schemes = answer.headers().get_all(WWW_AUTHENTICATE).iter();
+            let schemes: Vec<_> = schemes.filter_map(|scheme| scheme.to_str().ok()).collect();
+            let other = schemes.iter().any(|scheme| !scheme.to_ascii_lowercase().starts_with("basic"));
+            let with_name = self.url.split_once("://").is_some_and(|(_, rest)| {
+                rest.split(['/', '?', '#']).next().is_some_and(|host| host.contains('@'))
+            });
+            if other && with_name {
+                let scheme =
+                    schemes.iter().find_map(|scheme| scheme.split(' ').next()).unwrap_or("another way");
+                return Err(self.for_ffmpeg(format!("asks for the password by {scheme}"), false, None));
+            }
+            return Err(self.failed(match with_name {
+                true => "does not accept the name and password in the address",
+                false => "asks for a name and password: write http://NAME:PASSWORD@HOST/…",
+            }));
+        }
+        // What is not there is not there for ffmpeg either.
+        let final_word = [StatusCode::NOT_FOUND, StatusCode::GONE, StatusCode::TOO_MANY_REQUESTS];
+        if status.is_server_error() || final_word.contains(&status) {
+            return Err(self.failed(format!("answers {status}")));
+        }
+        Err(self.for_ffmpeg(format!("answers {status}"), false, None))
+    }
+
+    /// Asks for the rest of a file that broke off after `received` bytes.
+    async fn resume(&self, client: &Client, received: u64) -> Option<Response> {
+        let asked = client.get(&self.url).header(RANGE, format!("bytes={received}-")).send();
+        let answer = timeout(CONNECT_TIMEOUT, asked).await.ok()?.ok()?;
+        let range = answer.headers().get(CONTENT_RANGE)?.to_str().ok()?;
+        let goes_on = range.starts_with(&format!("bytes {received}-"));
+        (answer.status() == StatusCode::PARTIAL_CONTENT && goes_on).then_some(answer)
+    }
+
+    /// What ended before it could be MPEG-TS: a playlist, or something for ffmpeg.
+    fn short(&self, body: &[u8], finite: bool, base: &url::Url) -> InputError {
+        let read = std::str::from_utf8(body).ok().and_then(|text| playlist::read(text, base));
+        match read {
+            Some(Playlist::Entry(to)) => InputError::Elsewhere { input: self.name(), to: to.into() },
+            Some(Playlist::Best { text, subtitles }) => {
+                let text = base64::engine::general_purpose::STANDARD.encode(text);
+                let playlist = format!("data:application/vnd.apple.mpegurl;base64,{text}");
+                let more = if subtitles { ", without its subtitles, which are text" } else { "" };
+                self.for_ffmpeg(
+                    format!("is a playlist of variants: the best is taken{more}"),
+                    false,
+                    Some(playlist),
+                )
+            }
+            Some(Playlist::Hls) => self.for_ffmpeg("is an HLS playlist", false, None),
+            None => self.for_ffmpeg("is not MPEG-TS", finite, None),
+        }
+    }
+}
+
+/// Whether this is the beginning of a text. Playlists say so at once.
+fn is_text(head: &[u8]) -> bool {
+    let head = &head[..head.len().min(512)];
+    match std::str::from_utf8(head) {
+        Ok(text) => !text.contains('\0'),
+        // It ends within a letter.
+        Err(error) => error.error_len().is_none() && !head.contains(&0),
     }
 }
 

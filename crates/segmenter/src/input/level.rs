@@ -1,10 +1,13 @@
 //! One input under watch: opened again when it fails, ends or falls silent, as its kind allows.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use minuet_node::Backoff;
 
-use super::{Input, InputError, InputOptions, Read, Source};
+use super::{Input, InputError, InputOptions, Read, Source, source::Remark};
 
 /// The first wait before an input is opened again, and the longest.
 const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
@@ -12,6 +15,9 @@ const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(300);
 /// An input that ran so long was well: its next failure is its first.
 const WELL: Duration = Duration::from_secs(20);
+
+/// More different remarks than this are not made.
+const MAX_REMARKS: usize = 64;
 
 /// An input, open or to be opened.
 #[derive(Debug)]
@@ -33,6 +39,8 @@ pub struct Level {
     pub ended: bool,
     /// What was complained of last, and when.
     complaint: Option<(String, Instant)>,
+    /// Remarks that were made: each is made once.
+    told: BTreeSet<Remark>,
 }
 
 impl Level {
@@ -51,6 +59,7 @@ impl Level {
             retry_at: now,
             ended: false,
             complaint: None,
+            told: BTreeSet::new(),
         }
     }
 
@@ -61,12 +70,17 @@ impl Level {
 
     /// Whether there is a connection.
     pub fn is_open(&self) -> bool {
-        self.source.is_some()
+        self.source.is_some() && !self.ended
     }
 
     /// How long nothing has come.
     pub fn silent_for(&self) -> Duration {
         self.heard.elapsed()
+    }
+
+    /// Whether the user wants it as fast as it comes.
+    pub fn is_hurried(&self) -> bool {
+        self.options.realtime == Some(false)
     }
 
     /// What it is, for a log line.
@@ -111,7 +125,16 @@ impl Level {
                 }
             }
         };
-        match source.read(buf, patience) {
+        let read = source.read(buf, patience);
+        while let Some(remark) = source.remark() {
+            if self.told.len() < MAX_REMARKS && self.told.insert(remark.clone()) {
+                match remark {
+                    Remark::Word(text) => tracing::info!("{text}"),
+                    Remark::Warning(text) => tracing::warn!("{text}"),
+                }
+            }
+        }
+        match read {
             Ok(Read::Data(len)) => {
                 self.heard = Instant::now();
                 self.fruitful = true;
@@ -125,13 +148,12 @@ impl Level {
                 }
                 Ok(Read::Idle)
             }
-            Ok(Read::End) if self.input.is_endless() => {
+            Ok(Read::End) if source.is_endless() => {
                 tracing::info!("{} was closed by the other side; opening it again", self.input);
                 self.put_off();
                 Ok(Read::Idle)
             }
             Ok(Read::End) => {
-                self.source = None;
                 self.ended = true;
                 Ok(Read::End)
             }
@@ -139,9 +161,22 @@ impl Level {
         }
     }
 
-    /// What it sends cannot be used: opens it again, if that may help.
+    /// What it sends cannot be used: ffmpeg tries, or it is opened again, if that may help.
     pub fn reject(&mut self, error: InputError) -> Result<(), InputError> {
+        if let Some(source) = &mut self.source
+            && source.reject(&error)?
+        {
+            self.ended = false;
+            return Ok(());
+        }
         self.failed(error).map(|_| ())
+    }
+
+    /// What it sends can be used as it is.
+    pub fn accepted(&mut self) {
+        if let Some(source) = &mut self.source {
+            source.accepted();
+        }
     }
 
     fn failed(&mut self, error: InputError) -> Result<Read, InputError> {

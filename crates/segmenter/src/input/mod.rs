@@ -1,4 +1,5 @@
-//! How bytes get in: standard input, a file, UDP and RTP, MPEG-TS over HTTP, or anything that ffmpeg opens.
+//! How bytes get in: standard input, a file, UDP and RTP, HTTP, encoders over RTMP, or anything that ffmpeg opens. What we
+//! cannot read ourselves goes to ffmpeg ([`source`]).
 //!
 //! A [`Feed`] is what the recorder reads: the main input, watched, reopened when it fails, and replaced by others
 //! meanwhile.
@@ -18,8 +19,14 @@ mod ffmpeg;
 mod file;
 mod http;
 mod level;
+mod native;
 mod pace;
 mod pipe;
+mod playlist;
+mod rtmp;
+mod rtp;
+mod source;
+mod tempo;
 mod udp;
 
 use std::{fmt, path::PathBuf, time::Duration};
@@ -28,13 +35,11 @@ pub use address::UdpAddress;
 pub use error::InputError;
 pub use feed::{Fed, Feed, FeedOptions};
 pub use ffmpeg::FfmpegArguments;
+pub use rtmp::RtmpAddress;
+pub use source::Source;
+pub use tempo::Tempo;
 
-use ffmpeg::Ffmpeg;
-use file::{FileInput, Kind};
-use http::Http;
-use pace::Paced;
-use pipe::Pipe;
-use udp::Udp;
+use minuet_proto::mask;
 
 /// A good length for the buffer given to [`Source::read`]: large enough that system calls cost nothing,
 /// small enough to stay in the cache until the bytes are hashed.
@@ -54,6 +59,8 @@ pub enum Input {
     Udp(UdpAddress),
     /// `http://` or `https://`: MPEG-TS as it is, anything else through ffmpeg.
     Http(String),
+    /// `rtmp://0.0.0.0:port/application/key`: an encoder comes.
+    Rtmp(RtmpAddress),
     /// Anything else is for ffmpeg to open.
     Ffmpeg(String),
 }
@@ -61,12 +68,16 @@ pub enum Input {
 /// How to read it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InputOptions {
-    /// Whether to hand bytes out at the pace of their own timestamps; by default files are.
+    /// Whether to hand bytes out at the pace of their own timestamps; by default what has a length is.
     pub realtime: Option<bool>,
     /// Whether to begin again at the end: files only.
     pub repeat: bool,
     /// Added to ffmpeg's command line.
     pub ffmpeg: FfmpegArguments,
+    /// Of several programs or variants.
+    pub program: Option<u16>,
+    /// A server's certificate need not be one that this system trusts.
+    pub insecure: bool,
 }
 
 /// What a read brought.
@@ -96,8 +107,12 @@ impl Input {
         }
         if text.starts_with("http://") || text.starts_with("https://") {
             let path = text.split(['?', '#']).next().unwrap_or(text);
-            let playlist = path.ends_with(".m3u8") || path.ends_with(".mpd");
-            return Ok(if playlist { Self::Ffmpeg(text.to_owned()) } else { Self::Http(text.to_owned()) });
+            // DASH; HLS is looked into.
+            let manifest = path.ends_with(".mpd");
+            return Ok(if manifest { Self::Ffmpeg(text.to_owned()) } else { Self::Http(text.to_owned()) });
+        }
+        if let Some(address) = text.strip_prefix("rtmp://").and_then(RtmpAddress::parse) {
+            return Ok(Self::Rtmp(address));
         }
         let scheme = text.split_once("://").is_some_and(|(scheme, _)| {
             !scheme.is_empty()
@@ -110,21 +125,17 @@ impl Input {
         })
     }
 
-    /// Whether what failed or fell silent is opened again: others' addresses are, what is ours to give is not.
-    fn reopens(&self) -> bool {
-        matches!(self, Self::Udp(_) | Self::Http(_) | Self::Ffmpeg(_))
+    /// It as it is opened, with its secrets.
+    pub fn url(&self) -> String {
+        match self {
+            Self::Http(url) | Self::Ffmpeg(url) => url.clone(),
+            Self::Stdin | Self::File(_) | Self::Udp(_) => self.to_string(),
+        }
     }
 
-    /// Whether its end is only that of a connection: a publisher that left comes back.
-    fn is_endless(&self) -> bool {
-        match self {
-            Self::Ffmpeg(url) => {
-                let finite = ["http://", "https://", "ftp://", "file:"];
-                !finite.iter().any(|scheme| url.starts_with(scheme))
-            }
-            Self::Udp(_) => true,
-            Self::Stdin | Self::File(_) | Self::Http(_) => false,
-        }
+    /// Whether what failed or fell silent is opened again: others' addresses are, what is ours to give is not.
+    fn reopens(&self) -> bool {
+        !matches!(self, Self::Stdin | Self::File(_))
     }
 }
 
@@ -134,82 +145,8 @@ impl fmt::Display for Input {
             Self::Stdin => write!(f, "standard input"),
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Udp(address) => write!(f, "{address}"),
-            Self::Http(url) | Self::Ffmpeg(url) => write!(f, "{url}"),
-        }
-    }
-}
-
-/// An open input.
-#[derive(Debug)]
-pub struct Source {
-    bytes: Bytes,
-    ffmpeg: FfmpegArguments,
-}
-
-#[derive(Debug)]
-enum Bytes {
-    Pipe(Pipe),
-    File(FileInput),
-    Udp(Udp),
-    Http(Http),
-    Ffmpeg(Ffmpeg),
-    Paced(Box<Paced>),
-}
-
-impl Source {
-    /// Opens `input`.
-    ///
-    /// # Errors
-    /// What keeps it from being opened, as a sentence that names the remedy.
-    pub fn open(input: &Input, options: &InputOptions) -> Result<Self, InputError> {
-        let repeatable = matches!(input, Input::File(_));
-        if options.repeat && !repeatable {
-            return Err(InputError::NotRepeatable(input.to_string()));
-        }
-        let ffmpeg = &options.ffmpeg;
-        let bytes = match input {
-            Input::Stdin => Bytes::Pipe(Pipe::stdin()?),
-            Input::Udp(address) => Bytes::Udp(Udp::bind(address)?),
-            Input::Http(url) => Bytes::Http(Http::start(url)),
-            Input::Ffmpeg(url) => Bytes::Ffmpeg(Ffmpeg::start(url, false, ffmpeg)?),
-            // Whoever has words for ffmpeg wants it to open what else would be read as it is, such as a device.
-            Input::File(path) if *ffmpeg != FfmpegArguments::default() => {
-                let path = path.to_string_lossy();
-                Bytes::Ffmpeg(Ffmpeg::start(&path, options.repeat, ffmpeg)?)
-            }
-            Input::File(path) => match file::sniff(path)? {
-                Kind::MpegTs => Bytes::File(FileInput::open(path, options.repeat)?),
-                Kind::Stream => Bytes::Pipe(Pipe::open(path)?),
-                Kind::Other => Bytes::Ffmpeg(Ffmpeg::start(&file::as_url(path), options.repeat, ffmpeg)?),
-            },
-        };
-        let paced = options.realtime.unwrap_or(repeatable && !matches!(bytes, Bytes::Pipe(_)));
-        let source = Self { ffmpeg: ffmpeg.clone(), ..Self::of(bytes) };
-        Ok(if paced { Self::of(Bytes::Paced(Box::new(Paced::new(source)))) } else { source })
-    }
-
-    fn of(bytes: Bytes) -> Self {
-        Self { bytes, ffmpeg: FfmpegArguments::default() }
-    }
-
-    /// Waits as long as `patience` for bytes and puts them into `buf`, which should hold [`READ_LEN`].
-    ///
-    /// # Errors
-    /// What ended the input before its time, as a sentence that names the remedy.
-    pub fn read(&mut self, buf: &mut [u8], patience: Duration) -> Result<Read, InputError> {
-        match &mut self.bytes {
-            Bytes::Pipe(pipe) => pipe.read(buf, patience),
-            Bytes::File(file) => file.read(buf),
-            Bytes::Udp(udp) => udp.read(buf, patience),
-            Bytes::Http(http) => match http.read(buf, patience) {
-                Err(InputError::HttpOther(url)) => {
-                    self.bytes = Bytes::Ffmpeg(Ffmpeg::start(&url, false, &self.ffmpeg)?);
-                    Ok(Read::Idle)
-                }
-                read => read,
-            },
-            Bytes::Ffmpeg(ffmpeg) => ffmpeg.read(buf, patience),
-            Bytes::Paced(paced) => paced.read(buf, patience),
+            Self::Rtmp(address) => write!(f, "rtmp://{}", address.listen),
+            Self::Http(url) | Self::Ffmpeg(url) => write!(f, "{}", mask(url)),
         }
     }
 }
@@ -233,9 +170,19 @@ mod tests {
             ("udp://[::1]:1234?pkt_size=1316", udp([0, 0, 0, 0, 0, 0, 0, 1].into())),
             ("rtmp://host/app", Input::Ffmpeg("rtmp://host/app".into())),
             ("https://host/live", Input::Http("https://host/live".into())),
-            ("https://host/live.m3u8?t=1", Input::Ffmpeg("https://host/live.m3u8?t=1".into())),
+            ("https://host/live.m3u8?t=1", Input::Http("https://host/live.m3u8?t=1".into())),
+            ("https://host/live.mpd", Input::Ffmpeg("https://host/live.mpd".into())),
+            ("srt://:9000", Input::Ffmpeg("srt://:9000".into())),
         ] {
             assert_eq!(Input::parse(text).unwrap(), input, "{text}");
+        }
+        assert!(matches!(Input::parse("rtmp://:1935/live/key"), Ok(Input::Rtmp(_))));
+        for (text, shown) in [
+            ("http://alice:hunter2@host/live", "http://alice:***@host/live"),
+            ("rtmp://0.0.0.0:1935/live/hunter2", "rtmp://0.0.0.0:1935"),
+            ("srt://host:9000?passphrase=hunter2hunter2", "srt://host:9000?passphrase=***"),
+        ] {
+            assert_eq!(Input::parse(text).unwrap().to_string(), shown);
         }
         for text in ["udp://", "udp://127.0.0.1", "udp://127.0.0.1:", "udp://host.example:99999"] {
             assert!(matches!(Input::parse(text), Err(InputError::BadAddress(_))), "{text}");

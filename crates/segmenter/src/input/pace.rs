@@ -7,15 +7,14 @@ use std::{
 
 use minuet_media::{PacketSync, StreamClock, Ticks, packet::PACKET_LEN};
 
-use super::{InputError, READ_LEN, Read, Source};
+use super::{InputError, READ_LEN, Read};
 
 /// Who is later than this (the machine slept) goes on from now instead of catching up in a rush.
 const LATEST: Duration = Duration::from_secs(5);
 
-/// Holds back the bytes of another source until they are due.
+/// Holds back bytes until they are due.
 #[derive(Debug)]
 pub struct Paced {
-    source: Source,
     sync: PacketSync,
     clock: StreamClock,
     raw: Vec<u8>,
@@ -33,14 +32,16 @@ pub struct Paced {
 }
 
 impl Paced {
-    pub(super) fn new(source: Source) -> Self {
+    /// Begins with bytes that have come already, of at most [`READ_LEN`].
+    pub(super) fn new(begun: &[u8]) -> Self {
+        let mut raw = begun.to_vec();
+        raw.resize(READ_LEN.max(begun.len()), 0);
         Self {
-            source,
             sync: PacketSync::default(),
             clock: StreamClock::default(),
-            raw: vec![0; READ_LEN],
+            raw,
             from: 0,
-            to: 0,
+            to: begun.len(),
             packets: Vec::new(),
             sent: 0,
             ready: 0,
@@ -49,7 +50,13 @@ impl Paced {
         }
     }
 
-    pub(super) fn read(&mut self, buf: &mut [u8], patience: Duration) -> Result<Read, InputError> {
+    /// Reads what `more` reads, when it is due.
+    pub(super) fn read(
+        &mut self,
+        mut more: impl FnMut(&mut [u8], Duration) -> Result<Read, InputError>,
+        buf: &mut [u8],
+        patience: Duration,
+    ) -> Result<Read, InputError> {
         loop {
             if self.ready > 0 {
                 let len = self.ready.min(buf.len());
@@ -79,7 +86,7 @@ impl Paced {
                 continue;
             }
             (self.from, self.to) = (0, 0);
-            match self.source.read(&mut self.raw, patience)? {
+            match more(&mut self.raw, patience)? {
                 Read::Data(len) => self.to = len,
                 other => return Ok(other),
             }
@@ -110,15 +117,9 @@ impl Paced {
 mod tests {
     use super::*;
 
-    /// A paced source that has nothing to pace.
-    fn paced() -> Paced {
-        let (reader, _) = std::io::pipe().unwrap();
-        Paced::new(Source::of(super::super::Bytes::Pipe(super::super::Pipe::new(reader.into()))))
-    }
-
     #[test]
     fn each_packet_waits_for_its_time() {
-        let mut paced = paced();
+        let mut paced = Paced::new(&[]);
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let ticks = |ms: u64| Ticks(ms * 90);

@@ -35,6 +35,16 @@ impl Pipe {
         Ok(Self::new(file.into()))
     }
 
+    /// What it reads from.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether it is a file, which has an end, rather than a pipe.
+    pub(super) fn is_regular_file(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.is_file())
+    }
+
     pub(super) fn new(fd: OwnedFd) -> Self {
         // Room for as much as one read takes: fewer switches between the writer and us. Whatever the
         // system refuses (not a pipe, no more than a quota) is as good.

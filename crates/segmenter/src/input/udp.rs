@@ -1,23 +1,39 @@
-//! Datagrams of MPEG-TS, plain or in RTP (RFC 2250), to one port; multicast groups are joined.
+//! Datagrams of MPEG-TS, plain or in RTP (RFC 2250), to one port; multicast groups are joined. What comes in RTP is put
+//! in order.
 
 use std::{
     io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr, UdpSocket},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use minuet_media::packet::SYNC_BYTE;
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
-use super::{InputError, Read, UdpAddress, pipe::wait_readable};
+use super::{
+    InputError, Read, UdpAddress,
+    pipe::wait_readable,
+    rtp::{self, Order},
+};
 
 /// No datagram is longer.
 const MAX_DATAGRAM: usize = 65_535;
+
+/// Datagrams that came after one that is missing wait so long for it.
+const PATIENCE_FOR_ORDER: Duration = Duration::from_millis(100);
 
 /// A socket that receives the feed.
 #[derive(Debug)]
 pub struct Udp {
     socket: UdpSocket,
+    address: UdpAddress,
+    order: Order,
+    /// Since when datagrams wait for one that is missing.
+    waiting: Option<Instant>,
+    /// What is in order, of which `sent` bytes have been handed out.
+    ready: Vec<u8>,
+    sent: usize,
+    /// Somebody whose datagrams are not wanted.
+    stranger: Option<IpAddr>,
 }
 
 impl Udp {
@@ -27,17 +43,39 @@ impl Udp {
             ErrorKind::AddrInUse => InputError::PortInUse(address.listen),
             _ => InputError::Udp { address: address.to_string(), reason },
         })?;
-        Ok(Self { socket })
+        let (order, ready) = (Order::default(), Vec::new());
+        Ok(Self { socket, address: address.clone(), order, waiting: None, ready, sent: 0, stranger: None })
+    }
+
+    /// Somebody else who sends here, the first time.
+    pub fn take_stranger(&mut self) -> Option<IpAddr> {
+        self.stranger.take()
     }
 
     pub(super) fn read(&mut self, buf: &mut [u8], patience: Duration) -> Result<Read, InputError> {
         let mut filled = 0;
         // The first datagram is waited for; then all that are there are taken, while one more is sure to fit.
         while filled == 0 || buf.len() - filled >= MAX_DATAGRAM {
-            match self.socket.recv(&mut buf[filled..]) {
-                Ok(len) => filled += strip_rtp(&mut buf[filled..filled + len]),
+            if self.sent < self.ready.len() {
+                let len = (buf.len() - filled).min(self.ready.len() - self.sent);
+                buf[filled..filled + len].copy_from_slice(&self.ready[self.sent..self.sent + len]);
+                filled += len;
+                self.sent += len;
+                continue;
+            }
+            self.ready.clear();
+            self.sent = 0;
+            match self.socket.recv_from(&mut buf[filled..]) {
+                Ok((_, sender)) if !self.address.takes(sender.ip()) => {
+                    self.stranger = Some(sender.ip());
+                    // A flood of them must not keep the thread here.
+                    if filled == 0 {
+                        break;
+                    }
+                }
+                Ok((len, _)) => filled += self.take(&mut buf[filled..filled + len]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if filled > 0 || !wait_readable(&self.socket, patience)? {
+                    if filled > 0 || !self.wait(patience)? {
                         break;
                     }
                 }
@@ -46,6 +84,33 @@ impl Udp {
             }
         }
         Ok(if filled == 0 { Read::Idle } else { Read::Data(filled) })
+    }
+
+    /// Leaves what can be used at once of a datagram at its beginning, and returns its length.
+    fn take(&mut self, datagram: &mut [u8]) -> usize {
+        let Some(header) = rtp::header(datagram) else { return datagram.len() };
+        let payload = header.payload.clone();
+        let in_order = self.order.take(&header, &datagram[payload.clone()], &mut self.ready);
+        self.waiting = self.order.is_waiting().then(|| self.waiting.unwrap_or_else(Instant::now));
+        if !in_order {
+            return 0;
+        }
+        datagram.copy_within(payload.clone(), 0);
+        payload.len()
+    }
+
+    /// Waits for a datagram, and for a missing one no longer than it may take; false: nothing came.
+    fn wait(&mut self, patience: Duration) -> io::Result<bool> {
+        let Some(since) = self.waiting else { return wait_readable(&self.socket, patience) };
+        let left = PATIENCE_FOR_ORDER.saturating_sub(since.elapsed());
+        if wait_readable(&self.socket, patience.min(left))? {
+            return Ok(true);
+        }
+        if left <= patience {
+            self.order.give_up(&mut self.ready);
+            self.waiting = self.order.is_waiting().then(Instant::now);
+        }
+        Ok(!self.ready.is_empty())
     }
 }
 
@@ -80,7 +145,11 @@ fn join(socket: &Socket, group: Ipv4Addr, address: &UdpAddress) -> io::Result<()
             return Err(io::Error::new(ErrorKind::InvalidInput, reason));
         }
         let own = own.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        return address.sources.iter().try_for_each(|source| socket.join_ssm_v4(source, &group, &own));
+        let sources = address.sources.iter().filter_map(|source| match source {
+            IpAddr::V4(source) => Some(source),
+            IpAddr::V6(_) => None,
+        });
+        return sources.into_iter().try_for_each(|source| socket.join_ssm_v4(source, &group, &own));
     }
     let interface = match (own, interface) {
         (Some(own), _) => InterfaceIndexOrAddress::Address(own),
@@ -100,40 +169,23 @@ fn interface_index(name: &str) -> io::Result<u32> {
     text.trim().parse().map_err(|_| unknown())
 }
 
-/// Removes the RTP header before MPEG-TS (RFC 3550, 5.1; payload type 33) and returns what is left to
-/// count.
-fn strip_rtp(datagram: &mut [u8]) -> usize {
-    let header = rtp_header(datagram).unwrap_or(0);
-    datagram.copy_within(header.., 0);
-    datagram.len() - header
-}
-
-fn rtp_header(datagram: &[u8]) -> Option<usize> {
-    const MP2T: u8 = 33;
-    let [first, kind, ..] = *datagram else { return None };
-    if first >> 6 != 2 || kind & 0x7f != MP2T {
-        return None;
-    }
-    let mut len = 12 + 4 * usize::from(first & 0x0f);
-    if first & 0x10 != 0 {
-        let words = datagram.get(len + 2..len + 4)?;
-        len += 4 + 4 * usize::from(u16::from_be_bytes([words[0], words[1]]));
-    }
-    (datagram.get(len) == Some(&SYNC_BYTE)).then_some(len)
-}
-
 #[cfg(test)]
 mod tests {
     use super::{super::MAX_WAIT, *};
 
     fn received(datagrams: &[&[u8]]) -> Vec<u8> {
+        received_of(datagrams, datagrams.len())
+    }
+
+    /// So many packets of what comes of these datagrams.
+    fn received_of(datagrams: &[&[u8]], packets: usize) -> Vec<u8> {
         let mut udp = Udp::bind(&UdpAddress::new(([127, 0, 0, 1], 0).into())).unwrap();
         let address = udp.socket.local_addr().unwrap();
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         for datagram in datagrams {
             sender.send_to(datagram, address).unwrap();
         }
-        let expected: usize = datagrams.len() * 188;
+        let expected = packets * 188;
         let (mut all, mut buf) = (Vec::new(), vec![0; super::super::READ_LEN]);
         while all.len() < expected {
             let Read::Data(len) = udp.read(&mut buf, MAX_WAIT).unwrap() else {
@@ -158,6 +210,33 @@ mod tests {
         let head = [0x91, 0x80 | 33, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 9, 9, 9, 9, 0, 0, 0, 1, 8, 8, 8, 8];
         let extended = [&head[..], &packet].concat();
         assert_eq!(received(&[&plain, &extended]), [0x47; 376]);
+    }
+
+    #[test]
+    fn rtp_that_came_twice_or_out_of_order_is_mended() {
+        let datagram = |seq: u8, fill: u8| {
+            let packet = [&[0x47; 4][..], &[fill; 184]].concat();
+            [&[0x80, 33, 0, seq, 0, 0, 0, 0, 0, 0, 0, 7][..], &packet].concat()
+        };
+        let [a, b, c, d] = [1, 2, 3, 4].map(|n| datagram(n, n));
+        let fills = |bytes: Vec<u8>| bytes.chunks(188).map(|packet| packet[4]).collect::<Vec<_>>();
+        assert_eq!(fills(received_of(&[&a, &c, &b, &b, &a, &d], 4)), [1, 2, 3, 4]);
+        // One is lost: the others come all the same.
+        assert_eq!(fills(received_of(&[&a, &c, &d], 3)), [1, 3, 4]);
+    }
+
+    #[test]
+    fn who_is_not_the_named_sender_is_not_heard() {
+        let own = UdpAddress::parse("127.0.0.1@127.0.0.1:0").unwrap();
+        let other = UdpAddress::parse("127.0.0.9@127.0.0.1:0").unwrap();
+        for (address, heard) in [(own, true), (other, false)] {
+            let mut udp = Udp::bind(&address).unwrap();
+            let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+            sender.send_to(&[0x47; 188], udp.socket.local_addr().unwrap()).unwrap();
+            let read = udp.read(&mut [0; 70_000], MAX_WAIT * 40).unwrap();
+            assert_eq!(read, if heard { Read::Data(188) } else { Read::Idle });
+            assert_eq!(udp.take_stranger().is_some(), !heard);
+        }
     }
 
     #[test]

@@ -57,14 +57,31 @@ pub struct Segmenter {
 impl Segmenter {
     /// Starts it on free ports of the loopback address.
     pub fn start(data: &Path, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_minuet-segmenter"))
+        Self::start_with(data, arguments, Stdio::piped())
+    }
+
+    /// The same with this as its standard input.
+    pub fn start_with(data: &Path, arguments: &[&str], stdin: Stdio) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_minuet-segmenter")), data, arguments, stdin)
+    }
+
+    /// The same where a process may have so many files open, and no more.
+    pub fn start_with_files(files: u32, data: &Path, arguments: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &files.to_string()]);
+        shell.arg(env!("CARGO_BIN_EXE_minuet-segmenter"));
+        Self::start_by(shell, data, arguments, Stdio::piped())
+    }
+
+    fn start_by(mut command: Command, data: &Path, arguments: &[&str], stdin: Stdio) -> Self {
+        let mut child = command
             .args(["--listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .args(arguments)
             .env_remove("RUST_LOG")
             // As a terminal's job, which a Ctrl-C is for.
             .process_group(0)
-            .stdin(Stdio::piped())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -1,0 +1,144 @@
+//! Log lines, and on a terminal a status line that stays below them.
+
+use std::{
+    env,
+    io::{self, IsTerminal as _, Write},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use minuet_proto::Secrets;
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+use crate::writer::Writer;
+
+/// The process's screen: there is one standard error.
+static SCREEN: OnceLock<Screen> = OnceLock::new();
+
+/// How a program logs.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    /// The environment variable with another filter, as in `RUST_LOG`.
+    pub variable: &'a str,
+    /// The filter where the variable is not set, or cannot be read.
+    pub filter: &'a str,
+    /// Whether lines name the module that they come from.
+    pub target: bool,
+    /// Whether lines have the time on a terminal, too. Elsewhere they always have it.
+    pub time_on_terminal: bool,
+}
+
+/// Standard error, shared by log lines and a status line. Cheap to clone; nothing that it does fails or blocks.
+#[derive(Debug, Clone)]
+pub struct Screen {
+    writer: Writer,
+    terminal: bool,
+    secrets: Arc<RwLock<Secrets>>,
+}
+
+impl Screen {
+    /// Starts logging. A second start in one process keeps the first.
+    pub fn start(setup: Setup<'_>) -> Self {
+        let screen = SCREEN.get_or_init(Self::open).clone();
+        let filter = EnvFilter::try_from_env(setup.variable).unwrap_or_else(|_| EnvFilter::new(setup.filter));
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_target(setup.target)
+            .with_ansi(screen.terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
+            // It would use `eprintln!`, which panics.
+            .log_internal_errors(false)
+            .with_writer(screen.clone());
+        // Fails only if logging was started before.
+        let _ = match screen.terminal && !setup.time_on_terminal {
+            true => log.without_time().try_init(),
+            false => log.try_init(),
+        };
+        screen
+    }
+
+    /// The one that was started, if any.
+    pub(crate) fn started() -> Option<&'static Self> {
+        SCREEN.get()
+    }
+
+    pub(crate) fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    fn open() -> Self {
+        let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let terminal = io::stderr().is_terminal() && !dumb;
+        let bar = terminal.then(|| {
+            let bar = ProgressBar::new_spinner();
+            let style = ProgressStyle::with_template("{wide_msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            bar
+        });
+        Self { writer: Writer::start(io::stderr(), bar), terminal, secrets: Arc::default() }
+    }
+
+    /// Whether a status line can be seen.
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// Masks these wherever they turn up from now on, in place of those that were named before.
+    pub fn keep_secret(&self, secrets: Secrets) {
+        *self.secrets.write().unwrap_or_else(PoisonError::into_inner) = secrets;
+    }
+
+    /// `text` as it may be shown.
+    pub(crate) fn masked(&self, text: &str) -> String {
+        // A list is whole by itself.
+        self.secrets.read().unwrap_or_else(PoisonError::into_inner).mask(text)
+    }
+
+    /// Shows `text` as the status line, in place of the one before. Does nothing where there is no terminal.
+    pub fn status(&self, text: impl Into<String>) {
+        if self.terminal {
+            self.writer.status(Some(self.masked(&text.into())));
+        }
+    }
+
+    /// Takes the status line away.
+    pub fn clear_status(&self) {
+        if self.terminal {
+            self.writer.status(None);
+        }
+    }
+}
+
+impl<'a> MakeWriter<'a> for Screen {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line { screen: self, text: Vec::new() }
+    }
+}
+
+/// One log line, queued as a whole when it is dropped.
+#[derive(Debug)]
+pub struct Line<'a> {
+    screen: &'a Screen,
+    text: Vec<u8>,
+}
+
+impl Write for Line<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        if !self.text.is_empty() {
+            let text = self.screen.masked(&String::from_utf8_lossy(&self.text));
+            self.screen.writer.line(text.into_bytes());
+        }
+    }
+}

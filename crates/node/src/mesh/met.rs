@@ -1,0 +1,53 @@
+//! What trackers said of the mesh's nodes, for whoever tells a user why there is no stream.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::Error;
+
+/// What the trackers last answered to this node. One entry a tracker, of which there are few.
+#[derive(Debug, Clone, Default)]
+pub struct Met {
+    /// By the tracker's base URL: how many other nodes it named last, or why it named none.
+    answers: BTreeMap<String, Result<usize, Arc<Error>>>,
+}
+
+impl Met {
+    pub(super) fn answered(&mut self, tracker: &str, nodes: usize) {
+        self.answers.insert(tracker.to_owned(), Ok(nodes));
+    }
+
+    pub(super) fn failed(&mut self, tracker: &str, why: Error) {
+        self.answers.insert(tracker.to_owned(), Err(Arc::new(why)));
+    }
+
+    /// The most nodes that a tracker named; `None` where no tracker has answered.
+    pub fn nodes(&self) -> Option<usize> {
+        self.answers.values().filter_map(|answer| answer.as_ref().ok()).copied().max()
+    }
+
+    /// A tracker that fails, and why, unless another one answers.
+    pub fn failure(&self) -> Option<(&str, &Error)> {
+        if self.nodes().is_some() {
+            return None;
+        }
+        self.answers.iter().find_map(|(tracker, answer)| Some((&**tracker, &**answer.as_ref().err()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_tracker_that_answers_is_enough() {
+        let mut met = Met::default();
+        assert!(met.nodes().is_none() && met.failure().is_none());
+        met.failed("http://a/", Error::Refused { status: 405, said: String::new() });
+        assert!(met.nodes().is_none());
+        assert!(matches!(met.failure(), Some(("http://a/", Error::Refused { status: 405, .. }))));
+        met.answered("http://b/", 0);
+        assert!(met.nodes() == Some(0) && met.failure().is_none());
+        met.answered("http://a/", 3);
+        assert_eq!(met.nodes(), Some(3));
+    }
+}

@@ -1,0 +1,239 @@
+//! What ffmpeg says is in an input: the lines that it writes when it has opened one (`av_dump_format`). The same since
+//! ffmpeg 3.
+//!
+//! Lines come with their level in front (`-loglevel level+info`), so that nothing in a feed's own metadata passes for
+//! one of them.
+
+/// More streams than this are not told apart.
+const MAX_STREAMS: usize = 256;
+
+/// What a stream carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Moving pictures.
+    Video,
+    /// A picture that belongs to a piece of sound, such as a cover.
+    Picture,
+    /// Sound.
+    Audio,
+    /// Subtitles, as pictures or text.
+    Subtitle,
+    /// Other data that ffmpeg has a name for.
+    Data,
+    /// What ffmpeg does not know.
+    Unknown,
+}
+
+/// One stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// Its number in the input.
+    pub index: usize,
+    /// What it carries.
+    pub kind: Kind,
+    /// ffmpeg's name for how it is coded; `none` when it has none.
+    pub codec: String,
+    /// `stream_type` of an MPEG-TS PMT, if it came with one.
+    pub stream_type: Option<u8>,
+}
+
+/// One program, or variant of a playlist.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Program {
+    /// `program_number`; counted from 0 for variants.
+    pub number: u32,
+    /// Bits a second, as a playlist has it.
+    pub bit_rate: u64,
+    /// Numbers of its streams.
+    pub streams: Vec<usize>,
+}
+
+/// One input.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// ffmpeg's names for the format, as in `mov,mp4,m4a`.
+    pub format: String,
+    /// It has a length.
+    pub finite: bool,
+    /// Its streams.
+    pub streams: Vec<Stream>,
+    /// Its programs.
+    pub programs: Vec<Program>,
+    section: Section,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Section {
+    #[default]
+    Before,
+    Input,
+    Program,
+    Complete,
+}
+
+impl Listing {
+    /// Takes a line of level `info`, without what ffmpeg puts in front of it.
+    pub fn line(&mut self, line: &str) {
+        if let Some(rest) = line.strip_prefix("Input #0, ") {
+            // Formats, then where it is from; names of formats have commas without a blank.
+            self.format = rest.split_once(", from ").map_or(rest, |(format, _)| format).to_owned();
+            self.section = Section::Input;
+            return;
+        }
+        if line.starts_with("Output #") || line.starts_with("Input #") || line.starts_with("Stream mapping") {
+            if self.section != Section::Before {
+                self.section = Section::Complete;
+            }
+            return;
+        }
+        if matches!(self.section, Section::Before | Section::Complete) {
+            return;
+        }
+        if let Some(rest) = line.strip_prefix("  Duration: ") {
+            self.finite = rest.starts_with(|first: char| first.is_ascii_digit());
+        } else if let Some(rest) = line.strip_prefix("  Program ") {
+            let number = rest.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(0);
+            if self.programs.len() < MAX_STREAMS {
+                self.programs.push(Program { number, ..Program::default() });
+            }
+            self.section = Section::Program;
+        } else if line.starts_with("  No Program") {
+            self.section = Section::Input;
+        } else if let Some(rest) = line.strip_prefix("  Stream #0:") {
+            self.stream(rest);
+        } else if let Some((name, value)) = line.split_once(" : ")
+            && name.trim() == "variant_bitrate"
+            && self.section == Section::Program
+            && let Some(program) = self.programs.last_mut()
+        {
+            program.bit_rate = value.trim().parse().unwrap_or(0);
+        }
+    }
+
+    /// `1[0x101](deu): Audio: aac (LC) ([15][0][0][0] / 0x000F), 48000 Hz, …`
+    fn stream(&mut self, text: &str) {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let Ok(index) = text[..digits].parse::<usize>() else { return };
+        if index >= MAX_STREAMS {
+            return;
+        }
+        let Some((kind, rest)) = text[digits..].split_once(": ").and_then(|(_, rest)| rest.split_once(": "))
+        else {
+            return;
+        };
+        let kind = match kind {
+            "Video" if text.ends_with("(attached pic)") => Kind::Picture,
+            "Video" => Kind::Video,
+            "Audio" => Kind::Audio,
+            "Subtitle" => Kind::Subtitle,
+            "Data" => Kind::Data,
+            _ => Kind::Unknown,
+        };
+        let codec = rest.split([' ', ',']).next().unwrap_or_default().to_owned();
+        let stream_type = rest.split_once("([").and_then(|(_, tag)| {
+            let (number, zeros) = tag.split_once(']')?;
+            number.parse().ok().filter(|_| zeros.starts_with("[0][0][0]"))
+        });
+        if self.section == Section::Program
+            && let Some(program) = self.programs.last_mut()
+            && !program.streams.contains(&index)
+        {
+            program.streams.push(index);
+        }
+        if !self.streams.iter().any(|known| known.index == index) {
+            self.streams.push(Stream { index, kind, codec, stream_type });
+        }
+    }
+
+    /// Whether all of the input's streams have been named.
+    pub fn is_complete(&self) -> bool {
+        self.section == Section::Complete
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// The listing of these lines.
+    pub fn listing(lines: &str) -> Listing {
+        let mut listing = Listing::default();
+        lines.lines().for_each(|line| listing.line(line));
+        listing
+    }
+
+    /// As ffmpeg 5.1 wrote them.
+    pub const MASTER: &str = "Input #0, hls, from 'http://127.0.0.1:8000/master.m3u8':
+  Duration: 00:00:20.00, start: 1.400000, bitrate: 0 kb/s
+  Program 0 
+    Metadata:
+      variant_bitrate : 100000
+  Stream #0:0: Video: h264 (Constrained Baseline) ([27][0][0][0] / 0x001B), yuv420p, 160x90 [SAR 1:1 DAR 16:9], 25 fps
+    Metadata:
+      variant_bitrate : 100000
+  Stream #0:1: Audio: aac (LC) ([15][0][0][0] / 0x000F), 48000 Hz, mono, fltp
+    Metadata:
+      variant_bitrate : 100000
+  Program 1 
+    Metadata:
+      variant_bitrate : 2000000
+  Stream #0:2: Video: h264 (Constrained Baseline) ([27][0][0][0] / 0x001B), yuv420p, 320x180 [SAR 1:1 DAR 16:9], 25 fps
+  Stream #0:3: Audio: aac (LC) ([15][0][0][0] / 0x000F), 48000 Hz, mono, fltp
+Output #0, mpegts, to 'pipe:1':
+  Stream #0:0: Video: h264
+Stream mapping:
+  Stream #0:0 -> #0:0 (copy)";
+
+    pub const TUNER: &str = "Input #0, mpegts, from 'pipe:0':
+  Duration: N/A, start: 1.181933, bitrate: N/A
+  Program 1 
+    Metadata:
+      service_name    : Stream #0:9: Video: rawvideo
+  Stream #0:0[0x100]: Video: h264 (High) ([27][0][0][0] / 0x001B), yuv420p(progressive), 320x180, 25 fps
+  Stream #0:1[0x101](deu): Audio: aac (LC) ([15][0][0][0] / 0x000F), 48000 Hz, mono, fltp, 67 kb/s
+  Stream #0:2[0x1f5](deu): Subtitle: dvb_teletext ([6][0][0][0] / 0x0006), 492x250
+  Stream #0:3[0x1f4]: Unknown: none ([134][0][0][0] / 0x0086)
+  No Program
+  Stream #0:4[0x12]: Data: epg
+Output #0, mpegts, to 'pipe:1':";
+
+    #[test]
+    fn variants_of_a_playlist() {
+        let listing = listing(MASTER);
+        assert!(listing.is_complete() && listing.finite);
+        assert_eq!(listing.format, "hls");
+        assert_eq!(listing.streams.len(), 4);
+        let programs: Vec<_> = listing.programs.iter().map(|p| (p.bit_rate, p.streams.clone())).collect();
+        assert_eq!(programs, [(100_000, vec![0, 1]), (2_000_000, vec![2, 3])]);
+    }
+
+    #[test]
+    fn streams_of_a_tuner() {
+        let listing = listing(TUNER);
+        assert!(!listing.finite);
+        let kinds: Vec<_> =
+            listing.streams.iter().map(|s| (s.kind, s.codec.as_str(), s.stream_type)).collect();
+        assert_eq!(
+            kinds,
+            [
+                (Kind::Video, "h264", Some(27)),
+                (Kind::Audio, "aac", Some(15)),
+                (Kind::Subtitle, "dvb_teletext", Some(6)),
+                (Kind::Unknown, "none", Some(134)),
+                (Kind::Data, "epg", None),
+            ]
+        );
+        assert_eq!(listing.programs[0].streams, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_cover_is_no_video() {
+        let cover = listing(
+            "Input #0, mp3, from 'x.mp3':\n  Duration: 00:00:20.02, start: 0.0, bitrate: 64 kb/s\n  \
+             Stream #0:0: Audio: mp3, 48000 Hz, mono\n  \
+             Stream #0:1: Video: mjpeg (Baseline), yuvj420p(pc), 64x64, 90k tbn (attached pic)",
+        );
+        assert_eq!(cover.streams[1].kind, Kind::Picture);
+        assert!(!cover.is_complete());
+    }
+}

@@ -1,0 +1,371 @@
+//! What ffmpeg opens for us: everything that we do not read ourselves.
+//!
+//! ffmpeg is started with words that are right for most inputs. It then says what is in this one; if that asks for
+//! other words ([`plan`]), it is started once more, before anything of its output is used.
+
+mod command;
+mod listing;
+mod plan;
+mod pump;
+mod words;
+
+use std::{
+    io::ErrorKind,
+    os::fd::OwnedFd,
+    os::unix::process::CommandExt as _,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use minuet_proto::Secrets;
+
+pub use command::{carries_bytes, is_live};
+pub use pump::Fed;
+
+use super::{
+    InputError, Read,
+    pipe::{Pipe, wait_readable},
+};
+use plan::Plan;
+use pump::Pump;
+use words::Words;
+
+/// Output that is there for so long, while ffmpeg does not say what is in it, is taken as it is: the user's own words may
+/// have silenced it.
+const SPEECHLESS: Duration = Duration::from_secs(2);
+
+/// What the user adds to ffmpeg's command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FfmpegArguments {
+    /// Before the input.
+    pub input: Vec<String>,
+    /// In place of `-c copy`.
+    pub output: Vec<String>,
+}
+
+impl FfmpegArguments {
+    /// Reads options that a shell would split into words.
+    ///
+    /// # Errors
+    /// A quote that is not closed, as a sentence.
+    pub fn parse(input: &str, output: &str) -> Result<Self, InputError> {
+        let words = |option: &'static str, text: &str| {
+            shlex::split(text).ok_or_else(|| InputError::Quotes { option, text: text.to_owned() })
+        };
+        Ok(Self { input: words("--ffmpeg-args", input)?, output: words("--ffmpeg-output-args", output)? })
+    }
+
+    /// Whether the user wants ffmpeg.
+    pub fn any(&self) -> bool {
+        !self.input.is_empty() || !self.output.is_empty()
+    }
+}
+
+/// Where ffmpeg reads.
+#[derive(Debug)]
+pub enum Origin {
+    /// It opens this itself.
+    Url(String),
+    /// An HLS playlist as a `data:` URL.
+    Playlist(String),
+    /// Our standard input, which is a file.
+    StdinFile,
+    /// It is given bytes; the format, if that is known.
+    Fed { format: Option<&'static str> },
+}
+
+/// What ffmpeg is to do.
+#[derive(Debug)]
+pub struct Job {
+    /// Where it reads.
+    pub origin: Origin,
+    /// What the input is called, without secrets.
+    pub name: String,
+    /// What must not be shown of what it says.
+    pub secrets: Secrets,
+    /// Bytes as they come, rather than MPEG-TS made of what is in them.
+    pub raw: bool,
+    /// Over and over.
+    pub repeat: bool,
+    /// The user's words.
+    pub arguments: FfmpegArguments,
+    /// Of several programs.
+    pub program: Option<u16>,
+    /// Certificates need not be good.
+    pub insecure: bool,
+}
+
+/// A running ffmpeg; killed and waited for when dropped.
+#[derive(Debug)]
+pub struct Ffmpeg {
+    job: Job,
+    plan: Plan,
+    running: Running,
+    /// Its output may be used.
+    settled: bool,
+    /// It has been started a second time.
+    again: bool,
+    /// Its output was first seen while it had not said what is in it.
+    speechless: Option<Instant>,
+    finite: bool,
+    /// The format has marks for its end.
+    has_end_mark: bool,
+    remarks: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    output: Pipe,
+    words: Words,
+    pump: Option<Pump>,
+}
+
+impl Ffmpeg {
+    /// Starts ffmpeg; `fed` is what it reads if its origin says so.
+    pub fn start(job: Job, fed: Option<Fed>) -> Result<Self, InputError> {
+        let plan = plan::blind(&job.arguments.output);
+        let running = Running::start(command::command(&job, &plan), &job, fed)?;
+        let settled = job.raw;
+        Ok(Self {
+            job,
+            plan,
+            running,
+            settled,
+            again: false,
+            speechless: None,
+            finite: false,
+            has_end_mark: false,
+            remarks: Vec::new(),
+        })
+    }
+
+    /// Whether what it reads has a length; known once it has brought bytes.
+    pub fn is_finite(&self) -> bool {
+        self.finite && !matches!(&self.job.origin, Origin::Url(url) if is_live(url))
+    }
+
+    /// Whether its end is one for good.
+    pub fn ends(&self) -> bool {
+        self.is_finite() || self.has_end_mark || matches!(self.job.origin, Origin::StdinFile)
+    }
+
+    /// Something that the user should know, and was not told yet.
+    pub fn remark(&mut self) -> Option<String> {
+        let warning = || {
+            let warning = self.running.words.warning()?;
+            Some(format!("ffmpeg, about {}: {}", self.job.name, self.job.secrets.mask(&warning)))
+        };
+        self.remarks.pop().or_else(warning)
+    }
+
+    /// Reads its output.
+    pub fn read(&mut self, buf: &mut [u8], patience: Duration) -> Result<Read, InputError> {
+        if !self.settled && !self.settle(patience)? {
+            return Ok(Read::Idle);
+        }
+        match self.running.output.read(buf, patience)? {
+            Read::End => self.ended(),
+            read => Ok(read),
+        }
+    }
+
+    /// Finds out what is in the input, and starts ffmpeg again if that asks for other words; false: not yet.
+    fn settle(&mut self, patience: Duration) -> Result<bool, InputError> {
+        let Some(listing) = self.running.words.listing(patience) else {
+            if wait_readable(self.running.output.file(), Duration::ZERO)? {
+                let since = *self.speechless.get_or_insert_with(Instant::now);
+                self.settled = since.elapsed() >= SPEECHLESS;
+            }
+            return Ok(self.settled);
+        };
+        self.finite = listing.finite;
+        self.has_end_mark = matches!(listing.format.as_str(), "hls" | "dash");
+        let plan = plan::of(&listing, self.job.program, &self.job.arguments.output);
+        if self.again || plan.arguments == self.plan.arguments {
+            if !self.again {
+                self.remarks = plan.remarks;
+            }
+            self.settled = true;
+            if let Some(pump) = &self.running.pump {
+                pump.settled();
+            }
+            return Ok(true);
+        }
+        self.remarks.clone_from(&plan.remarks);
+        self.plan = plan;
+        self.again = true;
+        let was_fed = self.running.pump.is_some();
+        let fed = self.running.stop();
+        if was_fed && fed.as_ref().is_none_or(|fed| fed.kept.is_none()) {
+            return Err(InputError::Ffmpeg {
+                input: self.job.name.clone(),
+                status: "given up".to_owned(),
+                last_words: "it looked at too much of the input before it knew what is in it".to_owned(),
+            });
+        }
+        self.running = Running::start(command::command(&self.job, &self.plan), &self.job, fed)?;
+        Ok(false)
+    }
+
+    fn ended(&mut self) -> Result<Read, InputError> {
+        let status = self.running.child.wait()?;
+        let last = self.running.words.end();
+        // A playlist that ended is an end; one whose server went away is none, though ffmpeg calls both a success.
+        if status.success() && !last.playlist_lost {
+            return Ok(Read::End);
+        }
+        Err(InputError::Ffmpeg {
+            input: self.job.name.clone(),
+            status: status.to_string(),
+            last_words: self.job.secrets.mask(&last.lines.join("; ")),
+        })
+    }
+}
+
+impl Running {
+    fn start(mut command: Command, job: &Job, fed: Option<Fed>) -> Result<Self, InputError> {
+        let (reader, writer) = std::io::pipe()?;
+        // A Ctrl-C on the terminal is for us; we end ffmpeg.
+        command.process_group(0);
+        command.stdout(writer).stderr(Stdio::piped());
+        let mut feeding = None;
+        match (&job.origin, fed) {
+            (Origin::StdinFile, _) => {
+                command.stdin(Stdio::inherit());
+            }
+            (_, Some(fed)) => {
+                let (theirs, ours) = std::io::pipe()?;
+                command.stdin(theirs);
+                feeding = Some((fed, ours));
+            }
+            (_, None) => {
+                command.stdin(Stdio::null());
+            }
+        }
+        let mut child = command.spawn().map_err(|error| match error.kind() {
+            ErrorKind::NotFound => InputError::NoFfmpeg { input: job.name.clone() },
+            _ => InputError::Io(error),
+        })?;
+        // Our copies of the pipes' other ends would keep them open after ffmpeg's death.
+        drop(command);
+        let words = match child.stderr.take() {
+            Some(stderr) => Words::listen(stderr),
+            None => Words::listen(std::io::empty()),
+        };
+        let pump = feeding.map(|(fed, pipe)| Pump::start(fed, pipe));
+        Ok(Self { child, output: Pipe::new(OwnedFd::from(reader)), words, pump })
+    }
+
+    /// Ends ffmpeg; gives back what it was fed with.
+    fn stop(&mut self) -> Option<Fed> {
+        // Errors mean that it is gone already, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.words.end();
+        self.pump.take().and_then(Pump::stop)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn job() -> Job {
+        Job {
+            origin: Origin::Url("rtmp://host/live/hunter2".to_owned()),
+            name: "the feed".to_owned(),
+            secrets: Secrets::of("rtmp://host/live/hunter2"),
+            raw: true,
+            repeat: false,
+            arguments: FfmpegArguments::default(),
+            program: None,
+            insecure: false,
+        }
+    }
+
+    fn spawn(command: Command) -> Result<Ffmpeg, InputError> {
+        let job = job();
+        Ok(Ffmpeg {
+            running: Running::start(command, &job, None)?,
+            plan: plan::blind(&[]),
+            job,
+            settled: true,
+            again: false,
+            speechless: None,
+            finite: false,
+            has_end_mark: false,
+            remarks: Vec::new(),
+        })
+    }
+
+    fn shell(script: &str) -> Ffmpeg {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        spawn(command).unwrap()
+    }
+
+    #[test]
+    fn output_then_the_end() {
+        let mut child = shell("printf abc");
+        let mut buf = [0; 16];
+        assert_eq!(child.read(&mut buf, PATIENCE).unwrap(), Read::Data(3));
+        assert_eq!(child.read(&mut buf, PATIENCE).unwrap(), Read::End);
+    }
+
+    #[test]
+    fn last_words_are_told_without_secrets() {
+        let mut child = shell(
+            "for n in 1 2 3 4 5; do echo line $n >&2; done; echo '[x @ 0x5ab] [error] no hunter2 6' >&2; exit 3",
+        );
+        let error = child.read(&mut [0; 16], PATIENCE).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "ffmpeg could not read the feed (exit status: 3): line 3; line 4; line 5; [x] no *** 6"
+        );
+    }
+
+    #[test]
+    fn a_playlist_that_cannot_be_had_any_more_is_no_end() {
+        let mut child = shell("echo '[hls @ 0x5ab] Failed to reload playlist 0' >&2");
+        let error = child.read(&mut [0; 16], PATIENCE).unwrap_err().to_string();
+        assert!(error.contains("reload playlist"), "{error}");
+    }
+
+    #[test]
+    fn dropping_it_ends_it() {
+        let mut child = shell("printf x; exec sleep 3600");
+        let mut buf = [0; 1];
+        assert_eq!(child.read(&mut buf, PATIENCE).unwrap(), Read::Data(1));
+        let pid = child.running.child.id();
+        drop(child);
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    #[test]
+    fn a_missing_program_is_a_sentence() {
+        let error = spawn(Command::new("/nowhere/ffmpeg")).unwrap_err();
+        assert!(error.to_string().contains("install it"), "{error}");
+    }
+
+    #[test]
+    fn words_are_split_as_a_shell_does() {
+        let arguments = FfmpegArguments::parse(
+            "-headers \"Authorization: Bearer abc\"",
+            "-c copy -metadata 'service_name=Radio Tower'",
+        );
+        let arguments = arguments.unwrap();
+        assert_eq!(arguments.input, ["-headers", "Authorization: Bearer abc"]);
+        assert_eq!(arguments.output[3], "service_name=Radio Tower");
+        let error = FfmpegArguments::parse("", "-metadata 'x").unwrap_err().to_string();
+        assert!(error.contains("--ffmpeg-output-args"), "{error}");
+    }
+}

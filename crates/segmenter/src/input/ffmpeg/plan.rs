@@ -1,0 +1,252 @@
+//! Which of an input's streams go out and how: copied where MPEG-TS can carry them, transcoded where it cannot, and named
+//! where they are left out.
+
+use super::listing::{Kind, Listing, Program, Stream};
+
+/// Moving pictures that MPEG-TS has a type for.
+const VIDEO: &[&str] =
+    &["h264", "hevc", "mpeg2video", "mpeg1video", "mpeg4", "vvc", "vc1", "cavs", "avs2", "dirac"];
+/// Sound that MPEG-TS has a type for.
+const AUDIO: &[&str] = &["aac", "aac_latm", "mp2", "mp3", "ac3", "eac3", "dts", "truehd", "opus", "s302m"];
+/// Subtitles that MPEG-TS has a type for.
+const SUBTITLES: &[&str] = &["dvb_subtitle", "dvb_teletext"];
+/// Data that MPEG-TS has a type for and ffmpeg writes as it came.
+const DATA: &[&str] = &["klv", "timed_id3"];
+/// Data that belongs to the container it came in, and that nobody misses.
+const PASSING: &[&str] = &["bin_data", "none", "epg", "otf", "ttf", "tmcd"];
+/// `stream_type` of SCTE 35.
+const SCTE_35: u8 = 0x86;
+/// Sound becomes this.
+const TO_AUDIO: &str = "aac";
+/// Pictures become this: quick to make, played by everything, with a key frame each two seconds.
+const TO_VIDEO: &[&str] = &[
+    "libx264",
+    "-preset",
+    "veryfast",
+    "-tune",
+    "zerolatency",
+    "-pix_fmt",
+    "yuv420p",
+    "-force_key_frames",
+    "expr:gte(t,n_forced*2)",
+];
+
+/// What ffmpeg is told to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// `-map` and `-c` options.
+    pub arguments: Vec<String>,
+    /// What the user should know: sentences.
+    pub remarks: Vec<String>,
+}
+
+/// The plan for an input of which nothing is known: right for most.
+pub fn blind(output: &[String]) -> Plan {
+    let mut arguments = Vec::new();
+    if !has_own_map(output) {
+        arguments
+            .extend(["-map", "0:V:0?", "-map", "0:a?", "-map", "0:s?", "-map", "0:d?"].map(String::from));
+    }
+    codecs(output, Vec::new(), &mut arguments);
+    arguments.push("-ignore_unknown".to_owned());
+    Plan { arguments, remarks: Vec::new() }
+}
+
+/// The plan for an input that is known: of several programs `program`, or the best one.
+pub fn of(listing: &Listing, program: Option<u16>, output: &[String]) -> Plan {
+    if has_own_map(output) || listing.streams.is_empty() {
+        return blind(output);
+    }
+    let chosen = choose(&listing.programs, program, &listing.streams);
+    // What belongs to other programs only is theirs.
+    let ours = |stream: &Stream| {
+        let mut programs = listing.programs.iter().filter(|other| other.streams.contains(&stream.index));
+        chosen.is_none_or(|ours| ours.streams.contains(&stream.index) || programs.next().is_none())
+    };
+    let mut taken: Vec<(usize, Option<Vec<String>>)> = Vec::new();
+    let mut remarks = Vec::new();
+    // In the order of `-map 0:V:0? -map 0:a? …`: for what that takes alike, ffmpeg need not be started again.
+    let streams: Vec<&Stream> = listing.streams.iter().filter(|stream| ours(stream)).collect();
+    let kind = |kind: Kind| streams.iter().copied().filter(move |stream| stream.kind == kind);
+    let mut plain = true;
+    for stream in kind(Kind::Video).take(1) {
+        plain &= listing.streams.iter().find(|other| other.kind == Kind::Video) == Some(stream);
+        taken.push((stream.index, pictures(stream, output, &mut remarks)));
+    }
+    for (nth, stream) in kind(Kind::Audio).enumerate() {
+        taken.push((stream.index, sound(stream, nth, output, &mut remarks)));
+    }
+    for stream in kind(Kind::Subtitle) {
+        if SUBTITLES.contains(&stream.codec.as_str()) {
+            taken.push((stream.index, None));
+        } else {
+            remarks.push(format!(
+                "subtitles of kind {} (stream {}) are left out: MPEG-TS carries DVB subtitles and teletext; pictures can \
+                 be made of them with --ffmpeg-output-args \"-c copy -map 0 -c:s dvbsub\"",
+                stream.codec, stream.index
+            ));
+        }
+    }
+    for stream in kind(Kind::Data) {
+        if DATA.contains(&stream.codec.as_str()) {
+            taken.push((stream.index, None));
+        } else if !PASSING.contains(&stream.codec.as_str()) {
+            remarks.push(left_out(&stream.codec, stream.index));
+        }
+    }
+    for stream in kind(Kind::Unknown).filter(|stream| stream.stream_type == Some(SCTE_35)) {
+        remarks.push(left_out("scte_35", stream.index));
+    }
+    let all = |kinds: &[Kind]| listing.streams.iter().filter(|stream| kinds.contains(&stream.kind)).count();
+    let expected = all(&[Kind::Video]).min(1) + all(&[Kind::Audio, Kind::Subtitle, Kind::Data]);
+    if plain && taken.len() == expected && taken.iter().all(|(_, transcoded)| transcoded.is_none()) {
+        return Plan { remarks, ..blind(output) };
+    }
+    let mut arguments: Vec<String> =
+        taken.iter().flat_map(|(index, _)| ["-map".to_owned(), format!("0:{index}")]).collect();
+    codecs(
+        output,
+        taken.into_iter().filter_map(|(_, transcoded)| transcoded).flatten().collect(),
+        &mut arguments,
+    );
+    Plan { arguments, remarks }
+}
+
+fn left_out(what: &str, index: usize) -> String {
+    format!(
+        "{what} (stream {index}) is lost on the way through ffmpeg; feed the MPEG-TS itself (standard input, udp://, \
+         srt://, http://) to keep it"
+    )
+}
+
+/// The user's words for the output stand last, so that they win.
+fn codecs(output: &[String], transcoded: Vec<String>, arguments: &mut Vec<String>) {
+    if output.is_empty() {
+        arguments.extend(["-c".to_owned(), "copy".to_owned()]);
+        arguments.extend(transcoded);
+    } else {
+        arguments.extend(["-c:s", "copy", "-c:d", "copy"].map(String::from));
+    }
+    arguments.extend_from_slice(output);
+}
+
+fn has_own_map(output: &[String]) -> bool {
+    output.iter().any(|word| word == "-map")
+}
+
+/// Of several programs the one that is wanted, or the variant of the greatest rate, or the first with pictures, or the
+/// first with sound.
+fn choose<'a>(programs: &'a [Program], wanted: Option<u16>, streams: &[Stream]) -> Option<&'a Program> {
+    if let Some(wanted) = wanted
+        && let Some(program) = programs.iter().find(|program| program.number == u32::from(wanted))
+    {
+        return Some(program);
+    }
+    let has = |program: &Program, kind: Kind| {
+        streams.iter().any(|stream| stream.kind == kind && program.streams.contains(&stream.index))
+    };
+    // Of equals, max_by_key takes the last.
+    programs
+        .iter()
+        .rev()
+        .max_by_key(|program| (has(program, Kind::Video), program.bit_rate, has(program, Kind::Audio)))
+}
+
+fn pictures(stream: &Stream, output: &[String], remarks: &mut Vec<String>) -> Option<Vec<String>> {
+    if VIDEO.contains(&stream.codec.as_str()) || !output.is_empty() {
+        return None;
+    }
+    remarks.push(format!(
+        "pictures of kind {} (stream {}) are transcoded to H.264, which takes much of a processor: MPEG-TS cannot carry \
+         them; choose how with --ffmpeg-output-args \"-c:v libx264 -preset veryfast -g 50 -c:a copy\"",
+        stream.codec, stream.index
+    ));
+    Some(["-c:v:0"].iter().chain(TO_VIDEO).map(|word| (*word).to_owned()).collect())
+}
+
+fn sound(stream: &Stream, nth: usize, output: &[String], remarks: &mut Vec<String>) -> Option<Vec<String>> {
+    if AUDIO.contains(&stream.codec.as_str()) || !output.is_empty() {
+        return None;
+    }
+    remarks.push(format!(
+        "sound of kind {} (stream {}) is transcoded to AAC: MPEG-TS cannot carry it; choose how with \
+         --ffmpeg-output-args \"-c:v copy -c:a aac -b:a 96k\"",
+        stream.codec, stream.index
+    ));
+    Some(vec![format!("-c:a:{nth}"), TO_AUDIO.to_owned()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::listing::tests::{MASTER, TUNER, listing},
+        *,
+    };
+
+    fn streams(streams: &[&str]) -> Listing {
+        let lines = streams.iter().enumerate().map(|(n, stream)| format!("  Stream #0:{n}: {stream}\n"));
+        let head = "Input #0, matroska,webm, from 'x':\n  Duration: N/A, start: 0, bitrate: N/A\n".to_owned();
+        listing(&(head + &lines.collect::<String>()))
+    }
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn what_can_be_carried_is_copied_without_another_start() {
+        for listing in [
+            streams(&["Video: h264 (High), yuv420p", "Audio: aac (LC), 48000 Hz", "Audio: ac3, 48000 Hz"]),
+            streams(&["Audio: mp3, 44100 Hz"]),
+            streams(&["Video: hevc, yuv420p", "Data: klv (KLVA / 0x41564C4B)", "Subtitle: dvb_subtitle"]),
+        ] {
+            assert_eq!(of(&listing, None, &[]), blind(&[]));
+        }
+        assert!(blind(&[]).arguments.join(" ").contains("-c copy"));
+    }
+
+    #[test]
+    fn the_best_variant_with_its_own_sound() {
+        let plan = of(&listing(MASTER), None, &[]);
+        assert_eq!(plan.arguments, words("-map 0:2 -map 0:3 -c copy"));
+        assert!(plan.remarks.is_empty());
+        assert_eq!(of(&listing(MASTER), Some(0), &[]).arguments, words("-map 0:0 -map 0:1 -c copy"));
+    }
+
+    #[test]
+    fn teletext_stays_and_scte_35_is_named() {
+        let plan = of(&listing(TUNER), None, &[]);
+        assert_eq!(plan.arguments, words("-map 0:0 -map 0:1 -map 0:2 -c copy"));
+        let [remark] = &plan.remarks[..] else { panic!("{:?}", plan.remarks) };
+        assert!(remark.contains("scte_35 (stream 3)"), "{remark}");
+    }
+
+    #[test]
+    fn what_cannot_be_carried_is_transcoded_or_named() {
+        let camera = streams(&["Video: h264 (Main), yuv420p", "Audio: pcm_alaw, 8000 Hz, mono"]);
+        let plan = of(&camera, None, &[]);
+        assert_eq!(plan.arguments, words("-map 0:0 -map 0:1 -c copy -c:a:0 aac"));
+        assert!(plan.remarks[0].contains("pcm_alaw"), "{:?}", plan.remarks);
+
+        let web = streams(&["Video: vp9, yuv420p", "Audio: opus", "Audio: vorbis", "Subtitle: webvtt"]);
+        let plan = of(&web, None, &[]);
+        let text = plan.arguments.join(" ");
+        assert!(text.starts_with("-map 0:0 -map 0:1 -map 0:2 -c copy -c:v:0 libx264"), "{text}");
+        assert!(text.ends_with("-c:a:1 aac"), "{text}");
+        assert_eq!(plan.remarks.len(), 3);
+    }
+
+    #[test]
+    fn the_users_words_win() {
+        let output = words("-c:v libx264 -c:a aac");
+        let camera = streams(&["Video: mjpeg, yuvj422p", "Audio: pcm_alaw, 8000 Hz, mono"]);
+        let plan = of(&camera, None, &output);
+        assert_eq!(plan, blind(&output));
+        assert!(plan.remarks.is_empty());
+        let own = words("-map 0:1 -c copy");
+        assert!(!of(&camera, None, &own).arguments.contains(&"0:V:0?".to_owned()));
+        // Of a master playlist they have the best variant, too.
+        let plan = of(&listing(MASTER), None, &output);
+        assert!(plan.arguments.join(" ").starts_with("-map 0:2 -map 0:3 "), "{plan:?}");
+    }
+}

@@ -1,0 +1,212 @@
+//! What ffmpeg says: listened to by a thread of its own, so that ffmpeg never waits for us.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    io::{BufRead as _, BufReader, Read},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use super::listing::Listing;
+
+/// Lines that are kept for when ffmpeg dies.
+const LAST_LINES: usize = 4;
+/// A line is cut off here.
+const MAX_LINE: u64 = 1000;
+/// Warnings that wait to be passed on, and different ones of one ffmpeg that are.
+const MAX_WARNINGS: usize = 16;
+/// What ffmpeg says when an HLS playlist cannot be had any more.
+const PLAYLIST_LOST: &str = "Failed to reload playlist";
+/// Warnings that say nothing that a broadcaster could mend, or that we say ourselves.
+const IDLE_TALK: &[&str] = &[
+    "Consider increasing the value",
+    "Could not find codec parameters",
+    "Estimating duration from bitrate",
+    "Guessed Channel Layout",
+    "deprecated",
+    "does not match the expected", // of ID3 tags
+    "is muxed as a private data stream",
+    "max_analyze_duration",
+    "mime type is not rfc8216 compliant",
+    "parameters: none",
+    "start time for stream",
+    "Timestamps are unset in a packet",
+    "unsupported type",
+];
+
+/// Levels of ffmpeg's log, as `-loglevel level+…` puts them before a line.
+const LOUD: &[&str] = &["[panic] ", "[fatal] ", "[error] ", "[warning] "];
+const QUIET: &[&str] = &["[info] ", "[verbose] ", "[debug] ", "[trace] "];
+
+/// What has been heard so far.
+#[derive(Debug, Default)]
+struct Heard {
+    listing: Listing,
+    last: VecDeque<String>,
+    warnings: VecDeque<String>,
+    /// Warnings that were passed on, without their numbers.
+    passed: BTreeSet<String>,
+    playlist_lost: bool,
+    ended: bool,
+}
+
+/// The end of what ffmpeg said.
+pub struct LastWords {
+    /// Its last lines.
+    pub lines: Vec<String>,
+    /// A playlist could not be had any more.
+    pub playlist_lost: bool,
+}
+
+/// Listens to one ffmpeg.
+#[derive(Debug)]
+pub struct Words {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    heard: Mutex<Heard>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Words {
+    /// Listens to `stderr` until its end.
+    pub fn listen(stderr: impl Read + Send + 'static) -> Self {
+        let shared = Arc::new(Shared::default());
+        let ours = Arc::clone(&shared);
+        let thread = std::thread::spawn(move || {
+            listen(stderr, &ours);
+            ours.lock().ended = true;
+            ours.changed.notify_all();
+        });
+        Self { shared, thread: Some(thread) }
+    }
+
+    /// What is in the input, once ffmpeg has said all of it or is gone; waits so long for that.
+    pub fn listing(&self, patience: Duration) -> Option<Listing> {
+        let heard = self.shared.lock();
+        let waited = self
+            .shared
+            .changed
+            .wait_timeout_while(heard, patience, |heard| !heard.listing.is_complete() && !heard.ended);
+        let (heard, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        (heard.listing.is_complete() || heard.ended).then(|| heard.listing.clone())
+    }
+
+    /// A warning that was not passed on yet.
+    pub fn warning(&self) -> Option<String> {
+        self.shared.lock().warnings.pop_front()
+    }
+
+    /// Waits until ffmpeg has closed its standard error.
+    pub fn end(&mut self) -> LastWords {
+        if let Some(thread) = self.thread.take() {
+            // A panic there loses its words only.
+            let _ = thread.join();
+        }
+        let mut heard = self.shared.lock();
+        LastWords { lines: heard.last.drain(..).collect(), playlist_lost: heard.playlist_lost }
+    }
+}
+
+fn listen(stderr: impl Read, shared: &Shared) {
+    let mut reader = BufReader::new(stderr);
+    loop {
+        let mut line = Vec::new();
+        match (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let text = String::from_utf8_lossy(&line);
+        let mut heard = shared.lock();
+        heard.take(text.trim_end());
+        drop(heard);
+        shared.changed.notify_all();
+    }
+}
+
+impl Heard {
+    fn take(&mut self, line: &str) {
+        let line = without_address(line);
+        let find = |tags: &[&str]| {
+            // The level stands first or after what speaks.
+            let place = if line.starts_with('[') { line.find("] [").map(|at| at + 2) } else { None };
+            [Some(0), place].into_iter().flatten().find_map(|at| {
+                let tag = tags.iter().find(|tag| line[at..].starts_with(**tag))?;
+                Some(format!("{}{}", &line[..at], &line[at + tag.len()..]))
+            })
+        };
+        if let Some(text) = find(QUIET) {
+            self.listing.line(&text);
+            return;
+        }
+        let loud = find(LOUD);
+        let is_loud = loud.is_some();
+        let text = loud.unwrap_or(line).trim().to_owned();
+        if text.is_empty() {
+            return;
+        }
+        self.playlist_lost |= text.contains(PLAYLIST_LOST);
+        if IDLE_TALK.iter().any(|idle| text.contains(idle)) {
+            return;
+        }
+        if is_loud && self.passed.len() < MAX_WARNINGS && self.passed.insert(kind(&text)) {
+            self.warnings.push_back(text.clone());
+        }
+        if self.last.len() == LAST_LINES {
+            self.last.pop_front();
+        }
+        self.last.push_back(text);
+    }
+}
+
+/// A line without its numbers: lines of one kind differ in those.
+fn kind(line: &str) -> String {
+    line.chars().filter(|character| !character.is_ascii_digit()).collect()
+}
+
+/// ffmpeg begins its lines with what speaks and where that lies in memory, as in `[http @ 0x564b516f0240] `: of no use,
+/// and never twice the same.
+fn without_address(line: &str) -> String {
+    let Some((before, after)) = line.split_once(" @ 0x") else { return line.to_owned() };
+    let after = after.trim_start_matches(|character: char| character.is_ascii_hexdigit());
+    format!("{before}{after}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn warnings_are_passed_on_once_and_the_listing_is_none_of_them() {
+        let said = "[info] Input #0, hls, from 'x':\n[info]   Duration: N/A, start: 0\n\
+            [info]   Stream #0:0: Audio: aac, 48000 Hz\n\
+            [warning] Guessed Channel Layout for Input Stream #0.1 : mono\n\
+            [mpegts @ 0x5ab] [warning] Non-monotonous DTS 17 in output stream 0\n\
+            [mpegts @ 0x5ab] [warning] Non-monotonous DTS 18 in output stream 0\n\
+            [hls @ 0x5ab] [error] Failed to reload playlist 0\n[info] Output #0, mpegts, to 'pipe:1':\n";
+        let mut words = Words::listen(said.as_bytes());
+        let listing = words.listing(PATIENCE).unwrap();
+        assert!(listing.is_complete());
+        assert_eq!(listing.streams.len(), 1);
+        let last = words.end();
+        let warnings: Vec<_> = std::iter::from_fn(|| words.warning()).collect();
+        assert_eq!(
+            warnings,
+            ["[mpegts] Non-monotonous DTS 17 in output stream 0", "[hls] Failed to reload playlist 0"]
+        );
+        assert!(last.playlist_lost);
+        assert_eq!(last.lines.len(), 3);
+    }
+}

@@ -1,0 +1,461 @@
+//! One input, open: read by ourselves if we can, else by ffmpeg.
+//!
+//! Rule: what we cannot read goes to ffmpeg before the user is told no: bytes that do not look like MPEG-TS, a server
+//! that speaks another HTTP, packets without usable tables. Why is said once. Files and servers ffmpeg opens itself;
+//! what comes to us, it is given, from the first byte on.
+
+use std::{path::Path, time::Duration};
+
+use minuet_proto::Secrets;
+
+use super::{
+    Input, InputError, InputOptions, READ_LEN, Read,
+    ffmpeg::{self, Fed, Ffmpeg, Job, Origin},
+    file::{self, FileInput, Kind},
+    http::Http,
+    native::{Looks, Native, looks},
+    pace::Paced,
+    pipe::Pipe,
+    rtmp::Rtmp,
+    udp::Udp,
+};
+
+/// What has come is kept for ffmpeg, if it need be, up to so much. Beyond, ffmpeg begins with what comes then.
+const MAX_KEPT: usize = 4 << 20;
+/// Playlists that lead to playlists.
+const MAX_HOPS: u32 = 3;
+
+/// An open input.
+#[derive(Debug)]
+pub struct Source {
+    reader: Reader,
+    /// What the reader needs to know of itself.
+    about: About,
+    pace: Pace,
+}
+
+/// Something that the user should know.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Remark {
+    /// How the input is read.
+    Word(String),
+    /// Something is lost, or costs something.
+    Warning(String),
+}
+
+#[derive(Debug)]
+enum Pace {
+    /// Decided with the first bytes.
+    Undecided,
+    /// As it comes.
+    None,
+    /// By its own clock.
+    Own(Box<Paced>),
+}
+
+#[derive(Debug)]
+enum Reader {
+    Native(Native),
+    Ffmpeg(Box<Ffmpeg>),
+    /// Nobody has come yet.
+    Waiting,
+    Failed,
+}
+
+#[derive(Debug)]
+struct About {
+    input: Input,
+    options: InputOptions,
+    /// What ffmpeg can open.
+    url: Option<String>,
+    /// What was read ourselves, while ffmpeg may still have to begin with it.
+    kept: Option<Vec<u8>>,
+    /// So much of it was handed out; `None` until it is known to be MPEG-TS.
+    handed_out: Option<usize>,
+    /// It is known to have a length, or not to.
+    finite: Option<bool>,
+    hops: u32,
+    remarks: Vec<String>,
+    /// Where encoders come to; nobody else gets in while one is on air.
+    door: Option<Rtmp>,
+}
+
+impl Source {
+    /// Opens `input`. Must be called where a runtime is entered.
+    ///
+    /// # Errors
+    /// What keeps it from being opened, as a sentence that names the remedy.
+    pub fn open(input: &Input, options: &InputOptions) -> Result<Self, InputError> {
+        if options.repeat && !matches!(input, Input::File(_)) {
+            return Err(InputError::NotRepeatable(input.to_string()));
+        }
+        let mut about = About {
+            input: input.clone(),
+            options: options.clone(),
+            url: None,
+            kept: Some(Vec::new()),
+            handed_out: None,
+            finite: None,
+            hops: 0,
+            remarks: Vec::new(),
+            door: None,
+        };
+        let reader = about.open()?;
+        Ok(Self { reader, about, pace: Pace::Undecided })
+    }
+
+    /// Waits as long as `patience` for bytes and puts them into `buf`, which should hold [`READ_LEN`].
+    ///
+    /// # Errors
+    /// What ended the input before its time, as a sentence that names the remedy.
+    pub fn read(&mut self, buf: &mut [u8], patience: Duration) -> Result<Read, InputError> {
+        let Self { reader, about, pace } = self;
+        if let Pace::Own(paced) = pace {
+            return paced.read(|buf, patience| reader.read(about, buf, patience), buf, patience);
+        }
+        let read = reader.read(about, buf, patience)?;
+        let (Pace::Undecided, Read::Data(len)) = (&pace, read) else { return Ok(read) };
+        if !about.options.realtime.unwrap_or_else(|| about.is_finite(reader)) {
+            *pace = Pace::None;
+            return Ok(read);
+        }
+        *pace = Pace::Own(Box::new(Paced::new(&buf[..len])));
+        Ok(Read::Idle)
+    }
+
+    /// Whether its end is only that of a connection: what has no length and no mark of its end goes on later.
+    pub fn is_endless(&self) -> bool {
+        match (&self.about.input, &self.reader) {
+            (Input::Stdin | Input::File(_), _) => false,
+            (Input::Udp(_) | Input::Rtmp(_), _) => true,
+            (_, Reader::Native(native)) => !native.is_finite(),
+            (_, Reader::Ffmpeg(ffmpeg)) => !ffmpeg.ends() && self.about.finite != Some(true),
+            (_, Reader::Waiting | Reader::Failed) => true,
+        }
+    }
+
+    /// The feed cannot be used as it is; true: ffmpeg reads it from now on.
+    ///
+    /// # Errors
+    /// What keeps ffmpeg from it.
+    pub fn reject(&mut self, error: &InputError) -> Result<bool, InputError> {
+        let why = match error {
+            InputError::Media(minuet_media::Error::NoProgram { .. }) => {
+                "has packets of MPEG-TS without tables that name a program (PAT and PMT)"
+            }
+            InputError::Media(minuet_media::Error::NotMpegTs { .. }) => "is not MPEG-TS",
+            _ => return Ok(false),
+        };
+        let Self { reader, about, pace } = self;
+        if !matches!(reader, Reader::Native(_)) {
+            return Ok(false);
+        }
+        reader.hand_over(about, why, None)?;
+        *pace = Pace::Undecided;
+        Ok(true)
+    }
+
+    /// The feed is usable as it is.
+    pub fn accepted(&mut self) {
+        let about = &mut self.about;
+        if about.handed_out == about.kept.as_ref().map(Vec::len) {
+            about.kept = None;
+        }
+    }
+
+    /// Something that the user should know: the same again from a connection to the next.
+    pub fn remark(&mut self) -> Option<Remark> {
+        if let Reader::Native(Native::Udp(udp)) = &mut self.reader
+            && let Some(stranger) = udp.take_stranger()
+        {
+            return Some(Remark::Warning(format!(
+                "{stranger} sends to {}, too, and is not the sender it names: ignored",
+                self.about.input
+            )));
+        }
+        let of_ffmpeg = match &mut self.reader {
+            Reader::Ffmpeg(ffmpeg) => ffmpeg.remark(),
+            Reader::Native(Native::Raw(ffmpeg)) => ffmpeg.remark(),
+            _ => None,
+        };
+        of_ffmpeg.map(Remark::Warning).or_else(|| self.about.remarks.pop().map(Remark::Word))
+    }
+}
+
+impl About {
+    fn open(&mut self) -> Result<Reader, InputError> {
+        let wants_ffmpeg = self.options.ffmpeg.any();
+        let live = match &self.input {
+            Input::Udp(_) | Input::Rtmp(_) => true,
+            Input::Ffmpeg(url) => ffmpeg::is_live(url),
+            _ => false,
+        };
+        // Whatever length an encoder says its film has.
+        self.finite = live.then_some(false);
+        let native = match &self.input {
+            Input::Stdin => Native::Pipe(Pipe::stdin()?),
+            Input::Udp(address) => {
+                // Datagrams are whole packets, and a stranger's must not make another thing of it.
+                self.handed_out = Some(0);
+                Native::Udp(Box::new(Udp::bind(address)?))
+            }
+            Input::Rtmp(address) => {
+                self.door = Some(Rtmp::listen(address)?);
+                return Ok(Reader::Waiting);
+            }
+            Input::Http(url) if wants_ffmpeg => return self.ffmpeg(Origin::Url(url.clone()), false, None),
+            Input::Http(url) => {
+                self.url = Some(url.clone());
+                self.handed_out = Some(0);
+                Native::Http(Box::new(Http::start(url, self.options.insecure)))
+            }
+            Input::Ffmpeg(url) if wants_ffmpeg || !ffmpeg::carries_bytes(url) => {
+                return self.ffmpeg(Origin::Url(url.clone()), false, None);
+            }
+            Input::Ffmpeg(url) => {
+                let origin = Origin::Url(url.clone());
+                Native::Raw(Box::new(Ffmpeg::start(self.job(origin, true), None)?))
+            }
+            Input::File(path) => {
+                let path = path.clone();
+                return self.file(&path, wants_ffmpeg);
+            }
+        };
+        let mut reader = Reader::Native(native);
+        if wants_ffmpeg {
+            reader.give_to_ffmpeg(self, None)?;
+        }
+        Ok(reader)
+    }
+
+    fn file(&mut self, path: &Path, wants_ffmpeg: bool) -> Result<Reader, InputError> {
+        if wants_ffmpeg {
+            // A device plays at its own pace. Other words of ffmpeg's, such as a test picture, are taken for files.
+            self.finite = Some(!file::is_stream(path));
+            return self.ffmpeg(Origin::Url(path.to_string_lossy().into_owned()), false, None);
+        }
+        let url = file::as_url(path);
+        let kind = file::sniff(path)?;
+        self.finite = Some(kind != Kind::Stream);
+        Ok(match kind {
+            Kind::MpegTs => {
+                self.url = Some(url);
+                self.handed_out = Some(0);
+                Reader::Native(Native::File(FileInput::open(path, self.options.repeat)?))
+            }
+            Kind::Stream => Reader::Native(Native::Pipe(Pipe::open(path)?)),
+            Kind::Other => return self.ffmpeg(Origin::Url(url), false, None),
+        })
+    }
+
+    fn job(&self, origin: Origin, raw: bool) -> Job {
+        let secrets = match &self.input {
+            Input::Http(url) | Input::Ffmpeg(url) => Secrets::of(url),
+            _ => Secrets::of(""),
+        };
+        Job {
+            origin,
+            name: self.input.to_string(),
+            secrets,
+            raw,
+            repeat: self.options.repeat,
+            arguments: self.options.ffmpeg.clone(),
+            program: self.options.program,
+            insecure: self.options.insecure,
+        }
+    }
+
+    fn ffmpeg(&self, origin: Origin, raw: bool, fed: Option<Fed>) -> Result<Reader, InputError> {
+        Ok(Reader::Ffmpeg(Box::new(Ffmpeg::start(self.job(origin, raw), fed)?)))
+    }
+
+    /// Whether what the reader has begun to bring has a length.
+    fn is_finite(&self, reader: &Reader) -> bool {
+        self.finite.unwrap_or_else(|| match reader {
+            Reader::Native(native) => native.is_finite(),
+            Reader::Ffmpeg(ffmpeg) => ffmpeg.is_finite(),
+            Reader::Waiting | Reader::Failed => false,
+        })
+    }
+
+    /// The next of what was kept and not handed out.
+    fn take_kept(&mut self, buf: &mut [u8]) -> Option<usize> {
+        let at = self.handed_out?;
+        let rest = self.kept.as_ref()?.get(at..).filter(|rest| !rest.is_empty())?;
+        let len = rest.len().min(buf.len());
+        buf[..len].copy_from_slice(&rest[..len]);
+        self.handed_out = Some(at + len);
+        Some(len)
+    }
+
+    /// Keeps what has come for as long as there is room.
+    fn keep(&mut self, bytes: &[u8]) {
+        if let Some(kept) = &mut self.kept {
+            if kept.len() + bytes.len() > MAX_KEPT {
+                self.kept = None;
+                return;
+            }
+            kept.extend_from_slice(bytes);
+            self.handed_out = self.handed_out.map(|at| at + bytes.len());
+        }
+    }
+}
+
+impl Reader {
+    fn read(&mut self, about: &mut About, buf: &mut [u8], patience: Duration) -> Result<Read, InputError> {
+        match self {
+            Self::Native(_) => self.read_native(about, buf, patience),
+            Self::Ffmpeg(ffmpeg) => ffmpeg.read(buf, patience),
+            Self::Waiting => {
+                if let Some(tags) = about.door.as_mut().and_then(|door| door.encoder(patience)) {
+                    tracing::info!("an encoder at {} is on air", tags.from.ip());
+                    *self = Self::Native(Native::Tags(Box::new(tags)));
+                    self.give_to_ffmpeg(about, Some("flv"))?;
+                }
+                Ok(Read::Idle)
+            }
+            Self::Failed => Ok(Read::End),
+        }
+    }
+
+    fn read_native(
+        &mut self,
+        about: &mut About,
+        buf: &mut [u8],
+        patience: Duration,
+    ) -> Result<Read, InputError> {
+        if let Some(len) = about.take_kept(buf) {
+            return Ok(Read::Data(len));
+        }
+        let Self::Native(native) = self else { return Ok(Read::Idle) };
+        match native.read(buf, patience) {
+            Ok(Read::Data(len)) if about.handed_out.is_some() => {
+                about.keep(&buf[..len]);
+                Ok(Read::Data(len))
+            }
+            Ok(Read::Data(len)) => {
+                about.keep(&buf[..len]);
+                match looks(about.kept.as_deref().unwrap_or_default()) {
+                    Looks::MpegTs => about.handed_out = Some(0),
+                    Looks::Other => self.hand_over(about, "is not MPEG-TS", None)?,
+                    Looks::Short => {}
+                }
+                Ok(Read::Idle)
+            }
+            // Too short to tell.
+            Ok(Read::End)
+                if about.handed_out.is_none() && about.kept.as_ref().is_some_and(|kept| !kept.is_empty()) =>
+            {
+                about.handed_out = Some(0);
+                Ok(Read::Idle)
+            }
+            Err(InputError::ForFfmpeg { why, finite, playlist, .. }) => {
+                about.finite = finite.then_some(true);
+                self.hand_over(about, &why, playlist)?;
+                Ok(Read::Idle)
+            }
+            Err(InputError::Elsewhere { input, to }) => {
+                about.hops += 1;
+                if about.hops > MAX_HOPS {
+                    let reason = "is a playlist of playlists of playlists".to_owned();
+                    return Err(InputError::Http { input, reason });
+                }
+                about.remarks.push(format!("{input} is a list: its first entry is taken"));
+                *native = Native::Http(Box::new(Http::start(&to, about.options.insecure)));
+                about.url = Some(to);
+                Ok(Read::Idle)
+            }
+            read => read,
+        }
+    }
+
+    /// We cannot read it; ffmpeg tries.
+    fn hand_over(
+        &mut self,
+        about: &mut About,
+        why: &str,
+        playlist: Option<String>,
+    ) -> Result<(), InputError> {
+        about.remarks.push(format!("{} {why}; ffmpeg reads it", about.input));
+        let origin = playlist.map(Origin::Playlist).or_else(|| about.url.clone().map(Origin::Url));
+        let Some(origin) = origin else { return self.give_to_ffmpeg(about, None) };
+        *self = Self::Failed;
+        *self = about.ffmpeg(origin, false, None)?;
+        Ok(())
+    }
+
+    /// Gives what has come and what comes to an ffmpeg.
+    fn give_to_ffmpeg(&mut self, about: &mut About, format: Option<&'static str>) -> Result<(), InputError> {
+        let Self::Native(native) = std::mem::replace(self, Self::Failed) else { return Ok(()) };
+        let is_file = matches!(&native, Native::Pipe(pipe) if pipe.is_regular_file());
+        *self = if is_file && matches!(about.input, Input::Stdin) {
+            about.finite = Some(true);
+            about.ffmpeg(Origin::StdinFile, false, None)?
+        } else {
+            let kept = about.kept.take().unwrap_or_default();
+            about.ffmpeg(Origin::Fed { format }, false, Some(Fed { native, kept: Some(kept) }))?
+        };
+        Ok(())
+    }
+}
+
+const _: () = assert!(MAX_KEPT >= READ_LEN);
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    fn packets() -> Vec<u8> {
+        [&[0x47, 0x1f, 0xff, 0x10][..], &[0xff; 184]].concat().repeat(200)
+    }
+
+    /// Whether what this server sends is paced, and whether its end is one for good.
+    fn judged(head: &str, body: Vec<u8>, realtime: Option<bool>) -> (bool, bool) {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let input = Input::parse(&format!("http://{}/x", server.local_addr().unwrap())).unwrap();
+        let head = head.to_owned();
+        let serving = std::thread::spawn(move || {
+            let (mut peer, _) = server.accept().unwrap();
+            let _ = peer.read(&mut [0; 4096]).unwrap();
+            peer.write_all(&[head.as_bytes(), &body].concat()).unwrap();
+        });
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _entered = runtime.enter();
+        let mut source = Source::open(&input, &InputOptions { realtime, ..InputOptions::default() }).unwrap();
+        let mut buf = vec![0; READ_LEN];
+        while matches!(source.pace, Pace::Undecided) {
+            source.read(&mut buf, super::super::MAX_WAIT).unwrap();
+        }
+        serving.join().unwrap();
+        (matches!(source.pace, Pace::Own(_)), !source.is_endless())
+    }
+
+    #[test]
+    fn what_has_a_length_is_paced_and_ends() {
+        let body = packets();
+        let finite = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        let endless = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
+        assert_eq!(judged(&finite, body.clone(), None), (true, true));
+        assert_eq!(judged(&finite, body.clone(), Some(false)), (false, true), "--no-realtime wins");
+        assert_eq!(judged(endless, body.clone(), None), (false, false));
+        assert_eq!(judged(endless, body.clone(), Some(true)), (true, false), "--realtime wins");
+        // As tuners have it that know no end.
+        let vast = "HTTP/1.1 200 OK\r\nContent-Length: 9223372036854775807\r\n\r\n";
+        assert_eq!(judged(vast, body, None), (false, false));
+    }
+
+    #[test]
+    fn files_are_paced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("clip.ts");
+        std::fs::write(&path, packets()).unwrap();
+        let mut source = Source::open(&Input::File(path), &InputOptions::default()).unwrap();
+        source.read(&mut vec![0; READ_LEN], super::super::MAX_WAIT).unwrap();
+        assert!(matches!(source.pace, Pace::Own(_)) && !source.is_endless());
+    }
+}
