@@ -237,6 +237,7 @@ impl std::ops::Add for Traffic {
             control: self.control.or(other.control),
             corrupt: self.corrupt.or(other.corrupt),
             bans: self.bans.or(other.bans),
+            narrow: self.narrow.or(other.narrow),
         }
     }
 }
