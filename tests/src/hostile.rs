@@ -133,7 +133,9 @@ async fn live(harm: Harm, link: ChannelLink, deeds: Arc<Deeds>) {
     request.want = 32;
     let mut victims: HashMap<NodeId, JoinHandle<()>> = HashMap::new();
     loop {
-        let told = tracker.join_mesh(link.channel, &request).await;
+        let told = tracker
+            .join_mesh(link.channel, &request, |bytes| endpoint.secret_key().sign(bytes).to_bytes())
+            .await;
         for node in told.map(|answer| answer.nodes).unwrap_or_default() {
             if victims.get(&node.node).is_some_and(|task| !task.is_finished()) {
                 continue;

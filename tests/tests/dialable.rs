@@ -47,7 +47,7 @@ async fn said(tracker: &TrackerClient, key: &ChannelKey, ports: &[u16]) -> Vec<O
     request.about.addrs = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 9))];
     request.want = 32;
     // The tracker does not know the channel before its first piece.
-    let Ok(answer) = tracker.join_mesh(key.channel(), &request).await else { return vec![None; ports.len()] };
+    let Ok(answer) = tracker.ask_mesh(key.channel(), &request).await else { return vec![None; ports.len()] };
     let of = |port: &u16| {
         let node = answer.nodes.iter().find(|node| node.addrs.iter().any(|addr| addr.port() == *port));
         node.map(|node| node.dialable)

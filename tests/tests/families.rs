@@ -41,10 +41,10 @@ fn lab(dir: &Path, source_url: &str, viewer_url: &str, host: &str) -> String {
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{:?} {said} {logs:#?}", done.status);
     for media in ["live.ts", "minute.ts"] {
-        let length = fs::metadata(dir.join(media)).unwrap().len();
+        let length = fs::metadata(dir.join(media)).expect("a file").len();
         assert_eq!(length, 1_000_000, "{media}: {logs:#?}");
     }
-    String::from_utf8(done.stdout).unwrap()
+    String::from_utf8(done.stdout).expect("text")
 }
 
 #[test]

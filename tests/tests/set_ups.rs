@@ -30,8 +30,9 @@ fn viewer(args: &[&str]) -> Process {
 /// A script that stands in for a player: what it is given goes to the file `got`.
 fn player(dir: &Path) -> (String, std::path::PathBuf) {
     let (got, script) = (dir.join("got.ts"), dir.join("player"));
-    fs::write(&script, format!("#!/bin/sh\nexec cat >{}\n", got.display())).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&script, format!("#!/bin/sh\nexec cat >{}\n", got.display()))
+        .expect("a file in the test's folder");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a file of ours");
     (script.display().to_string(), got)
 }
 
@@ -133,11 +134,11 @@ fn a_sentence_tells_the_cause_that_is_known() {
 
 /// Answers every request on a port of its own, whose address it returns, with what `answer` makes of its path.
 fn serve(answer: impl Fn(&str) -> String + Send + 'static) -> std::net::SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("it is bound");
     thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
-            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
             let (mut request, mut line, mut length) = (String::new(), String::new(), 0);
             let _ = reader.read_line(&mut request);
             while reader.read_line(&mut line).is_ok_and(|count| count > 2) {

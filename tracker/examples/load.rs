@@ -9,6 +9,8 @@
 //!   of them, and what they cost the process PID.
 //! - `load joins URL RATE SECONDS plain|mesh`: joins at that rate over kept connections, and how long they take; `mesh`:
 //!   of nodes that are new to the live mesh and want all that there is.
+//! - `load siege URL PID`: a thousand silent connections, and five hundred each that do not read a cold torrent and a long
+//!   join; what they cost, and how long honest requests take meanwhile.
 #![allow(clippy::print_stdout, reason = "its result is for standard output")]
 
 use std::io::{IoSlice, IoSliceMut};
@@ -20,13 +22,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use minuet_proto::channel_api::mesh::{
-    CheckedHead, JoinRequest, MAX_JOIN_HEAD_PIECES, MeshNode, encode_heads, heads_path, mesh_join_path,
+    CheckedHead, JoinProof, JoinRequest, MAX_JOIN_HEAD_PIECES, MeshNode, Nonce, PROOF_HEADER, encode_heads,
+    heads_path, mesh_join_path,
 };
-use minuet_proto::channel_api::{Publication, events_path, join_path, records_path};
+use minuet_proto::channel_api::{Join, Publication, events_path, join_path, records_path};
 use minuet_proto::mesh::{Head, HeadPiece, NodeId, Serial};
 use minuet_proto::metainfo::Info;
 use minuet_proto::{
-    ChannelKey, Metainfo, PieceHash, PieceIndex, PieceLength, Record, SegmentSeq, SignedRecord,
+    ChannelId, ChannelKey, Metainfo, PieceHash, PieceIndex, PieceLength, Record, SegmentSeq, SignedRecord,
     record::segment_file_name,
 };
 use nix::errno::Errno;
@@ -44,6 +47,7 @@ fn main() -> Result<()> {
         }
         ["loris", url, count, pid] => in_runtime(loris(url, count.parse()?, pid.parse()?)),
         ["subscribers", url, count, pid] => in_runtime(subscribers(url, count.parse()?, pid.parse()?)),
+        ["siege", url, pid] => in_runtime(siege(url, pid.parse()?)),
         ["joins", url, rate, seconds, kind @ ("plain" | "mesh")] => {
             in_runtime(joins(url, rate.parse()?, seconds.parse()?, kind == "mesh"))
         }
@@ -367,6 +371,61 @@ async fn loris(url: &str, count: usize, pid: u32) -> Result<()> {
     Ok(())
 }
 
+/// A connection with hardly any room for what comes, from another address of this machine, which has said this.
+async fn besieger(authority: &str, says: &str) -> Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(4096)?;
+    socket.bind((Ipv4Addr::new(127, 0, 0, 66), 0).into())?;
+    let mut stream = socket.connect(authority.parse()?).await?;
+    stream.write_all(says.as_bytes()).await?;
+    Ok(stream)
+}
+
+async fn siege(url: &str, pid: u32) -> Result<()> {
+    const IDLE: usize = 1_000;
+    const DEAF: usize = 500;
+    const HONEST: u32 = 2_000;
+    let authority = authority(url)?.to_owned();
+    let mut channel = Channel::new();
+    for _ in 0..500 {
+        channel.publish(&authority).await?;
+    }
+    let name = channel.key.channel();
+    let before_kb = resident_kb(pid)?;
+    let mut held = Vec::new();
+    for _ in 0..IDLE {
+        held.push(besieger(&authority, "").await?);
+    }
+    for path in [format!("/{}/0.torrent", join_path(&name)), format!("/{}?from=oldest", join_path(&name))] {
+        for _ in 0..DEAF {
+            held.push(besieger(&authority, &format!("GET {path} HTTP/1.1\r\nhost: t\r\n\r\n")).await?);
+        }
+    }
+    for stream in &held[IDLE..] {
+        // The answer has begun, or the tracker has hung up.
+        let _ = stream.peek(&mut [0]).await;
+    }
+    let request = format!("GET /{} HTTP/1.1\r\nhost: {authority}\r\n\r\n", join_path(&name));
+    let mut taken = Vec::new();
+    for _ in 0..HONEST {
+        // A connection of its own each, since the places are what is fought for.
+        let start = Instant::now();
+        let mut stream = BufReader::new(TcpStream::connect(&authority).await?);
+        stream.get_mut().write_all(request.as_bytes()).await?;
+        read_answer(&mut stream).await?;
+        taken.push(start.elapsed());
+    }
+    taken.sort_unstable();
+    let more_kb = resident_kb(pid)?.saturating_sub(before_kb);
+    println!(
+        "{{\"connections\":{},\"more_kb\":{more_kb},\"p50_ms\":{:.2},\"p99_ms\":{:.2}}}",
+        held.len(),
+        percentile(&taken, 0.5),
+        percentile(&taken, 0.99),
+    );
+    Ok(())
+}
+
 async fn joins(url: &str, rate: u32, seconds: u32, mesh: bool) -> Result<()> {
     const CONNECTIONS: u32 = 32;
     let authority = authority(url)?.to_owned();
@@ -378,7 +437,8 @@ async fn joins(url: &str, rate: u32, seconds: u32, mesh: bool) -> Result<()> {
     let requests: Arc<dyn Fn(u32) -> Vec<u8> + Send + Sync> = if mesh {
         let head =
             format!("POST /{} HTTP/1.1\r\nhost: {authority}\r\n", mesh_join_path(&channel.key.channel()));
-        Arc::new(move |n| mesh_join(&head, n))
+        let (channel, nonce) = (channel.key.channel(), nonce(&authority, &channel.key.channel()).await?);
+        Arc::new(move |n| mesh_join(&head, &channel, nonce, n))
     } else {
         let request =
             format!("GET /{} HTTP/1.1\r\nhost: {authority}\r\n\r\n", join_path(&channel.key.channel()));
@@ -418,11 +478,22 @@ async fn joins(url: &str, rate: u32, seconds: u32, mesh: bool) -> Result<()> {
     Ok(())
 }
 
+/// What a node here signs when it joins.
+async fn nonce(authority: &str, channel: &ChannelId) -> Result<Nonce> {
+    let mut stream = BufReader::new(TcpStream::connect(authority).await?);
+    let request = format!("GET /{} HTTP/1.1\r\nhost: {authority}\r\n\r\n", join_path(channel));
+    stream.get_mut().write_all(request.as_bytes()).await?;
+    let join: Join = serde_json::from_slice(&read_answer(&mut stream).await?)?;
+    join.nonce.context("the tracker gives no nonce")
+}
+
 /// The join of the `n`-th node, each with a key and an address of its own.
-fn mesh_join(head: &str, n: u32) -> Vec<u8> {
-    let mut key = [7; 32];
-    key[..4].copy_from_slice(&n.to_le_bytes());
-    let mut request = JoinRequest::new(MeshNode::new(NodeId(key)));
+fn mesh_join(head: &str, channel: &ChannelId, nonce: Nonce, n: u32) -> Vec<u8> {
+    let mut seed = [7; 32];
+    seed[..4].copy_from_slice(&n.to_le_bytes());
+    // A node's key is one of ed25519, as a channel's is.
+    let key = ChannelKey::from_seed(&seed);
+    let mut request = JoinRequest::new(MeshNode::new(NodeId(*key.channel().as_bytes())));
     request.about.addrs = vec![SocketAddr::from((Ipv4Addr::from_bits(0x0a00_0000 + n), 4000))];
     request.about.dialable = true;
     request.about.upload_kbps = 5_000;
@@ -430,10 +501,14 @@ fn mesh_join(head: &str, n: u32) -> Vec<u8> {
     request.heads = MAX_JOIN_HEAD_PIECES;
     // Strings and numbers always serialise.
     let body = serde_json::to_string(&request).unwrap_or_default();
-    format!("{head}content-length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    let signature = key.sign_bytes(&JoinProof::signed_bytes(channel, nonce, body.as_bytes()));
+    let proof = JoinProof { nonce, signature };
+    let length = body.len();
+    format!("{head}content-length: {length}\r\n{PROOF_HEADER}: {proof}\r\n\r\n{body}").into_bytes()
 }
 
-async fn read_answer(stream: &mut BufReader<TcpStream>) -> Result<()> {
+/// Reads an answer and returns its body.
+async fn read_answer(stream: &mut BufReader<TcpStream>) -> Result<Vec<u8>> {
     let (mut line, mut length) = (String::new(), None);
     loop {
         line.clear();
@@ -449,5 +524,5 @@ async fn read_answer(stream: &mut BufReader<TcpStream>) -> Result<()> {
     }
     let mut body = vec![0; length.context("no content-length")?];
     stream.read_exact(&mut body).await?;
-    Ok(())
+    Ok(body)
 }

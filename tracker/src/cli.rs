@@ -11,7 +11,7 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
 use ipnet::IpNet;
 use minuet_proto::units;
 use minuet_tracker::Config;
-use minuet_tracker::config::default_udp_workers;
+use minuet_tracker::config::{default_listen, default_udp_workers};
 use minuet_tracker::http::tls::TlsFiles;
 use minuet_tracker::relay::{DiscoveryListen, RelayLimits};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -27,7 +27,7 @@ use crate::config_file;
     max_term_width = 100,
     after_help = "Examples:\n  \
         minuet-tracker\n  \
-        minuet-tracker --listen 0.0.0.0:7070 --listen '[::]:7070' --data /var/lib/minuet-tracker\n  \
+        minuet-tracker --listen 192.0.2.1:7070 --data /var/lib/minuet-tracker\n  \
         minuet-tracker --listen 127.0.0.1:7070 --trusted-proxy 127.0.0.1   (behind nginx or caddy)"
 )]
 pub struct Options {
@@ -40,11 +40,12 @@ pub struct Options {
     pub print_config: bool,
 
     /// Serve HTTP here: announce, scrape, channel API, metrics. May repeat; [::]:PORT takes IPv4 too unless an IPv4
-    /// address with the same port is also named
+    /// address with the same port is also named [default: port 7070 of IPv4 and IPv6, as far as the system has them]
     #[arg(
         long,
         value_name = "ADDR:PORT",
-        default_value = "0.0.0.0:7070",
+        default_values_t = [default_listen()],
+        hide_default_value = true,
         env = "MINUET_TRACKER_LISTEN",
         value_delimiter = ',',
         help_heading = "Network"
@@ -111,11 +112,26 @@ pub struct Options {
           value_delimiter = ',', help_heading = "Network")]
     trusted_proxy: Vec<IpNet>,
 
-    /// The tracker's URL as others reach it, told as the relay server's. Example: https://tracker.example/
-    /// [default: as each request names it]
+    /// Believe clients at private addresses which public address they have (`ip=` in announces): for seeders beside the
+    /// tracker, where no stranger comes from such an address
+    #[arg(long, env = "MINUET_TRACKER_BELIEVE_IP", help_heading = "Network")]
+    believe_ip: bool,
+
+    /// The tracker's URL as others reach it, told as the relay server's unless it has a path.
+    /// Example: https://tracker.example/ [default: as each request names it]
     #[arg(long, value_name = "URL", value_parser = parse_url, env = "MINUET_TRACKER_PUBLIC_URL",
           help_heading = "Network")]
     public_url: Option<String>,
+
+    /// The URL under which others reach this tracker's relay server, which is at the root of its host: needed where the
+    /// tracker is below a path of a proxy. Example: https://relay.tracker.example/ [default: the tracker's]
+    #[arg(long, value_name = "URL", value_parser = parse_url, env = "MINUET_TRACKER_RELAY_URL",
+          help_heading = "Relay server")]
+    relay_url: Option<String>,
+
+    /// Let any node use the relay server, also one that has joined no channel at this tracker
+    #[arg(long, env = "MINUET_TRACKER_RELAY_ANY_NODE", help_heading = "Relay server")]
+    relay_any_node: bool,
 
     /// Run no relay server and no address discovery
     #[arg(long, env = "MINUET_TRACKER_NO_RELAY", help_heading = "Relay server")]
@@ -131,15 +147,15 @@ pub struct Options {
     )]
     relay_clients: usize,
 
-    /// The most clients of the relay server of one address (/56 for IPv6) at once
+    /// A ceiling for clients of the relay server of one address (/56 for IPv6), also while there is room
+    /// for more [default: no ceiling; when all is taken, the address that has most makes room]
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 64,
         env = "MINUET_TRACKER_RELAY_CLIENTS_PER_ADDRESS",
         help_heading = "Relay server"
     )]
-    relay_clients_per_address: u32,
+    relay_clients_per_address: Option<u32>,
 
     /// What one client may send through the relay server. Example: 4Mbit
     #[arg(
@@ -232,7 +248,8 @@ pub struct Options {
     )]
     max_open_swarms: usize,
 
-    /// The most channels; then a new one takes the place of the one that has been quiet for the longest, if that is over an hour
+    /// The most channels; then a new one takes the place of the one that has been quiet for the longest, if that is over an
+    /// hour, else of the quietest of the address that has brought most
     #[arg(
         long,
         value_name = "N",
@@ -242,15 +259,10 @@ pub struct Options {
     )]
     max_channels: usize,
 
-    /// The most channels that one address (/56 for IPv6) may bring; counted anew after a restart
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 50,
-        env = "MINUET_TRACKER_MAX_CHANNELS_PER_ADDRESS",
-        help_heading = "Limits"
-    )]
-    max_channels_per_address: usize,
+    /// A ceiling for channels that one address (/56 for IPv6) brings, also while there is room
+    /// for more [default: no ceiling; when all is taken, the address that has most makes room]
+    #[arg(long, value_name = "N", env = "MINUET_TRACKER_MAX_CHANNELS_PER_ADDRESS", help_heading = "Limits")]
+    max_channels_per_address: Option<usize>,
 
     /// Forget a channel this long after its last publication. Example: 7d
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = units::duration,
@@ -282,7 +294,8 @@ pub struct Options {
           env = "MINUET_TRACKER_MESH_INTERVAL", help_heading = "Limits")]
     mesh_interval: Duration,
 
-    /// The most nodes of all live meshes; then newcomers are told of others but not remembered. Some 300 bytes each
+    /// The most nodes of all live meshes; then a newcomer takes the place of a node of the address that has most. Some 600
+    /// bytes each
     #[arg(
         long,
         value_name = "N",
@@ -292,25 +305,14 @@ pub struct Options {
     )]
     max_nodes: usize,
 
-    /// The most nodes of one channel's live mesh
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 100_000,
-        env = "MINUET_TRACKER_MAX_NODES_PER_CHANNEL",
-        help_heading = "Limits"
-    )]
-    max_nodes_per_channel: usize,
+    /// A ceiling for nodes of one channel's live mesh, also while there is room for more [default: no ceiling]
+    #[arg(long, value_name = "N", env = "MINUET_TRACKER_MAX_NODES_PER_CHANNEL", help_heading = "Limits")]
+    max_nodes_per_channel: Option<usize>,
 
-    /// The most nodes of one channel's live mesh behind one address (/56 for IPv6)
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 256,
-        env = "MINUET_TRACKER_MAX_NODES_PER_ADDRESS",
-        help_heading = "Limits"
-    )]
-    max_nodes_per_address: usize,
+    /// A ceiling for nodes of one channel's live mesh behind one address (/56 for IPv6), also while there is room
+    /// for more [default: no ceiling; when all is taken, the address that has most makes room]
+    #[arg(long, value_name = "N", env = "MINUET_TRACKER_MAX_NODES_PER_ADDRESS", help_heading = "Limits")]
+    max_nodes_per_address: Option<usize>,
 
     /// The most HTTP connections at once
     #[arg(
@@ -322,15 +324,30 @@ pub struct Options {
     )]
     max_connections: usize,
 
-    /// The most HTTP connections of one address (/56 for IPv6) at once; trusted proxies are not counted
+    /// A ceiling for HTTP connections of one address (/56 for IPv6), trusted proxies not counted, also while there is room
+    /// for more [default: no ceiling; when all is taken, the address that has most makes room]
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 512,
         env = "MINUET_TRACKER_MAX_CONNECTIONS_PER_ADDRESS",
         help_heading = "Limits"
     )]
-    max_connections_per_address: u32,
+    max_connections_per_address: Option<u32>,
+
+    /// Bytes of requests' bodies that are taken in at once, of all; then the address that sends most makes room
+    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20, env = "MINUET_TRACKER_MAX_BODY_BYTES",
+          help_heading = "Limits")]
+    max_body_bytes: usize,
+
+    /// Bytes of answers that wait for their readers at once, of all; then the address that most wait for makes room
+    #[arg(long, value_name = "BYTES", default_value_t = 24 << 20, env = "MINUET_TRACKER_MAX_ANSWER_BYTES",
+          help_heading = "Limits")]
+    max_answer_bytes: usize,
+
+    /// Bytes of the newest torrents that are kept in memory, of all channels; others are read from disk
+    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20, env = "MINUET_TRACKER_TORRENT_CACHE",
+          help_heading = "Limits")]
+    torrent_cache: usize,
 
     /// The most subscribers of event streams at once
     #[arg(
@@ -414,10 +431,13 @@ impl Options {
         config.mesh.nodes_per_channel = self.max_nodes_per_channel;
         config.mesh.nodes_per_address = self.max_nodes_per_address;
         config.public_url = self.public_url;
+        config.relay_url = self.relay_url;
+        config.channels.torrents = self.torrent_cache;
         config.relay = RelayLimits {
             enabled: !self.no_relay,
             clients: self.relay_clients,
             clients_per_address: self.relay_clients_per_address,
+            any_node: self.relay_any_node,
             client_rate: u32::try_from(self.relay_client_rate.bytes_per_s()).unwrap_or(u32::MAX),
             total_rate: self.relay_total_rate.bytes_per_s(),
             discovery_listen: match self.discovery_listen {
@@ -429,6 +449,9 @@ impl Options {
         };
         config.http.connections = self.max_connections;
         config.http.connections_per_address = self.max_connections_per_address;
+        config.http.bodies = self.max_body_bytes;
+        config.http.answers = self.max_answer_bytes;
+        config.http.believe_ip = self.believe_ip;
         config.http.subscribers = self.max_subscribers;
         config.http.keep_alive = self.keep_alive;
         config.http.trusted_proxies = self.trusted_proxy;

@@ -1,13 +1,15 @@
 //! What a tracker can be told, with its defaults.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::channel::ChannelLimits;
 use crate::channel::window::WindowLimits;
+use crate::http::own_url::has_path;
 use crate::http::tls::TlsFiles;
 use crate::mesh::MeshLimits;
 use crate::relay::{DiscoveryListen, RelayLimits};
@@ -37,6 +39,8 @@ pub struct Config {
     pub mesh: MeshLimits,
     /// The tracker's URL as others reach it, ending in `/`; `None`: as each request names it.
     pub public_url: Option<String>,
+    /// The relay server's URL as others reach it, without a path, ending in `/`; `None`: the tracker's own.
+    pub relay_url: Option<String>,
     /// What bounds the relay server.
     pub relay: RelayLimits,
     /// What bounds HTTP.
@@ -48,21 +52,29 @@ pub struct Config {
 pub struct HttpLimits {
     /// The most connections at once; further ones are closed at once.
     pub connections: usize,
-    /// The most connections of one address (/56 for IPv6) at once. Trusted proxies are not counted.
-    pub connections_per_address: u32,
+    /// The most connections of one address (/56 for IPv6) at once, also where there is room for more. Trusted proxies are
+    /// not counted.
+    pub connections_per_address: Option<u32>,
+    /// Bytes of requests' bodies that are taken in at once, of all.
+    pub bodies: usize,
+    /// Bytes of answers that wait for their clients at once, of all.
+    pub answers: usize,
     /// The most subscribers of event streams at once, of all channels.
     pub subscribers: usize,
     /// How often a silent event stream carries a comment, so that proxies and dead links show.
     pub keep_alive: Duration,
     /// Whose `Forwarded` and `X-Forwarded-For` headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether clients at private addresses are believed where they are (`ip=` in announces).
+    pub believe_ip: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
+        let listen = default_listen();
         Self {
-            listen: vec![SocketAddr::from(([0, 0, 0, 0], 7070))],
-            udp_listen: vec![SocketAddr::from(([0, 0, 0, 0], 7070))],
+            listen: vec![listen],
+            udp_listen: vec![listen],
             udp_workers: default_udp_workers(),
             tls: None,
             shared: None,
@@ -77,7 +89,8 @@ impl Default for Config {
             },
             channels: ChannelLimits {
                 channels: 1_000,
-                channels_per_address: 50,
+                channels_per_address: None,
+                torrents: 16 << 20,
                 ttl: Duration::from_secs(24 * 3600),
                 window: WindowLimits {
                     duration: Duration::from_secs(2 * 3600 + 300),
@@ -86,16 +99,18 @@ impl Default for Config {
                 },
             },
             mesh: MeshLimits {
-                nodes_per_channel: 100_000,
-                nodes_per_address: 256,
                 nodes: 200_000,
+                nodes_per_channel: None,
+                nodes_per_address: None,
                 interval: Duration::from_secs(60),
             },
             public_url: None,
+            relay_url: None,
             relay: RelayLimits {
                 enabled: true,
                 clients: 2_000,
-                clients_per_address: 64,
+                clients_per_address: None,
+                any_node: false,
                 client_rate: 2_500_000,
                 total_rate: 25_000_000,
                 discovery_listen: DiscoveryListen::Beside,
@@ -103,12 +118,29 @@ impl Default for Config {
             },
             http: HttpLimits {
                 connections: 20_000,
-                connections_per_address: 512,
+                connections_per_address: None,
+                bodies: 16 << 20,
+                answers: 24 << 20,
                 subscribers: 15_000,
                 keep_alive: Duration::from_secs(15),
                 trusted_proxies: Vec::new(),
+                believe_ip: false,
             },
         }
+    }
+}
+
+/// The port that a tracker listens on unless it is told another.
+pub const PORT: u16 = 7070;
+
+/// [`PORT`] of all addresses of both families; of IPv4 alone where the system has no IPv6.
+pub fn default_listen() -> SocketAddr {
+    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+    let both = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))
+        .and_then(|socket| socket.set_only_v6(false).and_then(|()| socket.bind(&any.into())));
+    match both {
+        Ok(()) => (Ipv6Addr::UNSPECIFIED, PORT).into(),
+        Err(_) => (Ipv4Addr::UNSPECIFIED, PORT).into(),
     }
 }
 
@@ -117,6 +149,8 @@ pub fn default_udp_workers() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().min(MOST_DEFAULT_UDP_WORKERS))
 }
 
+/// Room for one of the longest bodies and answers.
+const LEAST_MEMORY: usize = 4 << 20;
 /// Beyond this the network is the limit.
 const MOST_DEFAULT_UDP_WORKERS: usize = 4;
 
@@ -139,6 +173,15 @@ impl Config {
         }
         if !(1..=64).contains(&self.udp_workers) {
             return Err("there must be between 1 and 64 UDP workers".into());
+        }
+        if self.relay_url.as_deref().is_some_and(has_path) {
+            return Err("the relay server cannot be below a path; give --relay-url a URL without one".into());
+        }
+        if self.http.bodies < LEAST_MEMORY || self.http.answers < LEAST_MEMORY {
+            return Err(
+                "bodies and answers need 4 MiB each at least; raise --max-body-bytes or --max-answer-bytes"
+                    .into(),
+            );
         }
         if self.channels.window.records == 0 || self.channels.channels == 0 {
             return Err(

@@ -3,14 +3,17 @@
 mod cli;
 mod config_file;
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::CommandFactory as _;
+use minuet_console::{Screen, Setup, complain, flush};
 use minuet_tracker::Tracker;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
 
+/// How long a tracker that has lost a part of itself may take to end.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Exit code for options that make no sense.
 const BAD_USAGE: u8 = 2;
 /// What is logged. The relay server's library warns of every client that gives up, which anybody can do at will.
@@ -21,28 +24,29 @@ async fn main() -> ExitCode {
     let (options, matches) = match cli::Options::read() {
         Ok(read) => read,
         Err(error) => {
-            eprintln!("minuet-tracker: {error:#}");
+            complain(&format!("minuet-tracker: {error:#}"));
             return ExitCode::from(BAD_USAGE);
         }
     };
     if options.print_config {
-        #[expect(clippy::print_stdout, reason = "it is what was asked for")]
-        {
-            print!("{}", config_file::print(&cli::Options::command(), &matches));
-        }
-        return ExitCode::SUCCESS;
+        return match minuet_console::print(&config_file::print(&cli::Options::command(), &matches)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&format!(
+                    "minuet-tracker: cannot write the configuration: {error}; is the disk full?"
+                ));
+                ExitCode::FAILURE
+            }
+        };
     }
-    let filter = EnvFilter::try_from_env("MINUET_LOG").unwrap_or_else(|_| EnvFilter::new(LOG));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    Screen::start(Setup { variable: "MINUET_LOG", filter: LOG, target: false, time_on_terminal: true });
     match run(options).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            flush();
+            ExitCode::SUCCESS
+        }
         Err(error) => {
-            eprintln!("minuet-tracker: {error:#}");
+            complain(&format!("minuet-tracker: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -55,9 +59,10 @@ async fn run(options: cli::Options) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let tracker = Tracker::start(options.into_config()).await?;
-    loop {
+    let fault = loop {
         tokio::select! {
-            _ = terminate.recv() => break,
+            fault = tracker.fault() => break Some(fault),
+            _ = terminate.recv() => break None,
             _ = hang_up.recv() => match tracker.reload() {
                 Ok(true) => info!("reloaded the certificate"),
                 Ok(false) => info!("told to reload, and there is no certificate: see --tls-cert"),
@@ -65,11 +70,22 @@ async fn run(options: cli::Options) -> anyhow::Result<()> {
             },
             result = tokio::signal::ctrl_c() => {
                 result?;
-                break;
+                break None;
             }
         }
+    };
+    match fault {
+        None => {
+            info!("shutting down");
+            tracker.shutdown().await;
+            Ok(())
+        }
+        Some(fault) => {
+            // What is left may wait for the dead, so not for long.
+            let _ = tokio::time::timeout(LAST_WORDS, tracker.shutdown()).await;
+            Err(anyhow::anyhow!(
+                "{fault}; this is a fault of the program: start it again, and report what it says"
+            ))
+        }
     }
-    info!("shutting down");
-    tracker.shutdown().await;
-    Ok(())
 }

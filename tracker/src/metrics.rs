@@ -78,6 +78,12 @@ pub struct Levels {
     pub mesh_nodes: usize,
     /// Memory of nodes and heads.
     pub mesh_bytes: usize,
+    /// Memory of torrents.
+    pub torrent_bytes: usize,
+    /// Memory of requests' bodies.
+    pub body_bytes: u64,
+    /// Memory of answers that wait.
+    pub answer_bytes: u64,
     /// Whether the shared store answers.
     pub fleet_connected: bool,
     /// What was taken in from other trackers.
@@ -167,6 +173,9 @@ impl Metrics {
             ("discovery_connections", "Nodes connected for address discovery.", levels.discovery_connections),
             ("mesh_nodes", "Nodes of live meshes.", levels.mesh_nodes as u64),
             ("mesh_bytes", "Memory of the meshes' nodes and heads.", levels.mesh_bytes as u64),
+            ("torrent_bytes", "Memory of the newest torrents.", levels.torrent_bytes as u64),
+            ("body_bytes", "Memory of bodies that are being taken in.", levels.body_bytes),
+            ("answer_bytes", "Memory of answers that wait for their readers.", levels.answer_bytes),
             ("channel_swarms", "Swarms of channels.", swarms.channel_swarms as u64),
             ("open_swarms", "Swarms of no channel.", swarms.open_swarms as u64),
             ("peers", "Peers of all swarms.", swarms.peers as u64),

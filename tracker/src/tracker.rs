@@ -1,12 +1,16 @@
 //! A running tracker: its parts, its tasks, and how they end.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use minuet_guard::pool::Pool;
+use minuet_guard::tasks::{Fault, Spawner, Tasks};
 use minuet_proto::channel_api::Peer;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use minuet_proto::mesh::NodeId;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
@@ -18,7 +22,9 @@ use crate::fleet::news::{SHARED_NODES, SHARED_PEERS, Sample};
 use crate::fleet::{self, Fleet, SAMPLE_TTL};
 use crate::http;
 use crate::http::connections::Connections;
+use crate::http::own_url::has_path;
 use crate::http::tls::{Tls, TlsError};
+use crate::mesh::nonce::Nonces;
 use crate::metrics::{Levels, Metrics};
 use crate::relay::discovery::{Certificate, DiscoveryMetrics};
 use crate::relay::{self, DiscoveryListen, RelayLimits, RelayServer, discovery};
@@ -29,6 +35,8 @@ use crate::udp;
 const EXPIRE_NODES_EVERY: Duration = Duration::from_secs(10);
 /// How many announces a join of the live mesh weighs in what the tracker's load is taken to be.
 const JOIN_WEIGHT: u64 = 16;
+/// Nodes of one sample that are looked at because they say that they are the source.
+const MOST_SOURCES: usize = 2;
 /// How often quiet channels are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
@@ -70,12 +78,22 @@ pub(crate) struct Shared {
     pub clock: Clock,
     pub metrics: Metrics,
     pub swarms: Arc<Swarms>,
-    pub channels: Channels,
+    pub channels: Arc<Channels>,
     pub tls: Option<Tls>,
     pub fleet: Option<Fleet>,
     pub relay: Option<RelayServer>,
     pub discovery: Option<Discovery>,
+    /// What nodes sign when they join.
+    pub nonces: Nonces,
+    /// Bytes of requests' bodies that are being taken in.
+    pub bodies: Pool,
+    /// Bytes of answers that wait to be sent.
+    pub answers: Pool,
+    /// Places of subscribers.
+    pub subscribers: Pool,
+    /// Is cancelled when the tracker shuts down.
     pub shutdown: CancellationToken,
+    /// Tasks that end by themselves, such as a connection's. Long-lived ones are under watch ([`Tasks`]).
     pub tasks: TaskTracker,
 }
 
@@ -105,14 +123,23 @@ impl Shared {
         Sample { at_ms: self.clock.unix_ms(), nodes, peers }
     }
 
-    /// Takes in the nodes and peers that other trackers tell of.
+    /// Takes in the nodes and peers that other trackers tell of. A sample from the past or the future counts as none, and
+    /// the channel's word that a node is its source is looked at anew.
     pub fn take_samples(&self, channel: &Channel, samples: impl Iterator<Item = Sample>) {
         let now = self.clock.uptime();
         let expires = now.after(SAMPLE_TTL);
         let ttl_ms = u64::try_from(SAMPLE_TTL.as_millis()).unwrap_or(u64::MAX);
         let (mut peers, now_ms) = (Vec::new(), self.clock.unix_ms());
-        for sample in samples.filter(|sample| sample.at_ms.saturating_add(ttl_ms) > now_ms) {
+        for mut sample in samples.filter(|sample| sample.at_ms.abs_diff(now_ms) < ttl_ms) {
+            let mut claims = 0;
+            for (node, _) in sample.nodes.iter_mut().filter(|(node, _)| node.is_source) {
+                claims += 1;
+                node.is_source = claims <= MOST_SOURCES && node.is_source_of(channel.id());
+            }
             let mut mesh = channel.mesh();
+            if channel.is_gone() {
+                return;
+            }
             for (node, ip) in &sample.nodes {
                 mesh.hear_of(node, *ip, &self.config.mesh, self.channels.nodes(), expires);
             }
@@ -125,7 +152,10 @@ impl Shared {
         Levels {
             uptime_seconds: u64::from(self.clock.uptime().0),
             channels: self.channels.len(),
-            mesh_nodes: self.channels.nodes().get(),
+            mesh_nodes: self.channels.nodes().taken(),
+            torrent_bytes: self.channels.torrent_bytes(),
+            body_bytes: self.bodies.used(),
+            answer_bytes: self.answers.used(),
             mesh_bytes: self.channels.all().iter().map(|channel| channel.mesh().heap_bytes()).sum(),
             fleet_connected: self.fleet.as_ref().is_some_and(Fleet::is_connected),
             fleet_received: self.fleet.as_ref().map_or(0, |fleet| fleet.received.get()),
@@ -146,7 +176,7 @@ pub struct Tracker {
     http: Vec<SocketAddr>,
     udp: Vec<SocketAddr>,
     udp_workers: Vec<JoinHandle<()>>,
-    stop: DropGuard,
+    tasks: Tasks,
 }
 
 impl Tracker {
@@ -178,17 +208,33 @@ impl Tracker {
         let clock = Clock::start();
         let swarms = Arc::new(Swarms::new(config.swarms.clone(), rand::random()));
         let (folder, limits, restored) = (config.data.clone(), config.channels.clone(), Arc::clone(&swarms));
-        let now_ms = clock.unix_ms();
-        let open = move || Channels::restore(Store::open(&folder)?, restored, limits, now_ms);
-        let channels = match tokio::task::spawn_blocking(open).await {
+        let (nodes, now_ms) = (config.mesh.nodes, clock.unix_ms());
+        let open = move || Channels::restore(Store::open(&folder)?, restored, limits, nodes, now_ms);
+        let mut channels = match tokio::task::spawn_blocking(open).await {
             Ok(channels) => channels?,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
 
-        let shutdown = CancellationToken::new();
-        let relay = config.relay.enabled.then(|| RelayServer::new(&config.relay));
+        let tasks = Tasks::new();
+        let spawner = tasks.spawner();
+        let store_ended = channels.store_ended();
+        let channels = Arc::new(channels);
+        let relay = config.relay.enabled.then(|| {
+            // Weak, since the store is closed when nobody holds the channels any more.
+            let channels = Arc::downgrade(&channels);
+            let joined = move |node: &NodeId| channels.upgrade().is_some_and(|all| all.nodes().has(node));
+            RelayServer::new(&config.relay, Arc::new(joined))
+        });
+        if relay.is_some() && config.public_url.as_deref().is_some_and(has_path) && config.relay_url.is_none()
+        {
+            warn!(
+                "the relay server cannot be reached below a path, so nodes are not told of it; name a URL without a \
+                 path that leads to this tracker with --relay-url, or say --no-relay"
+            );
+        }
         let (discovery, endpoint) = discovery.unzip();
         let (fleet, waiting) = store.is_some().then(Fleet::new).unzip();
+        let pool = |total: usize| Pool::new(total as u64);
         let shared = Arc::new(Shared {
             metrics: Metrics::default(),
             clock,
@@ -198,32 +244,42 @@ impl Tracker {
             fleet,
             relay,
             discovery,
-            shutdown: shutdown.clone(),
+            nonces: Nonces::new(rand::random()),
+            bodies: pool(config.http.bodies),
+            answers: pool(config.http.answers),
+            subscribers: pool(config.http.subscribers),
+            shutdown: spawner.token().clone(),
             tasks: TaskTracker::new(),
             config,
         });
-        let connections =
-            Connections::new(shared.config.http.connections, shared.config.http.connections_per_address);
+        let http = &shared.config.http;
+        let connections = Connections::new(http.connections, http.connections_per_address);
         for listener in listeners {
-            shared.tasks.spawn(http::accept(Arc::clone(&shared), listener, Arc::clone(&connections)));
+            let accepting = http::accept(Arc::clone(&shared), listener, connections.clone());
+            until_told(spawner, HTTP_LISTENER, accepting);
         }
-        shared.tasks.spawn(keep_house(Arc::clone(&shared)));
+        until_told(spawner, HOUSE_KEEPER, keep_house(Arc::clone(&shared)));
+        spawner.spawn(STORE_WRITER, async move {
+            store_ended.await;
+            Err::<(), _>("the thread that writes to the data folder has ended")
+        });
         if let (Some(store), Some(waiting)) = (store, waiting) {
-            shared.tasks.spawn(fleet::run(Arc::clone(&shared), store, waiting));
+            until_told(spawner, FLEET, fleet::run(Arc::clone(&shared), store, waiting));
         }
         if let (Some(discovery), Some(endpoint)) = (&shared.discovery, endpoint) {
             let (most, metrics) = (shared.config.relay.discovery_connections, Arc::clone(&discovery.metrics));
-            shared.tasks.spawn(discovery::serve(endpoint, most, metrics, shutdown.clone()));
+            let serving = discovery::serve(endpoint, most, metrics, shared.shutdown.clone());
+            spawner.spawn_to_end(DISCOVERY, serving);
             info!("telling nodes their address on udp://{}", discovery.addr);
         }
-        let udp_workers = udp::start(&shared, sockets).map_err(StartError::Thread)?;
+        let udp_workers = udp::start(&shared, spawner, UDP_WORKER, sockets).map_err(StartError::Thread)?;
         for addr in &addrs {
             info!("listening on http://{addr}/");
         }
         for addr in &udp_addrs {
             info!("listening on udp://{addr}");
         }
-        Ok(Self { shared, http: addrs, udp: udp_addrs, udp_workers, stop: shutdown.drop_guard() })
+        Ok(Self { shared, http: addrs, udp: udp_addrs, udp_workers, tasks })
     }
 
     /// Where HTTP is served, in the order of [`Config::listen`], with the ports that were really taken.
@@ -242,13 +298,25 @@ impl Tracker {
         tls.reload().map(|()| true)
     }
 
+    /// The next long-lived part of the tracker that ended although nobody told it to; waits while there is none. The
+    /// tracker is of little use from then on: end the program. Cancel-safe.
+    pub async fn fault(&self) -> Fault {
+        self.tasks.fault().await
+    }
+
+    /// The long-lived parts under watch.
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
     /// Stops taking connections, lets answers under way finish, and returns when every task has ended and the store is closed.
     pub async fn shutdown(self) {
-        let Self { shared, stop, udp_workers, .. } = self;
-        drop(stop);
+        let Self { shared, tasks, udp_workers, .. } = self;
+        tasks.cancel();
         if let Some(relay) = &shared.relay {
             relay.shutdown().await;
         }
+        tasks.stop().await;
         shared.tasks.close();
         shared.tasks.wait().await;
         let end = move || {
@@ -257,9 +325,10 @@ impl Tracker {
                     error!("a UDP worker had panicked");
                 }
             }
-            match Arc::into_inner(shared) {
+            let channels = Arc::into_inner(shared).map(|shared| shared.channels);
+            match channels.and_then(Arc::into_inner) {
                 // Joins the store's thread.
-                Some(shared) => shared.channels.close(),
+                Some(channels) => channels.close(),
                 None => error!("a task outlived the tracker; the store closes with it"),
             }
         };
@@ -267,6 +336,25 @@ impl Tracker {
             error!(%error, "the tracker did not end in order");
         }
     }
+}
+
+/// Names of the long-lived parts, as a fault is told.
+const HTTP_LISTENER: &str = "the HTTP listener";
+const HOUSE_KEEPER: &str = "the keeper of time-outs";
+const STORE_WRITER: &str = "the channel store";
+const FLEET: &str = "the exchange with other trackers";
+const DISCOVERY: &str = "address discovery";
+const UDP_WORKER: &str = "a UDP worker";
+
+/// Names of all parts of a tracker that are under watch.
+pub const PARTS: [&str; 6] = [HTTP_LISTENER, HOUSE_KEEPER, STORE_WRITER, FLEET, DISCOVERY, UDP_WORKER];
+
+/// Starts a long-lived task that cannot fail and ends by itself when it is told to.
+fn until_told(spawner: &Spawner, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    spawner.spawn_to_end(name, async move {
+        work.await;
+        Ok::<_, Infallible>(())
+    });
 }
 
 /// Opens the endpoint for address discovery. When the operator left the port to the tracker, it does without rather
@@ -286,7 +374,7 @@ fn bind_discovery(
     let open = || {
         let certificate = Certificate::generate()?;
         let fingerprint = certificate.fingerprint().iter().map(|byte| format!("{byte:02x}")).collect();
-        let endpoint = discovery::open(std::net::UdpSocket::bind(addr)?, certificate)?;
+        let endpoint = discovery::open(udp::bind_one(addr)?, certificate)?;
         let addr = endpoint.local_addr()?;
         Ok((Discovery { addr, fingerprint, metrics: Arc::default() }, endpoint))
     };

@@ -30,11 +30,11 @@ async fn connection(from: Ipv4Addr, to: SocketAddr, says: &[u8]) -> TcpStream {
 }
 
 #[tokio::test]
-async fn connections_that_never_ask_take_the_places_of_their_own_address_only() {
-    const PLACES: u32 = 20;
+async fn connections_that_never_ask_make_room_for_those_that_do() {
+    const PLACES: usize = 64;
     let data = tempfile::tempdir().unwrap();
     let mut config = config(data.path());
-    config.http.connections_per_address = PLACES;
+    config.http.connections = PLACES;
     let tracker = Tracker::start(config).await.unwrap();
     let (at, addr) = (base(&tracker), tracker.http_addrs()[0]);
     let attacker = Ipv4Addr::new(127, 0, 0, 66);
@@ -44,22 +44,40 @@ async fn connections_that_never_ask_take_the_places_of_their_own_address_only() 
         let says: &[u8] = if n % 2 == 0 { b"" } else { b"GET /announce?info_hash=%aa HTTP/1.1\r\nx: " };
         held.push(connection(attacker, addr, says).await);
     }
-    // Those beyond the limit are hung up on.
+    // All places are taken by one address, and those beyond are hung up on.
     let mut closed = 0;
-    for stream in &mut held[PLACES as usize..] {
-        closed += u32::from(matches!(stream.read(&mut [0]).await, Ok(0) | Err(_)));
+    for stream in &mut held[PLACES..] {
+        closed += usize::from(matches!(stream.read(&mut [0]).await, Ok(0) | Err(_)));
     }
     assert_eq!(closed, 2 * PLACES);
-    assert_eq!(get_from(Ipv4Addr::LOCALHOST, &format!("{at}health")).await, (200, "ok\n".into()));
-    assert_eq!(sample(&at, "connections_refused_total").await, u64::from(2 * PLACES));
-    // Besides those there are the ones that ask here.
-    assert!(sample(&at, "connections").await < u64::from(2 * PLACES));
+    // Others get in all the same, each in place of one of them.
+    for n in 1..20 {
+        let got = get_from(Ipv4Addr::new(127, 0, 1, n), &format!("{at}health")).await;
+        assert_eq!(got, (200, "ok\n".into()));
+    }
+    assert_eq!(sample(&at, "connections_refused_total").await, 2 * PLACES as u64);
     let udp = tracker.udp_addrs()[0];
     tokio::task::spawn_blocking(move || Client::connect(udp)).await.unwrap();
-    // When they go, their places are free.
     drop(held);
-    while sample(&at, "connections").await >= u64::from(PLACES) {}
+    while sample(&at, "connections").await >= PLACES as u64 / 2 {}
     assert_eq!(get_from(attacker, &format!("{at}health")).await.0, 200);
+    tracker.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_operator_may_set_a_ceiling_for_connections_of_one_address() {
+    let data = tempfile::tempdir().unwrap();
+    let mut config = config(data.path());
+    config.http.connections_per_address = Some(2);
+    let tracker = Tracker::start(config).await.unwrap();
+    let (at, addr) = (base(&tracker), tracker.http_addrs()[0]);
+    let attacker = Ipv4Addr::new(127, 0, 0, 66);
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(connection(attacker, addr, b"").await);
+    }
+    assert!(matches!(held[2].read(&mut [0]).await, Ok(0) | Err(_)));
+    assert_eq!(get_from(Ipv4Addr::LOCALHOST, &format!("{at}health")).await.0, 200);
     tracker.shutdown().await;
 }
 

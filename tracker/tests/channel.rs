@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 
 use minuet_proto::{Phase, Record, RecordHash, SegmentSeq, SignedRecord};
 use minuet_tracker::{Config, StartError, Tracker};
-use support::{Events, Publisher, announce, base, config, contains, get};
+use support::{Events, Publisher, announce, base, config, contains, get, sample};
 
 #[tokio::test]
 async fn published_joined_pushed_and_still_there_after_a_restart() {
@@ -216,7 +216,7 @@ async fn a_full_tracker_refuses_new_channels_and_subscribers() {
 async fn one_address_cannot_fill_the_tracker_with_channels() {
     let data = tempfile::tempdir().unwrap();
     let mut config = config(data.path());
-    config.channels.channels_per_address = 1;
+    config.channels.channels_per_address = Some(1);
     config.http.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
     let tracker = Tracker::start(config).await.unwrap();
     let at = base(&tracker);
@@ -228,6 +228,48 @@ async fn one_address_cannot_fill_the_tracker_with_channels() {
     let url = format!("{at}c/{}/records", other.channel());
     let from_elsewhere = reqwest::Client::new().post(url).header("x-forwarded-for", "198.51.100.7");
     assert_eq!(from_elsewhere.body(foreign.publication()).send().await.unwrap().status(), 200);
+    tracker.shutdown().await;
+}
+
+#[tokio::test]
+async fn addresses_that_fill_the_tracker_with_channels_make_room_also_after_a_restart() {
+    const CHANNELS: u8 = 12;
+    let data = tempfile::tempdir().unwrap();
+    let start = async || {
+        let mut config = config(data.path());
+        config.channels.channels = CHANNELS.into();
+        config.http.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+        Tracker::start(config).await.unwrap()
+    };
+    let now_ms =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let bring = async |at: &str, n: u8, from: &str| {
+        let publisher = Publisher::new(n);
+        let state = publisher.state(now_ms + u64::from(n), Phase::Live, "", false).encode();
+        let post = reqwest::Client::new().post(format!("{at}c/{}/state", publisher.channel()));
+        post.header("x-forwarded-for", from).body(state.to_vec()).send().await.unwrap().status().as_u16()
+    };
+    let tracker = start().await;
+    let at = base(&tracker);
+    for n in 1..=CHANNELS {
+        assert_eq!(bring(&at, n, "198.51.100.66").await, 200, "there is room, so it may");
+    }
+    assert_eq!(bring(&at, 100, "198.51.100.66").await, 503, "it pushes nobody out but itself");
+    tracker.shutdown().await;
+
+    let tracker = start().await;
+    let at = base(&tracker);
+    for n in 101..105 {
+        assert_eq!(
+            bring(&at, n, &format!("203.0.{n}.1")).await,
+            200,
+            "whose channels they are is remembered"
+        );
+    }
+    assert_eq!(sample(&at, "channels").await, u64::from(CHANNELS));
+    // Bringing the old words of a channel again gives it no life, and theirs are the ones that went.
+    assert_eq!(bring(&at, 101, "203.0.101.1").await, 200);
+    assert_eq!(bring(&at, 100, "198.51.100.66").await, 503);
     tracker.shutdown().await;
 }
 

@@ -12,10 +12,10 @@ use minuet_proto::Phase;
 use minuet_proto::channel_api::mesh::{
     CheckedHead, JoinRequest, MeshJoin, MeshNode, encode_heads, head_to_base64,
 };
-use minuet_proto::mesh::{Head, HeadPiece, NodeId, Serial};
+use minuet_proto::mesh::{Head, HeadPiece, Serial};
 use minuet_proto::{PieceHash, PieceIndex, SegmentSeq};
 use minuet_tracker::{Config, StartError, Tracker};
-use support::{Events, Publisher, announce, base, config, get, sample};
+use support::{Events, Publisher, announce, base, config, get, node_id, sample};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
@@ -73,7 +73,7 @@ async fn until(mut is_so: impl AsyncFnMut() -> bool) {
 }
 
 async fn join(at: &str, publisher: &Publisher, n: u8) -> Option<MeshJoin> {
-    let mut request = JoinRequest::new(MeshNode::new(NodeId([n; 32])));
+    let mut request = JoinRequest::new(MeshNode::new(node_id(n)));
     request.about.addrs = vec![([127, 0, 0, 1], 4000 + u16::from(n)).into()];
     request.want = 8;
     request.heads = 8;
@@ -119,7 +119,7 @@ async fn what_one_tracker_accepts_all_push_and_viewers_of_one_meet_those_of_anot
     until(async || {
         let joined = join(&at_b, &publisher, 2).await.unwrap();
         joined.heads == [head_to_base64(&head)]
-            && joined.nodes.iter().any(|node| node.node == NodeId([1; 32]))
+            && joined.nodes.iter().any(|node| node.node == node_id(1))
             && joined.join.peers.iter().any(|peer| peer.addr.port() == 7001 && peer.seed)
     })
     .await;
@@ -204,4 +204,71 @@ async fn a_store_that_is_away_does_not_stop_a_tracker_and_a_url_that_is_none_doe
 
 async fn get_bytes(url: &str) -> Vec<u8> {
     reqwest::get(url).await.unwrap().bytes().await.unwrap().to_vec()
+}
+
+#[tokio::test]
+async fn what_somebody_else_has_put_into_the_store_cuts_nobody_off() {
+    let folders: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
+    let store = Store::start().await;
+    let publisher = Publisher::new(1);
+    let other = Publisher::new(2);
+    let client = redis::Client::open(format!("redis://127.0.0.1:{}/0", store.port)).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    // Fields that are no tracker's, a sample from the year 2^64, a key of another kind, channels that are none.
+    let future =
+        serde_json::json!({ "at_ms": u64::MAX, "nodes": [], "peers": [{"addr": "198.51.100.66:6881"}] });
+    let mut alien = redis::pipe();
+    let (samples, windows) =
+        (format!("minuet:n:{}", publisher.channel()), format!("minuet:c:{}", publisher.channel()));
+    alien.cmd("HSET").arg(&samples).arg("not a number").arg("x").arg("7").arg(future.to_string()).ignore();
+    alien
+        .cmd("HSET")
+        .arg(&windows)
+        .arg(&b"\xff\xfe"[..])
+        .arg("x")
+        .arg("r9x")
+        .arg("y")
+        .arg("s")
+        .arg("z")
+        .ignore();
+    alien.cmd("SET").arg(format!("minuet:n:{}", other.channel())).arg("a string").ignore();
+    alien.cmd("SET").arg(format!("minuet:c:{}", other.channel())).arg("a string").ignore();
+    alien.cmd("ZADD").arg("minuet:channels").arg(1e300).arg("x").arg(5).arg("no channel").ignore();
+    alien.cmd("SET").arg("minuet:nonces").arg("too short").ignore();
+    let () = alien.query_async(&mut connection).await.unwrap();
+
+    let (a, at_a) = started(&store, folders[0].path()).await;
+    let (b, at_b) = started(&store, folders[1].path()).await;
+    for publisher in [&publisher, &other] {
+        publisher.publish_state(&at_a, &publisher.state(5, Phase::Live, "", false)).await;
+        until(async || get(&format!("{at_b}c/{}", publisher.channel())).await.0 == 200).await;
+    }
+    // Samples go on, those of the channel with the alien fields too.
+    join(&at_a, &publisher, 1).await;
+    until(async || {
+        join(&at_b, &publisher, 9)
+            .await
+            .is_some_and(|told| told.nodes.iter().any(|node| node.node == node_id(1)))
+    })
+    .await;
+    assert_eq!(publisher.join(&at_b, "").await.peers, [], "a sample from the future is none");
+    assert_eq!(sample(&at_a, "fleet_connected").await, 1);
+    a.shutdown().await;
+    b.shutdown().await;
+}
+
+#[tokio::test]
+async fn trackers_of_a_fleet_take_each_others_nonces() {
+    let folders: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
+    let store = Store::start().await;
+    let (a, at_a) = started(&store, folders[0].path()).await;
+    let (b, at_b) = started(&store, folders[1].path()).await;
+    let publisher = Publisher::new(1);
+    publisher.publish_state(&at_a, &publisher.state(5, Phase::Live, "", false)).await;
+    until(async || get(&format!("{at_b}c/{}", publisher.channel())).await.0 == 200).await;
+    let nonce = publisher.join(&at_a, "").await.nonce.unwrap();
+    let request = JoinRequest::new(MeshNode::new(node_id(1)));
+    assert!(publisher.join_with(&at_b, &request, nonce).await.1.unwrap().proved);
+    a.shutdown().await;
+    b.shutdown().await;
 }

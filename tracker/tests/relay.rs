@@ -14,11 +14,10 @@ use iroh::{Endpoint, EndpointAddr, RelayConfig, RelayMap, RelayMode, RelayUrl, S
 use iroh_relay::RelayQuicConfig;
 use minuet_proto::Phase;
 use minuet_proto::channel_api::mesh::{JoinRequest, MeshJoin, MeshNode, parse_fingerprint};
-use minuet_proto::mesh::NodeId;
 use minuet_tracker::relay::DiscoveryListen;
 use minuet_tracker::{Config, Tracker};
 use sha2::{Digest as _, Sha256};
-use support::{Publisher, base, config, get};
+use support::{Publisher, base, config, get, node_id, node_seed};
 use tempfile::TempDir;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{
@@ -100,7 +99,7 @@ impl World {
     }
 
     async fn join_at(&self, at: &str, n: u8, relay: Option<&str>) -> MeshJoin {
-        let mut request = JoinRequest::new(MeshNode::new(NodeId([n; 32])));
+        let mut request = JoinRequest::new(MeshNode::new(node_id(n)));
         request.about.relay = relay.map(str::to_owned);
         request.want = 8;
         self.publisher.join_mesh(at, &request).await.1.unwrap()
@@ -110,10 +109,15 @@ impl World {
         support::sample(&self.at, name).await
     }
 
+    /// A node that has joined.
+    async fn node(&self, n: u8, direct: bool) -> Endpoint {
+        node(&self.join(n, None).await, n, direct).await
+    }
+
     /// Sends bytes from one node without a way to the other and back, through the relay server.
     async fn echo_through_relay(&self, bytes: Vec<u8>) {
         let joined = self.join(1, None).await;
-        let (a, b) = (node(&joined, false).await, node(&joined, false).await);
+        let (a, b) = (self.node(1, false).await, self.node(2, false).await);
         a.online().await;
         b.online().await;
         assert_eq!(self.sample("relay_clients").await, 2);
@@ -129,12 +133,12 @@ impl World {
 }
 
 /// A node that uses the tracker's relay server, as the tracker described it, and no other server at all.
-async fn node(joined: &MeshJoin, direct: bool) -> Endpoint {
+async fn node(joined: &MeshJoin, n: u8, direct: bool) -> Endpoint {
     let fingerprint = parse_fingerprint(joined.relay_quic_cert.as_ref().unwrap()).unwrap();
     let url: RelayUrl = joined.relay.as_ref().unwrap().parse().unwrap();
     let relay = RelayConfig::new(url.clone(), joined.relay_quic_port.map(RelayQuicConfig::new));
     let builder = Endpoint::builder(presets::Minimal)
-        .secret_key(SecretKey::generate())
+        .secret_key(SecretKey::from_bytes(&node_seed(n)))
         .alpns(vec![ALPN.to_vec()])
         .relay_mode(RelayMode::Custom(RelayMap::empty()))
         .ca_tls_config(CaTlsConfig::custom_server_cert_verifier(Arc::new(move |provider| {
@@ -221,7 +225,7 @@ fn discovery_client(fingerprint: [u8; 32]) -> noq::ClientConfig {
 #[tokio::test]
 async fn an_iroh_endpoint_uses_the_trackers_address_discovery() {
     let world = World::with(|_| {}).await;
-    let endpoint = node(&world.join(1, None).await, true).await;
+    let endpoint = world.node(1, true).await;
     tokio::time::timeout(Duration::from_secs(60), async {
         while world.sample("discovery_connections").await != 1 {}
     })
@@ -245,25 +249,70 @@ async fn who_asks_hears_the_relay_servers_name_as_it_knows_it() {
     world.tracker.shutdown().await;
 }
 
-#[tokio::test]
-async fn a_full_relay_server_says_so() {
-    let world = World::with(|config| config.relay.clients_per_address = 1).await;
-    let joined = world.join(1, None).await;
-    let first = node(&joined, false).await;
-    first.online().await;
-    let second = node(&joined, false).await;
-    let mut status = second.home_relay_status();
-    let reason = loop {
+/// Why the relay server will not have a node.
+async fn denied(endpoint: &Endpoint) -> String {
+    let mut status = endpoint.home_relay_status();
+    loop {
         let denied = status.get().iter().find_map(|status| status.auth_denied_reason().map(str::to_owned));
         match denied {
-            Some(reason) => break reason,
+            Some(reason) => return reason,
             None => drop(status.updated().await.unwrap()),
         }
-    };
+    }
+}
+
+#[tokio::test]
+async fn a_full_relay_server_says_so() {
+    let world = World::with(|config| config.relay.clients_per_address = Some(1)).await;
+    let first = world.node(1, false).await;
+    first.online().await;
+    let second = world.node(2, false).await;
+    let reason = denied(&second).await;
     assert!(reason.contains("as many clients as it may"), "{reason}");
     assert!(world.sample("relay_refused_total").await >= 1);
     first.close().await;
     second.close().await;
+    world.tracker.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_relay_server_is_nobodys_who_has_joined_no_channel() {
+    let world = World::with(|_| {}).await;
+    let joined = world.join(1, None).await;
+    let stranger = node(&joined, 7, false).await;
+    let reason = denied(&stranger).await;
+    assert!(reason.contains("have joined a channel"), "{reason}");
+    stranger.close().await;
+    world.tracker.shutdown().await;
+    let open = World::with(|config| config.relay.any_node = true).await;
+    let stranger = node(&open.join(1, None).await, 7, false).await;
+    stranger.online().await;
+    stranger.close().await;
+    open.tracker.shutdown().await;
+}
+
+#[tokio::test]
+async fn one_address_that_holds_all_places_of_address_discovery_makes_room() {
+    const PLACES: usize = 32;
+    let world = World::with(|config| config.relay.discovery_connections = PLACES).await;
+    let joined = world.join(1, None).await;
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, joined.relay_quic_port.unwrap()));
+    let fingerprint = parse_fingerprint(&joined.relay_quic_cert.unwrap()).unwrap();
+    let connect = async |endpoint: &noq::Endpoint| {
+        endpoint.connect_with(discovery_client(fingerprint), to, "127.0.0.1").unwrap().await
+    };
+    let greedy = noq::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let mut held = Vec::new();
+    for _ in 0..PLACES {
+        held.push(connect(&greedy).await.unwrap());
+    }
+    assert!(connect(&greedy).await.is_err(), "it pushes nobody out but itself");
+    let other = noq::Endpoint::client((Ipv4Addr::new(127, 0, 0, 2), 0).into()).unwrap();
+    let connection = connect(&other).await.unwrap();
+    let mut observed = connection.observed_external_addr();
+    assert_eq!(observed.next().await.unwrap(), other.local_addr().unwrap());
+    // One of the greedy one's has gone for it.
+    let (_, _, _) = futures_util::future::select_all(held.iter().map(|c| Box::pin(c.closed()))).await;
     world.tracker.shutdown().await;
 }
 

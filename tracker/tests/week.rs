@@ -14,7 +14,8 @@ use minuet_tracker::announce::answer::PeerList;
 use minuet_tracker::announce::{Announce, Event};
 use minuet_tracker::channel::window::{Entry, Place, Window};
 use minuet_tracker::mesh::nodes::Seen;
-use minuet_tracker::mesh::{Mesh, NodeCount};
+use minuet_tracker::mesh::places::NodePlaces;
+use minuet_tracker::mesh::{Mesh, Visit};
 use minuet_tracker::swarm::table::{Families, SHARDS, Swarms};
 use minuet_tracker::time::Uptime;
 use support::Publisher;
@@ -55,19 +56,20 @@ struct World {
     window: Window,
     swarms: Swarms,
     mesh: Mesh,
-    nodes: NodeCount,
+    nodes: NodePlaces,
     random: u64,
 }
 
 impl World {
     fn new() -> Self {
         let config = Config::default();
+        let publisher = Publisher::new(1);
         Self {
-            publisher: Publisher::new(1),
             window: Window::default(),
             swarms: Swarms::new(config.swarms.clone(), 1),
-            mesh: Mesh::default(),
-            nodes: NodeCount::default(),
+            mesh: Mesh::new(publisher.channel()),
+            nodes: NodePlaces::new(config.mesh.nodes),
+            publisher,
             random: 1,
             config,
         }
@@ -79,7 +81,7 @@ impl World {
         let segment = self.publisher.seal();
         let limits = &self.config.channels.window;
         let Place::New(at) = self.window.place(&segment.record, limits).unwrap() else { panic!() };
-        let entry = Entry::new(segment.record.clone(), segment.torrent.encode());
+        let entry = Entry::new(segment.record.clone(), segment.torrent.encode().len());
         for gone in self.window.insert(at, entry, limits) {
             self.swarms.retire(&gone.record.info_hash);
         }
@@ -112,7 +114,10 @@ impl World {
         let seen = Seen { ip: addr.ip(), own_relay: false, foreign: false };
         let limits = &self.config.mesh;
         let mut told = Vec::new();
-        self.mesh.join(&request, &seen, limits, &self.nodes, 60, now, self.random, &mut told);
+        let random = self.random;
+        let visit =
+            Visit { request: &request, seen: &seen, proved: true, room: true, interval: 60, now, random };
+        self.mesh.join(&visit, limits, &self.nodes, &mut told);
     }
 
     fn level(&self) -> Level {
@@ -122,7 +127,7 @@ impl World {
             records: self.window.entries().len(),
             swarms: totals.channel_swarms,
             peers: totals.peers,
-            nodes: self.nodes.get(),
+            nodes: self.nodes.taken(),
             heads: self.mesh.heads.len(),
             bytes: records + totals.heap_bytes + self.mesh.heap_bytes(),
         }

@@ -41,6 +41,11 @@ impl Net {
     pub fn base(&self) -> IpAddr {
         self.base
     }
+
+    /// Whether `ip` is in it.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        ip.to_canonical().is_ipv4() == self.base.is_ipv4() && Self::of(ip, self.bits) == *self
+    }
 }
 
 impl fmt::Display for Net {
@@ -88,5 +93,11 @@ mod tests {
         assert_eq!(nets(ip("2001:db8:1:2::3"))[2].to_string(), "2001:db8::/32");
         assert_eq!(Net::of(ip("192.0.2.1"), 0).to_string(), "0.0.0.0/0");
         assert_eq!(Net::of(ip("::1"), 0).to_string(), "::/0");
+        let site = nets(ip("192.0.2.77"))[1];
+        assert!(
+            site.contains(ip("::ffff:192.0.2.1"))
+                && !site.contains(ip("192.0.3.1"))
+                && !site.contains(ip("::1"))
+        );
     }
 }

@@ -97,6 +97,16 @@ impl Pool {
         inner.shares.used().saturating_add(inner.leaving)
     }
 
+    /// What a network holds, without those who were told to go.
+    pub fn held(&self, net: Net) -> u64 {
+        self.lock().shares.held(net)
+    }
+
+    /// Whether nothing is free, so that whoever takes some takes it from another.
+    pub fn is_full(&self) -> bool {
+        self.lock().shares.free() == 0
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -153,6 +163,11 @@ impl Taken {
     /// Resolves when this holder has to go for somebody else. Cancel-safe.
     pub async fn evicted(&self) {
         self.evicted.cancelled().await;
+    }
+
+    /// Is cancelled when this holder has to go; for whoever watches over it without holding it.
+    pub fn eviction(&self) -> CancellationToken {
+        self.evicted.clone()
     }
 
     /// Whether this holder has to go.

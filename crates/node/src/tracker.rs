@@ -3,16 +3,20 @@
 //! Every answer is read up to a limit and within a time, and every statement in it is checked before it is given
 //! on.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use minuet_proto::{
     ChannelId, Metainfo, SegmentSeq, SignedRecord, SignedState,
     channel_api::{
         self, Join, Publication,
-        mesh::{self, CheckedHead, JoinRequest, MeshJoin, MeshNode},
+        mesh::{self, CheckedHead, JoinProof, JoinRequest, MeshJoin, MeshNode, Nonce},
     },
-    mesh::SignedHead,
+    mesh::{SIGNATURE_LEN, SignedHead},
     metainfo::MAX_METAINFO_LENGTH,
 };
 use reqwest::{
@@ -44,6 +48,8 @@ const MAX_REFUSAL_LENGTH: usize = 300;
 pub struct TrackerClient {
     http: Http,
     base: Url,
+    /// What the tracker last gave to be signed, see [`JoinProof`]. Clones share it.
+    nonce: Arc<Mutex<Option<Nonce>>>,
 }
 
 /// A channel as one tracker knows it, with every signature checked.
@@ -85,6 +91,8 @@ pub struct MeshSnapshot {
     pub observed: IpAddr,
     /// When to ask again.
     pub interval: Duration,
+    /// Whether others are told of the node that joined.
+    pub proved: bool,
 }
 
 /// Which records a [`Snapshot`] should begin with.
@@ -109,7 +117,7 @@ impl TrackerClient {
     /// A client for the tracker at `base`, a URL as [`minuet_proto::link::parse_tracker`] gives it, which the user named.
     pub fn new(base: Url) -> Result<Self, Error> {
         let http = Http::new(Contacts::of_process(), Teller::User, CONNECT_TIMEOUT)?;
-        Ok(Self { http, base })
+        Ok(Self { http, base, nonce: Arc::default() })
     }
 
     /// The tracker as a teller: what it names is judged by where it is. That is the address in its URL, else the one that
@@ -158,17 +166,62 @@ impl TrackerClient {
         }
         let body = self.get(url, channel_api::MAX_JOIN_LENGTH).await?;
         let join: Join = serde_json::from_slice(&body).map_err(|e| Error::Garbage(e.to_string()))?;
+        self.keep_nonce(&join);
         Ok(Snapshot::check(&join, channel, self.teller()))
     }
 
-    /// Tells the tracker of this node and asks for others, records and heads, in one answer.
-    pub async fn join_mesh(&self, channel: ChannelId, request: &JoinRequest) -> Result<MeshSnapshot, Error> {
+    /// Asks for nodes, records and heads, in one answer, without telling the tracker of a node.
+    pub async fn ask_mesh(&self, channel: ChannelId, request: &JoinRequest) -> Result<MeshSnapshot, Error> {
+        self.post_join(channel, request, |_| None).await
+    }
+
+    /// Tells the tracker of this node and asks for others, records and heads, in one answer. `sign` signs bytes with the
+    /// node's key.
+    ///
+    /// Where the tracker has given no nonce to sign yet, or has given one to another address of this machine, it answers
+    /// but does not tell others of the node ([`MeshSnapshot::proved`]); the next join has a nonce.
+    pub async fn join_mesh(
+        &self,
+        channel: ChannelId,
+        request: &JoinRequest,
+        sign: impl FnOnce(&[u8]) -> [u8; SIGNATURE_LEN],
+    ) -> Result<MeshSnapshot, Error> {
+        let nonce = *self.nonce.lock().unwrap_or_else(PoisonError::into_inner);
+        self.post_join(channel, request, |body| {
+            let nonce = nonce?;
+            Some(JoinProof { nonce, signature: sign(&JoinProof::signed_bytes(&channel, nonce, body)) })
+        })
+        .await
+    }
+
+    async fn post_join(
+        &self,
+        channel: ChannelId,
+        request: &JoinRequest,
+        prove: impl FnOnce(&[u8]) -> Option<JoinProof>,
+    ) -> Result<MeshSnapshot, Error> {
         // Strings and numbers always serialise.
         let body = Bytes::from(serde_json::to_vec(request).unwrap_or_default());
-        let path = mesh::mesh_join_path(&channel);
-        let answer = self.post_for(&path, body, channel_api::MAX_JOIN_LENGTH).await?;
+        let mut headers = HeaderMap::new();
+        // Digits and a dot are always a header's value.
+        if let Some(value) = prove(&body).and_then(|proof| HeaderValue::from_str(&proof.to_string()).ok()) {
+            headers.insert(mesh::PROOF_HEADER, value);
+        }
+        let url = self.url(&mesh::mesh_join_path(&channel));
+        let answer = within(async {
+            let response = self.http.send(url, Request { body: Some(body), headers }).await?;
+            read(refuse_errors(response).await?, channel_api::MAX_JOIN_LENGTH).await
+        })
+        .await?;
         let join: MeshJoin = serde_json::from_slice(&answer).map_err(|e| Error::Garbage(e.to_string()))?;
+        self.keep_nonce(&join.join);
         Ok(MeshSnapshot::check(join, channel, self.teller()))
+    }
+
+    fn keep_nonce(&self, join: &Join) {
+        if join.nonce.is_some() {
+            *self.nonce.lock().unwrap_or_else(PoisonError::into_inner) = join.nonce;
+        }
     }
 
     /// Leaves heads for those who join, at most [`mesh::MAX_POSTED_HEADS`]. Heads that the tracker has already are
@@ -241,14 +294,6 @@ impl TrackerClient {
         within(async {
             refuse_errors(self.http.send(self.url(path), Request::post(body)).await?).await?;
             Ok(())
-        })
-        .await
-    }
-
-    async fn post_for(&self, path: &str, body: Bytes, limit: usize) -> Result<Vec<u8>, Error> {
-        within(async {
-            let response = refuse_errors(self.http.send(self.url(path), Request::post(body)).await?).await?;
-            read(response, limit).await
         })
         .await
     }
@@ -362,6 +407,8 @@ impl MeshSnapshot {
         }
         let too_long = |url: &String| url.len() > mesh::MAX_RELAY_URL_LENGTH;
         nodes.iter_mut().for_each(|node| drop(node.relay.take_if(|url| too_long(url))));
+        // Only the channel itself says which node is its source.
+        nodes.iter_mut().for_each(|node| node.is_source = node.is_source_of(&channel));
         Self {
             channel: snapshot,
             nodes,
@@ -371,6 +418,7 @@ impl MeshSnapshot {
             relay_quic_cert: join.relay_quic_cert.and_then(|hex| mesh::parse_fingerprint(&hex).ok()),
             observed: join.observed,
             interval: Duration::from_secs(join.interval_s.into()).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL),
+            proved: join.proved,
         }
     }
 }

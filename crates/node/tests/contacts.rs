@@ -237,7 +237,7 @@ async fn a_tracker_names_nodes_that_can_be_contacted_from_where_it_is() {
     let tracker = Server::start("127.0.0.1", move |_| answer.clone()).await;
     let client = TrackerClient::new(tracker.url("/")).unwrap();
     let request = JoinRequest::new(MeshNode::new(NodeId([7; 32])));
-    let told = client.join_mesh(channel(), &request).await.unwrap();
+    let told = client.ask_mesh(channel(), &request).await.unwrap();
     let addrs: Vec<usize> = told.nodes.iter().map(|node| node.addrs.len()).collect();
     assert_eq!(addrs, [1, 1, 1, 0, 0]);
     assert_eq!(client.teller(), Teller::At([127, 0, 0, 1].into()));

@@ -101,6 +101,7 @@ fn plain_join(records: &[SignedRecord]) -> Join {
         newest: records.last().map(|r| r.seq),
         peers: Vec::new(),
         place: None,
+        nonce: None,
     }
 }
 
@@ -354,7 +355,9 @@ async fn a_mesh_join_is_checked_and_cut_to_its_limits() {
         dialable: true,
         no_upload: false,
         is_relay: false,
-        is_source: false,
+        // By its own word alone.
+        is_source: true,
+        source_proof: None,
         upload_kbps: 0,
     };
     let other = ChannelKey::from_seed(&[9; 32]);
@@ -367,6 +370,7 @@ async fn a_mesh_join_is_checked_and_cut_to_its_limits() {
         relay_quic_cert: Some("0a".repeat(32)),
         observed: "192.0.2.1".parse().unwrap(),
         interval_s: u32::MAX,
+        proved: true,
     };
     let body = serde_json::to_vec(&request).unwrap();
     let answered = serde_json::to_string(&answered).unwrap();
@@ -378,7 +382,8 @@ async fn a_mesh_join_is_checked_and_cut_to_its_limits() {
         }
     })
     .await;
-    let snapshot = client.join_mesh(key().channel(), &request).await.unwrap();
+    let snapshot = client.ask_mesh(key().channel(), &request).await.unwrap();
+    assert!(snapshot.nodes.iter().all(|node| !node.is_source));
     assert_eq!(snapshot.channel.records.len(), 2);
     assert_eq!(snapshot.heads.iter().map(|head| head.get().first.get()).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(snapshot.channel.rejected, 1);

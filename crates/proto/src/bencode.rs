@@ -257,6 +257,37 @@ fn write_string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// The byte string that stands right after `key` at the beginning of `prefix`, as soon as it is there as a whole; `None`
+/// while it is not. For looking at what comes before it has all come.
+///
+/// # Errors
+/// When it begins with something else, or the byte string is longer than `most`.
+pub fn bytes_after<'a>(
+    what: &'static str,
+    key: &[u8],
+    prefix: &'a [u8],
+    most: usize,
+) -> Result<Option<&'a [u8]>, Error> {
+    /// More digits than any length has that is read.
+    const MAX_DIGITS: usize = 10;
+    let malformed = || Error::malformed(what, "it does not begin as it has to");
+    let known = prefix.len().min(key.len());
+    if prefix[..known] != key[..known] {
+        return Err(malformed());
+    }
+    let rest = &prefix[known..];
+    let digits = rest.iter().take(MAX_DIGITS).take_while(|byte| byte.is_ascii_digit()).count();
+    match rest.get(digits) {
+        None => return Ok(None),
+        Some(b':') if digits > 0 => {}
+        Some(_) => return Err(malformed()),
+    }
+    let length = std::str::from_utf8(&rest[..digits]).ok().and_then(|text| text.parse::<usize>().ok());
+    let length = length.ok_or_else(malformed)?;
+    Error::check_length(what, length, most)?;
+    Ok(rest[digits + 1..].get(..length))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ChannelId, Error, SegmentSeq,
-    bencode::{Dict, DictWriter},
+    bencode::{Dict, DictWriter, bytes_after},
     metainfo::MAX_METAINFO_LENGTH,
     signed::MAX_SIGNED_LENGTH,
 };
@@ -79,6 +79,9 @@ pub struct Join {
     /// ask one after the other are told places far apart, so that they hold different pieces and can trade.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<u32>,
+    /// What a node signs when it next joins the live mesh from this address, see [`mesh::JoinProof`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<mesh::Nonce>,
 }
 
 /// The place of the `n`-th who joins: multiples of the golden ratio, the sequence that keeps any number of
@@ -121,6 +124,13 @@ impl Publication {
         let part = |key| dict.bytes(key).map(Bytes::copy_from_slice);
         Ok(Self { record: part("record")?, torrent: part("torrent")? })
     }
+
+    /// The record in the first bytes of an encoded publication, as soon as it is there as a whole; `None` while it is
+    /// not. So that whoever receives a publication can check the record before it takes in the torrent.
+    pub fn record_in(prefix: &[u8]) -> Result<Option<&[u8]>, Error> {
+        // Keys are in order, so `record` stands before `torrent`.
+        bytes_after("a publication", b"d6:record", prefix, MAX_SIGNED_LENGTH)
+    }
 }
 
 #[cfg(test)]
@@ -144,5 +154,29 @@ mod tests {
         let publication = Publication { record: Bytes::from_static(b"r"), torrent: Bytes::from_static(b"") };
         assert_eq!(Publication::decode(&publication.encode()), Ok(publication));
         assert!(Publication::decode(b"d6:record1:re").is_err());
+    }
+
+    #[test]
+    fn a_record_is_found_in_the_first_bytes_as_soon_as_it_is_there() {
+        let publication = Publication {
+            record: Bytes::from_static(b"a signed record"),
+            torrent: Bytes::from(vec![b'7'; 5000]),
+        };
+        let encoded = publication.encode();
+        let end = encoded.windows(15).position(|part| part == b"a signed record").unwrap() + 15;
+        for length in 0..encoded.len() {
+            let expected = (length >= end).then_some(&publication.record[..]);
+            assert_eq!(Publication::record_in(&encoded[..length]), Ok(expected), "{length}");
+        }
+        for bad in [
+            &b"x"[..],
+            b"d7:torrent1:xe",
+            b"d6:record:",
+            b"d6:record-1:",
+            b"d6:record99999:",
+            b"d6:record123456",
+        ] {
+            assert!(Publication::record_in(bad).is_err(), "{}", String::from_utf8_lossy(bad));
+        }
     }
 }

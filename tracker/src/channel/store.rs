@@ -16,11 +16,13 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
+use super::life::Life;
 use super::window::Entry;
 
 const RECORDS: TableDefinition<([u8; 32], u64), &[u8]> = TableDefinition::new("records");
 const TORRENTS: TableDefinition<([u8; 32], u64), &[u8]> = TableDefinition::new("torrents");
 const STATES: TableDefinition<[u8; 32], &[u8]> = TableDefinition::new("states");
+const LIVES: TableDefinition<[u8; 32], &[u8]> = TableDefinition::new("lives");
 
 /// Name of the file in the data folder.
 const FILE: &str = "channels.redb";
@@ -70,6 +72,8 @@ pub enum Change {
     SetState(Box<SignedState>),
     /// A record has left its window.
     Remove(ChannelId, SegmentSeq),
+    /// The channel has lived.
+    SetLife(ChannelId, Life),
     /// The whole channel is forgotten.
     Forget(ChannelId),
 }
@@ -81,6 +85,26 @@ pub struct Kept {
     pub state: Option<SignedState>,
     /// The records in ascending order.
     pub entries: Vec<Entry>,
+    /// Whose it is and when it last lived; not known of channels that an earlier version kept.
+    pub life: Option<Life>,
+}
+
+/// A part of a torrent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// Bytes of the whole torrent.
+    pub length: u64,
+}
+
+impl Part {
+    /// So many bytes of `torrent` from `at` on, as far as there are any. Copied, so that it does not hold the whole.
+    pub fn of(torrent: &[u8], at: usize, most: usize) -> Self {
+        let rest = torrent.get(at..).unwrap_or_default();
+        let bytes = Bytes::copy_from_slice(&rest[..rest.len().min(most)]);
+        Self { bytes, length: torrent.len() as u64 }
+    }
 }
 
 type Request = (Vec<Change>, oneshot::Sender<Result<(), StoreError>>);
@@ -91,6 +115,7 @@ pub struct Store {
     database: Arc<Database>,
     queue: mpsc::Sender<Request>,
     writer: std::thread::JoinHandle<()>,
+    ended: Option<oneshot::Receiver<()>>,
 }
 
 impl Store {
@@ -115,20 +140,26 @@ impl Store {
             write.open_table(RECORDS)?;
             write.open_table(TORRENTS)?;
             write.open_table(STATES)?;
+            write.open_table(LIVES)?;
             Ok(write.commit()?)
         };
         tables().map_err(|error| unreadable(error.to_string()))?;
 
         let database = Arc::new(database);
         let (queue, requests) = mpsc::channel(QUEUE);
+        let (ends, ended) = oneshot::channel();
         let writer = {
             let database = Arc::clone(&database);
             std::thread::Builder::new()
                 .name("store".into())
-                .spawn(move || write_loop(&database, requests))
+                .spawn(move || {
+                    // Dropped when the thread ends, whichever way.
+                    let _ends: oneshot::Sender<()> = ends;
+                    write_loop(&database, requests);
+                })
                 .map_err(in_folder)?
         };
-        Ok(Self { database, queue, writer })
+        Ok(Self { database, queue, writer, ended: Some(ended) })
     }
 
     /// All channels that are kept. A statement that does not verify is passed over with a warning.
@@ -148,7 +179,7 @@ impl Store {
             for row in read.open_table(RECORDS)?.iter()? {
                 let (key, value) = row?;
                 let (channel, seq) = (ChannelId::new(key.value().0), key.value().1);
-                let torrent = torrents.get(key.value())?.map(|t| Bytes::copy_from_slice(t.value()));
+                let torrent = torrents.get(key.value())?.map(|torrent| torrent.value().len());
                 match (SignedRecord::decode(value.value(), channel), torrent) {
                     (Ok(record), Some(torrent)) if record.seq.0 == seq => {
                         channels.entry(channel).or_default().entries.push(Entry::new(record, torrent));
@@ -156,18 +187,27 @@ impl Store {
                     _ => warn!(%channel, seq, "passing over a damaged record in the data folder"),
                 }
             }
+            for row in read.open_table(LIVES)?.iter()? {
+                let (key, value) = row?;
+                if let Some(kept) = channels.get_mut(&ChannelId::new(key.value())) {
+                    kept.life = Life::decode(value.value());
+                }
+            }
             Ok(channels.into_iter().collect())
         };
         read().map_err(|error| StoreError::Unreadable { path: FILE.into(), why: error.to_string() })
     }
 
-    /// The torrent of a segment. Reads the disk: not for an async task.
-    pub fn torrent(&self, channel: &ChannelId, seq: SegmentSeq) -> Result<Option<Bytes>, StoreError> {
+    /// What `look` makes of the torrent of a segment. Reads the disk: not for an async task.
+    pub fn torrent<T>(
+        &self,
+        channel: &ChannelId,
+        seq: SegmentSeq,
+        look: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, StoreError> {
         let read = || -> Result<_, redb::Error> {
             let table = self.database.begin_read()?.open_table(TORRENTS)?;
-            Ok(table
-                .get((*channel.as_bytes(), seq.0))?
-                .map(|torrent| Bytes::copy_from_slice(torrent.value())))
+            Ok(table.get((*channel.as_bytes(), seq.0))?.map(|torrent| look(torrent.value())))
         };
         read().map_err(|error| StoreError::Unreadable { path: FILE.into(), why: error.to_string() })
     }
@@ -178,6 +218,17 @@ impl Store {
         let gone = || StoreError::Write("the writer has ended".into());
         self.queue.send((changes, done)).await.map_err(|_| gone())?;
         result.await.map_err(|_| gone())?
+    }
+
+    /// Resolves when the writing thread has ended; for the first who asks.
+    pub fn ended(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let ended = self.ended.take();
+        async move {
+            if let Some(ended) = ended {
+                // It is only ever dropped.
+                let _ = ended.await;
+            }
+        }
     }
 
     /// Waits for the writes that are under way and closes the file.
@@ -214,6 +265,7 @@ fn write<'a>(database: &Database, changes: impl Iterator<Item = &'a Change>) -> 
         let mut records = write.open_table(RECORDS)?;
         let mut torrents = write.open_table(TORRENTS)?;
         let mut states = write.open_table(STATES)?;
+        let mut lives = write.open_table(LIVES)?;
         for change in changes {
             match change {
                 Change::Put(record, torrent) => {
@@ -229,11 +281,15 @@ fn write<'a>(database: &Database, changes: impl Iterator<Item = &'a Change>) -> 
                     records.remove(key)?;
                     torrents.remove(key)?;
                 }
+                Change::SetLife(channel, life) => {
+                    lives.insert(*channel.as_bytes(), &life.encode()[..])?;
+                }
                 Change::Forget(channel) => {
                     let all = (*channel.as_bytes(), 0)..=(*channel.as_bytes(), u64::MAX);
                     records.retain_in(all.clone(), |_, _| false)?;
                     torrents.retain_in(all, |_, _| false)?;
                     states.remove(*channel.as_bytes())?;
+                    lives.remove(*channel.as_bytes())?;
                 }
             }
         }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use minuet_proto::channel_api::EVENT_RECORD;
 use minuet_proto::{InfoHash, SegmentSeq, SignedRecord, SignedState, record::ChainError};
 
-/// How many of the newest torrents are kept in memory; the store has the others.
+/// How many of the newest torrents are asked for by many, and so are worth keeping in memory.
 pub const HOT_TORRENTS: usize = 4;
 
 /// How much later than the newest record one has to be sealed so that the records between are given up.
@@ -76,18 +76,16 @@ pub struct Entry {
     pub record: SignedRecord,
     /// The server-sent event that carries it.
     pub event: Bytes,
-    /// The torrent, if it is one of the newest.
-    pub torrent: Option<Bytes>,
     /// Bytes of the record and the torrent.
     pub size: usize,
 }
 
 impl Entry {
-    /// Takes a record and its torrent.
-    pub fn new(record: SignedRecord, torrent: Bytes) -> Self {
-        let size = record.encode().len() + torrent.len();
+    /// Takes a record whose torrent has so many bytes.
+    pub fn new(record: SignedRecord, torrent: usize) -> Self {
+        let size = record.encode().len() + torrent;
         let event = format!("event: {EVENT_RECORD}\nid: {}\ndata: {}\n\n", record.seq, record.to_base64());
-        Self { event: event.into(), record, torrent: Some(torrent), size }
+        Self { event: event.into(), record, size }
     }
 
     /// The record's base64, as joins carry it.
@@ -194,13 +192,6 @@ impl Window {
     pub fn insert(&mut self, at: usize, entry: Entry, limits: &WindowLimits) -> Vec<Entry> {
         self.bytes += entry.size;
         self.entries.insert(at, entry);
-        let cold = self.entries.len().saturating_sub(HOT_TORRENTS);
-        if let Some(entry) = cold.checked_sub(1).and_then(|at| self.entries.get_mut(at)) {
-            entry.torrent = None;
-        }
-        if at < cold {
-            self.entries[at].torrent = None;
-        }
         let mut gone = Vec::new();
         // The newest record always stays.
         while self.entries.len() > 1 && self.is_over(limits) {
@@ -297,7 +288,7 @@ pub(crate) mod tests {
         match window.place(record, &LIMITS)? {
             Place::Known => Ok(vec![]),
             Place::New(at) => {
-                let gone = window.insert(at, Entry::new(record.clone(), Bytes::from_static(b"t")), &LIMITS);
+                let gone = window.insert(at, Entry::new(record.clone(), 1), &LIMITS);
                 Ok(gone.iter().map(|entry| entry.record.seq.0).collect())
             }
         }
@@ -324,7 +315,7 @@ pub(crate) mod tests {
     #[test]
     fn bytes_and_time_bound_the_window_too() {
         let chain = chain(3);
-        let size = Entry::new(chain[1].clone(), vec![0; 200].into()).size;
+        let size = Entry::new(chain[1].clone(), 200).size;
         for limits in [
             WindowLimits { bytes: 2 * size + 100, ..LIMITS },
             WindowLimits { duration: Duration::from_secs(60), ..LIMITS },
@@ -333,7 +324,7 @@ pub(crate) mod tests {
             let mut gone = 0;
             for record in &chain {
                 let Ok(Place::New(at)) = window.place(record, &limits) else { panic!() };
-                gone += window.insert(at, Entry::new(record.clone(), vec![0; 200].into()), &limits).len();
+                gone += window.insert(at, Entry::new(record.clone(), 200), &limits).len();
             }
             assert_eq!(gone, 1, "{limits:?}");
         }
@@ -372,7 +363,7 @@ pub(crate) mod tests {
         );
         for (record, at) in [(&chain[11], 1), (&chain[12], 2), (&chain[10], 1), (&chain[9], 1)] {
             assert_eq!(window.place(record, &limits), Ok(Place::New(at)));
-            window.insert(at, Entry::new(record.clone(), Bytes::new()), &limits);
+            window.insert(at, Entry::new(record.clone(), 0), &limits);
         }
         assert_eq!(numbers(&window), [0, 9, 10, 11, 12]);
         assert_eq!(window.predecessor(1), None);
@@ -387,20 +378,6 @@ pub(crate) mod tests {
         assert_eq!(add(&mut window, &next), Ok(vec![]));
         assert_eq!(window.predecessor(1), Some(chain[0].info_hash));
         assert_eq!(window.place(&chain[1], &LIMITS), Err(PlaceError::BrokenChain(SegmentSeq(1))));
-    }
-
-    #[test]
-    fn only_the_newest_torrents_are_kept_in_memory() {
-        let limits = WindowLimits { records: 100, ..LIMITS };
-        let mut window = Window::default();
-        let chain = chain(10);
-        // The last but one comes after the last, as when it fills a gap.
-        for (at, record) in [0, 1, 2, 3, 4, 5, 6, 7, 9, 8].map(|n| (n.min(8), &chain[n])) {
-            window.insert(at, Entry::new(record.clone(), Bytes::from_static(b"t")), &limits);
-        }
-        let hot: Vec<u64> =
-            window.entries().iter().filter(|e| e.torrent.is_some()).map(|e| e.record.seq.0).collect();
-        assert_eq!(hot, [6, 7, 8, 9]);
     }
 
     #[test]

@@ -16,7 +16,10 @@ pub(super) const CONTENT_TYPE: &str = "text/plain";
 pub(super) fn announce(shared: &Shared, ip: IpAddr, query: &[u8], out: &mut Vec<u8>) {
     let mut peers = PeerList::default();
     let answer = query::parse_announce(query).and_then(|http| {
-        let addr = SocketAddr::new(told_address(ip, http.claimed), http.announce.port);
+        let addr = SocketAddr::new(
+            told_address(ip, http.claimed, shared.config.http.believe_ip),
+            http.announce.port,
+        );
         let random = rand::random();
         let answer = shared.swarms.announce(
             &http.announce,
@@ -42,9 +45,10 @@ pub(super) fn announce(shared: &Shared, ip: IpAddr, query: &[u8], out: &mut Vec<
 }
 
 /// Where others are told that a client is. One on the tracker's own machine or site is seen at an address that is of
-/// no use to the world, so it may say which it has; nobody else is believed, or he could send viewers to a victim.
-fn told_address(seen: IpAddr, claimed: Option<IpAddr>) -> IpAddr {
-    match claimed {
+/// no use to the world; if the operator trusts those (`believe`), it may say which it has. Nobody else is believed, or he
+/// could send viewers to a victim: behind a proxy that is not known as one, everybody comes from a private address.
+fn told_address(seen: IpAddr, claimed: Option<IpAddr>, believe: bool) -> IpAddr {
+    match claimed.filter(|_| believe) {
         Some(claimed) if reach(seen) != Reach::World && reach(claimed) == Reach::World => {
             claimed.to_canonical()
         }
@@ -75,12 +79,15 @@ mod tests {
 
     #[test]
     fn only_a_client_of_this_site_is_believed_and_only_a_public_address() {
-        let told =
-            |seen: &str, claimed: &str| told_address(seen.parse().unwrap(), claimed.parse().ok()).to_string();
+        let told = |seen: &str, claimed: &str| {
+            told_address(seen.parse().unwrap(), claimed.parse().ok(), true).to_string()
+        };
         assert_eq!(told("127.0.0.1", "198.51.100.7"), "198.51.100.7");
         assert_eq!(told("192.168.0.2", "2001:db8::7"), "2001:db8::7");
         assert_eq!(told("203.0.113.9", "198.51.100.7"), "203.0.113.9");
         assert_eq!(told("127.0.0.1", "10.0.0.7"), "127.0.0.1");
         assert_eq!(told("127.0.0.1", ""), "127.0.0.1");
+        let seen = "127.0.0.1".parse().unwrap();
+        assert_eq!(told_address(seen, "198.51.100.7".parse().ok(), false), seen);
     }
 }

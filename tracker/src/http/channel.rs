@@ -1,8 +1,11 @@
 //! The channel API: join, publish, torrents. Shapes and limits are those of `minuet_proto::channel_api`.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures_util::stream::unfold;
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -12,10 +15,12 @@ use minuet_proto::channel_api::{
 use minuet_proto::signed::MAX_SIGNED_LENGTH;
 use minuet_proto::{ChannelId, SegmentSeq, SignedRecord};
 
-use super::body::Body;
+use super::body::{Body, FRAME};
 use super::client_addr::client_ip;
-use super::{events, mesh, query, read_body, respond, text, try_later, wrong_method};
-use crate::channel::window::PlaceError;
+use super::request_body::{self, Look};
+use super::{events, mesh, query, respond, text, try_later, wrong_method};
+use crate::channel::store::{Part, StoreError};
+use crate::channel::window::{HOT_TORRENTS, Place, PlaceError};
 use crate::channel::{Channel, PublishError, Published};
 use crate::fleet::news::{Kind, News};
 use crate::tracker::Shared;
@@ -49,7 +54,10 @@ pub(super) async fn answer(
     match rest {
         "" => join(&shared, &channel, peer, &request),
         "events" => match parse_from(query(&request)) {
-            Ok(from) => events::subscribe(&shared, channel, from, &request),
+            Ok(from) => {
+                let ip = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
+                events::subscribe(&shared, channel, ip, from, &request)
+            }
             Err(sentence) => text(StatusCode::BAD_REQUEST, sentence),
         },
         _ => match rest.strip_suffix(".torrent").and_then(|seq| seq.parse().ok()) {
@@ -117,6 +125,7 @@ pub(super) fn join_of(shared: &Shared, channel: &Channel, from: Option<SegmentSe
             newest: window.newest(),
             peers: Vec::new(),
             place: Some(nth_place(channel.count_join())),
+            nonce: Some(shared.nonces.issue(ip, shared.clock.unix_ms())),
         };
         (join, all.back().map(|entry| entry.record.info_hash))
     };
@@ -135,33 +144,72 @@ pub(super) fn join_of(shared: &Shared, channel: &Channel, from: Option<SegmentSe
     join
 }
 
+/// Sends a torrent in parts, from memory as long as it is one of the newest, else from disk. However many do not read what
+/// they have asked for, each holds one part.
 async fn torrent(shared: &Arc<Shared>, channel: &Arc<Channel>, seq: SegmentSeq) -> Response<Body> {
-    let hot = channel.window().get(seq).map(|entry| entry.torrent.clone());
-    let bytes = match hot {
-        None => None,
-        Some(Some(bytes)) => Some(bytes),
-        Some(None) => {
-            let (reader, id) = (Arc::clone(shared), *channel.id());
-            let read = tokio::task::spawn_blocking(move || reader.channels.torrent_from_disk(&id, seq)).await;
-            match read {
-                Ok(Ok(bytes)) => bytes,
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "cannot read a torrent");
-                    return text(StatusCode::INTERNAL_SERVER_ERROR, "the tracker cannot read its disk\n");
-                }
-                Err(_) => return try_later("the tracker is shutting down\n", 5),
-            }
+    let (known, newest) = {
+        let window = channel.window();
+        let known = window.get(seq).is_some();
+        (known, window.entries().iter().rev().take(HOT_TORRENTS).any(|entry| entry.record.seq == seq))
+    };
+    let absent = || text(StatusCode::NOT_FOUND, "this segment is not in the channel's window\n");
+    if !known {
+        return absent();
+    }
+    let first = match part(shared, channel, seq, 0, newest).await {
+        Ok(Some(first)) => first,
+        Ok(None) => return absent(),
+        Err(error) => {
+            tracing::warn!(%error, "cannot read a torrent");
+            return text(StatusCode::INTERNAL_SERVER_ERROR, "the tracker cannot read its disk\n");
         }
     };
-    let Some(bytes) = bytes else {
-        return text(StatusCode::NOT_FOUND, "this segment is not in the channel's window\n");
-    };
     shared.metrics.torrents.increment();
-    let mut response = respond(StatusCode::OK, "application/x-bittorrent", bytes);
+    let length = first.length;
+    let body = if first.bytes.len() as u64 == length {
+        first.bytes.into()
+    } else {
+        let state = (Arc::clone(shared), Arc::clone(channel), Some(first.bytes), 0);
+        let parts = unfold(state, move |(shared, channel, first, at)| async move {
+            let bytes = match first {
+                Some(bytes) => Ok(bytes),
+                None => match part(&shared, &channel, seq, at, false).await {
+                    Ok(Some(part)) => Ok(part.bytes),
+                    // It has left the window meanwhile.
+                    Ok(None) => return None,
+                    Err(error) => Err(io::Error::other(error)),
+                },
+            };
+            let end = at + bytes.as_ref().map_or(0, Bytes::len);
+            Some((bytes, (shared, channel, None, end)))
+        });
+        Body::Parts(Box::pin(parts), length)
+    };
+    let mut response = respond(StatusCode::OK, "application/x-bittorrent", body);
     // A number is never signed twice, so what it names never changes.
     let forever = HeaderValue::from_static("public, max-age=31536000, immutable");
     response.headers_mut().insert(CACHE_CONTROL, forever);
     response
+}
+
+/// A part of a torrent; with `keep`, the whole of it is kept in memory for the next.
+async fn part(
+    shared: &Arc<Shared>,
+    channel: &Channel,
+    seq: SegmentSeq,
+    at: usize,
+    keep: bool,
+) -> Result<Option<Part>, StoreError> {
+    if let Some(part) = shared.channels.torrent_in_memory(channel.id(), seq, at, FRAME) {
+        return Ok(Some(part));
+    }
+    let (reader, id) = (Arc::clone(shared), *channel.id());
+    let read = move || reader.channels.torrent_from_disk(&id, seq, at, FRAME, keep);
+    match tokio::task::spawn_blocking(read).await {
+        Ok(read) => read,
+        // Only a shutdown, or a panic that has been reported, ends it early.
+        Err(_) => Ok(None),
+    }
 }
 
 async fn publish(
@@ -173,10 +221,21 @@ async fn publish(
 ) -> Response<Body> {
     let is_record = what == "records";
     let from = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
-    let limit = if is_record { MAX_PUBLICATION_LENGTH } else { MAX_SIGNED_LENGTH };
-    let body = match read_body(request.into_body(), limit).await {
+    let body = request.into_body();
+    let read = if is_record {
+        let look = |first: &[u8]| look_at_record(&shared, &id, first);
+        request_body::read_checked(&shared, from, body, MAX_PUBLICATION_LENGTH, look).await
+    } else {
+        request_body::read(&shared, from, body, MAX_SIGNED_LENGTH).await
+    };
+    let body = match read {
         Ok(body) => body,
-        Err(response) => return response,
+        Err(response) => {
+            if response.status() != StatusCode::OK {
+                shared.metrics.publications_refused.increment();
+            }
+            return response;
+        }
     };
     // In a task of its own, so that a publisher who hangs up cannot stop it between disk and memory.
     let (publisher, told) = (Arc::clone(&shared), body.clone());
@@ -201,7 +260,7 @@ async fn publish(
                 StatusCode::OK,
                 match published {
                     Published::New => "accepted\n",
-                    Published::Known => "known already\n",
+                    Published::Known => KNOWN,
                 },
             )
         }
@@ -212,6 +271,40 @@ async fn publish(
         }
     }
 }
+
+/// Bytes that a torrent has besides its hashes, at most: names, announce URLs, web seeds.
+const TORRENT_EXTRAS: u64 = 64 << 10;
+
+/// Whether a publication that begins like this is worth taking in: its record is signed by the channel, is news, and has
+/// a place. As long as it may then be as a torrent of that many pieces is.
+fn look_at_record(shared: &Shared, id: &ChannelId, first: &[u8]) -> Look {
+    let refused = |error: PublishError| Box::new(refuse(shared, id, &error));
+    let record = match Publication::record_in(first) {
+        Ok(None) => return Look::TooLittle,
+        Ok(Some(record)) => SignedRecord::decode(record, *id),
+        Err(error) => Err(error),
+    };
+    let record = match record {
+        Ok(record) => record,
+        Err(error) => return Look::Refuse(refused(error.into())),
+    };
+    if let Some(channel) = shared.channels.get(id) {
+        // Not in the match, since a refusal looks at the window again.
+        let place = channel.window().place(&record, &shared.config.channels.window);
+        match place {
+            Ok(Place::New(_)) => {}
+            Ok(Place::Known) => return Look::Answer(Box::new(text(StatusCode::OK, KNOWN))),
+            Err(error) => return Look::Answer(refused(error.into())),
+        }
+    }
+    let pieces = record.length.div_ceil(u64::from(record.piece_length.get()).max(1));
+    let torrent = pieces.saturating_mul(20).saturating_add(TORRENT_EXTRAS);
+    let most = usize::try_from(torrent).unwrap_or(usize::MAX).saturating_add(MAX_SIGNED_LENGTH);
+    Look::GoOn(most.min(MAX_PUBLICATION_LENGTH))
+}
+
+/// The answer to what was accepted before.
+const KNOWN: &str = "known already\n";
 
 /// What an accepted body is.
 fn kind_of(is_record: bool, body: &[u8]) -> Option<Kind> {
@@ -232,6 +325,7 @@ pub(super) fn refuse(shared: &Shared, id: &ChannelId, error: &PublishError) -> R
         PublishError::Misplaced(PlaceError::TooOld { .. }) => StatusCode::GONE,
         PublishError::Misplaced(_) => StatusCode::CONFLICT,
         PublishError::TooManyOfAddress => StatusCode::TOO_MANY_REQUESTS,
+        PublishError::Evicted => return try_later(sentence, 5),
         PublishError::Full => return try_later(sentence, 3600),
         PublishError::Store(_) | PublishError::ShuttingDown => return try_later(sentence, 5),
     };

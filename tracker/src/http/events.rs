@@ -5,6 +5,7 @@
 //! slow reader costs no more than a quick one, skips what has left the window, and a stream resumes after any
 //! record by its number, also at another tracker or after a restart.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use futures_util::stream::unfold;
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, HeaderValue};
 use hyper::{Request, Response, StatusCode};
+use minuet_guard::pool::Taken;
 use minuet_proto::SegmentSeq;
 use minuet_proto::channel_api::EVENT_STATE;
 use tokio::sync::watch;
@@ -28,7 +30,7 @@ const RECORDS_PER_CHUNK: usize = 16;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Counts a subscriber as long as it lives.
-struct Counted(Arc<Shared>);
+struct Counted(Arc<Shared>, Taken);
 
 impl Drop for Counted {
     fn drop(&mut self) {
@@ -51,6 +53,7 @@ pub(super) struct Subscriber {
 pub(super) fn subscribe(
     shared: &Arc<Shared>,
     channel: Arc<Channel>,
+    ip: IpAddr,
     from: Option<SegmentSeq>,
     request: &Request<Incoming>,
 ) -> Response<Body> {
@@ -59,7 +62,7 @@ pub(super) fn subscribe(
         Ok(last_record) => last_record,
         Err(sentence) => return text(StatusCode::BAD_REQUEST, sentence),
     };
-    let Some(subscriber) = Subscriber::new(shared, channel, last_record) else {
+    let Some(subscriber) = Subscriber::new(shared, channel, ip, last_record) else {
         return try_later("this tracker has as many subscribers as it may serve\n", 60);
     };
     let chunks = unfold(subscriber, |mut subscriber| async {
@@ -92,20 +95,28 @@ pub(super) fn last_seen(
 }
 
 impl Subscriber {
-    /// One who has had all up to `last_record`; `None` when there are as many as there may be.
-    pub fn new(shared: &Arc<Shared>, channel: Arc<Channel>, last_record: Option<SegmentSeq>) -> Option<Self> {
+    /// One at `ip` who has had all up to `last_record`; `None` when there are as many as there may be, and none of them
+    /// has to go for this one.
+    pub fn new(
+        shared: &Arc<Shared>,
+        channel: Arc<Channel>,
+        ip: IpAddr,
+        last_record: Option<SegmentSeq>,
+    ) -> Option<Self> {
+        let place = shared.subscribers.take(ip, 1).ok()?;
         shared.metrics.subscribers.increment();
-        let counted = Counted(Arc::clone(shared));
-        if shared.metrics.subscribers.get() > shared.config.http.subscribers as u64 {
-            return None;
-        }
+        let counted = Counted(Arc::clone(shared), place);
         let changes = channel.subscribe();
         Some(Self { counted, channel, changes, greeted: false, last_record, last_state_ms: None })
     }
 
-    /// The next bytes to send; `None` when the tracker shuts down.
+    /// The next bytes to send; `None` when the tracker shuts down, the channel is forgotten, or another subscriber needs
+    /// the place.
     pub async fn next(&mut self) -> Option<Bytes> {
         loop {
+            if self.channel.is_gone() {
+                return None;
+            }
             let news = self.take_news();
             if !news.is_empty() {
                 return Some(news);
@@ -114,6 +125,7 @@ impl Subscriber {
             tokio::select! {
                 biased;
                 () = shared.shutdown.cancelled() => return None,
+                () = self.counted.1.evicted() => return None,
                 changed = self.changes.changed() => changed.ok()?,
                 () = tokio::time::sleep(shared.config.http.keep_alive) => {
                     return Some(Bytes::from_static(b":\n\n"));

@@ -8,16 +8,19 @@ use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 use minuet_proto::ChannelId;
 use minuet_proto::channel_api::mesh::{
-    JoinRequest, MAX_JOIN_REQUEST_LENGTH, MAX_POSTED_HEADS_LENGTH, MeshJoin,
+    CheckedHead, JoinProof, JoinRequest, MAX_JOIN_REQUEST_LENGTH, MAX_POSTED_HEADS_LENGTH, MeshJoin,
+    PROOF_HEADER, first_head_in,
 };
 
 use super::body::Body;
 use super::channel::{join_of, json, refuse, unknown_channel};
 use super::client_addr::client_ip;
 use super::own_url::{is_own, own_url};
-use super::{is_secure, read_body, text};
+use super::request_body::{self, Look};
+use super::{is_secure, text};
 use crate::channel::PublishError;
 use crate::fleet::news::{Kind, News};
+use crate::mesh::Visit;
 use crate::mesh::nodes::Seen;
 use crate::mesh::select::OWN_RELAY;
 use crate::tracker::Shared;
@@ -31,20 +34,25 @@ pub(super) async fn join(
 ) -> Response<Body> {
     let ip = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
     let secure = is_secure(&shared, peer, &request);
-    let own_relay = shared
-        .relay
-        .as_ref()
-        .and_then(|_| own_url(shared.config.public_url.as_deref(), request.headers(), secure));
-    let body = match read_body(request.into_body(), MAX_JOIN_REQUEST_LENGTH).await {
+    let trusted = shared.config.http.trusts(peer.ip().to_canonical());
+    let own_relay =
+        shared.relay.as_ref().and_then(|_| own_url(&shared.config, request.headers(), secure, trusted));
+    let proof = request.headers().get(PROOF_HEADER).and_then(|proof| proof.to_str().ok()?.parse().ok());
+    let body = match request_body::read(&shared, ip, request.into_body(), MAX_JOIN_REQUEST_LENGTH).await {
         Ok(body) => body,
         Err(response) => return response,
     };
-    let request = match JoinRequest::decode(&body) {
+    let mut request = match JoinRequest::decode(&body) {
         Ok(request) => request,
         Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
     };
     let Some(channel) = shared.channels.get(&id) else { return unknown_channel() };
-    let interval_s = interval(&shared);
+    let now_ms = shared.clock.unix_ms();
+    let proved = proof.is_some_and(|proof: JoinProof| {
+        shared.nonces.check(proof.nonce, ip, now_ms) && proof.holds(&request.about.node, &id, &body)
+    });
+    request.about.is_source = proved && request.about.is_source_of(&id);
+    let interval = interval(&shared);
     let (mut nodes, mut heads) = (Vec::new(), Vec::new());
     {
         let named = request.about.relay.as_deref();
@@ -53,10 +61,15 @@ pub(super) async fn join(
             own_relay: named.is_some_and(|url| is_own(url, own_relay.as_deref())),
             foreign: false,
         };
+        let room = proved && shared.channels.room_for(&channel, &request.about.node, ip);
         let (now, random) = (shared.clock.uptime(), rand::random());
-        let (limits, count) = (&shared.config.mesh, shared.channels.nodes());
+        let visit = Visit { request: &request, seen: &seen, proved, room, interval, now, random };
         let mut mesh = channel.mesh();
-        mesh.join(&request, &seen, limits, count, interval_s, now, random, &mut nodes);
+        // It may have been forgotten since it was looked up; then nobody would give the place back.
+        if channel.is_gone() {
+            return unknown_channel();
+        }
+        mesh.join(&visit, &shared.config.mesh, shared.channels.nodes(), &mut nodes);
         heads.extend(mesh.heads.newest(request.heads).map(str::to_owned));
     }
     for node in nodes.iter_mut().filter(|node| node.relay.as_deref() == Some(OWN_RELAY)) {
@@ -72,7 +85,8 @@ pub(super) async fn join(
         relay_quic_port: discovery.map(|discovery| discovery.addr.port()),
         relay_quic_cert: discovery.map(|discovery| discovery.fingerprint.clone()),
         observed: ip,
-        interval_s,
+        interval_s: interval,
+        proved,
     })
 }
 
@@ -91,7 +105,17 @@ pub(super) async fn heads(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let from = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
-    let body = match read_body(request.into_body(), MAX_POSTED_HEADS_LENGTH).await {
+    let signed = |first: &[u8]| match first_head_in(first) {
+        Ok(None) => Look::TooLittle,
+        Ok(Some(head)) => match CheckedHead::check(head, &id) {
+            Ok(_) => Look::GoOn(MAX_POSTED_HEADS_LENGTH),
+            Err(error) => Look::Refuse(Box::new(refuse(&shared, &id, &error.into()))),
+        },
+        // None at all is an error that its reader puts into words.
+        Err(_) => Look::GoOn(request_body::UNCHECKED),
+    };
+    let body = request.into_body();
+    let body = match request_body::read_checked(&shared, from, body, MAX_POSTED_HEADS_LENGTH, signed).await {
         Ok(body) => body,
         Err(response) => return response,
     };

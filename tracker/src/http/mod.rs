@@ -2,7 +2,9 @@
 //!
 //! What is asked most is answered in [`direct`]; of the rest hyper parses the requests, and they are dispatched here by
 //! hand, since there are a dozen paths. A connection that sends its head or body too slowly, or does not take its
-//! answer, is closed: [`HEAD_TIMEOUT`] (also the longest idle time), [`BODY_TIMEOUT`], [`SEND_TIMEOUT`].
+//! answer, is closed: [`HEAD_TIMEOUT`] (also the longest idle time), [`BODY_TIMEOUT`], and for answers
+//! [`SEND_TIMEOUT`] and [`LEAST_RATE`]. Memory has an owner too: what comes in and what waits to go out is accounted to
+//! the client's household ([`request_body`], [`under_way`]).
 
 mod bittorrent;
 pub mod body;
@@ -14,7 +16,9 @@ mod events;
 mod mesh;
 pub mod own_url;
 mod pages;
+mod request_body;
 pub mod tls;
+mod under_way;
 
 use std::convert::Infallible;
 use std::io;
@@ -23,8 +27,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::server::conn::http1::{self, UpgradeableConnection};
@@ -34,12 +36,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use iroh_relay::server::streams::MaybeTlsStream;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use crate::relay::{RELAY_PATH, RELAY_PROBE_PATH};
 use crate::tracker::Shared;
 use body::Body;
 use connections::{Connections, Place};
+use under_way::UnderWay;
 
 /// How long a client may take to send a request's head; how long a connection may be idle.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -47,6 +51,8 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long sent bytes may stay unacknowledged or unread.
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes a second that a client takes at least of an answer, once [`SEND_TIMEOUT`] is over.
+pub const LEAST_RATE: u64 = 8 << 10;
 /// How long a shutdown waits for answers under way.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest request head in bytes.
@@ -70,8 +76,13 @@ pub(crate) fn bind(addr: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// How long a client may take for an answer of so many bytes.
+fn patience(bytes: u64) -> Duration {
+    SEND_TIMEOUT + Duration::from_secs(bytes / LEAST_RATE)
+}
+
 /// Accepts connections until the tracker shuts down.
-pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, connections: Arc<Connections>) {
+pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, connections: Connections) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -106,9 +117,9 @@ async fn serve(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, place:
         debug!(%error, %peer, "cannot set socket options");
     }
     let stream = match opening(shared, stream).await.map(|stream| *stream) {
-        Some(MaybeTlsStream::Plain(stream)) => {
-            direct::serve(shared, stream, peer).await.map(|stream| Box::new(MaybeTlsStream::Plain(stream)))
-        }
+        Some(MaybeTlsStream::Plain(stream)) => direct::serve(shared, stream, peer, &place)
+            .await
+            .map(|stream| Box::new(MaybeTlsStream::Plain(stream))),
         stream => stream.map(Box::new),
     };
     if let Some(stream) = stream {
@@ -132,14 +143,26 @@ async fn opening(shared: &Shared, stream: TcpStream) -> Option<Box<MaybeTlsStrea
 #[derive(Debug, Clone, Copy)]
 struct Secure;
 
-/// Answers the requests of a connection until it ends or the tracker shuts down.
+/// Answers the requests of a connection until it ends, does not take its answer, has to go, or the tracker shuts down.
 async fn run(shared: &Arc<Shared>, stream: Box<MaybeTlsStream>, peer: SocketAddr, place: Arc<Place>) {
-    let mut connection = connection(shared, stream, peer, place);
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = shared.shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(SHUTDOWN_TIMEOUT, connection).await.unwrap_or(Ok(()))
+    let (say, mut under_way) = watch::channel(UnderWay::default());
+    let mut connection = connection(shared, stream, peer, Arc::clone(&place), Arc::new(say));
+    let mut watched = true;
+    let result = loop {
+        let now = under_way.borrow_and_update().clone();
+        tokio::select! {
+            result = connection.as_mut() => break result,
+            // Ends with the connection's service, which ends with the connection.
+            changed = under_way.changed(), if watched => watched = changed.is_ok(),
+            why = now.ends() => {
+                debug!(%peer, "hanging up on a client: {why}");
+                return;
+            }
+            () = place.evicted() => return,
+            () = shared.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                break tokio::time::timeout(SHUTDOWN_TIMEOUT, connection).await.unwrap_or(Ok(()));
+            }
         }
     };
     if let Err(error) = result {
@@ -170,16 +193,24 @@ fn connection(
     stream: Box<MaybeTlsStream>,
     peer: SocketAddr,
     place: Arc<Place>,
+    under_way: Arc<watch::Sender<UnderWay>>,
 ) -> Pin<Box<UpgradeableConnection<TokioIo<MaybeTlsStream>, impl Service + use<>>>> {
     let secure = matches!(*stream, MaybeTlsStream::Tls(_));
     let shared = Arc::clone(shared);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let (shared, place) = (Arc::clone(&shared), Arc::clone(&place));
+        let (shared, place, under_way) = (Arc::clone(&shared), Arc::clone(&place), Arc::clone(&under_way));
         if secure {
             request.extensions_mut().insert(Secure);
         }
         // Boxed, so that a connection has no room of its own for what answers a request while it is idle or streams.
-        Box::pin(async move { Ok::<_, Infallible>(answer(shared, peer, place, request).await) })
+        Box::pin(async move {
+            // Idle until the next answer is under way.
+            under_way.send_replace(UnderWay::default());
+            let trusts = |ip| shared.config.http.trusts(ip);
+            let ip = client_addr::client_ip(peer.ip(), request.headers(), trusts);
+            let response = answer(Arc::clone(&shared), peer, place, request).await;
+            Ok::<_, Infallible>(under_way::send(&shared.answers, ip, response, &under_way))
+        })
     });
     Box::pin(
         http1::Builder::new()
@@ -257,19 +288,6 @@ async fn relay(
     };
     let ip = client_addr::client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
     relay.upgrade(request, ip, place).await.map(Body::from)
-}
-
-/// Reads a request's body of at most `limit` bytes; else the answer to give.
-async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, Response<Body>> {
-    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(text(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the body is longer than the {limit} bytes allowed\n"),
-        )),
-        Ok(Err(_)) => Err(text(StatusCode::BAD_REQUEST, "the body ended early\n")),
-        Err(_) => Err(text(StatusCode::REQUEST_TIMEOUT, "the body came too slowly\n")),
-    }
 }
 
 /// An answer of a content type.

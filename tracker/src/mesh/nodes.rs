@@ -1,19 +1,17 @@
 //! The nodes of one mesh.
 //!
-//! An entry belongs to a node's key *and* the household that it was seen in. The tracker does not ask for a proof of
-//! the key (the link does), so a stranger may name the key of another; in this way he can add addresses that lead
-//! nowhere, but neither change nor remove those of the true node. A node that moves to another network has two
-//! entries until the old one expires, and is told of with the addresses of both.
+//! A node is its key, which it has proved. It has one entry, with the address that it was last seen at. What another
+//! tracker tells of a node never replaces what the node said here.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use minuet_proto::channel_api::mesh::{MAX_NODE_ADDRS, MeshNode};
+use minuet_guard::net::{Net, household, nets};
+use minuet_proto::channel_api::mesh::{MAX_NODE_ADDRS, MeshNode, SourceProof};
 use minuet_proto::mesh::NodeId;
 use smallvec::SmallVec;
 
 use super::reach::{Reach, reach};
-use crate::http::connections::network;
 use crate::time::Uptime;
 
 /// Where a request came from, as the tracker saw it.
@@ -25,13 +23,6 @@ pub struct Seen {
     pub own_relay: bool,
     /// Whether it was seen by another tracker, which told of it.
     pub foreign: bool,
-}
-
-impl Seen {
-    /// The household.
-    pub fn network(&self) -> IpAddr {
-        network(self.ip)
-    }
 }
 
 /// How a node can be reached through a relay server.
@@ -62,8 +53,8 @@ pub struct Entry {
     pub no_upload: bool,
     /// Whether it has no player.
     pub is_relay: bool,
-    /// Whether it says that it is the source.
-    pub is_source: bool,
+    /// The channel's word that it is the source.
+    pub source: Option<Box<SourceProof>>,
     /// What it promises to upload.
     pub upload_kbps: u32,
     /// Whether another tracker has told of it.
@@ -91,18 +82,31 @@ impl Entry {
             dialable: self.dialable,
             no_upload: self.no_upload,
             is_relay: self.is_relay,
-            is_source: self.is_source,
+            is_source: self.source.is_some(),
+            source_proof: self.source.as_deref().copied(),
             upload_kbps: self.upload_kbps,
         }
     }
+}
+
+/// What came of [`NodeTable::insert`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inserted {
+    /// A new entry.
+    New,
+    /// The node was known, and is where it was.
+    Renewed,
+    /// The node was known at this address.
+    Moved(IpAddr),
 }
 
 /// The nodes of one mesh, in no order.
 #[derive(Debug, Default)]
 pub struct NodeTable {
     entries: Vec<Entry>,
-    by_key: HashMap<(NodeId, IpAddr), u32, foldhash::fast::RandomState>,
-    by_network: HashMap<IpAddr, u32, foldhash::fast::RandomState>,
+    by_key: HashMap<NodeId, u32, foldhash::fast::RandomState>,
+    /// How many are in each household and each wider network.
+    by_net: HashMap<Net, u32, foldhash::fast::RandomState>,
 }
 
 impl NodeTable {
@@ -121,17 +125,19 @@ impl NodeTable {
         &self.entries
     }
 
-    /// Adds a node or renews what is known of it, and returns whether it is new. Without `room`, or with as many
-    /// nodes in its household as there may be, a new one is not taken in.
-    pub fn insert(
-        &mut self,
-        about: &MeshNode,
-        seen: &Seen,
-        expires: Uptime,
-        room: bool,
-        most_of_network: usize,
-    ) -> bool {
-        let network = seen.network();
+    /// Whether a node is known.
+    pub fn has(&self, node: &NodeId) -> bool {
+        self.by_key.contains_key(node)
+    }
+
+    /// How many are in a network of those that [`nets`] names.
+    pub fn of_net(&self, net: Net) -> u32 {
+        self.by_net.get(&net).copied().unwrap_or(0)
+    }
+
+    /// Adds a node or renews what is known of it. A source is one by [`MeshNode::is_source`], which the caller has
+    /// checked.
+    pub fn insert(&mut self, about: &MeshNode, seen: &Seen, expires: Uptime) -> Inserted {
         let entry = Entry {
             node: about.node,
             observed: seen.ip,
@@ -144,27 +150,29 @@ impl NodeTable {
             dialable: about.dialable,
             no_upload: about.no_upload,
             is_relay: about.is_relay,
-            is_source: about.is_source,
+            source: about.source_proof.filter(|_| about.is_source).map(Box::new),
             upload_kbps: about.upload_kbps,
             foreign: seen.foreign,
             expires,
         };
-        if let Some(&at) = self.by_key.get(&(about.node, network)) {
-            // What a node says here goes before what another tracker says of it.
-            if self.entries[at as usize].foreign || !entry.foreign {
-                self.entries[at as usize] = entry;
+        if let Some(&at) = self.by_key.get(&about.node) {
+            let known = &mut self.entries[at as usize];
+            if entry.foreign && !known.foreign {
+                return Inserted::Renewed;
             }
-            return false;
-        }
-        let of_network = self.by_network.get(&network).copied().unwrap_or(0);
-        if !room || of_network as usize >= most_of_network {
-            return false;
+            let before = std::mem::replace(known, entry).observed;
+            if household(before) == household(seen.ip) {
+                return Inserted::Renewed;
+            }
+            self.count(before, false);
+            self.count(seen.ip, true);
+            return Inserted::Moved(before);
         }
         // The table is bounded far below 2^32.
-        self.by_key.insert((about.node, network), self.entries.len() as u32);
-        *self.by_network.entry(network).or_default() += 1;
+        self.by_key.insert(about.node, self.entries.len() as u32);
+        self.count(seen.ip, true);
         self.entries.push(entry);
-        true
+        Inserted::New
     }
 
     /// Up to `most` of the nodes that spoke to this tracker, as they described themselves, from `random` on.
@@ -175,26 +183,35 @@ impl NodeTable {
         before.iter().chain(after).filter(|entry| !entry.foreign).take(most).map(Entry::described).collect()
     }
 
-    /// Removes a node that was seen in `network`, and returns whether it was there.
-    pub fn remove(&mut self, node: &NodeId, network: IpAddr) -> bool {
-        let Some(&at) = self.by_key.get(&(*node, network)) else { return false };
-        self.remove_at(at as usize);
-        true
+    /// Removes a node, and returns where it was seen.
+    pub fn remove(&mut self, node: &NodeId) -> Option<IpAddr> {
+        let at = *self.by_key.get(node)?;
+        Some(self.remove_at(at as usize).observed)
     }
 
-    /// Forgets the silent ones and returns how many.
-    pub fn expire(&mut self, now: Uptime) -> usize {
-        let before = self.len();
+    /// Removes the newest node of a household, and returns which it was. Looks at all nodes.
+    pub fn remove_one_of(&mut self, net: Net) -> Option<(NodeId, IpAddr)> {
+        let at = self.entries.iter().rposition(|entry| household(entry.observed) == net)?;
+        let gone = self.remove_at(at);
+        Some((gone.node, gone.observed))
+    }
+
+    /// Forgets the silent ones, and calls `gone` for each.
+    pub fn expire(&mut self, now: Uptime, mut gone: impl FnMut(&NodeId, IpAddr)) {
         let mut at = 0;
         while at < self.entries.len() {
-            if self.entries[at].expires < now { self.remove_at(at) } else { at += 1 }
+            if self.entries[at].expires < now {
+                let entry = self.remove_at(at);
+                gone(&entry.node, entry.observed);
+            } else {
+                at += 1;
+            }
         }
         if self.entries.len() < self.entries.capacity() / 4 {
             self.entries.shrink_to(2 * self.entries.len());
             self.by_key.shrink_to(2 * self.entries.len());
-            self.by_network.shrink_to(2 * self.entries.len());
+            self.by_net.shrink_to(2 * self.entries.len());
         }
-        before - self.len()
     }
 
     /// Bytes that the table has allocated.
@@ -210,23 +227,28 @@ impl NodeTable {
             })
             .sum();
         self.entries.capacity() * size_of::<Entry>()
-            + self.by_key.capacity() * (size_of::<((NodeId, IpAddr), u32)>() + 1)
-            + self.by_network.capacity() * (size_of::<(IpAddr, u32)>() + 1)
+            + self.by_key.capacity() * (size_of::<(NodeId, u32)>() + 1)
+            + self.by_net.capacity() * (size_of::<(Net, u32)>() + 1)
             + spilled
     }
 
-    fn remove_at(&mut self, at: usize) {
+    fn remove_at(&mut self, at: usize) -> Entry {
         let gone = self.entries.swap_remove(at);
-        let network_of = |entry: &Entry| network(entry.observed);
-        self.by_key.remove(&(gone.node, network_of(&gone)));
-        if let Some(count) = self.by_network.get_mut(&network_of(&gone)) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_network.remove(&network_of(&gone));
-            }
-        }
+        self.by_key.remove(&gone.node);
+        self.count(gone.observed, false);
         if let Some(moved) = self.entries.get(at) {
-            self.by_key.insert((moved.node, network_of(moved)), at as u32);
+            self.by_key.insert(moved.node, at as u32);
+        }
+        gone
+    }
+
+    fn count(&mut self, ip: IpAddr, enters: bool) {
+        for net in nets(ip) {
+            let count = self.by_net.entry(net).or_default();
+            *count = if enters { *count + 1 } else { count.saturating_sub(1) };
+            if *count == 0 {
+                self.by_net.remove(&net);
+            }
         }
     }
 }

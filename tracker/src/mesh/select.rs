@@ -3,7 +3,11 @@
 //! The rules:
 //! 1. *Of use.* Never the asker itself, nobody who is silent, nobody without an address or a relay server that the
 //!    asker could use.
-//! 2. *Spread.* From a fresh random sample, so that the neighbours of two askers differ and nobody is told to all.
+//! 2. *Spread.* From a fresh random sample, so that the neighbours of two askers differ and nobody is told to all. Nodes
+//!    of a household that has more than [`FAIR`] are drawn more seldom, so that all of them together are drawn as often
+//!    as [`FAIR`] nodes; in the same way for wider networks. And an answer has no more than a share of one household or
+//!    network ([`SHARES`]), but for the asker's own: an address that joins hundreds of times is told little more often
+//!    than one that joins once.
 //! 3. *Reach.* One who cannot be dialled is told of those who can first; holes are punched only for what is missing.
 //! 4. *Givers first.* Who never uploads is told of last, and relays come after viewers in half of the places, so that
 //!    the mesh does not lean on them.
@@ -12,8 +16,11 @@
 
 use std::net::IpAddr;
 
-use minuet_proto::channel_api::mesh::{MAX_NODE_ADDRS, MeshNode};
+use minuet_guard::net::{Net, nets};
+use minuet_guard::shares::{PROVIDER_WEIGHT, SITE_WEIGHT};
+use minuet_proto::channel_api::mesh::MeshNode;
 use minuet_proto::mesh::NodeId;
+use smallvec::SmallVec;
 
 use super::nodes::{Entry, NodeTable, Relay};
 use super::reach::is_of_use;
@@ -29,6 +36,16 @@ const MOST_SOURCES: usize = 2;
 const SAMPLE_PER_WANTED: usize = 4;
 /// Nodes looked at however few are wanted.
 const SAMPLE_LEAST: usize = 64;
+/// How many nodes of one household are drawn as often as if each had a household of its own.
+const FAIR: u64 = 4;
+/// The same of each of [`nets`]: household, site, provider.
+const FAIR_OF: [u64; 3] = [FAIR, FAIR * SITE_WEIGHT, FAIR * PROVIDER_WEIGHT];
+/// Which part of an answer may be of one household, one site, one provider: one of so many.
+pub const SHARES: [usize; 3] = [8, 4, 2];
+/// Nodes of one network that an answer may have however few are wanted.
+const SHARE_LEAST: usize = 2;
+/// How many times as many nodes are looked at where most are of crowded networks.
+const CROWDED: usize = 4;
 /// Stands for the tracker's own relay server in a [`MeshNode::relay`] until the answer is written, as its name depends
 /// on who asks.
 pub const OWN_RELAY: &str = "";
@@ -53,35 +70,87 @@ pub fn select(table: &NodeTable, asker: &Asker, want: usize, random: u64, told: 
     }
     let mut random = Random(random);
     let mut source = Vec::new();
-    let mut ranked: Vec<(u8, &Entry)> = Vec::new();
-    for entry in sample(table.entries(), SAMPLE_LEAST.max(want * SAMPLE_PER_WANTED), &mut random) {
+    let mut ranked: Vec<((bool, u8), &Entry)> = Vec::new();
+    for (entry, crowded) in draw(table, SAMPLE_LEAST.max(want * SAMPLE_PER_WANTED), &mut random) {
         if entry.node == asker.node || entry.expires < asker.now {
             continue;
         }
-        if entry.is_source {
+        if entry.source.is_some() {
             source.push(entry);
             continue;
         }
         let relay_last = entry.is_relay && random.below(2) == 0;
         let hidden = !asker.dialable && !entry.dialable;
         let rank = u8::from(entry.no_upload) << 2 | u8::from(hidden) << 1 | u8::from(relay_last);
-        ranked.push((rank, entry));
+        ranked.push(((crowded, rank), entry));
     }
     // Stable, so within a rank the order stays random.
     ranked.sort_by_key(|(rank, _)| *rank);
     let others = table.len() as u64;
     let spared = table.len() >= SOURCE_ALWAYS_BELOW && !ranked.is_empty();
     let tell_source = !spared || random.below(others) < SOURCE_TOLD;
-    // Anybody can say that it is the source; that must not bring him before all others many times.
+    // A source that was started anew may be there twice for a while.
     source.truncate(if tell_source { MOST_SOURCES } else { 0 });
+    let mut shares = AnswerShares::new(asker.observed, want);
     let begin = told.len();
     for entry in source.into_iter().chain(ranked.into_iter().map(|(_, entry)| entry)) {
-        if let Some(known) = told[begin..].iter_mut().find(|node| node.node == entry.node) {
-            merge(known, entry, asker);
-        } else if told.len() - begin < want
+        if told.len() - begin >= want {
+            break;
+        }
+        if shares.has_room(entry.observed)
             && let Some(node) = describe(entry, asker)
         {
+            shares.take(entry.observed);
             told.push(node);
+        }
+    }
+}
+
+/// Nodes drawn at random, and whether each is one too many of its networks. Where most are, more are looked at.
+fn draw<'a>(table: &'a NodeTable, most: usize, random: &mut Random) -> Vec<(&'a Entry, bool)> {
+    let mut look = |most: usize| -> Vec<(&'a Entry, bool)> {
+        let drawn = sample(table.entries(), most, random);
+        drawn.into_iter().map(|entry| (entry, is_crowded(table, entry, random))).collect()
+    };
+    let drawn = look(most);
+    let crowded = drawn.iter().filter(|(_, crowded)| *crowded).count();
+    if crowded > drawn.len() / 2 && table.len() > most { look(CROWDED * most) } else { drawn }
+}
+
+/// Draws whether a node is one too many of its networks: of a household with `n` nodes all but [`FAIR`] in `n` are.
+fn is_crowded(table: &NodeTable, entry: &Entry, random: &mut Random) -> bool {
+    nets(entry.observed).into_iter().zip(FAIR_OF).any(|(net, fair)| {
+        let count = u64::from(table.of_net(net));
+        count > fair && random.below(count) >= fair
+    })
+}
+
+/// What each network has of an answer.
+struct AnswerShares {
+    own: SmallVec<[Net; 3]>,
+    most: [usize; 3],
+    taken: SmallVec<[(Net, usize); 32]>,
+}
+
+impl AnswerShares {
+    fn new(asker: IpAddr, want: usize) -> Self {
+        let most = SHARES.map(|part| (want / part).max(SHARE_LEAST));
+        Self { own: nets(asker), most, taken: SmallVec::new() }
+    }
+
+    fn has_room(&self, ip: IpAddr) -> bool {
+        nets(ip).into_iter().zip(self.most).all(|(net, most)| {
+            self.own.contains(&net)
+                || self.taken.iter().find(|(other, _)| *other == net).is_none_or(|(_, taken)| *taken < most)
+        })
+    }
+
+    fn take(&mut self, ip: IpAddr) {
+        for net in nets(ip) {
+            match self.taken.iter_mut().find(|(other, _)| *other == net) {
+                Some((_, taken)) => *taken += 1,
+                None => self.taken.push((net, 1)),
+            }
         }
     }
 }
@@ -99,18 +168,6 @@ fn describe(entry: &Entry, asker: &Asker) -> Option<MeshNode> {
         return None;
     }
     Some(entry.to_node(addrs, relay))
-}
-
-/// Adds what another entry of the same key says.
-fn merge(known: &mut MeshNode, entry: &Entry, asker: &Asker) {
-    let Some(other) = describe(entry, asker) else { return };
-    for addr in other.addrs {
-        if known.addrs.len() < MAX_NODE_ADDRS && !known.addrs.contains(&addr) {
-            known.addrs.push(addr);
-        }
-    }
-    known.relay = known.relay.take().or(other.relay);
-    known.dialable |= other.dialable;
 }
 
 /// Up to `most` entries drawn at random, each once, in random order (Floyd's algorithm, then shuffled).

@@ -5,7 +5,7 @@
 //! The certificate is made anew at each start and signed by itself; nodes learn its SHA-256 when they join and accept
 //! that one. An address that a stranger made up would cost a node a few dials that lead nowhere.
 //!
-//! Bounds: connections in all; a sender that has not shown that it gets what is sent to its address costs no state
+//! Bounds: connections in all, shared between households; a sender that has not shown that it gets what is sent to its address costs no state
 //! (Retry, RFC 9000 8.1.2); no streams, no datagrams, and windows of a few kilobytes.
 
 use std::io;
@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iroh_relay::quic::ALPN_QUIC_ADDR_DISC;
+use minuet_guard::pool::{Pool, Taken};
 use noq::crypto::rustls::QuicServerConfig;
 use noq::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt};
 use sha2::{Digest as _, Sha256};
@@ -95,21 +96,29 @@ pub fn open(socket: UdpSocket, certificate: Certificate) -> io::Result<Endpoint>
     Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))
 }
 
-/// Tells nodes their addresses until `shutdown`.
+/// Tells nodes their addresses until `shutdown`. At most so many at once, shared between households.
+///
+/// # Errors
+/// When the socket fails.
 pub(crate) async fn serve(
     endpoint: Endpoint,
     most: usize,
     metrics: Arc<DiscoveryMetrics>,
     shutdown: CancellationToken,
-) {
+) -> io::Result<()> {
     let connections = TaskTracker::new();
+    let places = Pool::new(most as u64);
+    let mut broken = false;
     loop {
         let incoming = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
             incoming = endpoint.accept() => match incoming {
                 Some(incoming) => incoming,
-                None => break,
+                None => {
+                    broken = true;
+                    break;
+                }
             },
         };
         if !incoming.remote_address_validated() && incoming.may_retry() {
@@ -118,27 +127,40 @@ pub(crate) async fn serve(
             }
             continue;
         }
-        if endpoint.open_connections() >= most {
+        // Its address is proved by now.
+        let Ok(place) = places.take(incoming.remote_address().ip(), 1) else {
             metrics.refused.increment();
             incoming.refuse();
             continue;
-        }
+        };
         let metrics = Arc::clone(&metrics);
         connections.spawn(async move {
             metrics.connections.increment();
-            hold(incoming).await;
+            hold(incoming, &place).await;
             metrics.connections.decrement();
         });
     }
     endpoint.close(VarInt::from_u32(0), b"the tracker is shutting down");
     connections.close();
     connections.wait().await;
+    if broken { Err(io::Error::other("its socket has failed")) } else { Ok(()) }
 }
 
-/// The transport reports the address by itself; the connection only has to last as long as the node wants it.
-async fn hold(incoming: Incoming) {
-    match incoming.await {
-        Ok(connection) => drop(connection.closed().await),
+/// The transport reports the address by itself; the connection only has to last as long as the node wants it, or until
+/// another needs the place.
+async fn hold(incoming: Incoming, place: &Taken) {
+    let connection = tokio::select! {
+        connection = incoming => connection,
+        () = place.evicted() => return,
+    };
+    match connection {
+        Ok(connection) => {
+            place.set_useful(true);
+            tokio::select! {
+                _ = connection.closed() => {}
+                () = place.evicted() => connection.close(VarInt::from_u32(0), b"others need the place"),
+            }
+        }
         Err(error) => debug!(%error, "no connection for address discovery"),
     }
 }

@@ -3,7 +3,9 @@
 //! Clients connect by WebSocket at `/relay` on the tracker's own HTTP port, so there is no further port to open. What
 //! is relayed stays encrypted between the two nodes. Nodes learn their public UDP address from [`discovery`].
 //!
-//! Bounds: connections in all and of one household ([`RelayLimits`]), bytes a second of one client, and of all
+//! Only nodes that have joined a channel here lately are served ([`access`]); so it is nobody's relay for anything else.
+//!
+//! Bounds: connections in all, shared between households ([`RelayLimits`]), bytes a second of one client, and of all
 //! together: when all send more than they may, the limit of each is lowered until they do not, and rises again when
 //! there is room ([`rate`]).
 
@@ -26,7 +28,8 @@ use iroh_relay::server::{ClientRateLimit, Metrics};
 use tokio::sync::Notify;
 
 use crate::http::connections::Place;
-use access::{Access, OBSERVED};
+use access::{Access, Joined, OBSERVED};
+use minuet_proto::mesh::NodeId;
 use rate::Throttle;
 
 pub use iroh_relay::http::{RELAY_PATH, RELAY_PROBE_PATH};
@@ -38,8 +41,10 @@ pub struct RelayLimits {
     pub enabled: bool,
     /// The most clients at once.
     pub clients: usize,
-    /// The most clients of one address (/56 for IPv6) at once.
-    pub clients_per_address: u32,
+    /// The most clients of one address (/56 for IPv6) at once, also where there is room for more.
+    pub clients_per_address: Option<u32>,
+    /// Whether any node is served, also one that has joined no channel here.
+    pub any_node: bool,
     /// Bytes a second that one client may send through it.
     pub client_rate: u32,
     /// Bytes a second that all clients together may send through it.
@@ -94,9 +99,11 @@ pub struct RelayServer {
 
 impl RelayServer {
     /// A relay server without clients.
-    pub fn new(limits: &RelayLimits) -> Self {
+    /// `joined` says which nodes have joined a channel lately.
+    pub fn new(limits: &RelayLimits, joined: Joined) -> Self {
         let metrics = Arc::new(Metrics::default());
-        let access = Arc::new(Access::new(limits.clients, limits.clients_per_address));
+        let joined: Joined = if limits.any_node { Arc::new(|_: &NodeId| true) } else { joined };
+        let access = Arc::new(Access::new(limits.clients, limits.clients_per_address, joined));
         let throttle = Throttle::new(limits.client_rate, limits.total_rate, OBSERVE_EVERY);
         let service = RelayService::new(
             Handlers::default(),
@@ -106,6 +113,7 @@ impl RelayServer {
             Arc::clone(&access) as Arc<_>,
             Arc::clone(&metrics),
         );
+        access.set_clients(service.clients().clone());
         Self { service, metrics, access, throttle: throttle.into() }
     }
 

@@ -4,17 +4,19 @@
 //! window and is dropped whole; a swarm of an open tracker lives while it has peers.
 
 pub mod calm;
+pub mod crowd;
 pub mod peers;
 pub mod select;
 pub mod slot;
 pub mod table;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use minuet_proto::InfoHash;
 
 use crate::announce::answer::Counts;
 use crate::time::Uptime;
+use crowd::{COUNTED_FROM, Crowd};
 use peers::PeerTable;
 use slot::{Meta, Progress, Slot, V4Slot, V6Slot};
 
@@ -43,12 +45,22 @@ pub struct Swarm {
     partial_seeds: u32,
     completed: u32,
     admission: Admission,
+    /// Whose peers they are, once there are [`COUNTED_FROM`].
+    crowd: Option<Crowd>,
 }
 
 impl Swarm {
     /// A swarm without peers.
     pub fn new(admission: Admission) -> Self {
-        Self { v4: PeerTable::default(), v6: None, seeders: 0, partial_seeds: 0, completed: 0, admission }
+        Self {
+            v4: PeerTable::default(),
+            v6: None,
+            seeders: 0,
+            partial_seeds: 0,
+            completed: 0,
+            admission,
+            crowd: None,
+        }
     }
 
     /// Why the swarm is here.
@@ -112,6 +124,11 @@ impl Swarm {
         }
     }
 
+    /// Whether one more peer at `ip` is more than its networks' shares of the swarm ([`crowd`]).
+    pub fn is_crowded(&self, seed: u64, ip: IpAddr) -> bool {
+        self.crowd.as_ref().is_some_and(|crowd| crowd.is_over(seed, ip, self.len()))
+    }
+
     /// Adds a peer or renews it, and returns what was known of it.
     pub fn insert(&mut self, seed: u64, peer: SocketAddr, progress: Progress, now: Uptime) -> Option<Meta> {
         let meta = Meta::new(progress, now);
@@ -120,6 +137,13 @@ impl Swarm {
             SocketAddr::V6(addr) => self.v6.get_or_insert_default().insert(seed, V6Slot::new(addr, meta)),
         };
         self.uncount(before);
+        if before.is_none() {
+            if let Some(crowd) = &mut self.crowd {
+                crowd.enter(seed, peer.ip());
+            } else if self.len() >= COUNTED_FROM {
+                self.crowd = Some(Crowd::of(seed, self.addresses()));
+            }
+        }
         match progress {
             Progress::Seeder => self.seeders += 1,
             Progress::PartialSeed => self.partial_seeds += 1,
@@ -136,6 +160,11 @@ impl Swarm {
             SocketAddr::V6(addr) => self.v6.as_mut()?.remove(seed, &V6Slot::new(addr, any)),
         };
         self.uncount(before);
+        if before.is_some()
+            && let Some(crowd) = &mut self.crowd
+        {
+            crowd.leave(seed, peer.ip());
+        }
         before
     }
 
@@ -144,32 +173,50 @@ impl Swarm {
         self.completed = self.completed.saturating_add(1);
     }
 
-    /// Drops peers that have been silent for more than `ttl_seconds` and returns how many.
-    pub fn expire(&mut self, seed: u64, now: Uptime, ttl_seconds: u32) -> usize {
+    /// Drops peers that have been silent for more than `ttl_seconds`, calls `gone` for the address of each, and returns
+    /// how many.
+    pub fn expire(
+        &mut self,
+        seed: u64,
+        now: Uptime,
+        ttl_seconds: u32,
+        mut gone: impl FnMut(IpAddr),
+    ) -> usize {
         let before = self.len();
         let keep = |meta: Meta| meta.age_seconds(now) <= ttl_seconds;
         let (mut seeders, mut partial_seeds) = (0, 0);
-        let mut dropped = |meta: Meta| match meta.progress() {
-            Progress::Seeder => seeders += 1,
-            Progress::PartialSeed => partial_seeds += 1,
-            Progress::Leecher => {}
+        let crowd = &mut self.crowd;
+        let mut dropped = |ip: IpAddr, meta: Meta| {
+            match meta.progress() {
+                Progress::Seeder => seeders += 1,
+                Progress::PartialSeed => partial_seeds += 1,
+                Progress::Leecher => {}
+            }
+            if let Some(crowd) = crowd {
+                crowd.leave(seed, ip);
+            }
+            gone(ip);
         };
-        self.v4.retain(seed, keep, &mut dropped);
+        self.v4.retain(seed, keep, |slot, meta| dropped(slot.addr().ip(), meta));
         if let Some(v6) = &mut self.v6 {
-            v6.retain(seed, keep, &mut dropped);
+            v6.retain(seed, keep, |slot, meta| dropped(slot.addr().ip(), meta));
             if v6.is_empty() {
                 self.v6 = None;
             }
         }
         self.seeders -= seeders;
         self.partial_seeds -= partial_seeds;
+        if self.len() < COUNTED_FROM / 2 {
+            self.crowd = None;
+        }
         before - self.len()
     }
 
     /// Bytes that the swarm has allocated.
     pub fn heap_bytes(&self) -> usize {
         let v6 = self.v6.as_ref().map_or(0, |v6| size_of::<PeerTable<V6Slot>>() + v6.heap_bytes());
-        self.v4.heap_bytes() + v6
+        let crowd = if self.crowd.is_some() { size_of_val(&[0u32; 2 * crowd::WIDTH]) } else { 0 };
+        self.v4.heap_bytes() + v6 + crowd
     }
 
     /// The IPv4 peers.
@@ -180,6 +227,12 @@ impl Swarm {
     /// The IPv6 peers, if there are any.
     pub fn v6(&self) -> Option<&PeerTable<V6Slot>> {
         self.v6.as_deref()
+    }
+
+    /// The address of each peer.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let v6 = self.v6.iter().flat_map(|v6| v6.iter()).map(|slot| slot.addr().ip());
+        self.v4.iter().map(|slot| slot.addr().ip()).chain(v6)
     }
 
     fn uncount(&mut self, before: Option<Meta>) {

@@ -95,12 +95,17 @@ impl<S: Slot> PeerTable<S> {
         before
     }
 
+    /// All peers.
+    pub fn iter(&self) -> impl Iterator<Item = &S> {
+        self.slots.iter().filter(|slot| slot.meta().is_some())
+    }
+
     /// Keeps the peers for which `keep` holds, calls `dropped` for each other one, and gives memory back.
-    pub fn retain(&mut self, seed: u64, keep: impl Fn(Meta) -> bool, mut dropped: impl FnMut(Meta)) {
+    pub fn retain(&mut self, seed: u64, keep: impl Fn(Meta) -> bool, mut dropped: impl FnMut(&S, Meta)) {
         let mut gone = 0;
-        for meta in self.slots.iter().filter_map(Slot::meta) {
-            if !keep(meta) {
-                dropped(meta);
+        for slot in &self.slots {
+            if let Some(meta) = slot.meta().filter(|meta| !keep(*meta)) {
+                dropped(slot, meta);
                 gone += 1;
             }
         }
@@ -245,7 +250,7 @@ mod tests {
                     }
                     Op::DropSeeders => {
                         let mut dropped = 0;
-                        table.retain(seed, |m| m.progress() != Progress::Seeder, |_| dropped += 1);
+                        table.retain(seed, |m| m.progress() != Progress::Seeder, |_, _| dropped += 1);
                         let before = model.len();
                         model.retain(|_, s| s.meta().unwrap().progress() != Progress::Seeder);
                         prop_assert_eq!(dropped, before - model.len());

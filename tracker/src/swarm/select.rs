@@ -7,15 +7,21 @@
 //!    clients differ. The set is gathered in a few runs of a table that is in hash order: as spread as
 //!    drawing each peer alone, for a fraction of the memory traffic.
 //!
+//! 3. *Shares.* No more than a share of an answer is of one household or wider network but the asker's own household, so
+//!    that whoever announces under thousands of ports is told of no more often than a large household.
+//!
 //! What it does for the spread of neighbours is measured beside the textbook ways in this module's tests. Nearness
 //! by network prefix is left out: in a random sample of a large swarm hardly anybody is near, and an order of
 //! the table by prefix would hand out whole networks at a time.
 //!
 //! The own address family is asked first; the other fills what is missing (BEP 7).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+
+use minuet_guard::net::{Net, household};
 
 use super::Swarm;
+use super::crowd::AnswerShares;
 use super::peers::PeerTable;
 use super::slot::{Meta, Progress, Slot, V4Slot, V6Slot};
 use crate::time::Uptime;
@@ -58,26 +64,34 @@ pub fn select(
     random: u64,
     take: &mut impl FnMut(Chosen),
 ) -> usize {
+    let mut shares = Shares { own: household(asker.addr.ip()), answer: None, want, random };
     let any = Meta::new(Progress::Leecher, asker.now);
     match asker.addr {
         SocketAddr::V4(addr) => {
             let own = V4Slot::new(addr, any);
-            let got =
-                from_table(swarm.v4(), Some(own), asker, want, random, &mut |slot| take(Chosen::V4(slot)));
+            let got = from_table(swarm.v4(), Some(own), asker, want, random, &mut shares, &mut |slot| {
+                take(Chosen::V4(slot));
+            });
             let v6 = swarm.v6().filter(|_| got < want && asker.families == Families::Both);
             got + v6.map_or(0, |v6| {
-                from_table(v6, None, asker, want - got, random, &mut |slot| take(Chosen::V6(slot)))
+                from_table(v6, None, asker, want - got, random, &mut shares, &mut |slot| {
+                    take(Chosen::V6(slot))
+                })
             })
         }
         SocketAddr::V6(addr) => {
             let own = V6Slot::new(addr, any);
             let got = swarm.v6().map_or(0, |v6| {
-                from_table(v6, Some(own), asker, want, random, &mut |slot| take(Chosen::V6(slot)))
+                from_table(v6, Some(own), asker, want, random, &mut shares, &mut |slot| {
+                    take(Chosen::V6(slot))
+                })
             });
             if got >= want || asker.families == Families::Own {
                 return got;
             }
-            got + from_table(swarm.v4(), None, asker, want - got, random, &mut |slot| take(Chosen::V4(slot)))
+            got + from_table(swarm.v4(), None, asker, want - got, random, &mut shares, &mut |slot| {
+                take(Chosen::V4(slot));
+            })
         }
     }
 }
@@ -91,12 +105,29 @@ pub enum Chosen {
     V6(V6Slot),
 }
 
+/// What networks have of the answer; made with the first peer that is not of the asker's household.
+struct Shares {
+    own: Net,
+    answer: Option<AnswerShares>,
+    want: usize,
+    random: u64,
+}
+
+impl Shares {
+    fn take(&mut self, ip: IpAddr) -> bool {
+        let (random, want) = (self.random, self.want);
+        household(ip) == self.own
+            || self.answer.get_or_insert_with(|| AnswerShares::new(random, want)).take(ip)
+    }
+}
+
 fn from_table<S: Slot>(
     table: &PeerTable<S>,
     own: Option<S>,
     asker: &Asker,
     want: usize,
     random: u64,
+    shares: &mut Shares,
     take: &mut impl FnMut(S),
 ) -> usize {
     let satisfied = asker.progress != Progress::Leecher;
@@ -107,7 +138,8 @@ fn from_table<S: Slot>(
         let useful = meta.age_seconds(asker.now) <= asker.ttl_seconds
             && !(satisfied && meta.progress() != Progress::Leecher)
             && !own.is_some_and(|own| own.same_peer(slot))
-            && (local || !slot.is_loopback());
+            && (local || !slot.is_loopback())
+            && shares.take(slot.addr().ip());
         if useful {
             take(*slot);
             taken += 1;

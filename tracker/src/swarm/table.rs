@@ -4,9 +4,14 @@
 //! Bounded three ways: open swarms by [`Limits::max_open_swarms`] (a new one is refused when the table is
 //! full), channel swarms by the windows that name them, peers by [`Limits::max_peers`] (a newcomer to a full
 //! tracker is told peers, but not remembered until silent ones have expired).
+//!
+//! Of each swarm a household or wider network has a share ([`super::crowd`]), and of all peers and all open swarms
+//! together a household has no more than there are free: the fuller the tracker, the less (dynamic thresholds: Choudhury,
+//! Hahne 1998). A peer that is over is told of others; it is not remembered, or renewed. Peers on the tracker's own
+//! machine have no limit of their own: nobody elsewhere is told of them.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,6 +19,7 @@ use std::time::Duration;
 use minuet_proto::InfoHash;
 
 use super::calm::Calm;
+use super::crowd::AllCrowds;
 pub use super::select::Families;
 use super::select::{Asker, Chosen, select};
 use super::slot::{Progress, Slot};
@@ -24,6 +30,8 @@ use crate::time::Uptime;
 
 /// Locks that the swarms are spread over.
 pub const SHARDS: usize = 16;
+/// Peers of all swarms together that a household has however full the tracker is.
+const HOUSEHOLD_FLOOR: usize = 64;
 /// How many minutes back peers are looked for while a swarm has few.
 const HANDOVER_DEPTH: usize = 3;
 
@@ -73,6 +81,7 @@ pub struct Swarms {
     calm: Calm,
     peers: AtomicUsize,
     open_swarms: AtomicUsize,
+    crowds: AllCrowds,
 }
 
 impl Swarms {
@@ -88,6 +97,7 @@ impl Swarms {
             limits,
             peers: AtomicUsize::new(0),
             open_swarms: AtomicUsize::new(0),
+            crowds: AllCrowds::default(),
         }
     }
 
@@ -117,7 +127,7 @@ impl Swarms {
         };
         let (counts, missing, predecessor) = {
             let mut shard = self.shard(&announce.info_hash);
-            let swarm = self.swarm_for(&mut shard, announce)?;
+            let swarm = self.swarm_for(&mut shard, announce, peer.ip())?;
             self.update(swarm, announce, &asker);
             let got = select(swarm, &asker, want, random, &mut |chosen| peers.push(chosen));
             let predecessor = match swarm.admission() {
@@ -193,6 +203,7 @@ impl Swarms {
         };
         // Freed here, with the lock released.
         if let Some(swarm) = dropped {
+            swarm.addresses().for_each(|ip| self.crowds.leave(self.seed, ip));
             self.peers.fetch_sub(swarm.len(), Ordering::Relaxed);
         }
     }
@@ -203,7 +214,7 @@ impl Swarms {
         let ttl = self.calm.ttl_seconds();
         let (mut peers, mut swarms) = (0, 0);
         lock(&self.shards[shard % SHARDS]).swarms.retain(|_, swarm| {
-            peers += swarm.expire(self.seed, now, ttl);
+            peers += swarm.expire(self.seed, now, ttl, |ip| self.crowds.leave(self.seed, ip));
             let keep = *swarm.admission() != Admission::Open || !swarm.is_empty();
             swarms += usize::from(!keep);
             keep
@@ -244,13 +255,22 @@ impl Swarms {
     }
 
     /// The swarm to announce to; made when the tracker is open and has room.
-    fn swarm_for<'a>(&self, shard: &'a mut Shard, announce: &Announce) -> Result<&'a mut Swarm, Refusal> {
+    fn swarm_for<'a>(
+        &self,
+        shard: &'a mut Shard,
+        announce: &Announce,
+        ip: IpAddr,
+    ) -> Result<&'a mut Swarm, Refusal> {
         use std::collections::hash_map::Entry;
         match shard.swarms.entry(announce.info_hash) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(_) if !self.limits.open => Err(Refusal::UnknownTorrent),
             Entry::Vacant(entry) => {
-                if self.open_swarms.load(Ordering::Relaxed) >= self.limits.max_open_swarms {
+                let open = self.open_swarms.load(Ordering::Relaxed);
+                let free = self.limits.max_open_swarms.saturating_sub(open);
+                // Each open swarm of a household has a peer of it.
+                let over = || self.crowds.held(self.seed, ip) >= free.max(HOUSEHOLD_FLOOR);
+                if free == 0 || (!ip.is_loopback() && over()) {
                     return Err(Refusal::Full);
                 }
                 self.open_swarms.fetch_add(1, Ordering::Relaxed);
@@ -262,6 +282,7 @@ impl Swarms {
     fn update(&self, swarm: &mut Swarm, announce: &Announce, asker: &Asker) {
         if announce.event == Event::Stopped {
             if swarm.remove(self.seed, asker.addr).is_some() {
+                self.crowds.leave(self.seed, asker.addr.ip());
                 self.peers.fetch_sub(1, Ordering::Relaxed);
             }
             return;
@@ -270,14 +291,21 @@ impl Swarms {
         if announce.port == 0 {
             return;
         }
-        if self.peers.load(Ordering::Relaxed) >= self.limits.max_peers
-            && swarm.get(self.seed, asker.addr).is_none()
-        {
-            return;
+        let ip = asker.addr.ip();
+        let free = self.limits.max_peers.saturating_sub(self.peers.load(Ordering::Relaxed));
+        let stranger = !ip.is_loopback();
+        let over = || stranger && self.crowds.held(self.seed, ip) > free.max(HOUSEHOLD_FLOOR);
+        match swarm.get(self.seed, asker.addr) {
+            // Left to expire, which makes room for others.
+            Some(_) if over() => return,
+            Some(_) => {}
+            None if free == 0 || over() || (stranger && swarm.is_crowded(self.seed, ip)) => return,
+            None => {}
         }
         let before = swarm.insert(self.seed, asker.addr, asker.progress, asker.now);
         if before.is_none() {
             self.peers.fetch_add(1, Ordering::Relaxed);
+            self.crowds.enter(self.seed, ip);
         }
         if announce.event == Event::Completed
             && before.is_some_and(|meta| meta.progress() != Progress::Seeder)

@@ -14,9 +14,11 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use minuet_guard::tasks::Spawner;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
-use tracing::{debug, warn};
+use tokio::sync::oneshot;
+use tracing::debug;
 
 use crate::tracker::Shared;
 use connection_id::ConnectionIds;
@@ -51,6 +53,13 @@ pub fn bind(addr: SocketAddr, only_v6: bool, workers: usize) -> io::Result<(Sock
     Ok((addr, sockets))
 }
 
+/// Opens a socket that is not shared. `[::]` takes IPv4 too.
+pub(crate) fn bind_one(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = open(addr, false)?;
+    socket.bind(&addr.into())?;
+    Ok(socket.into())
+}
+
 fn open(addr: SocketAddr, only_v6: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
     if addr.is_ipv6() {
@@ -77,18 +86,29 @@ fn set_buffers(socket: &Socket) -> io::Result<()> {
     Ok(())
 }
 
-/// Starts a worker for each socket. They end when the tracker shuts down; join them.
-pub(crate) fn start(shared: &Arc<Shared>, sockets: Vec<UdpSocket>) -> io::Result<Vec<JoinHandle<()>>> {
+/// Starts a worker for each socket, under watch by this name. They end when the tracker shuts down; join them.
+pub(crate) fn start(
+    shared: &Arc<Shared>,
+    spawner: &Spawner,
+    name: &'static str,
+    sockets: Vec<UdpSocket>,
+) -> io::Result<Vec<JoinHandle<()>>> {
     let ids = Arc::new(ConnectionIds::default());
     sockets
         .into_iter()
         .enumerate()
         .map(|(n, socket)| {
             let (shared, ids) = (Arc::clone(shared), Arc::clone(&ids));
+            let (ends, ended) = oneshot::channel();
+            spawner.spawn_to_end(name, async {
+                // A thread that panics drops the sender.
+                ended.await.unwrap_or_else(|_| Err(io::Error::other("internal error: its thread panicked")))
+            });
             std::thread::Builder::new().name(format!("udp-{n}")).spawn(move || {
-                if let Err(error) = worker::run(&shared, &ids, &socket) {
-                    warn!(%error, "a UDP worker has ended");
-                }
+                let result = worker::run(&shared, &ids, &socket);
+                // Before its end is told, so that the store can be closed.
+                drop(shared);
+                let _ = ends.send(result);
             })
         })
         .collect()

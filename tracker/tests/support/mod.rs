@@ -8,14 +8,30 @@ pub mod world;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use minuet_proto::channel_api::mesh::{JoinRequest, MeshJoin};
+use minuet_proto::channel_api::mesh::{JoinProof, JoinRequest, MeshJoin, Nonce, PROOF_HEADER};
 use minuet_proto::channel_api::{self, Join, Publication};
+use minuet_proto::mesh::NodeId;
 use minuet_proto::metainfo::Info;
 use minuet_proto::{
     ChannelId, ChannelKey, ChannelState, Metainfo, Phase, PieceHash, PieceLength, Record, SegmentSeq,
     SignedRecord, SignedState,
 };
 use minuet_tracker::{Config, Tracker};
+
+/// The seed of the key of a node.
+pub fn node_seed(n: u8) -> [u8; 32] {
+    [n ^ 0x5a; 32]
+}
+
+/// The key of a node: one of ed25519, as a channel's.
+pub fn node_key(n: u8) -> ChannelKey {
+    ChannelKey::from_seed(&node_seed(n))
+}
+
+/// The name of a node that can join.
+pub fn node_id(n: u8) -> NodeId {
+    NodeId(*node_key(n).channel().as_bytes())
+}
 
 /// A configuration for a tracker on loopback with a port that is free.
 pub fn config(data: &Path) -> Config {
@@ -125,10 +141,31 @@ impl Publisher {
         serde_json::from_slice(&bytes).unwrap()
     }
 
-    /// Joins the live mesh: the answer's status, and the answer if it is one.
+    /// Joins the live mesh as one of [`node_id`]: the answer's status, and the answer if it is one.
     pub async fn join_mesh(&self, base: &str, request: &JoinRequest) -> (u16, Option<MeshJoin>) {
-        let (status, text) = self.post(base, "join", serde_json::to_vec(request).unwrap()).await;
-        (status, serde_json::from_str(&text).ok())
+        let (status, text) = get(&format!("{base}{}", channel_api::join_path(&self.channel()))).await;
+        if status != 200 {
+            return (status, None);
+        }
+        let nonce = serde_json::from_str::<Join>(&text).unwrap().nonce.unwrap();
+        self.join_with(base, request, nonce).await
+    }
+
+    /// Joins with this nonce.
+    pub async fn join_with(
+        &self,
+        base: &str,
+        request: &JoinRequest,
+        nonce: Nonce,
+    ) -> (u16, Option<MeshJoin>) {
+        let body = serde_json::to_vec(request).unwrap();
+        let key = (0..=u8::MAX).map(node_key).find(|key| *key.channel().as_bytes() == request.about.node.0);
+        let signed = JoinProof::signed_bytes(&self.channel(), nonce, &body);
+        let proof = JoinProof { nonce, signature: key.unwrap().sign_bytes(&signed) };
+        let url = format!("{base}c/{}/join", self.channel());
+        let post = self.http.post(url).header(PROOF_HEADER, proof.to_string()).body(body);
+        let response = post.send().await.unwrap();
+        (response.status().as_u16(), serde_json::from_str(&response.text().await.unwrap()).ok())
     }
 
     /// The numbers of a join's records, each checked.

@@ -126,6 +126,11 @@ impl Transport {
         NodeId(*self.endpoint.id().as_bytes())
     }
 
+    /// Signs with this node's key.
+    pub fn sign(&self, bytes: &[u8]) -> [u8; minuet_proto::mesh::SIGNATURE_LEN] {
+        self.endpoint.secret_key().sign(bytes).to_bytes()
+    }
+
     /// Where the endpoint listens.
     pub fn bound(&self) -> Vec<SocketAddr> {
         self.endpoint.bound_sockets()

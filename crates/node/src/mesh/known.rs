@@ -110,6 +110,7 @@ fn describe(info: &PeerInfo) -> MeshNode {
         no_upload: info.flags.no_upload,
         is_relay: info.flags.relay,
         is_source: info.flags.source,
+        source_proof: None,
         upload_kbps: info.upload_kbps,
     }
 }

@@ -10,6 +10,7 @@ use minuet_proto::{
     ChannelId, ChannelKey,
     channel_api::mesh::{
         CheckedHead, JoinRequest, MAX_JOIN_HEAD_PIECES, MAX_NODE_ADDRS, MAX_POSTED_HEADS, MeshNode,
+        SourceProof,
     },
     mesh::Head,
 };
@@ -79,6 +80,7 @@ impl Rendezvous {
             no_upload: !options.upload,
             is_relay: options.role == Role::Relay,
             is_source: options.role == Role::Source,
+            source_proof: options.key.as_ref().map(|key| SourceProof::sign(key, &transport.id())),
             upload_kbps: u32::try_from(kbps).unwrap_or(u32::MAX),
             ..MeshNode::new(transport.id())
         };
@@ -104,12 +106,15 @@ impl Rendezvous {
             () = cancel.cancelled() => {}
         }
         let farewell = JoinRequest { leaving: true, want: 0, heads: 0, ..self.request.clone() };
-        let _ = tokio::time::timeout(LEAVE, self.tracker.join_mesh(self.channel, &farewell)).await;
+        let sign = |bytes: &[u8]| self.transport.sign(bytes);
+        let _ = tokio::time::timeout(LEAVE, self.tracker.join_mesh(self.channel, &farewell, sign)).await;
     }
 
     async fn announce(&mut self) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut complained = false;
+        // Whether the join before was repeated at once for want of a nonce, so that no tracker has it go on for ever.
+        let mut repeated = false;
         loop {
             let reach = self.reach.borrow_and_update().clone();
             // What is nearer than the tracker is of no use to those whom it tells.
@@ -118,7 +123,8 @@ impl Rendezvous {
             self.request.about.relay = reach.relay;
             self.request.about.dialable = *self.dialable.borrow_and_update();
             let asked = Instant::now();
-            let wait = match self.tracker.join_mesh(self.channel, &self.request).await {
+            let sign = |bytes: &[u8]| self.transport.sign(bytes);
+            let wait = match self.tracker.join_mesh(self.channel, &self.request, sign).await {
                 Ok(answer) => {
                     if std::mem::take(&mut complained) {
                         tracing::debug!("tracker {} is back", self.tracker.name());
@@ -126,8 +132,12 @@ impl Rendezvous {
                     backoff.succeeded();
                     let name = self.tracker.base().as_str();
                     self.met.send_modify(|met| met.answered(name, answer.nodes.len()));
-                    let interval = answer.interval.max(SHORTEST);
+                    let (interval, proved) = (answer.interval.max(SHORTEST), answer.proved);
                     self.take(answer).await;
+                    repeated = !proved && !repeated;
+                    if repeated {
+                        continue;
+                    }
                     interval
                 }
                 Err(error) => {
@@ -155,7 +165,13 @@ impl Rendezvous {
     }
 
     async fn take(&mut self, answer: MeshSnapshot) {
-        let relay = answer.relay.map(|url| RelayServer {
+        let heads = answer.heads.into_iter().map(CheckedHead::into_signed).collect();
+        let _ = self.commands.send(Command::Heads(heads)).await;
+        // Their addresses were judged when the answer came in.
+        let peers = answer.nodes.into_iter().map(peer_info).collect();
+        let _ = self.commands.send(Command::Peers(peers)).await;
+        // A relay server takes nodes that have joined.
+        let relay = answer.relay.filter(|_| answer.proved).map(|url| RelayServer {
             url,
             discovery_port: answer.relay_quic_port,
             discovery_cert: answer.relay_quic_cert,
@@ -168,11 +184,6 @@ impl Rendezvous {
                 Err(error) => tracing::debug!("{error}"),
             }
         }
-        let heads = answer.heads.into_iter().map(CheckedHead::into_signed).collect();
-        let _ = self.commands.send(Command::Heads(heads)).await;
-        // Their addresses were judged when the answer came in.
-        let peers = answer.nodes.into_iter().map(peer_info).collect();
-        let _ = self.commands.send(Command::Peers(peers)).await;
     }
 
     /// Whether a relay server is the tracker's own, and new, and not the next of too many.

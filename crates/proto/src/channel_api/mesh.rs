@@ -2,9 +2,14 @@
 //! and the source leaves its newest heads, so that a newcomer has all it needs in one answer.
 //!
 //! Links prove a node's key, so a tracker that names a false address wastes a dial and nothing else; heads are signed,
-//! so it can hold them back, but not make them up.
+//! so it can hold them back, but not make them up. A node proves its key to the tracker as well ([`JoinProof`]), and a
+//! source its channel's ([`SourceProof`]): see [`proof`].
+
+mod proof;
 
 use std::net::{IpAddr, SocketAddr};
+
+pub use proof::{JoinProof, Nonce, PROOF_HEADER, SourceProof};
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -13,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::Join;
 use crate::{
     ChannelId, ChannelKey, Error, SegmentSeq,
-    bencode::{Dict, DictWriter, Value},
+    bencode::{Dict, DictWriter, Value, bytes_after},
     ids,
     key::verify,
     mesh::{Head, NodeId, SIGNATURE_LEN, SignedHead},
@@ -44,7 +49,8 @@ pub fn heads_path(channel: &ChannelId) -> String {
     format!("c/{channel}/heads")
 }
 
-/// `POST`: a [`JoinRequest`] as JSON, answered with a [`MeshJoin`] as JSON.
+/// `POST`: a [`JoinRequest`] as JSON, with a [`JoinProof`] in the header [`PROOF_HEADER`], answered with a [`MeshJoin`] as
+/// JSON. Without a good proof the node is told of others, but others are not told of it.
 pub fn mesh_join_path(channel: &ChannelId) -> String {
     format!("c/{channel}/join")
 }
@@ -109,6 +115,15 @@ pub struct MeshJoin {
     pub observed: IpAddr,
     /// Seconds until the node is to ask again; it is forgotten after two to three times as long.
     pub interval_s: u32,
+    /// Whether the request carried a good [`JoinProof`]. If not, the node joins again at once with the nonce of this
+    /// answer ([`Join::nonce`]), so that others are told of it.
+    #[serde(default = "yes")]
+    pub proved: bool,
+}
+
+/// What a tracker that does not say is taken to have said.
+fn yes() -> bool {
+    true
 }
 
 /// A node of the mesh, as it describes itself to the tracker and others are told of it.
@@ -133,9 +148,12 @@ pub struct MeshNode {
     /// Whether it has no player.
     #[serde(default)]
     pub is_relay: bool,
-    /// Whether it says that it holds the channel's key.
+    /// Whether it holds the channel's key; believed only with a good [`source_proof`](Self::source_proof).
     #[serde(default)]
     pub is_source: bool,
+    /// The channel's word that this node is its source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_proof: Option<SourceProof>,
     /// Upload that it promises, in kbit/s; 0 if it does not say.
     #[serde(default)]
     pub upload_kbps: u32,
@@ -152,8 +170,14 @@ impl MeshNode {
             no_upload: false,
             is_relay: false,
             is_source: false,
+            source_proof: None,
             upload_kbps: 0,
         }
+    }
+
+    /// Whether it is the source of `channel`, by the channel's own word.
+    pub fn is_source_of(&self, channel: &ChannelId) -> bool {
+        self.is_source && self.source_proof.is_some_and(|proof| proof.holds(channel, &self.node))
     }
 
     /// Holds it to the limits.
@@ -253,6 +277,15 @@ pub fn decode_heads(bytes: &[u8]) -> Result<Vec<SignedHead>, Error> {
             _ => Err(Error::malformed(HEADS, "one of them is no byte string")),
         })
         .collect()
+}
+
+/// The first head in the first bytes of what [`encode_heads`] wrote, as soon as it is there as a whole; `None` while it is
+/// not. So that whoever receives heads can check one before it takes in all. The signature is not checked.
+pub fn first_head_in(prefix: &[u8]) -> Result<Option<SignedHead>, Error> {
+    match bytes_after(HEADS, b"d5:headsl", prefix, SIGNATURE_LEN + MAX_HEAD_BODY_LENGTH)? {
+        Some(bytes) => split_head(bytes).map(Some),
+        None => Ok(None),
+    }
 }
 
 fn join_head(head: &SignedHead) -> Vec<u8> {
@@ -377,6 +410,19 @@ mod tests {
         assert!(refused(&request));
         assert!(JoinRequest::decode(br#"{"node":"00"}"#).is_err());
         assert!(JoinRequest::decode(&[b' '; MAX_JOIN_REQUEST_LENGTH + 1]).is_err());
+    }
+
+    #[test]
+    fn the_first_head_is_found_in_the_first_bytes_as_soon_as_it_is_there() {
+        let key = ChannelKey::from_seed(&[1; 32]);
+        let heads = [1, 3].map(|first| CheckedHead::sign(&key, head(first)).into_signed());
+        let (one, both) = (encode_heads(&heads[..1]), encode_heads(&heads));
+        for length in 0..both.len() {
+            // Without the two letters that end the list and the dictionary.
+            let expected = (length >= one.len() - 2).then(|| heads[0].clone());
+            assert_eq!(first_head_in(&both[..length]), Ok(expected), "{length}");
+        }
+        assert!(first_head_in(b"d5:headsle").is_err() && first_head_in(b"x").is_err());
     }
 
     #[test]

@@ -125,11 +125,11 @@ impl Input {
         })
     }
 
-    /// It as it is opened, with its secrets.
+    /// It as it is opened, with its secrets. The key of an RTMP address is not among them: nobody but its own door has it.
     pub fn url(&self) -> String {
         match self {
             Self::Http(url) | Self::Ffmpeg(url) => url.clone(),
-            Self::Stdin | Self::File(_) | Self::Udp(_) => self.to_string(),
+            Self::Stdin | Self::File(_) | Self::Udp(_) | Self::Rtmp(_) => self.to_string(),
         }
     }
 

@@ -23,8 +23,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use super::client_addr::client_ip;
+use super::connections::Place;
 use super::events::{Subscriber, last_seen};
-use super::{HEAD_TIMEOUT, bittorrent, channel};
+use super::{HEAD_TIMEOUT, bittorrent, channel, patience};
 use crate::tracker::Shared;
 use head::{Ask, Head, Not};
 
@@ -55,9 +56,11 @@ pub(super) async fn serve(
     shared: &Arc<Shared>,
     mut stream: TcpStream,
     peer: SocketAddr,
+    place: &Place,
 ) -> Option<TcpStream> {
     let mut idle = pin!(sleep(HEAD_TIMEOUT));
     let mut shutdown = pin!(shared.shutdown.cancelled());
+    let mut evicted = pin!(place.evicted());
     let mut out = Vec::new();
     loop {
         let mut come = 0;
@@ -71,7 +74,7 @@ pub(super) async fn serve(
                     looked => return Poll::Ready(looked.unwrap_or(Next::End)),
                 }
             }
-            if idle.as_mut().poll(cx).is_ready() {
+            if idle.as_mut().poll(cx).is_ready() || evicted.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Next::End);
             }
             shutdown.as_mut().poll(cx).map(|()| Next::End)
@@ -79,7 +82,7 @@ pub(super) async fn serve(
         match next.await {
             Next::Answer { head, close } => {
                 take(&stream, head).ok()?;
-                send(shared, &mut stream, &out).await.ok()?;
+                send(shared, &mut stream, place, &out).await.ok()?;
                 if close {
                     return None;
                 }
@@ -89,7 +92,7 @@ pub(super) async fn serve(
                 take(&stream, head).ok()?;
                 drop(out);
                 // The connection ends with it, whichever way.
-                let _ = events(shared, stream, subscriber).await;
+                let _ = events(shared, stream, place, subscriber).await;
                 return None;
             }
             Next::Leave => return Some(stream),
@@ -136,7 +139,8 @@ fn decide(shared: &Arc<Shared>, peer: SocketAddr, head: Head<'_>, out: &mut Vec<
             let subscriber = shared.channels.get(&id).and_then(|channel| {
                 let from = channel::parse_from(head.query).ok()?;
                 let last_record = last_seen(&channel, from, head.last_event_id).ok()?;
-                Subscriber::new(shared, channel, last_record)
+                let ip = client_ip(peer.ip(), &head.forwarded, trusts);
+                Subscriber::new(shared, channel, ip, last_record)
             });
             // A refusal is rare enough to be hyper's.
             return subscriber
@@ -175,9 +179,9 @@ fn take(stream: &TcpStream, mut length: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends all, which is mostly one call. Who does not take it is let go when the tracker shuts down, if the kernel has
-/// not given him up before ([`super::SEND_TIMEOUT`]).
-async fn send(shared: &Shared, stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+/// Sends all, which is mostly one call. Who does not take it in time ([`patience`]) is hung up on, and so is who has to go
+/// for others meanwhile.
+async fn send(shared: &Shared, stream: &mut TcpStream, place: &Place, bytes: &[u8]) -> io::Result<()> {
     let sent = match stream.try_write(bytes) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
         sent => sent?,
@@ -186,21 +190,33 @@ async fn send(shared: &Shared, stream: &mut TcpStream, bytes: &[u8]) -> io::Resu
         return Ok(());
     }
     let rest = stream.write_all(&bytes[sent..]);
-    shared.shutdown.run_until_cancelled(rest).await.unwrap_or_else(|| Err(io::ErrorKind::Interrupted.into()))
+    tokio::select! {
+        sent = tokio::time::timeout(patience(bytes.len() as u64), rest) => sent?,
+        () = place.evicted() => Err(io::ErrorKind::ConnectionAborted.into()),
+        () = shared.shutdown.cancelled() => Err(io::ErrorKind::Interrupted.into()),
+    }
 }
 
 /// Sends a subscriber what comes, until one of both sides ends it.
-async fn events(shared: &Shared, mut stream: TcpStream, mut subscriber: Subscriber) -> io::Result<()> {
-    send(shared, &mut stream, EVENTS_HEAD).await?;
+async fn events(
+    shared: &Shared,
+    mut stream: TcpStream,
+    place: &Place,
+    mut subscriber: Subscriber,
+) -> io::Result<()> {
+    send(shared, &mut stream, place, EVENTS_HEAD).await?;
+    // It reads, and is what most connections are for.
+    place.set_useful(true);
     loop {
         let mut more = [0];
         let chunk = tokio::select! {
             biased;
             // It has no more to say, so its end is all that there is to hear.
             _ = stream.peek(&mut more) => return Ok(()),
+            () = place.evicted() => return Ok(()),
             chunk = subscriber.next() => chunk,
         };
         let Some(chunk) = chunk else { return Ok(()) };
-        send(shared, &mut stream, &chunk).await?;
+        send(shared, &mut stream, place, &chunk).await?;
     }
 }

@@ -160,6 +160,70 @@ fn a_full_tracker_tells_a_newcomer_but_does_not_keep_it() {
     assert_eq!(swarms.totals().peers, 2);
 }
 
+/// An address of a /24 of its own.
+fn home(n: u16) -> SocketAddr {
+    SocketAddr::from(([11, (n >> 8) as u8, n as u8, 1], 6881))
+}
+
+#[test]
+fn thirty_thousand_ports_of_one_address_fill_neither_a_swarm_nor_an_answer() {
+    let swarms = Swarms::new(Limits { max_peers: 100_000, ..limits() }, 1);
+    swarms.admit(hash(1), None);
+    (0..20).for_each(|n| drop(told(&swarms, &request(hash(1)), home(n), 0)));
+    for port in 1..=30_000 {
+        told(&swarms, &request(hash(1)), SocketAddr::from(([198, 51, 100, 66], port)), 0);
+    }
+    (20..40).for_each(|n| drop(told(&swarms, &request(hash(1)), home(n), 0)));
+    assert!(swarms.totals().peers <= 40 + 64, "{}", swarms.totals().peers);
+    let answer = told(&swarms, &request(hash(1)), home(0), 0);
+    let greedy = answer.iter().filter(|peer| peer[0] == 198).count();
+    assert!(greedy <= 12 && answer.len() - greedy >= 35, "{greedy} of {}", answer.len());
+    // The greedy one is told of others like everybody.
+    let asker = SocketAddr::from(([198, 51, 100, 66], 40_000));
+    assert!(!told(&swarms, &request(hash(1)), asker, 0).is_empty());
+}
+
+#[test]
+fn a_school_behind_one_address_is_told_of_its_own_and_of_others() {
+    let swarms = Swarms::new(Limits { max_peers: 100_000, ..limits() }, 1);
+    swarms.admit(hash(1), None);
+    let school = |port| SocketAddr::from(([198, 51, 100, 66], port));
+    for port in 1..=1_000 {
+        told(&swarms, &request(hash(1)), school(port), 0);
+    }
+    assert_eq!(told(&swarms, &request(hash(1)), school(999), 0).len(), 50);
+    (0..1_000).for_each(|n| drop(told(&swarms, &request(hash(1)), home(n), 0)));
+    // It has more of a larger swarm.
+    let before = swarms.totals().peers;
+    for port in 1..=1_000 {
+        told(&swarms, &request(hash(1)), school(port), 0);
+    }
+    assert!(swarms.totals().peers > before + 50, "{before} and {}", swarms.totals().peers);
+}
+
+#[test]
+fn the_fuller_the_tracker_the_less_one_household_has_of_it() {
+    let swarms = Swarms::new(Limits { open: true, max_open_swarms: 1_000, max_peers: 1_000, ..limits() }, 1);
+    let name = |n: u16| {
+        let mut name = [0; 20];
+        name[18..].copy_from_slice(&n.to_be_bytes());
+        InfoHash::new(name)
+    };
+    let mut peers = PeerList::default();
+    let mut announce = |n, peer, now| {
+        swarms.announce(&request(name(n)), peer, Families::Both, Uptime(now), 0, &mut peers).is_ok()
+    };
+    let greedy = SocketAddr::from(([198, 51, 100, 66], 1));
+    let opened = (0..2_000).filter(|n| announce(*n, greedy, 0)).count();
+    assert_eq!(opened, 500, "half of what was free");
+    // Others come, and it is over its share: what it has expires although it goes on announcing.
+    assert!((3_000..3_450).all(|n| announce(n, home(n), 100)));
+    (0..500).for_each(|n| assert!(announce(n, greedy, 200)));
+    (0..SHARDS).for_each(|shard| swarms.sweep(shard, Uptime(300)));
+    assert_eq!(swarms.totals().peers, 450);
+    assert!((3_450..3_900).all(|n| announce(n, home(n), 300)));
+}
+
 #[test]
 fn loopback_peers_are_told_only_to_this_machine() {
     let swarms = Swarms::new(limits(), 1);
