@@ -39,7 +39,7 @@ const LEAST_PART: f64 = 0.1;
 const MOST: f64 = 1_250_000_000.0;
 /// What a source keeps of the stream's rate: headers, heads and what is sent again come on top.
 const SOURCE_NEED: f64 = 1.15;
-/// The line is full: a packet waits this long, and the jitter, …
+/// The line is full: a packet waits this long, and half as long again as the mean jitter, …
 const FULL: Duration = Duration::from_millis(20);
 /// … and this long it may wait without any change of the limit.
 const LITTLE: Duration = Duration::from_millis(8);
@@ -256,7 +256,7 @@ impl Estimate {
         if now >= self.held_until {
             let overflows = self.deliveries.overflows(LOSS_WINDOW, LOSS);
             match seen {
-                Some(seen) if overflows || seen.wait > FULL + seen.jitter => self.back_off(seen, now),
+                Some(seen) if overflows || seen.wait > FULL + seen.jitter * 3 / 2 => self.back_off(seen, now),
                 Some(seen) if seen.wait > LITTLE + seen.jitter => {
                     // One look may see a jitter.
                     if std::mem::replace(&mut self.waited, true) {

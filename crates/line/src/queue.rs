@@ -14,8 +14,6 @@ use std::time::Duration;
 /// The newest samples count, and looks are gone back until there are so many: jitter only adds, so the least of several
 /// is the queue's.
 const SAMPLES: usize = 2;
-/// Where jitter is more than this, twice as many.
-const MUCH_JITTER: Duration = Duration::from_millis(4);
 /// No older samples than this count.
 const WINDOW: Duration = Duration::from_millis(300);
 /// Differences of two samples count as jitter up to this: what is longer is a route that changed.
@@ -28,8 +26,8 @@ const SPANS: usize = 4;
 const MANY: usize = 3;
 /// No round trip on the Internet is shorter.
 const LEAST_BASE: Duration = Duration::from_micros(100);
-/// The jitter's memory in samples (RFC 3550, section 6.4.1).
-const JITTER_MEMORY: f64 = 16.0;
+/// The jitter's memory in samples: RFC 3550's 16 (section 6.4.1) are so few that the mean itself jitters.
+const JITTER_MEMORY: f64 = 48.0;
 
 /// All links' waits. As many entries as there are links.
 #[derive(Debug, Default)]
@@ -37,7 +35,6 @@ pub(crate) struct Queue {
     links: HashMap<u64, Waits>,
     /// What the last look saw.
     standing: Duration,
-    jitter: Duration,
 }
 
 #[derive(Debug)]
@@ -94,12 +91,11 @@ impl Queue {
             samples.extend(fresh.map(|(at, round_trip)| (*at, *link, round_trip.saturating_sub(base))));
         }
         samples.sort_unstable_by(|a, b| b.cmp(a));
-        let needed = if self.jitter > MUCH_JITTER { 2 * SAMPLES } else { SAMPLES };
         // The shortest wait of each link.
         let mut waits: Vec<(u64, Duration)> = Vec::with_capacity(self.links.len());
         let mut newest = samples.first()?.0;
         for (taken, (at, link, wait)) in samples.into_iter().enumerate() {
-            if at != newest && taken >= needed {
+            if at != newest && taken >= SAMPLES {
                 break;
             }
             newest = at;
@@ -117,8 +113,7 @@ impl Queue {
         bases.sort_unstable();
         jitters.sort_unstable_by(f64::total_cmp);
         let middle = bases.len() / 2;
-        self.jitter = Duration::from_secs_f64(jitters[middle]);
-        Some(Seen { wait, jitter: self.jitter, round_trip: bases[middle] })
+        Some(Seen { wait, jitter: Duration::from_secs_f64(jitters[middle]), round_trip: bases[middle] })
     }
 }
 

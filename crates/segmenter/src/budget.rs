@@ -128,8 +128,6 @@ impl Account {
 mod tests {
     use super::*;
 
-    const MS: Duration = Duration::from_millis(1);
-
     fn budget(whole: Option<u64>, http: Option<u64>) -> Budget {
         Budget::new(whole, http, Uplink::default())
     }
