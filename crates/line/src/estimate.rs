@@ -22,7 +22,9 @@
 
 use std::time::Duration;
 
+use crate::LOOK;
 use crate::deliveries::Deliveries;
+use crate::memory::Learned;
 use crate::queue::{Queue, Seen};
 
 /// The limit to begin with where nothing is known, in bytes a second: 0.6 Mbit/s, which nearly every line has.
@@ -37,14 +39,14 @@ const LEAST_PART: f64 = 0.1;
 const MOST: f64 = 1_250_000_000.0;
 /// What a source keeps of the stream's rate: headers, heads and what is sent again come on top.
 const SOURCE_NEED: f64 = 1.15;
-/// The line is full: a packet waits this long, and the jitter, …
-const FULL: Duration = Duration::from_millis(25);
+/// The line is full: a packet waits this long, and half as long again as the mean jitter, …
+const FULL: Duration = Duration::from_millis(20);
 /// … and this long it may wait without any change of the limit.
-const LITTLE: Duration = Duration::from_millis(12);
+const LITTLE: Duration = Duration::from_millis(8);
 /// How much the limit shrinks in a second in which packets wait longer than a little, but the line is not full.
-const SHRINK: f64 = 0.1;
+const SHRINK: f64 = 0.3;
 /// A queue of this length is no small overshoot: the limit must fall further, to drain it.
-const LONG: Duration = Duration::from_millis(80);
+const LONG: Duration = Duration::from_millis(50);
 /// What becomes of the limit where the line is full: a part of what was delivered, …
 const BACK_OFF: f64 = 0.85;
 /// … a smaller one where the queue is long, …
@@ -53,33 +55,47 @@ const DRAIN: f64 = 0.7;
 const YIELD: f64 = 0.5;
 /// One look never takes more than this: a count that stood still is not yet a line that does.
 const AT_ONCE: f64 = 0.3;
-/// After that the limit stays for a round trip and the wait, but at least and at most so long.
-const HOLD: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(700));
+/// After that the limit stays for the round trip and the wait, after which that shows, but no longer than this, and a
+/// look more.
+const SHOWS: Duration = Duration::from_millis(600);
+/// A queue that has not drained so long after that is somebody else's, …
+const PATIENCE: Duration = Duration::from_millis(300);
+/// … and one that has grown by so much is at once.
+const GROWN: Duration = Duration::from_millis(10);
+/// A queue that drained by less than this part of what it must have, had this node alone filled it, is somebody else's.
+const SURELY: f64 = 0.4;
 /// A queue that is as long again so soon after was not drained.
 const AGAIN: Duration = Duration::from_millis(1500);
 /// More bytes lost than this are a queue that overflows, not a bad line.
 const LOSS: f64 = 0.1;
-/// Time over which losses are counted, and the bytes that say something of them.
+/// Time over which losses are counted.
 const LOSS_WINDOW: Duration = Duration::from_secs(1);
-const LOSS_BYTES: u64 = 24_000;
-/// Time over which rates are taken: what acknowledgements that come ten at a time smooth out in.
-const RATE_WINDOW: Duration = Duration::from_millis(400);
-/// The same where the rate grows fast.
+/// A rate is taken over the time of so many bytes, since acknowledgements come ten packets at a time, …
+const RATE_BYTES: f64 = 76_800.0;
+/// … but at least and at most over this time.
+const RATE_WINDOW: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(1));
+/// Time over which that is taken which the line is known to deliver.
+const PROOF_WINDOW: Duration = Duration::from_secs(1);
+/// Time over which a limit's use is looked at.
 const SHORT_WINDOW: Duration = Duration::from_millis(200);
 /// A limit of which so much is used grows.
 const USED: f64 = 0.8;
-/// Growth a second while the line was never full.
+/// Growth a second while the line was never full, …
 const STARTUP: f64 = 4.0;
-/// The cubic's coefficient, for a second and a ceiling of one: back at the ceiling after two seconds, twice the ceiling
-/// four seconds later.
-const CUBIC: f64 = 0.02;
+/// … as long as the limit is at most so many times what was delivered: what is in doubt is not doubled.
+const AHEAD: f64 = 1.5;
+/// The cubic's coefficient, for a second and a ceiling of one: back at the ceiling after a second and a half, twice the
+/// ceiling three seconds later.
+const CUBIC: f64 = 0.04;
+/// Part of the limit that other parts of the program have in any case, at most.
+const OTHERS_PART: f64 = 0.125;
 /// What the line delivered in so long counts as what it can deliver.
 const PROOF_SPAN: Duration = Duration::from_secs(150);
 
 /// What the transport counts of a link.
 #[derive(Debug, Clone, Copy)]
 pub struct LinkSample {
-    /// The link, and its path if that changes: another number is another base for round trips. Not `u64::MAX`.
+    /// The link, and its path if that changes: another number is another base for round trips.
     pub link: u64,
     /// Bytes sent since the link began, everything included.
     pub sent_bytes: u64,
@@ -108,7 +124,7 @@ pub struct Look<'a> {
 pub struct Settings {
     /// This node is the channel's source.
     pub is_source: bool,
-    /// What [`Estimate::learned`] said in an earlier run on this network, in bytes a second.
+    /// What [`Memory`](crate::Memory) has of this network, in bytes a second.
     pub remembered: Option<u64>,
 }
 
@@ -121,6 +137,11 @@ pub struct Estimate {
     /// No growth and no back-off before this time.
     held_until: Duration,
     last_cut: Option<Cut>,
+    was_full: bool,
+    /// What the last look saw.
+    seen: Option<Seen>,
+    /// Packets waited longer than a little at the last look.
+    waited: bool,
     looked: Duration,
     proof: Proof,
     deliveries: Deliveries,
@@ -138,7 +159,9 @@ enum Growth {
 /// What was seen when the limit fell last.
 #[derive(Debug, Clone, Copy)]
 struct Cut {
-    at: Duration,
+    /// When the first packet that was sent after it can be acknowledged.
+    shows_at: Duration,
+    /// The longest wait until then.
     wait: Duration,
     /// By what part the queue must drain a second, if this node alone filled it.
     drains: f64,
@@ -169,6 +192,9 @@ impl Estimate {
             growth,
             held_until: now,
             last_cut: None,
+            was_full: false,
+            seen: None,
+            waited: false,
             looked: now,
             proof: Proof { span_ends: now + PROOF_SPAN, ..Proof::default() },
             deliveries: Deliveries::default(),
@@ -181,15 +207,28 @@ impl Estimate {
         self.limit as u64
     }
 
+    /// The part of it that is for the links: what others send anyway is taken off, up to [`OTHERS_PART`]. What they send
+    /// beyond that they send only while the links leave it over.
+    pub fn for_links(&self) -> u64 {
+        let others = self.deliveries.others(PROOF_WINDOW).min(self.limit * OTHERS_PART);
+        (self.limit - others) as u64
+    }
+
     /// What neighbours may be told that this node sends, in bytes a second: no more than it has delivered.
     pub fn promise(&self) -> u64 {
         self.limit.min(self.proof.most()) as u64
     }
 
-    /// What to give the next run on this network; none if the line was hardly used.
-    pub fn learned(&self) -> Option<u64> {
+    /// How long a packet waits before the line, or behind it on the way back, beyond what jitter explains. None while
+    /// nothing was measured.
+    pub fn wait(&self) -> Option<Duration> {
+        self.seen.map(|seen| seen.wait.saturating_sub(seen.jitter))
+    }
+
+    /// What the next run on this network should know; none if the line was hardly used.
+    pub fn learned(&self) -> Option<Learned> {
         let most = self.proof.most();
-        (most > FIRST).then_some(most as u64)
+        (most > FIRST).then_some(Learned { bytes_per_s: most as u64, full: self.was_full })
     }
 
     /// Takes a look. Returns the limit in bytes a second.
@@ -207,16 +246,28 @@ impl Estimate {
             }
         }
         let seen = self.queue.look(now);
-        let delivered = self.deliveries.delivered(RATE_WINDOW);
-        self.proof.note(delivered, now);
+        self.seen = seen;
+        self.proof.note(self.deliveries.delivered(PROOF_WINDOW), now);
+        if let (Some(cut), Some(seen)) = (&mut self.last_cut, seen)
+            && now <= cut.shows_at
+        {
+            cut.wait = cut.wait.max(seen.wait);
+        }
         if now >= self.held_until {
-            let lost = self.deliveries.lost(LOSS_WINDOW, LOSS_BYTES).filter(|share| *share > LOSS);
+            let overflows = self.deliveries.overflows(LOSS_WINDOW, LOSS);
             match seen {
-                Some(seen) if lost.is_some() || seen.wait > FULL + seen.jitter => self.back_off(seen, now),
+                Some(seen) if overflows || seen.wait > FULL + seen.jitter * 3 / 2 => self.back_off(seen, now),
                 Some(seen) if seen.wait > LITTLE + seen.jitter => {
-                    self.limit *= 1.0 - SHRINK * elapsed.min(1.0);
+                    // One look may see a jitter.
+                    if std::mem::replace(&mut self.waited, true) {
+                        self.limit *= 1.0 - SHRINK * elapsed.min(1.0);
+                    }
                 }
-                Some(_) => self.grow(elapsed.min(1.0)),
+                Some(_) => {
+                    self.waited = false;
+                    self.last_cut = None;
+                    self.grow(elapsed.min(1.0));
+                }
                 None => {}
             }
         }
@@ -231,24 +282,27 @@ impl Estimate {
     }
 
     fn back_off(&mut self, seen: Seen, now: Duration) {
-        let delivered = self
-            .deliveries
-            .delivered(RATE_WINDOW)
-            .max(self.deliveries.delivered(SHORT_WINDOW))
-            .min(self.limit);
-        let last = self.last_cut.filter(|cut| now <= cut.at + AGAIN);
+        let delivered = self.delivered_lately().min(self.limit);
+        let last = self.last_cut.filter(|cut| now <= cut.shows_at + AGAIN);
         let stands = last.is_some_and(|cut| {
-            let must = cut.drains * now.saturating_sub(cut.at).as_secs_f64() / 2.0;
-            seen.wait.as_secs_f64() + must > cut.wait.as_secs_f64()
+            let since = now.saturating_sub(cut.shows_at);
+            let must = cut.drains * since.as_secs_f64() * SURELY;
+            let drained = seen.wait.as_secs_f64() + must <= cut.wait.as_secs_f64();
+            seen.wait > cut.wait + GROWN || since >= PATIENCE && !drained
         });
+        if last.is_some() && !stands {
+            // It drains.
+            return;
+        }
+        self.was_full = true;
         let part = match () {
             () if stands => YIELD,
             () if seen.wait > LONG => DRAIN,
             () => BACK_OFF,
         };
-        // Who gives way to somebody else comes back to what the line could do before.
+        // A node that gives way to somebody else comes back to what the line delivered before that.
         let ceiling = match self.growth {
-            Growth::Cubic { ceiling, .. } if stands => ceiling.max(delivered),
+            Growth::Cubic { ceiling, .. } if stands => ceiling,
             _ => delivered,
         };
         let limit = (delivered * part).max(self.limit * AT_ONCE);
@@ -258,15 +312,23 @@ impl Estimate {
             used_s: 0.0,
         };
         self.limit = limit;
-        self.last_cut = Some(Cut { at: now, wait: seen.wait, drains: 1.0 - part });
-        self.held_until = now + (seen.round_trip + seen.wait).clamp(HOLD.0, HOLD.1);
+        let shows_at = now + (seen.round_trip + seen.wait).min(SHOWS);
+        self.last_cut = Some(Cut { shows_at, wait: seen.wait, drains: 1.0 - part });
+        self.held_until = shows_at + LOOK;
+    }
+
+    /// The rate at which the far ends got something, of late.
+    fn delivered_lately(&self) -> f64 {
+        let window =
+            Duration::from_secs_f64(RATE_BYTES / self.limit.max(1.0)).clamp(RATE_WINDOW.0, RATE_WINDOW.1);
+        self.deliveries.delivered(window)
     }
 
     fn grow(&mut self, elapsed: f64) {
         if self.deliveries.sent(SHORT_WINDOW) < self.limit * USED {
             return;
         }
-        let fast = self.limit * STARTUP.powf(elapsed);
+        let fast = (self.limit * STARTUP.powf(elapsed)).min(self.delivered_lately() * AHEAD).max(self.limit);
         self.limit = match &mut self.growth {
             Growth::Startup => fast,
             Growth::Cubic { ceiling, from, used_s } => {

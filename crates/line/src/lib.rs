@@ -6,13 +6,17 @@
 //! 1. [`Estimate::new`] when the node starts, with what an earlier run learned on the same network.
 //! 2. [`Estimate::look`] every [`LOOK`], with a [`LinkSample`] of each link that is up.
 //! 3. [`Estimate::limit`] is the most that may be sent from now on; [`Estimate::promise`] is what neighbours may be told;
-//!    [`Estimate::learned`] is what the next run on this network should be given.
+//!    [`Estimate::learned`] is what the next run on this network should be given, which [`Memory`] keeps.
 
 mod deliveries;
+mod downlink;
 mod estimate;
+mod memory;
 mod queue;
 
+pub use downlink::Downlink;
 pub use estimate::{Estimate, LinkSample, Look, Settings};
+pub use memory::{Learned, Memory};
 
 use std::time::Duration;
 

@@ -11,25 +11,29 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-/// Samples younger than this count, and the shortest of them: jitter only adds.
-const WINDOW: Duration = Duration::from_millis(200);
-/// A sample of a link with a long round trip is older when it comes; none is older than this.
-const OLDEST: Duration = Duration::from_secs(1);
+/// The newest samples count, and looks are gone back until there are so many: jitter only adds, so the least of several
+/// is the queue's.
+const SAMPLES: usize = 2;
+/// No older samples than this count.
+const WINDOW: Duration = Duration::from_millis(300);
+/// Differences of two samples count as jitter up to this: what is longer is a route that changed.
+const MOST_JITTER: Duration = Duration::from_millis(200);
 /// The shortest round trip is that of the last three to four spans of this: routes change.
 const SPAN: Duration = Duration::from_secs(30);
 /// Spans kept.
 const SPANS: usize = 4;
 /// With so many links the second shortest wait counts, with fewer the shortest.
-const MANY: usize = 4;
+const MANY: usize = 3;
 /// No round trip on the Internet is shorter.
 const LEAST_BASE: Duration = Duration::from_micros(100);
-/// Weight of a new sample in the jitter (as RFC 3550, section 6.4.1).
-const JITTER_GAIN: f64 = 1.0 / 16.0;
+/// The jitter's memory in samples: RFC 3550's 16 (section 6.4.1) are so few that the mean itself jitters.
+const JITTER_MEMORY: f64 = 48.0;
 
 /// All links' waits. As many entries as there are links.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     links: HashMap<u64, Waits>,
+    /// What the last look saw.
     standing: Duration,
 }
 
@@ -38,10 +42,13 @@ struct Waits {
     /// Least round trips of spans, the newest last.
     bases: VecDeque<Duration>,
     span_ends: Duration,
-    /// Shortest round trip of each look, with its time, the newest last. At most ten a second for a second.
+    /// Shortest round trip of each look in the last [`WINDOW`], with its time, the newest last.
     recent: VecDeque<(Duration, Duration)>,
-    /// Mean difference of two consecutive samples, in seconds.
-    jitter: f64,
+    /// Mean of how much a sample is longer than the one before, and of how much it is shorter, in seconds; and how many
+    /// there were, up to the means' memory.
+    longer: f64,
+    shorter: f64,
+    samples: f64,
 }
 
 /// What is seen of the own queue.
@@ -68,29 +75,44 @@ impl Queue {
             bases: VecDeque::from([round_trip.saturating_sub(standing).max(LEAST_BASE)]),
             span_ends: now + SPAN,
             recent: VecDeque::new(),
-            jitter: 0.0,
+            longer: 0.0,
+            shorter: 0.0,
+            samples: 0.0,
         });
         waits.note(round_trip, now);
     }
 
     /// What stands in the queue now. None while no link has a fresh sample.
     pub fn look(&mut self, now: Duration) -> Option<Seen> {
-        let mut waits = Vec::with_capacity(self.links.len());
-        let mut bases = Vec::with_capacity(self.links.len());
-        let mut jitters = Vec::with_capacity(self.links.len());
-        for link in self.links.values() {
-            if let Some(wait) = link.wait(now) {
-                waits.push(wait);
-                bases.push(link.base());
-                jitters.push(link.jitter);
+        let mut samples: Vec<(Duration, u64, Duration)> = Vec::with_capacity(self.links.len());
+        for (link, waits) in &self.links {
+            let base = waits.base();
+            let fresh = waits.recent.iter().filter(|(at, _)| *at + WINDOW > now);
+            samples.extend(fresh.map(|(at, round_trip)| (*at, *link, round_trip.saturating_sub(base))));
+        }
+        samples.sort_unstable_by(|a, b| b.cmp(a));
+        // The shortest wait of each link.
+        let mut waits: Vec<(u64, Duration)> = Vec::with_capacity(self.links.len());
+        let mut newest = samples.first()?.0;
+        for (taken, (at, link, wait)) in samples.into_iter().enumerate() {
+            if at != newest && taken >= SAMPLES {
+                break;
+            }
+            newest = at;
+            match waits.iter_mut().find(|(known, _)| *known == link) {
+                Some((_, least)) => *least = wait.min(*least),
+                None => waits.push((link, wait)),
             }
         }
-        waits.sort_unstable();
+        waits.sort_unstable_by_key(|(_, wait)| *wait);
+        let (_, wait) = *waits.get(usize::from(waits.len() >= MANY))?;
+        self.standing = wait;
+        let known = || waits.iter().filter_map(|(link, _)| self.links.get(link));
+        let mut bases: Vec<Duration> = known().map(Waits::base).collect();
+        let mut jitters: Vec<f64> = known().map(|waits| waits.jitter()).collect();
         bases.sort_unstable();
         jitters.sort_unstable_by(f64::total_cmp);
-        let wait = *waits.get(usize::from(waits.len() >= MANY))?;
-        self.standing = wait;
-        let middle = waits.len() / 2;
+        let middle = bases.len() / 2;
         Some(Seen { wait, jitter: Duration::from_secs_f64(jitters[middle]), round_trip: bases[middle] })
     }
 }
@@ -108,23 +130,24 @@ impl Waits {
             *newest = (*newest).min(round_trip);
         }
         if let Some((_, before)) = self.recent.back() {
-            let difference = round_trip.abs_diff(*before).min(OLDEST).as_secs_f64();
-            self.jitter += JITTER_GAIN * (difference - self.jitter);
+            let part =
+                |longer: Duration, than: Duration| longer.saturating_sub(than).min(MOST_JITTER).as_secs_f64();
+            self.samples = (self.samples + 1.0).min(JITTER_MEMORY);
+            self.longer += (part(round_trip, *before) - self.longer) / self.samples;
+            self.shorter += (part(*before, round_trip) - self.shorter) / self.samples;
         }
         self.recent.push_back((now, round_trip));
-        while self.recent.front().is_some_and(|(at, _)| *at + OLDEST < now) {
+        while self.recent.front().is_some_and(|(at, _)| *at + WINDOW < now) {
             self.recent.pop_front();
         }
     }
 
-    fn base(&self) -> Duration {
-        self.bases.iter().min().copied().unwrap_or_default()
+    /// Mean difference of two consecutive samples, but for what a queue adds that grows or drains.
+    fn jitter(&self) -> f64 {
+        2.0 * self.longer.min(self.shorter)
     }
 
-    fn wait(&self, now: Duration) -> Option<Duration> {
-        let base = self.base();
-        let window = WINDOW.max(base).min(OLDEST);
-        let fresh = self.recent.iter().rev().take_while(|(at, _)| *at + window > now);
-        fresh.map(|(_, round_trip)| round_trip.saturating_sub(base)).min()
+    fn base(&self) -> Duration {
+        self.bases.iter().min().copied().unwrap_or_default()
     }
 }

@@ -107,8 +107,8 @@ impl Node {
             if !proven {
                 // Its answer is waited for: it is a liar only if none comes at all. One that is slow does answer.
                 let asked = &neighbour.asked[index];
-                let (serial, at, begun) = (asked.serial, asked.at, asked.pace.is_some());
-                if !begun {
+                if asked.pace.is_none() {
+                    let (serial, at) = (asked.serial, asked.at);
                     neighbour.note_overdue(serial, at);
                 }
                 if neighbour.never_answered(LIAR.saturating_add(tempo.time(ANSWER))) >= LIES {
@@ -123,14 +123,7 @@ impl Node {
                     self.hang_up(slab, HangUpReason::Idle, false, now);
                     continue;
                 }
-                self.drop_holder(slab, serial);
-                if begun {
-                    self.cancel(slab, serial, now);
-                }
-                self.unask(slab, serial, now);
-                continue;
-            }
-            if useless && neighbour.unanswered.max(neighbour.broken_off) >= MAX_FAILURES {
+            } else if useless && neighbour.unanswered.max(neighbour.broken_off) >= MAX_FAILURES {
                 self.hang_up(slab, HangUpReason::Idle, false, now);
                 continue;
             }

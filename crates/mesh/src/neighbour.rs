@@ -233,7 +233,7 @@ impl Neighbour {
         self.newest > 0 && self.newest.saturating_add(crate::uplink::LIVE) > edge
     }
 
-    /// Notes a request that is given up without an answer, and is not taken back.
+    /// Notes a request that is given up without an answer.
     pub fn note_overdue(&mut self, serial: u64, asked_at: Timestamp) {
         if self.overdue.len() < MAX_OVERDUE && !self.overdue.iter().any(|(s, _)| *s == serial) {
             self.overdue.push((serial, asked_at));

@@ -158,8 +158,11 @@ impl Node {
     pub(crate) fn on_reject(&mut self, from: Slab, serial: Serial, now: Timestamp) {
         let busy = self.tempo.time(BUSY);
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
-        neighbour.busy_until = now + busy;
         neighbour.note_answer(serial.get());
+        // An answer to what was taken back says nothing more.
+        if neighbour.asked.iter().any(|a| a.serial == serial.get()) {
+            neighbour.busy_until = now + busy;
+        }
         if !neighbour.asked.iter().any(|a| a.serial == serial.get() && a.pace.is_some()) {
             self.unask(from, serial.get(), now);
         }

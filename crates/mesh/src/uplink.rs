@@ -87,9 +87,11 @@ const HOLD: Duration = Duration::from_millis(400);
 /// Requests that may wait for their turn; the least good one beyond it is turned away. Two keep the uplink busy over
 /// a round trip; more would only bind pieces to a busy holder while others idle.
 const MAX_WAITING: usize = 2;
-/// A piece is rare while fewer than one in this many neighbours have it, or fewer than so many of few neighbours, …
+/// A piece is rare while fewer than one in this many neighbours have it, or fewer than so many, …
 const RARE: usize = 5;
 const LEAST_RARE: usize = 3;
+/// … if they are so many.
+const LEAST_RARE_OF: usize = 10;
 /// … and among so many newest: of older ones few copies are left because nobody needs them any more.
 pub(crate) const LIVE: u64 = 96;
 
@@ -387,14 +389,21 @@ impl Node {
 
     /// Whether a piece that so many neighbours have is rare.
     fn is_rare(&self, copies: u16) -> bool {
-        usize::from(copies) < self.listeners.div_ceil(RARE).max(LEAST_RARE)
+        let least = if self.listeners < LEAST_RARE_OF { 0 } else { LEAST_RARE };
+        usize::from(copies) < self.listeners.div_ceil(RARE).max(least)
     }
 
     pub(crate) fn on_cancel(&mut self, from: Slab, serial: Serial, now: Timestamp) {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         neighbour.served.retain(|(s, _)| *s != serial.get());
+        let waited = neighbour.wants.iter().any(|w| w.serial == serial.get() && w.sent == 0);
         neighbour.wants.retain(|w| w.serial != serial.get());
-        if neighbour.refuses(serial.get()) {
+        let refuses = neighbour.refuses(serial.get());
+        if waited {
+            // Each request has an answer, if only this one: so its sender can tell one that is slow from one that lies.
+            self.send(from, Message::Reject(serial), now);
+        }
+        if refuses {
             self.on_push_refused(serial.get(), now);
         }
     }
@@ -634,7 +643,7 @@ mod tests {
     fn what_may_wait_in_the_transport_goes_by_the_limit() {
         let queue = Duration::from_millis(110);
         assert_eq!(Uplink::new(Some(1_000_000)).max_undrained(queue), 110_000);
-        for (limit, queue) in [(None, queue), (Some(2_000_000), Duration::ZERO)] {
+        for (limit, queue) in [(None, queue), (Some(3_000_000), Duration::ZERO)] {
             assert_eq!(Uplink::new(limit).max_undrained(queue), 2 * MAX_BLOCK - 1);
         }
         // On a slow line two long blocks would stand for seconds before all that comes after them.
