@@ -331,6 +331,14 @@ impl Node {
         }
         neighbour.heard = now;
         let is_hello = matches!(message, Message::Hello(_));
+        if let Message::Block(block) = &message
+            && !neighbour.greeted
+        {
+            // Blocks have a stream of their own, and overtake a Hello whose packet was lost.
+            self.stats.wasted = self.stats.wasted.saturating_add(block.len.into());
+            self.charge_flood(from, price::USELESS_BLOCK, now);
+            return;
+        }
         if is_hello == neighbour.greeted {
             return self.hang_up(from, HangUpReason::Protocol, true, now);
         }

@@ -95,6 +95,12 @@ impl UplinkEstimate {
         self.counts.then(|| self.line.limit())
     }
 
+    /// What neighbours may be told that this node sends: no more than the line has delivered. None where a limit was given,
+    /// and before anything was delivered.
+    pub fn promise(&self) -> Option<u64> {
+        Some(self.line.promise()).filter(|promise| self.counts && *promise > 0)
+    }
+
     /// The part of it that is for the mesh.
     pub fn for_mesh(&self) -> Option<u64> {
         self.counts.then(|| self.line.for_links())

@@ -32,7 +32,7 @@ impl Driver {
         self.uplink.say(sent, limit);
     }
 
-    /// Tells the core of round trips, and readers of figures.
+    /// Tells the core of round trips and of what others may be promised, and readers of figures.
     pub(super) fn review(&mut self) {
         let now = self.now();
         self.handled = now;
@@ -48,6 +48,9 @@ impl Driver {
             if !path.rtt.is_zero() {
                 self.node.handle(Input::LinkRtt { link: *id, rtt: path.rtt }, now);
             }
+        }
+        if let Some(promise) = self.estimate.promise() {
+            self.node.handle(Input::UploadPromise { bytes_per_s: message_rate(promise) }, now);
         }
         let dialable = self.dialable.look(self.links.len(), &self.reach.borrow(), now);
         if dialable != *self.said_dialable.borrow() {
