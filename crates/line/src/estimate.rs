@@ -7,7 +7,7 @@
 //! 1. *It begins small*, at [`FIRST`], or at a part of what an earlier run learned on the same network. A source begins
 //!    with what the stream needs, since with less there is no broadcast.
 //! 2. *It grows while it is used and nothing waits.* What nobody uses teaches nothing. As long as the line was never
-//!    full, fourfold a second: 40 Mbit/s are found in three. After that as CUBIC does (RFC 9438), but relative to the
+//!    full, sixfold a second: 40 Mbit/s are found in two or three. After that as CUBIC does (RFC 9438), but relative to the
 //!    ceiling, so that each rate takes the same time: quickly to just below the rate at which the line was full, slowly
 //!    around it, and quickly again once that is passed.
 //! 3. *It stays where it is while a little waits*, and shrinks slowly where more does.
@@ -80,8 +80,9 @@ const PROOF_WINDOW: Duration = Duration::from_secs(1);
 const SHORT_WINDOW: Duration = Duration::from_millis(200);
 /// A limit of which so much is used grows.
 const USED: f64 = 0.8;
-/// Growth a second while the line was never full, …
-const STARTUP: f64 = 4.0;
+/// Growth a second while the line was never full, and at most after that, …
+const STARTUP: f64 = 6.0;
+const REGROWTH: f64 = 4.0;
 /// … as long as the limit is at most so many times what was delivered: what is in doubt is not doubled.
 const AHEAD: f64 = 1.5;
 /// The cubic's coefficient, for a second and a ceiling of one: back at the ceiling after a second and a half, twice the
@@ -328,7 +329,12 @@ impl Estimate {
         if self.deliveries.sent(SHORT_WINDOW) < self.limit * USED {
             return;
         }
-        let fast = (self.limit * STARTUP.powf(elapsed)).min(self.delivered_lately() * AHEAD).max(self.limit);
+        // While the limit grows manifold a second, what was delivered over a whole one is far less than what is delivered now.
+        let (delivered, growth) = match self.growth {
+            Growth::Startup => (self.deliveries.delivered(RATE_WINDOW.0), STARTUP),
+            Growth::Cubic { .. } => (self.delivered_lately(), REGROWTH),
+        };
+        let fast = (self.limit * growth.powf(elapsed)).min(delivered * AHEAD).max(self.limit);
         self.limit = match &mut self.growth {
             Growth::Startup => fast,
             Growth::Cubic { ceiling, from, used_s } => {
