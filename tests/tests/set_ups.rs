@@ -176,8 +176,8 @@ fn a_source_that_takes_no_live_viewers_is_told_from_a_firewall() {
     assert!(said.contains("--mode minute") && !said.contains("firewall"), "{said}");
 }
 
-/// One key frame at the very beginning, and pictures that all need the one before them from then on, as of an encoder that
-/// was never told to send key frames. Who joins once that is out of reach has nowhere to begin.
+/// Key frames far apart, and pictures that all need the one before them in between, as of an encoder that was never told to
+/// send key frames. Who joins once the last is out of reach has nowhere to begin, until the next comes.
 #[test]
 fn a_viewer_who_finds_nowhere_to_begin_waits_and_says_for_what() {
     /// More than a viewer's window of pieces.
@@ -197,6 +197,8 @@ fn a_viewer_who_finds_nowhere_to_begin_waits_and_says_for_what() {
         "9999",
         "-sc_threshold",
         "0",
+        "-force_key_frames",
+        "45",
     ];
     // Padded, so that the key frame is soon out of reach.
     let mux = ["-pix_fmt", "yuv420p", "-muxrate", "7600000", "-f", "mpegts", path_str(&feed)];
@@ -216,28 +218,51 @@ fn a_viewer_who_finds_nowhere_to_begin_waits_and_says_for_what() {
     let mut viewer = viewer(&["watch", "--stdout", &segmenter.link]);
     viewer.wait_for("waiting for a key frame");
     assert!(!viewer.log().iter().any(|line| line.contains("firewall")), "{:?}", viewer.log());
+    viewer.wait_for("playing");
 }
 
-/// Nothing but the link's two hints stands between a container and the stream: no home, nothing that can be written but
-/// one folder for temporary files, and a user that nobody knows.
-#[test]
-fn a_viewer_runs_in_a_container_without_home_and_with_a_read_only_file_system() {
-    let dir = tempfile::tempdir().unwrap();
-    let (_tracker, segmenter) = on_air(dir.path(), &["--loop"]);
-    let mut command = Command::new("unshare");
-    // The whole tree is read-only but for /dev/shm; the command becomes the viewer.
+/// A program in a container: no home, no environment, a file system that is read-only but for a folder in memory, a user
+/// that nobody knows. The command becomes the program.
+fn contained(program: &str, args: &[&str], stdout: Stdio) -> Process {
     const READ_ONLY: &str = "mount -o remount,bind,ro / && mount -t tmpfs none /dev/shm && \
                              mount -t tmpfs -o ro none /tmp && exec setpriv --reuid 12345 --regid 12345 --clear-groups \"$@\"";
-    let copy = Path::new("/var/tmp").join(format!("minuet-{}", std::process::id()));
-    fs::copy(bin("minuet"), &copy).unwrap();
-    command.args(["--mount", "sh", "-c", READ_ONLY, "sh"]).arg(&copy);
-    command.args(["watch", "--stdout", &segmenter.link]).env_clear().env("PATH", "/usr/bin:/bin");
-    let mut viewer = Process::spawn("minuet", &mut command, Stdio::piped());
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", READ_ONLY, "sh", program]).args(args);
+    Process::spawn(program, command.env_clear().env("PATH", "/usr/bin:/bin"), stdout)
+}
+
+#[test]
+fn all_programs_run_in_containers_without_home_and_with_read_only_file_systems() {
+    // What is in the image, for all users to read: programs, a feed, and the key as a secret of root's.
+    let image = tempfile::Builder::new().prefix("minuet-").tempdir_in("/var/tmp").unwrap();
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    mode(image.path(), 0o755);
+    let [tracker, segmenter, minuet] = ["minuet-tracker", "minuet-segmenter", "minuet"].map(|name| {
+        let path = image.path().join(name);
+        fs::copy(bin(name), &path).unwrap();
+        path_str(&path).to_owned()
+    });
+    let (feed, key) = (clip_of(SECONDS, image.path()), image.path().join("key"));
+    mode(&feed, 0o644);
+    fs::write(&key, "11".repeat(32)).unwrap();
+    mode(&key, 0o444);
+    let at = format!("127.0.0.1:{}", free_port());
+    let mut tracker = contained(&tracker, &["--listen", &at, "--data", "/dev/shm/tracker"], Stdio::null());
+    tracker.wait_for("listening");
+    let url = format!("http://{at}");
+    let on_air = ["--loop", "--segment", "5s", "--listen", "127.0.0.1:0", "--record", "/dev/shm/record"];
+    let own = ["--tracker", &url, "--data", "/dev/shm/segmenter", "--key", path_str(&key)];
+    let mut segmenter =
+        contained(&segmenter, &[&[path_str(&feed)], &on_air[..], &own].concat(), Stdio::piped());
+    let link = segmenter.first_line();
+    let mut viewer = contained(&minuet, &["watch", "--stdout", &link], Stdio::null());
     viewer.wait_for("playing");
-    viewer.signal("TERM");
-    let status = viewer.wait(DEADLINE);
-    fs::remove_file(&copy).unwrap();
-    assert!(status.success(), "{:?}", viewer.log());
+    let log = segmenter.log();
+    assert!(log.iter().any(|line| line.contains("can be read by others (mode 444)")), "{log:?}");
+    for mut process in [viewer, segmenter, tracker] {
+        process.signal("TERM");
+        assert!(process.wait(DEADLINE).success(), "{:?}", process.log());
+    }
 }
 
 #[test]

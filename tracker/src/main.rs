@@ -46,10 +46,19 @@ async fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            complain(&format!("minuet-tracker: {error:#}"));
+            complain(&format!("minuet-tracker: {}", sentence(&error)));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes, but for those that it names itself.
+fn sentence(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match () {
+        () if said.is_empty() => cause,
+        () if said.contains(&cause) => said,
+        () => format!("{said}: {cause}"),
+    })
 }
 
 async fn run(options: cli::Options) -> anyhow::Result<()> {

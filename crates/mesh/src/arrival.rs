@@ -6,7 +6,8 @@
 //! neighbour that has broken pieces off may push fewer. The blocks of a piece are copied into one buffer that grows with
 //! them, so no block keeps more memory in use than it has brought. What is of no use is answered by one cancel, and counts
 //! against its sender. A piece is promised as soon as it begins to come, at once if it is rare and within [`TELL_WITHIN`]
-//! if it is common, and held once the driver has verified it. A sender of bytes that do not verify is banned.
+//! if it is common, and held once the driver has verified it. Of one that is not known to finish what it begins half must
+//! be here: else a piece that nobody has would look as if all had it, and the source would not push it again. A sender of bytes that do not verify is banned.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use minuet_proto::mesh::{Block, Message, Serial, SerialList};
 
 use crate::flood::price;
-use crate::neighbour::{Asked, CROSSING, Slab};
+use crate::neighbour::{Asked, CROSSING, Neighbour, Slab};
 use crate::node::Node;
 use crate::tempo::Tempo;
 use crate::uplink::LIVE;
@@ -140,8 +141,12 @@ impl Node {
         if asked.pace.is_none() {
             asked.pace = Some(Pace::new(piece.len.saturating_sub(block.len), rate, &tempo, now));
         }
+        let expected =
+            neighbour.asked.get(index).is_some_and(|asked| neighbour.will_finish(asked, piece.len));
         if block.offset == 0 {
             self.add_holder(from, serial);
+        }
+        if expected {
             self.promise(Serial::new(serial), Some(from), now);
         }
         if whole {
@@ -157,14 +162,14 @@ impl Node {
         let Some(len) = self.window.known(serial).map(|known| known.piece.len) else { return false };
         let due = self.playback.due(serial, &self.window);
         let counts = |a: &Asked| a.serial == serial && a.received() > 0 && !a.is_behind(len, due, now);
-        self.neighbours.iter().any(|(_, n)| n.asked.iter().any(counts))
+        self.neighbours.iter().any(|(_, n)| n.asked.iter().any(|a| counts(a) && n.will_finish(a, len)))
     }
 
     /// The first block has come from one neighbour: takes the request back from those that have not begun. One that has
     /// never finished a piece, or has broken one off, must not keep others from sending it.
     fn cancel_others(&mut self, from: Slab, serial: u64, now: Timestamp) {
-        let proven = self.neighbours.get(from).is_some_and(|n| n.taken > 0 && n.broken_off == 0);
-        if self.window.slot(serial).asked < 2 || !proven {
+        let finishes = self.neighbours.get(from).is_some_and(Neighbour::finishes);
+        if self.window.slot(serial).asked < 2 || !finishes {
             return;
         }
         for slab in self.neighbours.slabs() {

@@ -159,6 +159,17 @@ pub(crate) struct Neighbour {
 }
 
 impl Neighbour {
+    /// Whether it is known to finish the pieces that it begins: it has finished one, and has broken none off of late.
+    pub fn finishes(&self) -> bool {
+        self.taken > 0 && self.broken_off == 0
+    }
+
+    /// Whether a piece of `len` bytes that it has begun can be expected to become whole: it finishes what it begins, or
+    /// half of the piece is here.
+    pub fn will_finish(&self, asked: &Asked, len: u32) -> bool {
+        self.finishes() || asked.received() >= len.div_ceil(2)
+    }
+
     pub fn new(
         link: LinkId,
         node: NodeId,

@@ -58,6 +58,12 @@ impl From<reqwest::Error> for Error {
         while let Some(inner) = cause.source() {
             cause = inner;
         }
-        Self::Unreachable(cause.to_string())
+        let cause = cause.to_string();
+        // What the TLS library says of an answer in plain HTTP, and of none.
+        let no_tls = ["InvalidContentType", "tls handshake eof"].iter().any(|words| cause.contains(words));
+        Self::Unreachable(match no_tls {
+            true => "it does not speak HTTPS on this port (try http:// in place of https://)".to_owned(),
+            false => cause,
+        })
     }
 }

@@ -40,6 +40,10 @@ pub const EVENTS_SILENCE: Duration = Duration::from_secs(45);
 pub const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest such time: after that it is asked anyway.
 pub const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
+/// Where a relay server says that it is one.
+const RELAY_PROBE: &str = "/ping";
+/// More it does not say.
+const MAX_PROBE_LENGTH: usize = 4096;
 /// How much of a refusal's text is kept, in bytes.
 const MAX_REFUSAL_LENGTH: usize = 300;
 
@@ -209,7 +213,7 @@ impl TrackerClient {
         }
         let url = self.url(&mesh::mesh_join_path(&channel));
         let answer = within(async {
-            let response = self.http.send(url, Request { body: Some(body), headers }).await?;
+            let response = self.send(url, Request { body: Some(body), headers }).await?;
             read(refuse_errors(response).await?, channel_api::MAX_JOIN_LENGTH).await
         })
         .await?;
@@ -250,6 +254,13 @@ impl TrackerClient {
         self.post(&channel_api::state_path(&state.channel), state.encode()).await
     }
 
+    /// Asks whether a relay server is at `relay`, a URL that the tracker names. An answer other than success is an error.
+    pub async fn find_relay(&self, relay: &str) -> Result<(), Error> {
+        let url = Url::parse(relay).and_then(|url| url.join(RELAY_PROBE));
+        let url = url.map_err(|error| Error::Garbage(error.to_string()))?;
+        self.get(url, MAX_PROBE_LENGTH).await.map(drop)
+    }
+
     /// Opens the channel's event stream: the records from segment `from` on, then whatever comes; without it, only
     /// what comes.
     pub async fn events(&self, channel: ChannelId, from: Option<SegmentSeq>) -> Result<Events, Error> {
@@ -260,7 +271,7 @@ impl TrackerClient {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        let asking = self.http.send(url, Request { body: None, headers });
+        let asking = self.send(url, Request { body: None, headers });
         let response = tokio::time::timeout(ANSWER_TIMEOUT, asking)
             .await
             .map_err(|_| Error::Silent(ANSWER_TIMEOUT))??;
@@ -275,6 +286,21 @@ impl TrackerClient {
         Ok(Events { channel, response, parser: Parser::default(), pending: Vec::new() })
     }
 
+    /// Sends a request. A tracker that has moved is named as its users name it, without the path that was asked for.
+    async fn send(&self, url: Url, request: Request) -> Result<Response, Error> {
+        let asked = url.path().strip_prefix(self.base.path()).unwrap_or_default().to_owned();
+        self.http.send(url, request).await.map_err(|error| match error {
+            Error::Moved { status, to } => {
+                let base = to.strip_suffix(&asked).filter(|base| base.ends_with('/')).map(str::to_owned);
+                Error::Moved { status, to: base.unwrap_or(to) }
+            }
+            Error::Unreachable(why) if asks_a_proxy() => Error::Unreachable(format!(
+                "{why} (the environment names an HTTP proxy, such as http_proxy: it may be that which fails)"
+            )),
+            error => error,
+        })
+    }
+
     pub(crate) fn url(&self, path: &str) -> Url {
         let mut url = self.base.clone();
         // The base ends in a slash (see `parse_tracker`), and the path is one of ours.
@@ -284,7 +310,7 @@ impl TrackerClient {
 
     pub(crate) async fn get(&self, url: Url, limit: usize) -> Result<Vec<u8>, Error> {
         within(async {
-            let response = refuse_errors(self.http.send(url, Request::default()).await?).await?;
+            let response = refuse_errors(self.send(url, Request::default()).await?).await?;
             read(response, limit).await
         })
         .await
@@ -292,7 +318,7 @@ impl TrackerClient {
 
     async fn post(&self, path: &str, body: Bytes) -> Result<(), Error> {
         within(async {
-            refuse_errors(self.http.send(self.url(path), Request::post(body)).await?).await?;
+            refuse_errors(self.send(self.url(path), Request::post(body)).await?).await?;
             Ok(())
         })
         .await

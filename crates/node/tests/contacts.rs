@@ -128,6 +128,24 @@ async fn a_tracker_redirects_nobody_to_another_host() {
     assert_eq!(victim.connections(), 0);
 }
 
+/// A tracker that has moved is named as its users would write it.
+#[tokio::test]
+async fn a_tracker_that_has_moved_is_named_without_the_path_that_was_asked_for() {
+    let path = |line: &str| line.split(' ').nth(1).unwrap().to_owned();
+    let server = Server::start("127.0.0.1", |_| status(200, "")).await;
+    let client = TrackerClient::new(server.url("/minuet/")).unwrap();
+    let _ = client.publish_heads(channel(), []).await;
+    let asked = path(&server.asked()[0].0);
+    let tail = asked.strip_prefix("/minuet/").unwrap().to_owned();
+    for base in ["https://new.example/", "https://new.example/under/"] {
+        let location = format!("Location: {base}{tail}\r\n");
+        let server = Server::start("127.0.0.1", move |_| status(301, &location)).await;
+        let client = TrackerClient::new(server.url("/minuet/")).unwrap();
+        let error = client.publish_heads(channel(), []).await.unwrap_err().to_string();
+        assert!(error.starts_with(&format!("has moved to {base} (")), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn a_post_that_is_redirected_on_its_host_stays_a_post_with_its_body_or_is_an_error() {
     for code in [307, 308] {

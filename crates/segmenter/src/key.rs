@@ -105,7 +105,7 @@ fn is_fixed(file: &File) -> bool {
 fn make(path: &Path) -> Result<ChannelKey> {
     let name = path.display();
     let cannot = || {
-        format!("cannot make the key file {name}; choose a folder that can be written, with --data or --key")
+        format!("cannot make the key file {name}; with --data or --key choose a folder that can be written")
     };
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).with_context(cannot)?;

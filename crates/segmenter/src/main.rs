@@ -31,7 +31,8 @@ use clap::Parser;
 use minuet_console::{Screen, Setup};
 
 /// What is logged unless `RUST_LOG` says otherwise. The BitTorrent engine reports each connection's end as an error.
-const FILTER: &str = "info,librqbit=off,iroh=off,netwatch=off,librqbit_core=off,librqbit_tracker_comms=off";
+const FILTER: &str = "info,librqbit=off,iroh=off,netwatch=off,librqbit_core=off,librqbit_tracker_comms=off,\
+                      rustls_platform_verifier=off";
 
 fn main() -> ExitCode {
     let options = match options::Options::try_parse() {

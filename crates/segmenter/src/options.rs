@@ -35,8 +35,8 @@ minuet-segmenter rtmp://0.0.0.0:1935/live/KEY --tracker URL --channel 'Radio Tow
 minuet-segmenter udp://@239.1.1.1:5000 --tracker URL --slate back-soon.ts --upload-limit 16Mbit\n\n\
 Exit codes: 0 the feed ended or was ended; 1 a failure, with one sentence on standard error; 2 bad usage.")]
 pub struct Options {
-    /// Where the feed comes from: `-` (MPEG-TS on standard input), a file, udp:// or rtp://ADDR:PORT, http(s)://, or
-    /// anything that ffmpeg opens; rtmp://0.0.0.0:1935/live/KEY and srt://0.0.0.0:9000 wait for an encoder to come. Example:
+    /// Where the feed comes from: `-` (MPEG-TS on standard input), a file, a named pipe, udp:// or rtp://ADDR:PORT,
+    /// http(s)://, or anything that ffmpeg opens; rtmp://0.0.0.0:1935/live/KEY and srt://0.0.0.0:9000 wait for an encoder to come. Example:
     /// ffmpeg -re -i in.mkv -c copy -f mpegts - | minuet-segmenter -
     #[arg(value_name = "INPUT", value_parser = parse_input)]
     pub input: Input,
@@ -125,7 +125,7 @@ pub struct Options {
     #[arg(long, value_name = "INPUT", value_parser = parse_input)]
     pub fallback: Option<Input>,
 
-    /// A file that is looped while INPUT (and the --fallback) is silent. Example: --slate back-soon.ts
+    /// A file that is looped while INPUT (and the --fallback) is silent. A picture will do. Example: --slate back-soon.ts
     #[arg(long, value_name = "FILE", value_parser = parse_input)]
     pub slate: Option<Input>,
 

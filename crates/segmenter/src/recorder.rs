@@ -171,6 +171,7 @@ impl State {
                     count
                 }
                 Fed::Idle => 0,
+                Fed::End if !heard => return Err(InputError::Nothing(feed.name()).into()),
                 Fed::End => {
                     cutter.end();
                     match self.drain(cutter, &mut [].as_slice()) {

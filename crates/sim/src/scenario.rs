@@ -346,7 +346,6 @@ pub fn all() -> Vec<Scenario> {
             name: "silent",
             about: "200 nodes of one network link with all of 100 viewers and the source, and do nothing",
             viewers: 100,
-            arrival: 60 * SECOND,
             intruders: Some((Vice::Idles, 200)),
             bounds: vec![
                 Bound::at_most(Stalls, 0.0),
@@ -374,7 +373,6 @@ pub fn all() -> Vec<Scenario> {
             name: "sybils",
             about: "300 nodes of one network stand at the tracker beside 100 viewers, and do nothing",
             viewers: 100,
-            arrival: 60 * SECOND,
             intruders: Some((Vice::Crowds, 300)),
             bounds: vec![
                 Bound::at_most(Stalls, 0.0),

@@ -12,6 +12,7 @@ use minuet_proto::{
         CheckedHead, JoinRequest, MAX_JOIN_HEAD_PIECES, MAX_NODE_ADDRS, MAX_POSTED_HEADS, MeshNode,
         SourceProof,
     },
+    mask::mask,
     mesh::Head,
 };
 use tokio::{
@@ -62,6 +63,8 @@ pub(super) struct Rendezvous {
     commands: mpsc::Sender<Command>,
     met: watch::Sender<Met>,
     relay: Option<(RelayServer, Instant)>,
+    /// It was said that no relay server is where the tracker says.
+    told_of_relay: bool,
 }
 
 impl Rendezvous {
@@ -96,6 +99,7 @@ impl Rendezvous {
             commands,
             met,
             relay: None,
+            told_of_relay: false,
         }
     }
 
@@ -187,7 +191,7 @@ impl Rendezvous {
     }
 
     /// Whether a relay server is the tracker's own, and new, and not the next of too many.
-    async fn may_use(&self, relay: &RelayServer) -> bool {
+    async fn may_use(&mut self, relay: &RelayServer) -> bool {
         let wait = match &self.relay {
             Some((before, _)) if before == relay => return false,
             Some((before, since)) if before.url == relay.url => since.elapsed() < RELAY_RENEWAL,
@@ -205,8 +209,23 @@ impl Rendezvous {
                 relay.url,
                 self.tracker.name()
             );
+            return false;
         }
-        own
+        // Without an answer it may yet come; with another answer it is not there.
+        let error = match self.tracker.find_relay(&relay.url).await {
+            Err(error) if !error.is_passing() => error,
+            _ => return true,
+        };
+        if !self.told_of_relay {
+            self.told_of_relay = true;
+            tracing::warn!(
+                "there is no relay server at {}, where tracker {} says ({error}), so viewers whom nobody can dial get \
+                 nothing live; if the tracker is below a path of a proxy, it needs --public-url, or --relay-url",
+                mask(&relay.url),
+                self.tracker.name()
+            );
+        }
+        false
     }
 }
 

@@ -301,18 +301,27 @@ fn read_short(text: &str) -> Result<Reading, Error> {
     Ok(Reading { link, passed_over: Vec::new(), ends_after_key: false })
 }
 
-/// Parses a tracker's base URL: `http` or `https`; a path ends in `/`; a final `announce` is taken off, so that an
-/// announce URL may stand for its tracker.
+/// Parses a tracker's base URL: `http` or `https`; a path ends in `/`; a final `announce` or `c/KEY` is taken off, so that
+/// the address of an announce or a channel may stand for its tracker.
 ///
 /// # Errors
 /// When it is no such URL.
 pub fn parse_tracker(text: &str) -> Result<Url, Error> {
-    let mut url = parse_http(text.trim())?;
+    // As it was copied, with the quotes or brackets around it.
+    let bare = text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '<' | '>'));
+    let mut url = parse_http(bare)?;
     let path = url.path();
-    let path = path.strip_suffix("announce").filter(|p| p.ends_with('/')).unwrap_or(path);
+    let mut path = path.strip_suffix("announce").filter(|p| p.ends_with('/')).unwrap_or(path);
+    while let Some((base, _)) = path.rsplit_once("/c/").filter(|(_, key)| is_key(key)) {
+        path = base;
+    }
     let path = format!("{}/", path.trim_end_matches('/'));
     url.set_path(&path);
     Ok(url)
+}
+
+fn is_key(text: &str) -> bool {
+    text.trim_end_matches('/').parse::<ChannelId>().is_ok()
 }
 
 fn parse_http(text: &str) -> Result<Url, Error> {

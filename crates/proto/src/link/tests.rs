@@ -36,6 +36,11 @@ fn an_announce_url_stands_for_its_tracker() {
         assert_eq!(parse_tracker(text).unwrap().as_str(), "http://t.example/");
     }
     assert_eq!(parse_tracker("http://t.example/a/announce").unwrap().as_str(), "http://t.example/a/");
+    let key = "8543d3e6115f0f98c944077a4493dcd543e49c739fd998550a1f614ab36ed63e";
+    for text in [format!("http://t.example/a/c/{key}"), format!("\"http://t.example/a/c/{key}/\"")] {
+        assert_eq!(parse_tracker(&text).unwrap().as_str(), "http://t.example/a/");
+    }
+    assert_eq!(parse_tracker("<http://t.example/c/d>").unwrap().as_str(), "http://t.example/c/d/");
     assert_eq!(parse_tracker("http://[::1]:7070").unwrap().as_str(), "http://[::1]:7070/");
     assert!(parse_tracker("t.example:7070").unwrap_err().to_string().contains("write http://t.example:7070"));
 }

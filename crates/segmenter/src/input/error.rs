@@ -9,7 +9,7 @@ pub enum InputError {
     /// A `udp://` input without address and port.
     #[error(
         "{0} names no address and port that can be received at; write it as udp://127.0.0.1:1234, udp://:1234 for any \
-         address, or udp://SOURCE@GROUP:1234?interface=ADDRESS for multicast"
+         address, or udp://@GROUP:1234?interface=ADDRESS for multicast"
     )]
     BadAddress(String),
     /// Words for ffmpeg that no shell would take.
@@ -28,6 +28,9 @@ pub enum InputError {
         "standard input is a terminal; pipe MPEG-TS into it, as in `ffmpeg … -f mpegts - | minuet-segmenter -`"
     )]
     Terminal,
+    /// It ended at once.
+    #[error("{0} ended before anything came; what was to feed it says why")]
+    Nothing(String),
     /// The file is not there.
     #[error("there is no file {0}; check the path")]
     Missing(PathBuf),
@@ -78,6 +81,9 @@ pub enum InputError {
         /// What ffmpeg was to open.
         input: String,
     },
+    /// Nobody knows this kind of address.
+    #[error("{0} begins with what neither the segmenter nor this ffmpeg knows; check what stands before ://")]
+    UnknownScheme(String),
     /// ffmpeg gave up.
     #[error("ffmpeg could not read {input} ({status}): {last_words}")]
     Ffmpeg {

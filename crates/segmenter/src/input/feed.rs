@@ -135,6 +135,11 @@ impl Feed {
         }
     }
 
+    /// What the input in use is, for a sentence.
+    pub fn name(&self) -> String {
+        self.levels[self.active].name()
+    }
+
     /// Whether the user wants it as fast as it comes.
     pub fn is_hurried(&self) -> bool {
         self.levels[self.active].is_hurried()

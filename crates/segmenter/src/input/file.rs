@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{ErrorKind, Read as _, Seek as _},
+    os::unix::fs::FileTypeExt as _,
     path::Path,
 };
 
@@ -46,6 +47,18 @@ pub fn sniff(path: &Path) -> Result<Kind, InputError> {
 /// Whether the path leads to a named pipe or a device.
 pub fn is_stream(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
+}
+
+/// Whether what the path leads to may go on after its end: a named pipe, to which somebody may write again, or an RTP
+/// session. `/dev/stdin` and a shell's `<(…)` are pipes that lead to no place in the file system, and end.
+pub fn is_endless(path: &Path) -> bool {
+    let place = std::fs::canonicalize(path).and_then(std::fs::symlink_metadata);
+    is_session(path) || place.is_ok_and(|metadata| metadata.file_type().is_fifo())
+}
+
+/// Whether the file describes an RTP session (SDP), as cameras and encoders write it.
+pub fn is_session(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("sdp"))
 }
 
 /// The path as ffmpeg must be given it, so that a colon in it is no scheme and a dash no option.

@@ -1,6 +1,7 @@
 //! MPEG-TS over HTTP and HTTPS, as IPTV gateways and receivers send it: one endless answer, or a file with a length.
 //!
 //! What this library cannot read (SHOUTcast's status line, Digest authentication, other containers), ffmpeg perhaps can.
+//! Where ffmpeg is to read in any case, only what the server says of a length, and its playlists, are looked at.
 
 use std::{
     sync::{
@@ -40,6 +41,20 @@ const NO_LENGTH: u64 = 1 << 40;
 /// How often in a row a file is asked for from where it broke off, and how long it is waited before.
 const MAX_RESUMES: u32 = 5;
 const RESUME_WAIT: Duration = Duration::from_secs(1);
+/// What the TLS library says of a server that answers in plain HTTP.
+const NO_TLS: &str = "InvalidContentType";
+/// What came is a web page: the player's, a login, a network's portal.
+const PAGE: &str =
+    "gives a web page in place of media: take the address of the stream itself, or log in first";
+
+/// Who is to read the media.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// We, if it is MPEG-TS.
+    Ourselves,
+    /// ffmpeg, whatever it is.
+    Ffmpeg,
+}
 
 /// An answer that is being read.
 #[derive(Debug)]
@@ -53,13 +68,23 @@ pub struct Http {
 
 impl Http {
     /// Asks for `url`. Must be called where a runtime is entered.
-    pub fn start(url: &str, insecure: bool) -> Self {
+    pub fn start(url: &str, insecure: bool, reader: Reader) -> Self {
         let (out, chunks) = channel(MAX_CHUNKS);
         let runtime = Handle::current();
         let finite = Arc::new(AtomicBool::new(false));
-        let request = Request { url: url.to_owned(), insecure, finite: Arc::clone(&finite) };
+        let request = Request { url: url.to_owned(), insecure, reader, finite: Arc::clone(&finite) };
         let task = runtime.spawn(async move {
-            if let Err(error) = request.fetch(&out).await {
+            let fetched = request.fetch(&out).await;
+            // What we may not have, ffmpeg may, by the user's words.
+            let for_ffmpeg = |error| match error {
+                error @ (InputError::ForFfmpeg { .. } | InputError::Elsewhere { .. }) => error,
+                _ => request.for_ffmpeg(String::new(), false, None),
+            };
+            let error = match (fetched, reader) {
+                (fetched, Reader::Ourselves) => fetched.err(),
+                (fetched, Reader::Ffmpeg) => fetched.err().map(for_ffmpeg),
+            };
+            if let Some(error) = error {
                 let _ = out.send(Err(error)).await;
             }
         });
@@ -95,6 +120,7 @@ impl Drop for Http {
 struct Request {
     url: String,
     insecure: bool,
+    reader: Reader,
     finite: Arc<AtomicBool>,
 }
 
@@ -155,8 +181,12 @@ impl Request {
                 Some(mut begun) => {
                     begun.extend_from_slice(&chunk);
                     match looks(&begun) {
+                        Looks::MpegTs if self.reader == Reader::Ffmpeg => {
+                            return Err(self.for_ffmpeg("", length.is_some(), None));
+                        }
                         Looks::MpegTs => begun.freeze(),
                         // Playlists are read whole.
+                        Looks::Other if is_page(&begun) => return Err(self.failed(PAGE)),
                         Looks::Other if is_text(&begun) && begun.len() < playlist::MAX_LEN => {
                             head = Some(begun);
                             continue;
@@ -189,6 +219,9 @@ impl Request {
             let certificate = reason.contains("certificate") || reason.contains("Certificate");
             return match certificate {
                 true => InputError::Certificate { input: self.name(), reason },
+                false if reason.contains(NO_TLS) => {
+                    self.failed("does not speak HTTPS on this port: write http:// in place of https://")
+                }
                 false => self.failed(format!("cannot be reached ({reason})")),
             };
         }
@@ -237,6 +270,12 @@ impl Request {
 
     /// What ended before it could be MPEG-TS: a playlist, or something for ffmpeg.
     fn short(&self, body: &[u8], finite: bool, base: &url::Url) -> InputError {
+        if body.is_empty() {
+            return self.failed("gives an empty answer");
+        }
+        if is_page(body) {
+            return self.failed(PAGE);
+        }
         let read = std::str::from_utf8(body).ok().and_then(|text| playlist::read(text, base));
         match read {
             Some(Playlist::Entry(to)) => InputError::Elsewhere { input: self.name(), to: to.into() },
@@ -254,6 +293,13 @@ impl Request {
             None => self.for_ffmpeg("is not MPEG-TS", finite, None),
         }
     }
+}
+
+/// Whether this is the beginning of a web page.
+fn is_page(head: &[u8]) -> bool {
+    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
+    let begins = |tag: &[u8]| head.get(..tag.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(tag));
+    begins(b"<!doctype html") || begins(b"<html")
 }
 
 /// Whether this is the beginning of a text. Playlists say so at once.

@@ -149,8 +149,8 @@ impl Level {
                 Ok(Read::Idle)
             }
             Ok(Read::End) if source.is_endless() => {
-                tracing::info!("{} was closed by the other side; opening it again", self.input);
                 self.put_off();
+                tracing::info!("{} was closed by the other side; opening it again", self.input);
                 Ok(Read::Idle)
             }
             Ok(Read::End) => {
@@ -180,8 +180,9 @@ impl Level {
     }
 
     fn failed(&mut self, error: InputError) -> Result<Read, InputError> {
-        // Without ffmpeg no try will do better.
-        if !self.input.reopens() || matches!(error, InputError::NoFfmpeg { .. }) {
+        // Some things no other try does better.
+        let hopeless = matches!(error, InputError::NoFfmpeg { .. } | InputError::UnknownScheme(_));
+        if !self.input.reopens() || hopeless {
             return Err(error);
         }
         let error = error.to_string();

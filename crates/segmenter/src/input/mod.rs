@@ -97,6 +97,7 @@ impl Input {
     /// # Errors
     /// [`InputError::BadAddress`] for a `udp://` that names no port.
     pub fn parse(text: &str) -> Result<Self, InputError> {
+        let text = &copied(text);
         if text == "-" {
             return Ok(Self::Stdin);
         }
@@ -118,7 +119,8 @@ impl Input {
             !scheme.is_empty()
                 && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
         });
-        Ok(match text.strip_prefix("file://") {
+        let file = ["file://", "file:"].iter().find_map(|scheme| text.strip_prefix(scheme));
+        Ok(match file.filter(|path| path.starts_with('/') || text.starts_with("file://")) {
             Some(path) => Self::File(path.into()),
             None if scheme => Self::Ffmpeg(text.to_owned()),
             None => Self::File(text.into()),
@@ -136,6 +138,26 @@ impl Input {
     /// Whether what failed or fell silent is opened again: others' addresses are, what is ours to give is not.
     fn reopens(&self) -> bool {
         !matches!(self, Self::Stdin | Self::File(_))
+    }
+}
+
+/// An address as it was meant, when it was copied out of a mail, a page or a script with what stood around it. A file's
+/// name is left as it is, if there is one.
+fn copied(text: &str) -> String {
+    if std::path::Path::new(text).exists() {
+        return text.to_owned();
+    }
+    let mut bare = text.trim();
+    for (before, after) in [('"', '"'), ('\'', '\''), ('<', '>'), ('`', '`')] {
+        let inside = bare.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+        bare = inside.map_or(bare, str::trim);
+    }
+    // RFC 3986, 3.1: case does not matter.
+    match bare.split_once("://") {
+        Some((scheme, rest)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+            format!("{}://{rest}", scheme.to_ascii_lowercase())
+        }
+        _ => bare.to_owned(),
     }
 }
 
@@ -173,6 +195,12 @@ mod tests {
             ("https://host/live.m3u8?t=1", Input::Http("https://host/live.m3u8?t=1".into())),
             ("https://host/live.mpd", Input::Ffmpeg("https://host/live.mpd".into())),
             ("srt://:9000", Input::Ffmpeg("srt://:9000".into())),
+            // As they come out of mails, pages and shells.
+            (" <HTTP://host/Live>\n", Input::Http("http://host/Live".into())),
+            ("'udp://127.0.0.1:1234'", udp([127, 0, 0, 1].into())),
+            ("\"clip of mine.ts\"", Input::File("clip of mine.ts".into())),
+            ("file:/tmp/clip.ts", Input::File("/tmp/clip.ts".into())),
+            ("file:clip.ts", Input::File("file:clip.ts".into())),
         ] {
             assert_eq!(Input::parse(text).unwrap(), input, "{text}");
         }

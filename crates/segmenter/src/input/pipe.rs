@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{Mode, OFlags},
+};
 
 use super::{InputError, READ_LEN, Read};
 
@@ -28,11 +31,12 @@ impl Pipe {
         Ok(Self::new(stdin.as_fd().try_clone_to_owned()?))
     }
 
-    /// A named pipe or a device. Waits until somebody opens it for writing.
+    /// A named pipe or a device. It is silent until somebody opens it for writing.
     pub fn open(path: &Path) -> Result<Self, InputError> {
-        let file =
-            File::open(path).map_err(|reason| InputError::Unreadable { path: path.to_owned(), reason })?;
-        Ok(Self::new(file.into()))
+        let unreadable = |reason| InputError::Unreadable { path: path.to_owned(), reason };
+        // Opening a named pipe without a writer would block: nobody could stop us, and nothing stand in.
+        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+        Ok(Self::new(fd.map_err(|error| unreadable(error.into()))?))
     }
 
     /// What it reads from.

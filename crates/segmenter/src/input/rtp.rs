@@ -50,6 +50,16 @@ pub fn header(datagram: &[u8]) -> Option<Header> {
     })
 }
 
+/// The payload type of a datagram that is RTP with something else in it than MPEG-TS, of the types that senders agree on
+/// beforehand (RFC 3551, 6: 96 to 127), as H.264 is.
+pub fn other_payload(datagram: &[u8]) -> Option<u8> {
+    let (head, payload) = datagram.split_first_chunk::<12>()?;
+    // A lost sync byte looks like nothing of this.
+    let is_rtp = head[0] >> 6 == 2 && head[0] & 0x0f == 0 && !payload.is_empty();
+    let kind = head[1] & 0x7f;
+    (is_rtp && kind >= 96 && header(datagram).is_none()).then_some(kind)
+}
+
 /// Puts packets in order.
 #[derive(Debug, Default)]
 pub struct Order {

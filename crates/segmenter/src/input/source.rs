@@ -12,7 +12,7 @@ use super::{
     Input, InputError, InputOptions, READ_LEN, Read,
     ffmpeg::{self, Fed, Ffmpeg, Job, Origin},
     file::{self, FileInput, Kind},
-    http::Http,
+    http::{self, Http},
     native::{Looks, Native, looks},
     pace::Paced,
     pipe::Pipe,
@@ -22,6 +22,8 @@ use super::{
 
 /// What has come is kept for ffmpeg, if it need be, up to so much. Beyond, ffmpeg begins with what comes then.
 const MAX_KEPT: usize = 4 << 20;
+/// Datagrams with so much in them that is not MPEG-TS are for ffmpeg. A few of a stranger's are not enough.
+const DATAGRAMS_LOOKED_AT: usize = 128 << 10;
 /// Playlists that lead to playlists.
 const MAX_HOPS: u32 = 3;
 
@@ -126,7 +128,8 @@ impl Source {
     /// Whether its end is only that of a connection: what has no length and no mark of its end goes on later.
     pub fn is_endless(&self) -> bool {
         match (&self.about.input, &self.reader) {
-            (Input::Stdin | Input::File(_), _) => false,
+            (Input::File(path), _) => file::is_endless(path),
+            (Input::Stdin, _) => false,
             (Input::Udp(_) | Input::Rtmp(_), _) => true,
             (_, Reader::Native(native)) => !native.is_finite(),
             (_, Reader::Ffmpeg(ffmpeg)) => !ffmpeg.ends() && self.about.finite != Some(true),
@@ -173,6 +176,15 @@ impl Source {
                 self.about.input
             )));
         }
+        if let Reader::Native(Native::Udp(udp)) = &mut self.reader
+            && let Some(kind) = udp.take_other_payload()
+        {
+            return Some(Remark::Warning(format!(
+                "{} brings RTP of payload type {kind}, which is not MPEG-TS: save the session description (SDP) that the \
+                 sender writes as a file, stream.sdp, and give that as the input in place of {}",
+                self.about.input, self.about.input
+            )));
+        }
         let of_ffmpeg = match &mut self.reader {
             Reader::Ffmpeg(ffmpeg) => ffmpeg.remark(),
             Reader::Native(Native::Raw(ffmpeg)) => ffmpeg.remark(),
@@ -203,11 +215,10 @@ impl About {
                 self.door = Some(Rtmp::listen(address)?);
                 return Ok(Reader::Waiting);
             }
-            Input::Http(url) if wants_ffmpeg => return self.ffmpeg(Origin::Url(url.clone()), false, None),
             Input::Http(url) => {
                 self.url = Some(url.clone());
                 self.handed_out = Some(0);
-                Native::Http(Box::new(Http::start(url, self.options.insecure)))
+                return Ok(Reader::Native(self.http(url)));
             }
             Input::Ffmpeg(url) if wants_ffmpeg || !ffmpeg::carries_bytes(url) => {
                 return self.ffmpeg(Origin::Url(url.clone()), false, None);
@@ -228,6 +239,11 @@ impl About {
         Ok(reader)
     }
 
+    fn http(&self, url: &str) -> Native {
+        let reader = if self.options.ffmpeg.any() { http::Reader::Ffmpeg } else { http::Reader::Ourselves };
+        Native::Http(Box::new(Http::start(url, self.options.insecure, reader)))
+    }
+
     fn file(&mut self, path: &Path, wants_ffmpeg: bool) -> Result<Reader, InputError> {
         if wants_ffmpeg {
             // A device plays at its own pace. Other words of ffmpeg's, such as a test picture, are taken for files.
@@ -236,7 +252,7 @@ impl About {
         }
         let url = file::as_url(path);
         let kind = file::sniff(path)?;
-        self.finite = Some(kind != Kind::Stream);
+        self.finite = Some(kind != Kind::Stream && !file::is_session(path));
         Ok(match kind {
             Kind::MpegTs => {
                 self.url = Some(url);
@@ -331,6 +347,13 @@ impl Reader {
         match native.read(buf, patience) {
             Ok(Read::Data(len)) if about.handed_out.is_some() => {
                 about.keep(&buf[..len]);
+                let is_udp = matches!(native, Native::Udp(_));
+                let strange =
+                    |kept: &Vec<u8>| kept.len() >= DATAGRAMS_LOOKED_AT && looks(kept) != Looks::MpegTs;
+                if is_udp && about.kept.as_ref().is_some_and(strange) {
+                    self.hand_over(about, "brings datagrams that are not MPEG-TS", None)?;
+                    return Ok(Read::Idle);
+                }
                 Ok(Read::Data(len))
             }
             Ok(Read::Data(len)) => {
@@ -361,7 +384,7 @@ impl Reader {
                     return Err(InputError::Http { input, reason });
                 }
                 about.remarks.push(format!("{input} is a list: its first entry is taken"));
-                *native = Native::Http(Box::new(Http::start(&to, about.options.insecure)));
+                *native = about.http(&to);
                 about.url = Some(to);
                 Ok(Read::Idle)
             }
@@ -376,7 +399,10 @@ impl Reader {
         why: &str,
         playlist: Option<String>,
     ) -> Result<(), InputError> {
-        about.remarks.push(format!("{} {why}; ffmpeg reads it", about.input));
+        // Where the user wants ffmpeg there is no reason.
+        if !why.is_empty() {
+            about.remarks.push(format!("{} {why}; ffmpeg reads it", about.input));
+        }
         let origin = playlist.map(Origin::Playlist).or_else(|| about.url.clone().map(Origin::Url));
         let Some(origin) = origin else { return self.give_to_ffmpeg(about, None) };
         *self = Self::Failed;

@@ -21,6 +21,9 @@ const MAX_DATAGRAM: usize = 65_535;
 /// Datagrams that came after one that is missing wait so long for it.
 const PATIENCE_FOR_ORDER: Duration = Duration::from_millis(100);
 
+/// So many datagrams in a row with another payload are no chance.
+const OTHERS_IN_A_ROW: u32 = 16;
+
 /// A socket that receives the feed.
 #[derive(Debug)]
 pub struct Udp {
@@ -34,6 +37,8 @@ pub struct Udp {
     sent: usize,
     /// Somebody whose datagrams are not wanted.
     stranger: Option<IpAddr>,
+    /// Datagrams in a row that are RTP with something else in it, and of which payload type.
+    other: (u32, u8),
 }
 
 impl Udp {
@@ -44,12 +49,26 @@ impl Udp {
             _ => InputError::Udp { address: address.to_string(), reason },
         })?;
         let (order, ready) = (Order::default(), Vec::new());
-        Ok(Self { socket, address: address.clone(), order, waiting: None, ready, sent: 0, stranger: None })
+        Ok(Self {
+            socket,
+            address: address.clone(),
+            order,
+            waiting: None,
+            ready,
+            sent: 0,
+            stranger: None,
+            other: (0, 0),
+        })
     }
 
     /// Somebody else who sends here, the first time.
     pub fn take_stranger(&mut self) -> Option<IpAddr> {
         self.stranger.take()
+    }
+
+    /// The payload type of RTP that is not MPEG-TS, once so much of it has come in a row that it is no chance.
+    pub fn take_other_payload(&mut self) -> Option<u8> {
+        (self.other.0 >= OTHERS_IN_A_ROW).then(|| std::mem::take(&mut self.other).1)
     }
 
     pub(super) fn read(&mut self, buf: &mut [u8], patience: Duration) -> Result<Read, InputError> {
@@ -88,7 +107,15 @@ impl Udp {
 
     /// Leaves what can be used at once of a datagram at its beginning, and returns its length.
     fn take(&mut self, datagram: &mut [u8]) -> usize {
-        let Some(header) = rtp::header(datagram) else { return datagram.len() };
+        let Some(header) = rtp::header(datagram) else {
+            self.other = match rtp::other_payload(datagram) {
+                Some(kind) if kind == self.other.1 => (self.other.0.saturating_add(1), kind),
+                Some(kind) => (1, kind),
+                None => (0, 0),
+            };
+            return datagram.len();
+        };
+        self.other = (0, 0);
         let payload = header.payload.clone();
         let in_order = self.order.take(&header, &datagram[payload.clone()], &mut self.ready);
         self.waiting = self.order.is_waiting().then(|| self.waiting.unwrap_or_else(Instant::now));

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests: a panic is how they fail")]
 
+pub mod field;
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::SocketAddr,

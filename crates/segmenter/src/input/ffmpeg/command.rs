@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Command};
 
-use super::{Job, Origin, plan::Plan};
+use super::{super::file::is_session, Job, Origin, plan::Plan};
 
 /// Where systems keep the certificates that they trust.
 const TRUSTED: &[&str] = &[
@@ -13,6 +13,11 @@ const TRUSTED: &[&str] = &[
 ];
 /// What a playlist that was made smaller may lead to: never a file of this machine.
 const OF_A_PLAYLIST: &str = "http,https,tls,tcp,crypto,httpproxy,data";
+
+/// Still pictures, as a slate may be one.
+const PICTURES: &[&str] = &["png", "jpg", "jpeg", "bmp", "webp", "tif", "tiff"];
+/// What the description of an RTP session (SDP) may lead to; ffmpeg by itself lets a file lead to nothing.
+const OF_A_SESSION: &str = "file,rtp,udp,tcp,crypto,data";
 
 /// Protocols that carry bytes of any kind, and that in practice carry MPEG-TS, which is best left as it is.
 pub fn carries_bytes(url: &str) -> bool {
@@ -44,13 +49,23 @@ pub fn is_live(url: &str) -> bool {
 pub fn command(job: &Job, plan: &Plan) -> Command {
     let mut command = Command::new("ffmpeg");
     command.args(["-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info"]);
-    if job.repeat {
-        command.args(["-stream_loop", "-1"]);
+    match &job.origin {
+        // ffmpeg's loop knows no end of one picture. A percent sign in its name is no number.
+        Origin::Url(url) if job.repeat && is_picture(url) => {
+            command.args(["-f", "image2", "-pattern_type", "none", "-loop", "1"]);
+        }
+        _ if job.repeat => {
+            command.args(["-stream_loop", "-1"]);
+        }
+        _ => {}
     }
     let url = match &job.origin {
         Origin::Url(url) => {
             let (url, own) = as_ffmpeg_takes_it(url, job.insecure);
             command.args(own);
+            if url.strip_prefix("file:").is_some_and(|path| is_session(Path::new(path))) {
+                command.args(["-protocol_whitelist", OF_A_SESSION]);
+            }
             url
         }
         Origin::Playlist(playlist) => {
@@ -99,6 +114,12 @@ fn as_ffmpeg_takes_it(input: &str, insecure: bool) -> (String, Vec<String>) {
         },
         _ => (url, Vec::new()),
     }
+}
+
+/// Whether a file's name is that of a still picture.
+fn is_picture(url: &str) -> bool {
+    let extension = Path::new(url).extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    PICTURES.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
 /// The file with the certificates that this system trusts.

@@ -7,6 +7,9 @@
 /// More streams than this are not told apart.
 const MAX_STREAMS: usize = 256;
 
+/// `stream_type` of SCTE 35.
+pub const SCTE_35: u8 = 0x86;
+
 /// What a stream carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -35,6 +38,8 @@ pub struct Stream {
     pub codec: String,
     /// `stream_type` of an MPEG-TS PMT, if it came with one.
     pub stream_type: Option<u8>,
+    /// Its pictures are to be turned before they are shown, as a phone held upright takes them.
+    pub turned: bool,
 }
 
 /// One program, or variant of a playlist.
@@ -101,6 +106,11 @@ impl Listing {
             self.section = Section::Input;
         } else if let Some(rest) = line.strip_prefix("  Stream #0:") {
             self.stream(rest);
+        } else if let Some(rest) = line.strip_prefix("      displaymatrix: rotation of ") {
+            let degrees = rest.strip_suffix(" degrees").and_then(|text| text.parse::<f64>().ok());
+            if let (Some(degrees), Some(stream)) = (degrees, self.streams.last_mut()) {
+                stream.turned = degrees.abs() >= 1.0;
+            }
         } else if let Some((name, value)) = line.split_once(" : ")
             && name.trim() == "variant_bitrate"
             && self.section == Section::Program
@@ -134,6 +144,8 @@ impl Listing {
             let (number, zeros) = tag.split_once(']')?;
             number.parse().ok().filter(|_| zeros.starts_with("[0][0][0]"))
         });
+        // A registration in the stream's descriptors stands in place of its type.
+        let stream_type = stream_type.or_else(|| rest.contains("(CUEI / ").then_some(SCTE_35));
         if self.section == Section::Program
             && let Some(program) = self.programs.last_mut()
             && !program.streams.contains(&index)
@@ -141,7 +153,7 @@ impl Listing {
             program.streams.push(index);
         }
         if !self.streams.iter().any(|known| known.index == index) {
-            self.streams.push(Stream { index, kind, codec, stream_type });
+            self.streams.push(Stream { index, kind, codec, stream_type, turned: false });
         }
     }
 
@@ -224,6 +236,27 @@ Output #0, mpegts, to 'pipe:1':";
             ]
         );
         assert_eq!(listing.programs[0].streams, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn cues_by_their_type_and_by_their_registration() {
+        for tag in ["([134][0][0][0] / 0x0086)", "(CUEI / 0x49455543)"] {
+            let head =
+                "Input #0, mpegts, from 'pipe:0':\n  Duration: N/A, start: 1.0, bitrate: N/A\n  Program 1 \n";
+            let listing = listing(&format!("{head}  Stream #0:0[0x1f5]: Unknown: none {tag}\n"));
+            assert_eq!(listing.streams[0].stream_type, Some(SCTE_35), "{tag}");
+        }
+    }
+
+    #[test]
+    fn a_phone_held_upright() {
+        let film = listing(
+            "Input #0, mov,mp4,m4a,3gp,3g2,mj2, from 'x.mp4':\n  Duration: 00:00:20.02, start: 0.0, bitrate: 723 kb/s\n  \
+             Stream #0:0[0x1](und): Video: h264 (avc1 / 0x31637661), yuv420p, 320x180\n    Metadata:\n      \
+             handler_name    : VideoHandler\n    Side data:\n      displaymatrix: rotation of -90.00 degrees\n  \
+             Stream #0:1[0x2](und): Audio: aac (LC), 48000 Hz, mono",
+        );
+        assert_eq!(film.streams.iter().map(|stream| stream.turned).collect::<Vec<_>>(), [true, false]);
     }
 
     #[test]

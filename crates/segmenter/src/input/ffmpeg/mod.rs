@@ -26,6 +26,7 @@ use super::{
     InputError, Read,
     pipe::{Pipe, wait_readable},
 };
+use listing::Listing;
 use plan::Plan;
 use pump::Pump;
 use words::Words;
@@ -105,6 +106,12 @@ pub struct Ffmpeg {
     settled: bool,
     /// It has been started a second time.
     again: bool,
+    /// What is in the input.
+    listing: Listing,
+    /// Some of its output has been seen.
+    fruitful: bool,
+    /// It was started once more, for pictures that come without times.
+    untimed: bool,
     /// Its output was first seen while it had not said what is in it.
     speechless: Option<Instant>,
     finite: bool,
@@ -133,6 +140,9 @@ impl Ffmpeg {
             running,
             settled,
             again: false,
+            listing: Listing::default(),
+            fruitful: false,
+            untimed: false,
             speechless: None,
             finite: false,
             has_end_mark: false,
@@ -166,7 +176,16 @@ impl Ffmpeg {
         }
         match self.running.output.read(buf, patience)? {
             Read::End => self.ended(),
-            read => Ok(read),
+            Read::Data(len) => {
+                if !self.fruitful
+                    && let Some(pump) = &self.running.pump
+                {
+                    pump.settled();
+                }
+                self.fruitful = true;
+                Ok(Read::Data(len))
+            }
+            Read::Idle => Ok(Read::Idle),
         }
     }
 
@@ -181,20 +200,24 @@ impl Ffmpeg {
         };
         self.finite = listing.finite;
         self.has_end_mark = matches!(listing.format.as_str(), "hls" | "dash");
-        let plan = plan::of(&listing, self.job.program, &self.job.arguments.output);
+        let plan = plan::of(&listing, self.job.program, &self.job.arguments.output, self.untimed);
+        self.listing = listing;
         if self.again || plan.arguments == self.plan.arguments {
             if !self.again {
                 self.remarks = plan.remarks;
             }
             self.settled = true;
-            if let Some(pump) = &self.running.pump {
-                pump.settled();
-            }
             return Ok(true);
         }
+        self.again = true;
+        self.start_again(plan)?;
+        Ok(false)
+    }
+
+    /// Starts it again with other words; what it was fed with it gets from the first byte on.
+    fn start_again(&mut self, plan: Plan) -> Result<(), InputError> {
         self.remarks.clone_from(&plan.remarks);
         self.plan = plan;
-        self.again = true;
         let was_fed = self.running.pump.is_some();
         let fed = self.running.stop();
         if was_fed && fed.as_ref().is_none_or(|fed| fed.kept.is_none()) {
@@ -205,21 +228,52 @@ impl Ffmpeg {
             });
         }
         self.running = Running::start(command::command(&self.job, &self.plan), &self.job, fed)?;
-        Ok(false)
+        Ok(())
     }
 
     fn ended(&mut self) -> Result<Read, InputError> {
         let status = self.running.child.wait()?;
         let last = self.running.words.end();
-        // A playlist that ended is an end; one whose server went away is none, though ffmpeg calls both a success.
-        if status.success() && !last.playlist_lost {
+        // ffmpeg calls some things a success that are none: a playlist whose server went away, a film that it could open
+        // and read nothing of.
+        let failed = !self.fruitful && !self.job.raw && !last.lines.is_empty();
+        if status.success() && !last.playlist_lost && !failed {
             return Ok(Read::End);
         }
-        let mut last_words = self.job.secrets.mask(&last.lines.join("; "));
-        if last_words.contains("certificate failed verification") {
-            last_words += "; if it is your own server, add --insecure-input";
+        self.running.words.forget(&last.lines);
+        if last.untimed && !self.fruitful && !self.untimed {
+            self.untimed = true;
+            let plan = plan::of(&self.listing, self.job.program, &self.job.arguments.output, self.untimed);
+            if plan.arguments != self.plan.arguments {
+                self.start_again(plan)?;
+                return Ok(Read::Idle);
+            }
         }
+        let unknown = |url: &String| last.lines.contains(&format!("{url}: Protocol not found"));
+        if matches!(&self.job.origin, Origin::Url(url) if unknown(url)) {
+            return Err(InputError::UnknownScheme(self.job.name.clone()));
+        }
+        let mut last_words = self.job.secrets.mask(&last.lines.join("; "));
+        let remedy = remedy(&self.job.origin, &last_words);
+        last_words += remedy;
         Err(InputError::Ffmpeg { input: self.job.name.clone(), status: status.to_string(), last_words })
+    }
+}
+
+/// What helps against what ffmpeg said last, as the rest of a sentence.
+fn remedy(origin: &Origin, last_words: &str) -> &'static str {
+    let says = |text: &str| last_words.contains(text);
+    let url = if let Origin::Url(url) = origin { url.as_str() } else { "" };
+    match () {
+        () if says("certificate failed verification") => "; if it is your own server, add --insecure-input",
+        () if says("moov atom not found") || says("partial file") => {
+            "; an MP4 with its index at the end must be a file, or on a server that takes ranges: have it written with \
+             -movflags +faststart"
+        }
+        () if says("Connection refused") && url.starts_with("rtmp://") => {
+            "; to wait for an encoder that comes here, write rtmp://0.0.0.0:PORT/APPLICATION/KEY"
+        }
+        () => "",
     }
 }
 
@@ -300,6 +354,9 @@ mod tests {
             job,
             settled: true,
             again: false,
+            listing: Listing::default(),
+            fruitful: false,
+            untimed: false,
             speechless: None,
             finite: false,
             has_end_mark: false,

@@ -1,7 +1,7 @@
 //! Which of an input's streams go out and how: copied where MPEG-TS can carry them, transcoded where it cannot, and named
 //! where they are left out.
 
-use super::listing::{Kind, Listing, Program, Stream};
+use super::listing::{Kind, Listing, Program, SCTE_35, Stream};
 
 /// Moving pictures that MPEG-TS has a type for.
 const VIDEO: &[&str] =
@@ -14,8 +14,6 @@ const SUBTITLES: &[&str] = &["dvb_subtitle", "dvb_teletext"];
 const DATA: &[&str] = &["klv", "timed_id3"];
 /// Data that belongs to the container it came in, and that nobody misses.
 const PASSING: &[&str] = &["bin_data", "none", "epg", "otf", "ttf", "tmcd"];
-/// `stream_type` of SCTE 35.
-const SCTE_35: u8 = 0x86;
 /// Sound becomes this.
 const TO_AUDIO: &str = "aac";
 /// Pictures become this: quick to make, played by everything, with a key frame each two seconds.
@@ -52,8 +50,9 @@ pub fn blind(output: &[String]) -> Plan {
     Plan { arguments, remarks: Vec::new() }
 }
 
-/// The plan for an input that is known: of several programs `program`, or the best one.
-pub fn of(listing: &Listing, program: Option<u16>, output: &[String]) -> Plan {
+/// The plan for an input that is known: of several programs `program`, or the best one. `untimed`: it does not say when
+/// its pictures are to be shown, which a decoder finds out.
+pub fn of(listing: &Listing, program: Option<u16>, output: &[String], untimed: bool) -> Plan {
     if has_own_map(output) || listing.streams.is_empty() {
         return blind(output);
     }
@@ -71,7 +70,7 @@ pub fn of(listing: &Listing, program: Option<u16>, output: &[String]) -> Plan {
     let mut plain = true;
     for stream in kind(Kind::Video).take(1) {
         plain &= listing.streams.iter().find(|other| other.kind == Kind::Video) == Some(stream);
-        taken.push((stream.index, pictures(stream, output, &mut remarks)));
+        taken.push((stream.index, pictures(stream, output, untimed, &mut remarks)));
     }
     for stream in kind(Kind::Audio) {
         taken.push((stream.index, sound(stream, output, &mut remarks)));
@@ -155,13 +154,24 @@ fn choose<'a>(programs: &'a [Program], wanted: Option<u16>, streams: &[Stream]) 
         .max_by_key(|program| (has(program, Kind::Video), program.bit_rate, has(program, Kind::Audio)))
 }
 
-fn pictures(stream: &Stream, output: &[String], remarks: &mut Vec<String>) -> Option<Vec<String>> {
-    if VIDEO.contains(&stream.codec.as_str()) || !output.is_empty() {
+fn pictures(
+    stream: &Stream,
+    output: &[String],
+    untimed: bool,
+    remarks: &mut Vec<String>,
+) -> Option<Vec<String>> {
+    if !output.is_empty() {
         return None;
     }
+    let why = match () {
+        () if !VIDEO.contains(&stream.codec.as_str()) => "MPEG-TS cannot carry them",
+        () if stream.turned => "they are to be turned before they are shown, which MPEG-TS cannot say",
+        () if untimed => "they come without times, and not in the order in which they are shown",
+        () => return None,
+    };
     remarks.push(format!(
-        "pictures of kind {} (stream {}) are transcoded to H.264, which takes much of a processor: MPEG-TS cannot carry \
-         them; choose how with --ffmpeg-output-args \"-c:v libx264 -preset veryfast -g 50 -c:a copy\"",
+        "pictures of kind {} (stream {}) are transcoded to H.264, which takes much of a processor: {why}; choose how with \
+         --ffmpeg-output-args \"-c:v libx264 -preset veryfast -g 50 -c:a copy\"",
         stream.codec, stream.index
     ));
     Some(TO_VIDEO.iter().map(|word| (*word).to_owned()).collect())
@@ -203,22 +213,22 @@ mod tests {
             streams(&["Audio: mp3, 44100 Hz"]),
             streams(&["Video: hevc, yuv420p", "Data: klv (KLVA / 0x41564C4B)", "Subtitle: dvb_subtitle"]),
         ] {
-            assert_eq!(of(&listing, None, &[]), blind(&[]));
+            assert_eq!(of(&listing, None, &[], false), blind(&[]));
         }
         assert!(blind(&[]).arguments.join(" ").contains("-c copy"));
     }
 
     #[test]
     fn the_best_variant_with_its_own_sound() {
-        let plan = of(&listing(MASTER), None, &[]);
+        let plan = of(&listing(MASTER), None, &[], false);
         assert_eq!(plan.arguments, words("-map 0:2 -map 0:3 -c copy"));
         assert!(plan.remarks.is_empty());
-        assert_eq!(of(&listing(MASTER), Some(0), &[]).arguments, words("-map 0:0 -map 0:1 -c copy"));
+        assert_eq!(of(&listing(MASTER), Some(0), &[], false).arguments, words("-map 0:0 -map 0:1 -c copy"));
     }
 
     #[test]
     fn teletext_stays_and_scte_35_is_named() {
-        let plan = of(&listing(TUNER), None, &[]);
+        let plan = of(&listing(TUNER), None, &[], false);
         assert_eq!(plan.arguments, words("-map 0:0 -map 0:1 -map 0:2 -c copy"));
         let [remark] = &plan.remarks[..] else { panic!("{:?}", plan.remarks) };
         assert!(remark.contains("scte_35 (stream 3)"), "{remark}");
@@ -227,12 +237,12 @@ mod tests {
     #[test]
     fn what_cannot_be_carried_is_transcoded_or_named() {
         let camera = streams(&["Video: h264 (Main), yuv420p", "Audio: pcm_alaw, 8000 Hz, mono"]);
-        let plan = of(&camera, None, &[]);
+        let plan = of(&camera, None, &[], false);
         assert_eq!(plan.arguments, words("-map 0:0 -map 0:1 -c:0 copy -c:1 aac"));
         assert!(plan.remarks[0].contains("pcm_alaw"), "{:?}", plan.remarks);
 
         let web = streams(&["Video: vp9, yuv420p", "Audio: opus", "Audio: vorbis", "Subtitle: webvtt"]);
-        let plan = of(&web, None, &[]);
+        let plan = of(&web, None, &[], false);
         let text = plan.arguments.join(" ");
         assert!(text.starts_with("-map 0:0 -map 0:1 -map 0:2 -c:0 libx264"), "{text}");
         assert!(text.ends_with("-c:1 copy -c:2 aac"), "{text}");
@@ -240,16 +250,33 @@ mod tests {
     }
 
     #[test]
+    fn pictures_that_are_turned_or_come_without_times_are_transcoded() {
+        let mut phone = streams(&["Video: h264 (High), yuv420p", "Audio: aac (LC), 48000 Hz"]);
+        assert_eq!(of(&phone, None, &[], false), blind(&[]));
+        for plan in [of(&phone, None, &[], true), {
+            phone.streams[0].turned = true;
+            of(&phone, None, &[], false)
+        }] {
+            let text = plan.arguments.join(" ");
+            assert!(
+                text.starts_with("-map 0:0 -map 0:1 -c:0 libx264") && text.ends_with("-c:1 copy"),
+                "{text}"
+            );
+            assert_eq!(plan.remarks.len(), 1);
+        }
+    }
+
+    #[test]
     fn the_users_words_win() {
         let output = words("-c:v libx264 -c:a aac");
         let camera = streams(&["Video: mjpeg, yuvj422p", "Audio: pcm_alaw, 8000 Hz, mono"]);
-        let plan = of(&camera, None, &output);
+        let plan = of(&camera, None, &output, false);
         assert_eq!(plan, blind(&output));
         assert!(plan.remarks.is_empty());
         let own = words("-map 0:1 -c copy");
-        assert!(!of(&camera, None, &own).arguments.contains(&"0:V:0?".to_owned()));
+        assert!(!of(&camera, None, &own, false).arguments.contains(&"0:V:0?".to_owned()));
         // Of a master playlist they have the best variant, too.
-        let plan = of(&listing(MASTER), None, &output);
+        let plan = of(&listing(MASTER), None, &output, false);
         assert!(plan.arguments.join(" ").starts_with("-map 0:2 -map 0:3 "), "{plan:?}");
     }
 }

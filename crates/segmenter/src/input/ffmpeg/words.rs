@@ -18,12 +18,15 @@ const MAX_LINE: u64 = 1000;
 const MAX_WARNINGS: usize = 16;
 /// What ffmpeg says when an HLS playlist cannot be had any more.
 const PLAYLIST_LOST: &str = "Failed to reload playlist";
+/// What it says when the first picture comes without the time at which it is to be shown.
+const UNTIMED: &str = "first pts and dts value must be set";
 /// Warnings that say nothing that a broadcaster could mend, or that we say ourselves.
 const IDLE_TALK: &[&str] = &[
     "Consider increasing the value",
     "Could not find codec parameters",
     "Estimating duration from bitrate",
     "Guessed Channel Layout",
+    "No trailing CRLF found in HTTP header",
     "deprecated",
     "does not match the expected", // of ID3 tags
     "frame size not set",
@@ -32,6 +35,7 @@ const IDLE_TALK: &[&str] = &[
     "mime type is not rfc8216 compliant",
     "parameters: none",
     "per frame requested, clamping to max", // a camera's 8 kHz
+    "should be 18446744073709551615",       // an answer without a length has ended
     "start time for stream",
     "Timestamps are unset in a packet",
     "unsupported type",
@@ -50,6 +54,7 @@ struct Heard {
     /// Warnings that were passed on, without their numbers.
     passed: BTreeSet<String>,
     playlist_lost: bool,
+    untimed: bool,
     ended: bool,
 }
 
@@ -59,6 +64,8 @@ pub struct LastWords {
     pub lines: Vec<String>,
     /// A playlist could not be had any more.
     pub playlist_lost: bool,
+    /// The first picture came without its time.
+    pub untimed: bool,
 }
 
 /// Listens to one ffmpeg.
@@ -116,7 +123,13 @@ impl Words {
             let _ = thread.join();
         }
         let mut heard = self.shared.lock();
-        LastWords { lines: heard.last.drain(..).collect(), playlist_lost: heard.playlist_lost }
+        let lines = heard.last.drain(..).collect();
+        LastWords { lines, playlist_lost: heard.playlist_lost, untimed: heard.untimed }
+    }
+
+    /// These lines are told otherwise.
+    pub fn forget(&self, lines: &[String]) {
+        self.shared.lock().warnings.retain(|warning| !lines.contains(warning));
     }
 }
 
@@ -158,12 +171,14 @@ impl Heard {
             return;
         }
         self.playlist_lost |= text.contains(PLAYLIST_LOST);
+        self.untimed |= text.contains(UNTIMED);
         if IDLE_TALK.iter().any(|idle| text.contains(idle)) {
             return;
         }
         if is_loud && self.passed.len() < MAX_WARNINGS && self.passed.insert(kind(&text)) {
             self.warnings.push_back(text.clone());
         }
+        self.last.retain(|line| *line != text);
         if self.last.len() == LAST_LINES {
             self.last.pop_front();
         }
