@@ -7,7 +7,8 @@
 //! them, so no block keeps more memory in use than it has brought. What is of no use is answered by one cancel, and counts
 //! against its sender. A piece is promised as soon as it begins to come, at once if it is rare and within [`TELL_WITHIN`]
 //! if it is common, and held once the driver has verified it. Of one that is not known to finish what it begins half must
-//! be here: else a piece that nobody has would look as if all had it, and the source would not push it again. A sender of bytes that do not verify is banned.
+//! be here: else a piece that nobody has would look as if all had it, and the source would not push it again. A sender
+//! of bytes that do not verify is banned.
 
 use std::time::Duration;
 

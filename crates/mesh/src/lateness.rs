@@ -4,8 +4,9 @@
 //! quiet; a piece that has begun is given up at its end ([`Pace`](crate::arrival::Pace)), also if more of it drips in. A
 //! holder that has never delivered and leaves requests without any answer while it goes on talking is a liar. One that begins
 //! pieces and has never finished one may just be slow, and is set aside (`bans.rs`); one that has delivered is at most hung up
-//! on. So nobody is banned for being slow: an honest node answers each request, however late. What is late is asked of a second holder, also if it has begun to come and will not be whole
-//! in time, and what nobody will deliver in time of the HTTP origin.
+//! on. So nobody is banned for being slow: an honest node answers each request, however late. What is late is asked of a
+//! second holder, also if it has begun to come and will not be whole in time, and what nobody will deliver in time of the HTTP
+//! origin.
 
 use std::time::Duration;
 
