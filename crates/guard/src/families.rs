@@ -1,5 +1,8 @@
 //! Which families of addresses this host has.
-#![allow(clippy::disallowed_types, reason = "only the system can say, and says it by whether a socket can be had")]
+#![allow(
+    clippy::disallowed_types,
+    reason = "only the system can say, and says it by whether a socket can be had"
+)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 

@@ -260,7 +260,8 @@ impl Estimate {
                 Some(seen) if overflows || seen.wait > FULL + seen.jitter * 3 / 2 => self.back_off(seen, now),
                 Some(seen) if seen.wait > LITTLE + seen.jitter => {
                     // One look may see a jitter.
-                    if std::mem::replace(&mut self.waited, true) {
+                    let again = std::mem::replace(&mut self.waited, true);
+                    if again {
                         self.limit *= 1.0 - SHRINK * elapsed.min(1.0);
                     }
                 }

@@ -236,7 +236,7 @@ impl Node {
         self.candidates.expire(now);
         self.shed(now);
         let keep_alive = self.tempo.time(KEEP_ALIVE).clamp(LEAST_KEEP_ALIVE, MOST_KEEP_ALIVE);
-        let idle = keep_alive.saturating_mul(IDLE) / 2;
+        let idle = keep_alive.saturating_mul(IDLE).div_f32(2.0);
         for slab in self.neighbours.slabs() {
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
             neighbour.taken_lately *= 0.9;

@@ -212,7 +212,7 @@ impl Mesh {
             spawner.spawn_to_end("the list of nodes to find again", endless(remembering));
         }
         let uplink = options.uplink.clone();
-        let estimate = UplinkEstimate::start(&options, uplink.clone(), &spawner);
+        let estimate = UplinkEstimate::start(&options, uplink.clone(), spawner);
         let (say_reach, reach) = watch::channel(transport.reach());
         spawner
             .spawn("the watch over this node's addresses", endless(transport.clone().watch_reach(say_reach)));
