@@ -35,6 +35,8 @@ fn options(key: &ChannelKey, role: MeshRole, folder: &Path, tracker: &TrackerCli
         window: 256,
         first_serial: Serial::new(1),
         known: None,
+        lines: None,
+        uplink: minuet_node::mesh::Uplink::default(),
         trackers: vec![tracker.clone()],
     }
 }

@@ -39,6 +39,8 @@ fn options(key: &ChannelKey, folder: &std::path::Path) -> MeshOptions {
         window: 256,
         first_serial: Serial::new(1),
         known: None,
+        lines: None,
+        uplink: minuet_node::mesh::Uplink::default(),
         trackers: Vec::new(),
     }
 }

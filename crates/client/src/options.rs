@@ -50,8 +50,8 @@ pub struct Common {
     /// Ask this tracker too; may repeat [example: http://tracker.example:7070].
     #[arg(long, value_name = "URL", value_parser = parse_tracker)]
     pub tracker: Vec<url::Url>,
-    /// Most that is sent to others, in bits a second; without it, what the line can send is found out by and by
-    /// [example: 8Mbit].
+    /// Most that is sent to others, in bits a second; without it, as much as the line can send while nobody else on
+    /// it has to wait [example: 8Mbit].
     #[arg(long, value_name = "RATE")]
     pub upload_limit: Option<Rate>,
     /// Where others connect to, by UDP, and by TCP for finished minutes; port 0 takes any free port

@@ -16,8 +16,9 @@ use bytes::Bytes;
 use minuet_proto::mesh::{Block, Message, Serial, SerialList};
 
 use crate::flood::price;
-use crate::neighbour::{Asked, Neighbour, Slab};
+use crate::neighbour::{Asked, CROSSING, Neighbour, Slab};
 use crate::node::Node;
+use crate::tempo::Tempo;
 use crate::uplink::LIVE;
 use crate::{HangUpReason, Output, Role, Timestamp};
 
@@ -26,10 +27,12 @@ const MAX_PUSHES: u32 = 4;
 /// A piece that so many neighbours promise, and one in [`COMMON_AT`], is common.
 const COMMON: u16 = 6;
 const COMMON_AT: usize = 3;
-/// How soon, and up to one tick later, neighbours are told of what is common, if they lack it; …
+/// At the nominal pace: how soon, and up to one tick later, neighbours are told of what is common, if they lack it; …
 const TELL_WITHIN: Duration = Duration::from_millis(100);
 /// … and if they have it.
 const TELL_HOLDERS_WITHIN: Duration = Duration::from_millis(400);
+/// At no pace are these told later: a source takes a piece for lost that nobody tells it of.
+const TELL_LATEST: Duration = Duration::from_secs(1);
 
 /// When a piece that has begun should be whole, and when it is given up: by what its first block left to come, and the
 /// rate that was measured on the link.
@@ -55,11 +58,12 @@ impl Pace {
     /// How far a piece must be before its rate tells anything.
     const TELLING: Duration = Duration::from_millis(100);
 
-    /// The pace of a piece of which `left` bytes are to come at `rate` bytes a second.
-    pub fn new(left: u32, rate: f32, now: Timestamp) -> Self {
+    /// The pace of a piece of which `left` bytes are to come at `rate` bytes a second; the bounds are for the nominal tempo
+    /// (`tempo.rs`).
+    pub fn new(left: u32, rate: f32, tempo: &Tempo, now: Timestamp) -> Self {
         let within = |factor: f32, least: Duration, most: Duration| {
             let us = (factor * left as f32 / rate.max(1.0) * 1e6).min(1e9);
-            now + Duration::from_micros(us as u64).clamp(least, most)
+            now + Duration::from_micros(us as u64).clamp(tempo.time(least), tempo.time(most))
         };
         Self {
             begun: now,
@@ -87,6 +91,8 @@ impl Node {
         let serial = block.serial.get();
         self.stats.payload_received = self.stats.payload_received.saturating_add(block.len.into());
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
+        // A request may have crossed what it asks for, and is answered by that.
+        neighbour.overdue.clear();
         if neighbour.flags.source {
             self.stats.source_received = self.stats.source_received.saturating_add(block.len.into());
         }
@@ -121,8 +127,10 @@ impl Node {
         if block.offset == 0 {
             self.cancel_others(from, serial, now);
         }
+        let tempo = self.tempo;
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         let Some(index) = neighbour.asked.iter().position(|a| a.serial == serial) else { return };
+        let rate = neighbour.rate_of_pieces(&tempo);
         let asked = &mut neighbour.asked[index];
         if asked.received() != block.offset {
             // Left over from a request that was taken back and made again: the new one starts at zero.
@@ -132,7 +140,7 @@ impl Node {
         asked.data.extend_from_slice(&payload);
         let whole = asked.received() >= piece.len;
         if asked.pace.is_none() {
-            asked.pace = Some(Pace::new(piece.len.saturating_sub(block.len), neighbour.rate, now));
+            asked.pace = Some(Pace::new(piece.len.saturating_sub(block.len), rate, &tempo, now));
         }
         let expected =
             neighbour.asked.get(index).is_some_and(|asked| neighbour.will_finish(asked, piece.len));
@@ -184,8 +192,9 @@ impl Node {
 
     /// Cancels a request or a push.
     pub(crate) fn cancel(&mut self, to: Slab, serial: u64, now: Timestamp) {
+        let crossing = self.tempo.time(CROSSING);
         let Some(neighbour) = self.neighbours.get_mut(to) else { return };
-        neighbour.note_cancel(serial, now);
+        neighbour.note_cancel(serial, crossing, now);
         self.send(to, Message::Cancel(Serial::new(serial)), now);
     }
 
@@ -284,7 +293,7 @@ impl Node {
     /// several pieces at once, because HAVEs and their acknowledgements are half of a link's packets. What is rare cannot
     /// wait, not even at those who have it: they push it on, and would push it here.
     pub(crate) fn promise(&mut self, serial: Serial, from: Option<Slab>, now: Timestamp) {
-        let held = self.window.held.get(serial.get());
+        let (held, tempo) = (self.window.held.get(serial.get()), self.tempo);
         let slot = self.window.slot_mut(serial.get());
         if slot.promised || !self.config.upload || !held && !self.retractions.may_promise(now) {
             return;
@@ -298,7 +307,9 @@ impl Node {
             }
             // Also who has not said Hello yet: it was sent a bitmap when its link came up, and this is not in it.
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
-            let within = if neighbour.has.get(serial.get()) { TELL_HOLDERS_WITHIN } else { TELL_WITHIN };
+            let within =
+                tempo.time(if neighbour.has.get(serial.get()) { TELL_HOLDERS_WITHIN } else { TELL_WITHIN });
+            let within = within.min(TELL_LATEST);
             if !neighbour.put_off(serial, now + within) || !common {
                 self.tell_untold(slab, now);
             }
@@ -328,11 +339,14 @@ impl Node {
     pub(crate) fn retract(&mut self, serial: u64, now: Timestamp) {
         for slab in self.neighbours.slabs() {
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
+            let asks = neighbour.wants.iter().any(|w| w.serial == serial);
             neighbour.wants.retain(|w| w.serial != serial);
             neighbour.untold.retain(|s| s.get() != serial);
             if !neighbour.has.get(serial) {
                 let list = SerialList::from_slice(&[Serial::new(serial)]);
                 self.send(slab, Message::DontHave(list), now);
+            } else if asks {
+                self.send(slab, Message::Reject(Serial::new(serial)), now);
             }
         }
     }
@@ -351,14 +365,14 @@ mod tests {
         // 48 KiB at 1 MB/s are 49 ms: the least times. At 1 B/s the most.
         for (rate, slow, end) in [(1e6, 200, 800), (200_000.0, 491, 983), (1.0, 800, 4000), (0.0, 800, 4000)]
         {
-            let pace = Pace::new(48 << 10, rate, at(0));
+            let pace = Pace::new(48 << 10, rate, &Tempo::default(), at(0));
             assert_eq!((pace.slow_at.0 / 1000, pace.end_at.0 / 1000), (1000 + slow, 1000 + end), "{rate}");
         }
     }
 
     #[test]
     fn a_drip_is_behind_as_soon_as_that_can_be_told() {
-        let pace = Pace::new(63 << 10, 1.0, at(0));
+        let pace = Pace::new(63 << 10, 1.0, &Tempo::default(), at(0));
         let behind =
             |received: u32, due: u64, now: u64| pace.is_behind(received, 64 << 10, Some(at(due)), at(now));
         assert!(!behind(1 << 10, 700, 50), "too soon to tell");

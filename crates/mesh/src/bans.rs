@@ -1,4 +1,5 @@
-//! Bans: who sent bytes that do not verify, forged, flooded or lied is not talked to again for a while.
+//! Bans: who sent bytes that do not verify, forged, flooded or lied is not talked to again for a while. A node that is only
+//! too slow to be of use is no liar: it is set aside for a shorter time.
 //!
 //! Rule: a ban names a node's key, which its links prove, lasts [`BAN`], and the list holds at most [`MAX_BANS`];
 //! beyond that the oldest ban is lifted. A key costs nothing to make, so a ban is no wall: what bounds an
@@ -14,6 +15,8 @@ use crate::Timestamp;
 
 /// How long a ban lasts.
 const BAN: Duration = Duration::from_secs(600);
+/// How long one is refused that is not banned.
+const SET_ASIDE: Duration = Duration::from_secs(120);
 /// Most bans at a time.
 const MAX_BANS: usize = 256;
 
@@ -25,6 +28,15 @@ pub(crate) struct Bans {
 
 impl Bans {
     pub fn ban(&mut self, node: NodeId, now: Timestamp) {
+        self.refuse(node, BAN, now);
+    }
+
+    /// Refuses a node that may be honest and is of no use here, for a while.
+    pub fn set_aside(&mut self, node: NodeId, now: Timestamp) {
+        self.refuse(node, SET_ASIDE, now);
+    }
+
+    fn refuse(&mut self, node: NodeId, how_long: Duration, now: Timestamp) {
         self.expire(now);
         if self.contains(&node) {
             return;
@@ -32,7 +44,7 @@ impl Bans {
         if self.list.len() == MAX_BANS {
             self.list.pop_front();
         }
-        self.list.push_back((node, now + BAN));
+        self.list.push_back((node, now + how_long));
     }
 
     pub fn contains(&self, node: &NodeId) -> bool {
@@ -40,8 +52,6 @@ impl Bans {
     }
 
     pub fn expire(&mut self, now: Timestamp) {
-        while self.list.front().is_some_and(|(_, end)| *end <= now) {
-            self.list.pop_front();
-        }
+        self.list.retain(|(_, end)| *end > now);
     }
 }

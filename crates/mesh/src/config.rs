@@ -84,6 +84,8 @@ pub struct Config {
     /// Whether the channel's source pushes each piece to one neighbour as it closes. If not (for comparison), it promises
     /// it to all, and they ask for it at once.
     pub source_pushes: bool,
+    /// Whether a viewer that lacks the stream stands back for others (`strain.rs`). If not, it is only told so.
+    pub stands_back: bool,
     /// Whether a late piece may be had from the source's HTTP origin ([`Output::FetchHttp`](crate::Output)).
     pub http_origin: bool,
 }
@@ -106,6 +108,7 @@ impl Config {
             first_serial: Serial::new(0),
             pick_order: PickOrder::RarestNewest,
             source_pushes: true,
+            stands_back: false,
             http_origin: false,
         }
     }

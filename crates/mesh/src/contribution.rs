@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use crate::Timestamp;
 use crate::neighbour::Neighbour;
+use crate::tempo::Tempo;
 
-/// What a neighbour may take before its own giving is looked at: about eight seconds of a stream of 8 Mbit/s.
-const GRACE: u64 = 8 << 20;
+/// What a neighbour may take before its own giving is looked at, in seconds of the stream: longer than anybody who gives
+/// goes without being asked for anything.
+const GRACE_S: f32 = 8.0;
 /// Part of what it took that it must have given.
 const SHARE: u64 = 64;
 
@@ -36,8 +38,8 @@ pub(crate) enum Standing {
     Rider,
 }
 
-pub(crate) fn standing(neighbour: &Neighbour, now: Timestamp) -> Standing {
-    if is_rider(neighbour) || neighbour.spreads < SPREADS {
+pub(crate) fn standing(neighbour: &Neighbour, tempo: &Tempo, now: Timestamp) -> Standing {
+    if is_rider(neighbour, tempo) || neighbour.spreads < SPREADS {
         Standing::Rider
     } else if neighbour.since + NEW < now {
         Standing::Giver
@@ -47,9 +49,9 @@ pub(crate) fn standing(neighbour: &Neighbour, now: Timestamp) -> Standing {
 }
 
 /// Whether `neighbour` is served last.
-pub(crate) fn is_rider(neighbour: &Neighbour) -> bool {
+pub(crate) fn is_rider(neighbour: &Neighbour, tempo: &Tempo) -> bool {
     neighbour.flags.no_upload
-        || (neighbour.given > GRACE
+        || (neighbour.given as f32 > GRACE_S * tempo.rate
             && neighbour.taken < neighbour.given / SHARE
             && (neighbour.unanswered > 0 || neighbour.broken_off > 0))
 }

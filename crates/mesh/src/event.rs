@@ -111,6 +111,11 @@ pub enum Input {
         /// Bytes a second, counted as in [`Output::Send`].
         bytes_per_s: u64,
     },
+    /// What this node is known to send, where no limit was given: neighbours are told.
+    UploadPromise {
+        /// Bytes a second, counted as in [`Output::Send`].
+        bytes_per_s: u64,
+    },
     /// This node can be reached in another way than before ([`Config::address`](crate::Config)). Neighbours are told.
     Address {
         /// How, in the words of the transport; at most 256 bytes.

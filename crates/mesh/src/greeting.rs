@@ -1,5 +1,7 @@
 //! What two nodes say to each other first: who they are, and what they hold.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use minuet_proto::mesh::{Hello, HelloFlags, Message, PeerInfo, Serial, Window};
 
@@ -13,6 +15,14 @@ const VERSION: u32 = 1;
 /// Heads that a newcomer asks for behind the edge, for the default delay and a group of pictures at 30 pieces
 /// a second.
 const HEADS_BEHIND: u64 = 256;
+
+/// Neighbours are told no more often than this what this node sends.
+const TELL_PROMISE: Duration = Duration::from_secs(3);
+
+/// Kilobits a second, as nodes tell each other.
+pub(crate) fn kbps(bytes_per_s: u64) -> u32 {
+    u32::try_from(bytes_per_s.saturating_mul(8) / 1000).unwrap_or(u32::MAX)
+}
 
 impl Node {
     /// Says who this node is, what it holds, and where it is, so that the neighbour can tell others.
@@ -31,7 +41,6 @@ impl Node {
 
     /// What others should know of this node.
     fn own_info(&self) -> PeerInfo {
-        let kbps = self.config.upload_limit.unwrap_or(0).saturating_mul(8) / 1000;
         PeerInfo {
             node: self.config.node,
             flags: HelloFlags {
@@ -40,7 +49,7 @@ impl Node {
                 relay: self.role == Role::Relay,
                 source: self.role == Role::Source,
             },
-            upload_kbps: u32::try_from(kbps).unwrap_or(u32::MAX),
+            upload_kbps: self.promised_kbps,
             address: self.config.address.clone(),
         }
     }
@@ -50,6 +59,21 @@ impl Node {
         if !self.config.address.is_empty() {
             let info = self.own_info();
             self.send(to, Message::Peers(vec![info]), now);
+        }
+    }
+
+    /// What this node is known to send has changed. Neighbours are told when it is another by a quarter, and no more often
+    /// than every [`TELL_PROMISE`]: they go by what they measure, once they have measured something.
+    pub(crate) fn on_promise(&mut self, bytes_per_s: u64, now: Timestamp) {
+        let (told, new) = (u64::from(self.promised_kbps), u64::from(kbps(bytes_per_s)));
+        let same = new.saturating_mul(4) <= told.saturating_mul(5)
+            && told.saturating_mul(3) <= new.saturating_mul(4);
+        if same || now < self.promised_at + TELL_PROMISE {
+            return;
+        }
+        (self.promised_kbps, self.promised_at) = (kbps(bytes_per_s), now);
+        for slab in self.neighbours.slabs() {
+            self.tell_address(slab, now);
         }
     }
 

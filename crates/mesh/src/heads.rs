@@ -177,7 +177,7 @@ impl Node {
         if nobody || !self.config.source_pushes {
             // What closes before anybody is there may be asked for at once. It is pushed, too, if somebody comes soon:
             // else the first viewers would all ask the source for the first pieces. Pushed later, it would be old.
-            self.push.forget_old(now);
+            self.push.forget_old(&self.tempo, now);
             self.promise(serial, None, now);
         }
         self.pump(now);
@@ -214,7 +214,11 @@ impl Node {
         const MISSING_AFTER: Duration = Duration::from_millis(400);
         /// Where a whole minute appears at once, most heads come with their pieces: no need to ask for all.
         const MAX_MISSING: u64 = 16;
-        let after = if self.role == Role::Viewer { MISSING_AFTER } else { MISSING_AFTER.saturating_mul(25) };
+        let after = self.tempo.time(if self.role == Role::Viewer {
+            MISSING_AFTER
+        } else {
+            MISSING_AFTER.saturating_mul(25)
+        });
         let missing = |serial: &u64| {
             let slot = self.window.slot(*serial);
             slot.known.is_none() && slot.copies > 0 && slot.since + after < now

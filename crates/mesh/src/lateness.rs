@@ -2,9 +2,11 @@
 //!
 //! Rules: a request is given up after a time that its holder's measured pace decides, at once if the holder has gone
 //! quiet; a piece that has begun is given up at its end ([`Pace`](crate::arrival::Pace)), also if more of it drips in. A
-//! holder that leaves requests without an answer while it goes on talking is a liar, and so is one that begins pieces and
-//! has never finished one. What is late is asked of a second holder, also if it has begun to come and will not be whole
-//! in time, and what nobody will deliver in time of the HTTP origin.
+//! holder that has never delivered and leaves requests without any answer while it goes on talking is a liar. One that begins
+//! pieces and has never finished one may just be slow, and is set aside (`bans.rs`); one that has delivered is at most hung up
+//! on. So nobody is banned for being slow: an honest node answers each request, however late. What is late is asked of a
+//! second holder, also if it has begun to come and will not be whole in time, and what nobody will deliver in time of the HTTP
+//! origin.
 
 use std::time::Duration;
 
@@ -12,11 +14,17 @@ use smallvec::SmallVec;
 
 use crate::neighbour::Asked;
 use crate::node::Node;
-use crate::picker::{DEFER, SOON};
+use crate::picker::DEFER;
 use crate::{HangUpReason, Output, Role, Timestamp};
 
-/// A piece due within this time that has not begun to come is asked of a second neighbour.
+/// A piece due within this time that has not begun to come is asked of a second neighbour. This and the times below are
+/// for the nominal pace (`tempo.rs`), but for what is said of seconds; …
 const LATE: Duration = Duration::from_millis(800);
+/// … and it is at most this part of the delay.
+const LATE_SHARE: f32 = 0.3;
+/// Pieces that are asked for twice at a time. A late piece is bad luck, and many are a lack of uplink, which asking twice
+/// makes worse.
+const MAX_TWICE: usize = 3;
 /// Of a piece that comes too slowly from so many, no more are asked.
 const MAX_BEHIND: usize = 4;
 /// Left to the HTTP origin.
@@ -31,12 +39,12 @@ const STALL: Duration = Duration::from_millis(400);
 const QUIET_PATIENCE: Duration = Duration::from_millis(300);
 /// Who is there has answered a request by this time beyond a round trip: it turns away what it cannot serve.
 const ANSWER: Duration = Duration::from_millis(500);
-/// A neighbour counts as a liar after so many requests that it left without an answer while it went on talking,
-/// and so long without a piece.
+/// A neighbour that has delivered before is hung up on after so many requests that it left without an answer while it went
+/// on talking, or pieces that it broke off, and so long without a piece. It may be slow: it is not banned.
 const MAX_FAILURES: u32 = 5;
-/// The same for one that has never delivered.
-const MAX_FAILURES_UNPROVEN: u32 = 3;
 const LIAR: Duration = Duration::from_secs(6);
+/// One that has never delivered is a liar after so many requests that it has not even answered so long after.
+const LIES: usize = 3;
 
 impl Node {
     /// The picker's share of the tick: requests that come to nothing, pieces that are late or were put off.
@@ -48,6 +56,7 @@ impl Node {
         self.ask_missing_heads(now);
         self.give_up_on_slow(now);
         self.ask_second(now);
+        let (soon, defer) = (self.soon(), self.tempo.time(DEFER));
         let (from, to) = (self.window.base(), self.window.horizon());
         let waiting: Vec<u64> =
             self.window.wanted.iter(from, to).filter(|s| self.window.slot(*s).copies > 0).take(64).collect();
@@ -56,12 +65,12 @@ impl Node {
                 continue;
             }
             let due = self.playback.due(serial, &self.window);
-            let late = due.is_some_and(|due| due < now + SOON);
+            let late = due.is_some_and(|due| due < now + soon);
             if self.playback.missed(serial, &self.window, now) {
                 continue;
             }
             let age = now.since(self.window.slot(serial).since);
-            self.ask_somebody(serial, late || age > DEFER, now);
+            self.ask_somebody(serial, late || age > defer, now);
         }
         if self.config.http_origin {
             self.ask_http(now);
@@ -69,14 +78,16 @@ impl Node {
     }
 
     fn give_up_on_slow(&mut self, now: Timestamp) {
-        let quiet_after = self.quiet_after;
+        let (quiet_after, tempo) = (self.quiet_after, self.tempo);
+        let (stall, quiet_patience) = (tempo.time(STALL), tempo.time(QUIET_PATIENCE));
         for slab in self.neighbours.slabs() {
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
-            let patience = (neighbour.latency_us * PATIENCE).clamp(MIN_PATIENCE_US, MAX_PATIENCE_US);
+            let patience = (neighbour.latency_us * PATIENCE)
+                .clamp(MIN_PATIENCE_US * tempo.scale(), MAX_PATIENCE_US * tempo.scale());
             let patience = Duration::from_micros(patience as u64);
-            let patience = if neighbour.quiet(quiet_after, now) { QUIET_PATIENCE } else { patience };
+            let patience = if neighbour.quiet(quiet_after, now) { quiet_patience } else { patience };
             let given_up = |a: &Asked| match a.pace {
-                Some(pace) => a.heard + STALL < now || pace.end_at < now,
+                Some(pace) => a.heard + stall < now || pace.end_at < now,
                 None => a.heard + patience < now,
             };
             let Some(index) = neighbour.asked.iter().position(given_up) else { continue };
@@ -90,18 +101,31 @@ impl Node {
             }
             if asked.pace.is_some() {
                 neighbour.broken_off = neighbour.broken_off.saturating_add(1);
-            } else if neighbour.heard > asked.at + neighbour.rtt + ANSWER {
+            } else if neighbour.heard > asked.at + neighbour.rtt + tempo.time(ANSWER) {
                 neighbour.unanswered = neighbour.unanswered.saturating_add(1);
             }
-            let most = if proven { MAX_FAILURES } else { MAX_FAILURES_UNPROVEN };
             let useless = neighbour.delivered + LIAR < now;
-            if useless && neighbour.unanswered >= most {
-                self.hang_up(slab, HangUpReason::Liar, true, now);
-                continue;
-            }
-            if useless && neighbour.broken_off >= MAX_FAILURES {
-                let reason = if proven { HangUpReason::Idle } else { HangUpReason::Liar };
-                self.hang_up(slab, reason, !proven, now);
+            if !proven {
+                // Its answer is waited for: it is a liar only if none comes at all. One that is slow does answer.
+                let asked = &neighbour.asked[index];
+                if asked.pace.is_none() {
+                    let (serial, at) = (asked.serial, asked.at);
+                    neighbour.note_overdue(serial, at);
+                }
+                if neighbour.never_answered(LIAR.saturating_add(tempo.time(ANSWER))) >= LIES {
+                    self.hang_up(slab, HangUpReason::Liar, true, now);
+                    continue;
+                }
+                if useless && neighbour.broken_off >= MAX_FAILURES {
+                    // It drips, or its line is too slow for this stream: one cannot tell.
+                    let node = neighbour.node;
+                    self.bans.set_aside(node, now);
+                    self.candidates.forget(&node);
+                    self.hang_up(slab, HangUpReason::Idle, false, now);
+                    continue;
+                }
+            } else if useless && neighbour.unanswered.max(neighbour.broken_off) >= MAX_FAILURES {
+                self.hang_up(slab, HangUpReason::Idle, false, now);
                 continue;
             }
             self.drop_holder(slab, serial);
@@ -112,14 +136,19 @@ impl Node {
 
     /// Asks a second neighbour for what is late and has not begun to come, or comes too slowly.
     fn ask_second(&mut self, now: Timestamp) {
+        let before = self.tempo.before_due(LATE, LATE_SHARE, self.delay);
         let asked: SmallVec<[u64; 16]> =
             self.neighbours.iter().flat_map(|(_, n)| n.asked.iter().map(|a| a.serial)).collect();
+        let (from, to) = (self.window.base(), self.window.edge());
+        let mut twice = (from..to).filter(|serial| self.window.slot(*serial).asked > 1).count();
         for serial in asked {
             let due = self.playback.due(serial, &self.window);
-            if due.is_some_and(|due| due < now + LATE)
+            if twice < MAX_TWICE
+                && due.is_some_and(|due| due < now + before)
                 && !self.playback.missed(serial, &self.window, now)
                 && !self.hopeful(serial, due, now)
             {
+                twice = twice.saturating_add(1);
                 self.ask_somebody(serial, true, now);
             }
         }

@@ -9,20 +9,21 @@ use smallvec::SmallVec;
 
 use crate::arrival::Pace;
 use crate::bits::Bits;
+use crate::tempo::Tempo;
 use crate::{Direction, LinkId, Timestamp};
 
 /// Index of a neighbour in its [`Neighbours`] table; free to be reused once the neighbour is gone.
 pub(crate) type Slab = usize;
 
-/// How much longer than a round trip blocks may still come after a cancel, and requests after a piece.
-const CROSSING: Duration = Duration::from_millis(150);
+/// At the nominal pace: how much longer than a round trip blocks may still come after a cancel, and requests after a piece.
+pub(crate) const CROSSING: Duration = Duration::from_millis(150);
 /// The least time after which a neighbour that says nothing is quiet. While the stream goes on, who is there
 /// speaks of each piece.
 pub(crate) const QUIET: Duration = Duration::from_millis(600);
-/// Bytes a second of a neighbour that promises nothing: about one stream.
-const DEFAULT_RATE: f32 = 1e6;
 /// Cancels remembered for a round trip.
 const MAX_CANCELLED: usize = 8;
+/// Requests without an answer that are remembered of one that has delivered nothing.
+const MAX_OVERDUE: usize = 8;
 /// Pieces remembered that were sent within a round trip.
 const MAX_SERVED: usize = 8;
 /// Pieces that a neighbour need not be told of at once and is told of together.
@@ -128,6 +129,9 @@ pub(crate) struct Neighbour {
     pub busy_until: Timestamp,
     /// Requests since its last piece that it left without any answer, although it went on talking.
     pub unanswered: u32,
+    /// Requests that were given up before anything was delivered, and when they were made, until an answer comes. At most
+    /// [`MAX_OVERDUE`], the oldest.
+    pub overdue: SmallVec<[(u64, Timestamp); 2]>,
     /// Pieces that it began to send and did not end, less those that it did end.
     pub broken_off: u32,
     /// Requests that it has made.
@@ -204,10 +208,11 @@ impl Neighbour {
             drained: now,
             block_at: Timestamp::ZERO,
             latency_us: 0.0,
-            rate: DEFAULT_RATE,
+            rate: 0.0,
             delivered: now,
             busy_until: Timestamp::ZERO,
             unanswered: 0,
+            overdue: SmallVec::new(),
             broken_off: 0,
             requests: 0,
             taken: 0,
@@ -230,7 +235,7 @@ impl Neighbour {
         let took = now.since(pace.begun).as_secs_f32();
         let rate = asked.data.len() as f32 / took;
         if rate.is_finite() {
-            self.rate += (rate - self.rate) / 4.0;
+            self.rate = if self.rate > 0.0 { self.rate + (rate - self.rate) / 4.0 } else { rate };
         }
     }
 
@@ -239,20 +244,37 @@ impl Neighbour {
         self.newest > 0 && self.newest.saturating_add(crate::uplink::LIVE) > edge
     }
 
-    /// Notes a cancel that goes out now.
-    pub fn note_cancel(&mut self, serial: u64, now: Timestamp) {
-        self.cancelled.retain(|(_, until)| *until > now);
-        if self.cancelled.len() < MAX_CANCELLED {
-            self.cancelled.push((serial, now + self.rtt + CROSSING));
+    /// Notes a request that is given up without an answer.
+    pub fn note_overdue(&mut self, serial: u64, asked_at: Timestamp) {
+        if self.overdue.len() < MAX_OVERDUE && !self.overdue.iter().any(|(s, _)| *s == serial) {
+            self.overdue.push((serial, asked_at));
         }
     }
 
-    pub fn note_served(&mut self, serial: u64, now: Timestamp) {
+    /// It answers a request, by a word.
+    pub fn note_answer(&mut self, serial: u64) {
+        self.overdue.retain(|(s, _)| *s != serial);
+    }
+
+    /// Requests that it let pass for longer than `patience` without any answer, while it went on talking.
+    pub fn never_answered(&self, patience: Duration) -> usize {
+        self.overdue.iter().filter(|(_, at)| *at + self.rtt + patience < self.heard).count()
+    }
+
+    /// Notes a cancel that goes out now.
+    pub fn note_cancel(&mut self, serial: u64, crossing: Duration, now: Timestamp) {
+        self.cancelled.retain(|(_, until)| *until > now);
+        if self.cancelled.len() < MAX_CANCELLED {
+            self.cancelled.push((serial, now + self.rtt + crossing));
+        }
+    }
+
+    pub fn note_served(&mut self, serial: u64, crossing: Duration, now: Timestamp) {
         self.served.retain(|(_, until)| *until > now);
         if self.served.len() == MAX_SERVED {
             self.served.remove(0);
         }
-        self.served.push((serial, now + self.rtt + CROSSING));
+        self.served.push((serial, now + self.rtt + crossing));
     }
 
     /// Notes that it is to be told of a piece, by then; false if too many wait by now.
@@ -302,11 +324,16 @@ impl Neighbour {
         self.knows.get(serial) || self.has.get(serial)
     }
 
-    /// Time that a piece of `len` bytes takes on its promised uplink, in microseconds.
-    pub fn transfer_us(&self, len: u32) -> f32 {
+    /// Bytes a second at which pieces come from it: as measured, or as its uplink promises.
+    pub fn rate_of_pieces(&self, tempo: &Tempo) -> f32 {
+        if self.rate > 0.0 { self.rate } else { tempo.piece_len as f32 / self.transfer_us(tempo) * 1e6 }
+    }
+
+    /// Time that a piece takes on its promised uplink, in microseconds.
+    pub fn transfer_us(&self, tempo: &Tempo) -> f32 {
         // Who promises nothing is taken to have about as much as one stream.
-        let kbps = if self.upload_kbps == 0 { DEFAULT_RATE / 125.0 } else { self.upload_kbps as f32 };
-        len as f32 * 8000.0 / kbps
+        let bytes_per_s = if self.upload_kbps == 0 { tempo.rate } else { self.upload_kbps as f32 * 125.0 };
+        tempo.piece_len as f32 * 1e6 / bytes_per_s
     }
 }
 

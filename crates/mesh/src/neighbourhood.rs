@@ -1,7 +1,7 @@
 //! The neighbour policy: with whom to keep links.
 //!
 //! Rules:
-//! 1. Aim at [`Config::neighbours`](crate::Config) links, half of them dialled by this node whoever dials here: what a node
+//! 1. Aim at [`Config::neighbours`](crate::Config) links, at fewer where pieces come slowly, half of them dialled by this node whoever dials here: what a node
 //!    chose itself nobody can take from it. Dial that half at once and the rest only if others do not dial here meanwhile.
 //!    Accept up to twice as many links as are aimed at, since nodes that cannot be dialled live on the places of those that
 //!    can; who stays when these are taken is decided in `places.rs`.
@@ -32,18 +32,25 @@ use crate::neighbour::{Neighbour, Slab};
 use crate::node::Node;
 use crate::{Direction, HangUpReason, LinkId, Output, Role, Timestamp};
 
+/// The least number of neighbours to aim at: with fewer one that leaves is missed.
+const LEAST_NEIGHBOURS: usize = 6;
 /// Most nodes looked at in one list.
 const MAX_LEARNED: usize = 256;
 /// Nodes told to a neighbour at a time.
 const TOLD: usize = 12;
-/// How often neighbours are told of nodes.
+/// How often neighbours are told of nodes at the most; …
 const TELL: Duration = Duration::from_secs(20);
-/// A link without a word for so long is given up, if the stream went on in that time.
-const IDLE: Duration = Duration::from_secs(5);
+/// … and it takes no more than one in so many bytes of the stream, where a node that is told of takes so many bytes.
+const TELL_PART: f32 = 64.0;
+const TOLD_BYTES: f32 = 48.0;
+/// A link without a word for so many halves of [`KEEP_ALIVE`] is given up, if the stream went on in that time.
+const IDLE: u32 = 5;
 /// A link's far end must have said Hello by then.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
-/// Who has nothing to say says so after this time.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Who has nothing to say says so after this time, at the nominal pace (`tempo.rs`) and within the bounds.
+const KEEP_ALIVE: Duration = Duration::from_millis(250);
+const LEAST_KEEP_ALIVE: Duration = Duration::from_secs(2);
+const MOST_KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How often the least useful neighbour is looked for, and how old it must be.
 const REVIEW: Duration = Duration::from_secs(20);
 /// Links that are kept account of, as a multiple of half of those aimed at: twice as many accepted, as many dialled, and
@@ -116,6 +123,7 @@ impl Node {
                 if let Some(sender) = from.and_then(|from| self.neighbours.get_mut(from)) {
                     sender.address = info.address.clone();
                     sender.flags.dialable = info.flags.dialable;
+                    sender.upload_kbps = info.upload_kbps;
                 }
                 self.candidates.learn(info, Word::Itself, now, &mut self.rng);
             } else if !self.neighbours.iter().any(|(_, n)| n.node == info.node) {
@@ -171,15 +179,23 @@ impl Node {
             })
     }
 
+    /// How many neighbours to aim at. A promise costs as many bytes whether pieces are long or short, many or few, so a
+    /// stream of slow pieces has fewer neighbours to promise them to.
+    pub(crate) fn aim(&self) -> usize {
+        let fewer = self.config.neighbours as f32 / self.tempo.scale().sqrt();
+        (fewer.round() as usize).clamp(LEAST_NEIGHBOURS.min(self.config.neighbours), self.config.neighbours)
+    }
+
     /// Dials as many as are missing.
     fn dial(&mut self, now: Timestamp) {
         if self.leaving {
             return;
         }
+        self.tempo.look(&self.window);
         let links = || self.neighbours.iter().filter(|(_, n)| !n.closing);
         let (have, chosen) = (links().count(), links().filter(|(_, n)| n.chosen).count());
         let under_way = self.candidates.dialling();
-        let (aim, half) = (self.config.neighbours, (self.config.neighbours / 2).max(1));
+        let (aim, half) = (self.aim(), (self.aim() / 2).max(1));
         let missing = aim.saturating_sub(have).max(half.saturating_sub(chosen)).saturating_sub(under_way);
         let at_once = half.saturating_sub(under_way);
         for _ in 0..missing.min(at_once) {
@@ -218,14 +234,17 @@ impl Node {
     pub(crate) fn neighbourhood_tick(&mut self, now: Timestamp) {
         self.bans.expire(now);
         self.candidates.expire(now);
+        self.shed(now);
+        let keep_alive = self.tempo.time(KEEP_ALIVE).clamp(LEAST_KEEP_ALIVE, MOST_KEEP_ALIVE);
+        let idle = keep_alive.saturating_mul(IDLE).div_f32(2.0);
         for slab in self.neighbours.slabs() {
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
             neighbour.taken_lately *= 0.9;
             neighbour.given_lately *= 0.9;
             let silent = !neighbour.greeted && neighbour.since + HELLO_WITHIN < now;
-            if silent || neighbour.heard + IDLE < self.edge_at {
+            if silent || neighbour.heard + idle < self.edge_at {
                 self.hang_up(slab, HangUpReason::Idle, false, now);
-            } else if neighbour.greeted && neighbour.told + KEEP_ALIVE < now && !neighbour.closing {
+            } else if neighbour.greeted && neighbour.told + keep_alive < now && !neighbour.closing {
                 let newest = (self.window.base()..self.window.edge()).rfind(|s| self.window.held.get(*s));
                 let newest = newest.map(Serial::new).into_iter().collect();
                 self.send(slab, Message::Have(newest), now);
@@ -233,7 +252,9 @@ impl Node {
         }
         self.dial(now);
         if self.candidates.tell_at <= now {
-            self.candidates.tell_at = now + TELL;
+            let bytes = self.neighbours.len() as f32 * TOLD as f32 * TOLD_BYTES;
+            let cheap = Duration::from_secs_f32((bytes * TELL_PART / self.tempo.rate.max(1.0)).min(3600.0));
+            self.candidates.tell_at = now + TELL.max(cheap);
             for slab in self.neighbours.slabs() {
                 self.tell_peers(slab, now);
             }
@@ -249,9 +270,25 @@ impl Node {
         }
     }
 
+    /// Lets go a neighbour where there are many more than are aimed at: links that came before the pace was known.
+    fn shed(&mut self, now: Timestamp) {
+        let links = || self.neighbours.iter().filter(|(_, n)| n.greeted && !n.closing);
+        if self.aim() == self.config.neighbours || links().count() <= self.aim().saturating_mul(2) {
+            return;
+        }
+        // A hidden one finds no others as easily, and the source is the last to be left.
+        let spare = links().filter(|(_, n)| n.flags.dialable && !n.flags.source);
+        let len = self.tempo.piece_len as f32;
+        let least = spare.min_by(|(_, a), (_, b)| usefulness(a, len).total_cmp(&usefulness(b, len)));
+        if let Some((slab, _)) = least {
+            self.send(slab, Message::Bye(ByeReason::Full), now);
+            self.hang_up(slab, HangUpReason::Full, false, now);
+        }
+    }
+
     /// Looks for a better neighbour than the worst one.
     fn replace_worst(&mut self, now: Timestamp) {
-        let full = self.neighbours.len() >= self.config.neighbours;
+        let full = self.neighbours.len() >= self.aim();
         if full && self.role != Role::Source && self.worst(now).is_some() {
             self.dial_one(false, true, now);
         }
@@ -261,7 +298,8 @@ impl Node {
     fn worst(&self, now: Timestamp) -> Option<Slab> {
         let old = |n: &Neighbour| n.chosen && !n.closing && !n.flags.source && n.since + REVIEW < now;
         let old = self.neighbours.iter().filter(|(_, n)| old(n));
-        old.min_by(|(_, a), (_, b)| usefulness(a).total_cmp(&usefulness(b))).map(|(slab, _)| slab)
+        let len = self.tempo.piece_len as f32;
+        old.min_by(|(_, a), (_, b)| usefulness(a, len).total_cmp(&usefulness(b, len))).map(|(slab, _)| slab)
     }
 
     /// The link that was to replace the worst neighbour stands: that one may go.
@@ -274,7 +312,7 @@ impl Node {
 }
 
 /// What a neighbour is worth: bytes of late, both ways, against the time they take.
-fn usefulness(neighbour: &Neighbour) -> f32 {
+fn usefulness(neighbour: &Neighbour, piece_len: f32) -> f32 {
     let rtt = neighbour.rtt.as_secs_f32().max(0.001);
-    (65536.0 + neighbour.taken_lately + neighbour.given_lately / 2.0) / (0.1 + rtt)
+    (piece_len + neighbour.taken_lately + neighbour.given_lately / 2.0) / (0.1 + rtt)
 }

@@ -11,9 +11,12 @@ use rand::rngs::SmallRng;
 use crate::bans::Bans;
 use crate::candidates::Candidates;
 use crate::flood::{self, price};
+use crate::greeting::kbps;
 use crate::neighbour::{Neighbours, Slab};
 use crate::playback::Playback;
 use crate::push::Push;
+use crate::strain::{Shortage, Strain};
+use crate::tempo::Tempo;
 use crate::uplink::Uplink;
 use crate::window::PieceWindow;
 use crate::{Config, HangUpReason, Input, LinkId, Output, Role, Timestamp};
@@ -48,6 +51,8 @@ pub struct Stats {
     pub pieces_corrupt: u64,
     /// Links that were closed with a ban.
     pub bans: u64,
+    /// Why this viewer does not get the stream in full at present, and how much of it there is.
+    pub shortage: Option<Shortage>,
 }
 
 /// What a node holds for others at the moment. Each figure has a bound that no neighbour can move.
@@ -81,6 +86,10 @@ pub struct Node {
     pub(crate) push: Push,
     pub(crate) offers: Vec<crate::offer::Offer>,
     pub(crate) stats: Stats,
+    /// How often pieces come.
+    pub(crate) tempo: Tempo,
+    /// Time from a piece's closing to its playing, as far as is known: what is left for it to get here.
+    pub(crate) delay: Duration,
     /// Pieces that the driver is hashing, and who sent them.
     pub(crate) verifying: Vec<(u64, NodeId)>,
     /// Pieces below are marked as wanted where they are.
@@ -94,6 +103,10 @@ pub struct Node {
     /// How long a neighbour may say nothing before it is not counted on.
     pub(crate) quiet_after: Duration,
     pub(crate) retractions: flood::Retractions,
+    pub(crate) strain: Strain,
+    /// What neighbours were last told that this node sends, in kbit/s, and when.
+    pub(crate) promised_kbps: u32,
+    pub(crate) promised_at: Timestamp,
     /// Neighbours that tell of new pieces, or all if none does: how rare a piece is goes by these, so that silent links do
     /// not make everything look rare.
     pub(crate) listeners: usize,
@@ -111,6 +124,8 @@ impl Node {
         if role == Role::Source {
             window.place(config.first_serial.get());
         }
+        let delay = config.target_delay;
+        let promised = config.upload_limit.unwrap_or(0);
         // Ticks are spread out by seed, so that nodes started together do not tick together.
         let next_tick = now + TICK.mul_f64((seed % 64) as f64 / 64.0);
         Self {
@@ -129,12 +144,17 @@ impl Node {
             push: Push::default(),
             offers: Vec::new(),
             stats: Stats::default(),
+            tempo: Tempo::default(),
+            delay,
             verifying: Vec::new(),
             first_head_at: None,
             edge_at: now,
             heads_asked_at: None,
             quiet_after: crate::neighbour::QUIET,
             retractions: flood::Retractions::new(now),
+            strain: Strain::default(),
+            promised_kbps: kbps(promised),
+            promised_at: now,
             listeners: 0,
             leaving: false,
             records: VecDeque::new(),
@@ -176,6 +196,7 @@ impl Node {
                 }
             }
             Input::PeersLearned { peers } => self.on_peers(peers, None, now),
+            Input::UploadPromise { bytes_per_s } => self.on_promise(bytes_per_s, now),
             Input::UploadLimit { bytes_per_s } => {
                 self.uplink.set_limit(bytes_per_s);
                 self.pump(now);
@@ -277,12 +298,15 @@ impl Node {
             self.next_tick = now + TICK;
         }
         self.ticks = self.ticks.wrapping_add(1);
+        self.tempo.look(&self.window);
+        self.delay = self.delay_now(now);
         self.quiet_after = self.window.span(QUIET_PIECES).max(crate::neighbour::QUIET);
         let edge = self.window.edge();
         let telling = self.neighbours.iter().filter(|(_, n)| n.tells(edge)).count();
         self.listeners = if telling == 0 { self.neighbours.len() } else { telling };
         self.try_start(now);
         self.turn_away_waiting(now);
+        self.strain_tick(now);
         self.picker_tick(now);
         self.offer_watched(now);
         self.tell_what_waited(now);
@@ -290,6 +314,13 @@ impl Node {
             self.neighbourhood_tick(now);
         }
         self.pump(now);
+    }
+
+    /// What a piece that closes now has until it is played: the delay aimed at, or more where the player is further behind.
+    fn delay_now(&mut self, now: Timestamp) -> Duration {
+        let newest = self.window.edge().saturating_sub(1);
+        let due = self.playback.due(newest, &self.window).filter(|_| self.playback.playing);
+        due.map_or(Duration::ZERO, |due| due.since(now)).max(self.config.target_delay)
     }
 
     fn on_message(&mut self, link: LinkId, message: Message, payload: Bytes, now: Timestamp) {
@@ -300,6 +331,14 @@ impl Node {
         }
         neighbour.heard = now;
         let is_hello = matches!(message, Message::Hello(_));
+        if let Message::Block(block) = &message
+            && !neighbour.greeted
+        {
+            // Blocks have a stream of their own, and overtake a Hello whose packet was lost.
+            self.stats.wasted = self.stats.wasted.saturating_add(block.len.into());
+            self.charge_flood(from, price::USELESS_BLOCK, now);
+            return;
+        }
         if is_hello == neighbour.greeted {
             return self.hang_up(from, HangUpReason::Protocol, true, now);
         }

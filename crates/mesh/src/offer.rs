@@ -20,7 +20,7 @@ use crate::{Role, Timestamp};
 
 /// Offers open at once.
 const MAX_OFFERS: usize = 2;
-/// How much longer than a round trip an offer stands.
+/// At the nominal pace: how much longer than a round trip an offer stands.
 const GRACE: Duration = Duration::from_millis(20);
 /// While idle, how soon to look again for something to offer.
 const LOOK_AGAIN: Duration = Duration::from_millis(30);
@@ -51,10 +51,10 @@ impl Node {
         while self.offers.len().saturating_add(waiting) < MAX_OFFERS {
             let Some((to, serial)) = self.choose_offer() else { break };
             let Some(neighbour) = self.neighbours.get(to) else { break };
-            self.offers.push(Offer { to, until: now + neighbour.rtt + GRACE });
+            self.offers.push(Offer { to, until: now + neighbour.rtt + self.tempo.time(GRACE) });
             self.send(to, Message::Offer(Serial::new(serial)), now);
         }
-        Some(now + LOOK_AGAIN)
+        Some(now + self.tempo.time(LOOK_AGAIN))
     }
 
     /// The rarest piece that is held here and lacked by a neighbour, and one such neighbour.
@@ -99,7 +99,9 @@ impl Node {
         if verifying || self.coming(serial, now) || !self.may_take_offer(from) {
             return;
         }
-        if asked == 0 && self.window.wanted.get(serial) {
+        if !self.strain.asks_for(serial) {
+            self.strain.note_offer();
+        } else if asked == 0 && self.window.wanted.get(serial) {
             self.ask(from, serial, now);
         }
     }

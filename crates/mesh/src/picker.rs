@@ -29,8 +29,11 @@ use crate::{PickOrder, Role, Timestamp};
 const PIPELINE: usize = 1;
 /// Requests open with one neighbour where one is for what is late.
 const PIPELINE_LATE: usize = PIPELINE.saturating_add(1);
-/// A piece due within this time is asked for by deadline, not by rarity.
-pub(crate) const SOON: Duration = Duration::from_millis(1500);
+/// A piece due within this time is asked for by deadline, not by rarity. This and the times below are for the nominal
+/// pace (`tempo.rs`); …
+const SOON: Duration = Duration::from_millis(1500);
+/// … and it is at most this part of the delay.
+const SOON_SHARE: f32 = 0.5;
 /// A neighbour this many times slower than the best is not asked at first.
 const SLOW: f32 = 2.5;
 /// How long a piece waits for a faster neighbour to promise it.
@@ -79,7 +82,11 @@ impl Node {
             }
             let slot = self.window.slot(serial);
             let promised = slot.copies > 0;
-            if !self.window.held.get(serial) && slot.asked == 0 && !slot.verifying {
+            if !self.window.held.get(serial)
+                && slot.asked == 0
+                && !slot.verifying
+                && self.strain.asks_for(serial)
+            {
                 self.window.wanted.set(serial);
                 if promised {
                     self.ask_somebody(serial, false, now);
@@ -138,6 +145,9 @@ impl Node {
             {
                 return;
             }
+            if let Some(neighbour) = self.neighbours.get_mut(from) {
+                neighbour.note_answer(serial.get());
+            }
             self.drop_holder(from, serial.get());
             self.unask(from, serial.get(), now);
         }
@@ -146,8 +156,13 @@ impl Node {
     /// A holder is busy: it is left alone for a while. What it has begun to send it goes on with: the request that it
     /// turns away has crossed its push.
     pub(crate) fn on_reject(&mut self, from: Slab, serial: Serial, now: Timestamp) {
+        let busy = self.tempo.time(BUSY);
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
-        neighbour.busy_until = now + BUSY;
+        neighbour.note_answer(serial.get());
+        // An answer to what was taken back says nothing more.
+        if neighbour.asked.iter().any(|a| a.serial == serial.get()) {
+            neighbour.busy_until = now + busy;
+        }
         if !neighbour.asked.iter().any(|a| a.serial == serial.get() && a.pace.is_some()) {
             self.unask(from, serial.get(), now);
         }
@@ -190,7 +205,7 @@ impl Node {
             self.retractions.note(now);
             self.retract(serial, now);
         }
-        if serial >= first && serial < self.wanted_to {
+        if serial >= first && serial < self.wanted_to && self.strain.asks_for(serial) {
             self.window.wanted.set(serial);
             self.ask_somebody(serial, false, now);
         }
@@ -215,7 +230,14 @@ impl Node {
 
     /// Whether an offer of `of` is worth taking: it is served at once, so only the way and the line count.
     pub(crate) fn may_take_offer(&self, of: Slab) -> bool {
-        self.neighbours.get(of).is_some_and(|n| !n.closing && hop_us(n) <= MAX_HOP_US)
+        self.neighbours
+            .get(of)
+            .is_some_and(|n| !n.closing && hop_us(n, &self.tempo) <= MAX_HOP_US * self.tempo.scale())
+    }
+
+    /// A piece due within this time is asked for by deadline, not by rarity.
+    pub(crate) fn soon(&self) -> Duration {
+        self.tempo.before_due(SOON, SOON_SHARE, self.delay)
     }
 
     /// Whom this node does not ask at first.
@@ -285,7 +307,7 @@ impl Node {
 
     /// Asks `of` for the most wanted piece that it holds, if there is room.
     pub(crate) fn ask_more(&mut self, of: Slab, now: Timestamp) {
-        let reserve = self.reserve();
+        let (reserve, soon) = (self.reserve(), self.soon());
         let Some(neighbour) = self.neighbours.get(of) else { return };
         if neighbour.asked.len() >= PIPELINE || neighbour.closing || neighbour.busy_until > now {
             return;
@@ -299,7 +321,7 @@ impl Node {
             if self.playback.missed(serial, &self.window, now) {
                 continue;
             }
-            let due = self.playback.due(serial, &self.window).filter(|due| *due < now + SOON);
+            let due = self.playback.due(serial, &self.window).filter(|due| *due < now + soon);
             if (reserved || neighbour.flags.source && slot.copies > 1) && due.is_none() {
                 continue;
             }
@@ -324,7 +346,7 @@ impl Node {
         let due_in_ms = self
             .playback
             .due(serial, &self.window)
-            .filter(|due| !self.playback.playing || *due > now)
+            .filter(|due| !self.strain.stands_back() && (!self.playback.playing || *due > now))
             .map_or(0, |due| (due.since(now).as_millis() as u32).max(1));
         let Some(neighbour) = self.neighbours.get_mut(of) else { return };
         neighbour.asked.push(Asked::new(serial, true, now));
@@ -336,9 +358,11 @@ impl Node {
 
     /// A first guess of how long a neighbour takes: one round trip, and twice the time on its uplink.
     pub(crate) fn guess_latency(&mut self, of: Slab) {
+        let tempo = self.tempo;
         if let Some(neighbour) = self.neighbours.get_mut(of) {
-            neighbour.latency_us =
-                hop_us(neighbour) + neighbour.rtt.as_micros() as f32 / 2.0 + neighbour.transfer_us(65536);
+            neighbour.latency_us = hop_us(neighbour, &tempo)
+                + neighbour.rtt.as_micros() as f32 / 2.0
+                + neighbour.transfer_us(&tempo);
         }
     }
 }

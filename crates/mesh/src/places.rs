@@ -34,7 +34,7 @@ const USEFUL: usize = 4;
 impl Node {
     /// Links that others may have open here.
     pub(crate) fn most_accepted(&self) -> usize {
-        self.config.neighbours.saturating_mul(2)
+        self.aim().saturating_mul(2)
     }
 
     /// Sees to a place for a link that somebody at `ip` has opened. False if all are taken and nobody is worse.

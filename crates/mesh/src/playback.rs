@@ -24,6 +24,10 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// So many pieces from the start on must be common: about the target delay at the usual 16 pieces a second.
 const RUN: u64 = 64;
+/// Where little is common a viewer does not begin at a key frame that is older than the delay and this, …
+const OLD_START: Duration = Duration::from_secs(5);
+/// … but waits for the next one, up to this time: x264 leaves up to 250 pictures between two, 10 s at 25 a second.
+const NEXT_KEY_FRAME: Duration = Duration::from_secs(11);
 /// Where little is common a viewer begins at least so far behind the edge.
 const NEAR_EDGE: Duration = Duration::from_millis(300);
 
@@ -112,8 +116,18 @@ impl Playback {
             let lacking = (serial..to).filter(|s| !common(*s)).count() as u64;
             common(serial) && lacking.saturating_mul(8) <= to.saturating_sub(serial)
         };
-        if let Some(wished) = wished.filter(|wished| plenty(wished.get())) {
-            return Some(wished.get());
+        let random_access = |s: &u64| window.known(*s).is_some_and(|known| known.random_access);
+        let behind_of = |serial: u64| {
+            let ingest_ms = window.known(serial).map_or(0, |known| known.piece.ingest_ms);
+            newest_ms.saturating_sub(ingest_ms)
+        };
+        if let Some(wished) = wished.map(|wished| wished.get()).filter(|wished| plenty(*wished)) {
+            // Where key frames are far apart the one before the delay may be old, and all that lies between would have to
+            // come before there is a picture that does not stand.
+            let old = start == Start::Live && behind_of(wished) > behind_ms.saturating_mul(2);
+            let after = wished.saturating_add(1)..window.edge();
+            let newer = old.then(|| after.filter(random_access).find(|s| plenty(*s)));
+            return Some(newer.flatten().unwrap_or(wished));
         }
         // Heads come newest first: what lies at the delay may not be known yet.
         let oldest_known = (window.base()..window.edge()).find(|serial| window.known(*serial).is_some());
@@ -124,10 +138,16 @@ impl Playback {
         let near_ms = newest_ms.saturating_sub(behind_ms.min(millis(NEAR_EDGE)));
         let held = |serial: u64| window.slot(serial).copies > 0 || window.held.get(serial);
         let begins = if start == Start::Live {
-            let random_access = |s: &u64| window.known(*s).is_some_and(|known| known.random_access);
             let from = wished.map_or(window.base(), |wished| wished.get());
             let newer = (from..window.edge()).filter(random_access).find(|s| plenty(*s));
-            newer.or_else(|| Some(window.random_access_before(near_ms, held)?.get()))
+            let near = newer.or_else(|| Some(window.random_access_before(near_ms, held)?.get()));
+            // Few have what lies behind the edge, so from a key frame that is old it would have to come from the source,
+            // and make those wait who watch already. The next one comes.
+            let old = |serial: &u64| behind_of(*serial) > behind_ms.max(millis(OLD_START));
+            if near.is_some_and(|near| old(&near)) && waited < NEXT_KEY_FRAME {
+                return None;
+            }
+            near
         } else {
             // A picture now, rather than one a little newer.
             window.random_access_before(before_ms.unwrap_or(0), held).map(|serial| serial.get())

@@ -28,10 +28,11 @@ use crate::contribution::{self, Standing};
 use crate::neighbour::{Neighbour, Slab};
 use crate::node::Node;
 use crate::reappearance::Reappearance;
+use crate::tempo::Tempo;
 use crate::uplink::FRESH_CLASS;
 use crate::{LinkId, Role, Timestamp};
 
-/// Least age at which the source offers a piece to all who lack it, …
+/// These times are for the nominal tempo (`tempo.rs`). Least age at which the source offers a piece to all who lack it, …
 const HELP_AFTER: Duration = Duration::from_millis(1000);
 /// … and how much later than it would push it again.
 const GRACE: Duration = Duration::from_millis(300);
@@ -97,8 +98,8 @@ impl Push {
     }
 
     /// Nobody was there to push to: what is no longer new is not pushed any more.
-    pub fn forget_old(&mut self, now: Timestamp) {
-        self.fresh.retain(|(_, at)| *at + HELP_AFTER > now);
+    pub fn forget_old(&mut self, tempo: &Tempo, now: Timestamp) {
+        self.fresh.retain(|(_, at)| *at + tempo.time(HELP_AFTER) > now);
     }
 
     /// A piece cannot be sent any more.
@@ -128,8 +129,9 @@ impl Node {
         }
         let neighbours = self.listeners;
         let window = &self.window;
+        let fresh = self.tempo.time(FRESH);
         self.push.fresh.retain(|(serial, at)| {
-            *at + FRESH > now
+            *at + fresh > now
                 && usize::from(window.slot(*serial).copies).saturating_mul(PUSH_BELOW) < neighbours
         });
         // The newest is the rarest.
@@ -137,6 +139,7 @@ impl Node {
             let serial = self.push.fresh[i].0;
             let edge = self.window.edge();
             let (rng, quiet_after, dialable) = (&mut self.rng, self.quiet_after, self.config.dialable);
+            let tempo = self.tempo;
             // Near ones first, but not always the same ones, which others push to as well.
             let target = self
                 .neighbours
@@ -145,7 +148,10 @@ impl Node {
                 .filter(|(_, n)| !n.quiet(quiet_after, now) && n.tells(edge))
                 .map(|(slab, n)| {
                     let elsewhere = if dialable && n.flags.dialable { ELSEWHERE } else { 1.0 };
-                    (slab, hop_us(n) * elsewhere * (1.0 + rng.random::<f32>()) / trust(n, now))
+                    (
+                        slab,
+                        hop_us(n, &tempo) * elsewhere * (1.0 + rng.random::<f32>()) / trust(n, &tempo, now),
+                    )
                 })
                 .min_by(|(_, a), (_, b)| a.total_cmp(b));
             if let Some((to, _)) = target {
@@ -162,10 +168,14 @@ impl Node {
 
     /// Smooth weighted round robin over those that spread well.
     fn source_target(&mut self, serial: u64, now: Timestamp) -> Option<Slab> {
-        let quiet_after = self.quiet_after;
+        let (quiet_after, tempo) = (self.quiet_after, self.tempo);
         let edge = self.window.edge();
+        let usual = 1e5 * tempo.scale();
         let fit = |n: &Neighbour| {
-            may_push(n, serial) && !contribution::is_rider(n) && !n.quiet(quiet_after, now) && n.tells(edge)
+            may_push(n, serial)
+                && !contribution::is_rider(n, &tempo)
+                && !n.quiet(quiet_after, now)
+                && n.tells(edge)
         };
         let any_fit = self.neighbours.iter().any(|(_, n)| fit(n));
         let mut total = 0.0;
@@ -175,7 +185,8 @@ impl Node {
                 continue;
             }
             let spreads = neighbour.spreads.max(SPREADS_LEAST);
-            let weight = (1e5 / hop_us(neighbour)).powi(3) * trust(neighbour, now) * spreads;
+            let weight =
+                (usual / hop_us(neighbour, &tempo)).powi(3) * trust(neighbour, &tempo, now) * spreads;
             total += weight;
             neighbour.credit += weight;
             if best.is_none_or(|(_, credit)| neighbour.credit > credit) {
@@ -212,14 +223,15 @@ impl Node {
 
     /// Source: offers to all what is no longer fresh, and pushes again what did not reappear.
     pub(crate) fn offer_watched(&mut self, now: Timestamp) {
-        let wait = self.push.reappearance.wait();
-        let help_after = HELP_AFTER.max(wait.saturating_add(GRACE));
+        let tempo = self.tempo;
+        let wait = self.push.reappearance.wait(tempo.scale());
+        let help_after = tempo.time(HELP_AFTER).max(wait.saturating_add(tempo.time(GRACE)));
         let watched = self.push.watched.iter();
         let old: Vec<u64> = watched.take_while(|h| h.closed + help_after <= now).map(|h| h.serial).collect();
         for serial in old {
             self.promise(Serial::new(serial), None, now);
         }
-        self.push.watched.retain(|watched| watched.closed + WATCHED > now);
+        self.push.watched.retain(|watched| watched.closed + tempo.time(WATCHED) > now);
         let believed = self.neighbours.len() / REAPPEARS_AT;
         // Who has hardly anybody beside it that would tell of a piece cannot be blamed if none does.
         let tellers = self.neighbours.iter().filter(|(_, n)| !n.closing && !n.flags.no_upload).count();
@@ -229,7 +241,11 @@ impl Node {
             let copies = usize::from(self.window.slot(watched.serial).copies);
             if copies > usize::from(watched.pushes).saturating_add(believed) {
                 if !watched.reappeared {
-                    let first = reappearance.note(now.since(watched.first_pushed), now.since(watched.pushed));
+                    let first = reappearance.note(
+                        now.since(watched.first_pushed),
+                        now.since(watched.pushed),
+                        tempo.scale(),
+                    );
                     if first && let Some(to) = watched.first_to {
                         seen.push((to, true));
                     }
@@ -255,22 +271,23 @@ impl Node {
     /// Source: what was pushed to a neighbour has reappeared at others, or has not. A newcomer may have nobody yet to
     /// pass it on to.
     fn note_spread(&mut self, to: LinkId, reappeared: bool, now: Timestamp) {
+        let tempo = self.tempo;
         let Some(slab) = self.neighbours.find(to) else { return };
         let Some(neighbour) = self.neighbours.get_mut(slab) else { return };
-        if contribution::standing(neighbour, now) != Standing::Newcomer {
+        if contribution::standing(neighbour, &tempo, now) != Standing::Newcomer {
             neighbour.spreads += (f32::from(u8::from(reappeared)) - neighbour.spreads) * SPREADS_STEP;
         }
     }
 }
 
 /// Time for a piece to reach `neighbour` and leave it again, in microseconds.
-pub(crate) fn hop_us(neighbour: &Neighbour) -> f32 {
-    neighbour.rtt.as_micros() as f32 / 2.0 + neighbour.transfer_us(65536)
+pub(crate) fn hop_us(neighbour: &Neighbour, tempo: &Tempo) -> f32 {
+    neighbour.rtt.as_micros() as f32 / 2.0 + neighbour.transfer_us(tempo)
 }
 
 /// How gladly `neighbour` is pushed to: who has just come may as well be gone again soon, and is one of a crowd.
-fn trust(neighbour: &Neighbour, now: Timestamp) -> f32 {
-    match contribution::standing(neighbour, now) {
+fn trust(neighbour: &Neighbour, tempo: &Tempo, now: Timestamp) -> f32 {
+    match contribution::standing(neighbour, tempo, now) {
         Standing::Giver => 1.0,
         Standing::Newcomer | Standing::Rider => 0.1,
     }

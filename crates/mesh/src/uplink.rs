@@ -6,7 +6,7 @@
 //!    [`CREDIT`] of what could not be sent in time is made good, but not of the time in which there was nothing to send.
 //! 2. *One piece at a time, at full rate.* Store and forward spreads fastest when the first receiver is served
 //!    whole before the second (Liu, "snowball", ACM MM 2007). A receiver whose link is congested is passed over.
-//! 3. *Most good first.* What is about to be due at those who have been here for a while; a newcomer's first
+//! 3. *Most good first.* What is about to be due at those who have been here for a while, for up to half of the uplink; a newcomer's first
 //!    piece, so that it has a picture and something to give; rare pieces, since one copy of such a piece lets many
 //!    others be made: if what is due came before them, a crowd that lacks everything would stop the live edge for
 //!    all; what is due at newcomers, for a part of the uplink; then the rest, newcomers after the others, and riders
@@ -27,24 +27,27 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use minuet_proto::mesh::{Block, MIN_BLOCK_LEN, Message, Request, Serial, SerialList};
+use minuet_proto::mesh::{Block, Message, Request, Serial, SerialList};
 use smallvec::SmallVec;
 
 use crate::contribution::{self, Standing};
-use crate::neighbour::{Neighbour, Slab, Want};
+use crate::neighbour::{CROSSING, Neighbour, Slab, Want};
 use crate::node::Node;
 use crate::push::hop_us;
 use crate::{LinkId, Output, Role, Timestamp};
 
 /// Longest block: BEP 3's 16 KiB.
 const MAX_BLOCK: u64 = 16 * 1024;
-/// A block is at most this part of a second's upload, so that a slow uplink, too, stays responsive.
-const BLOCKS_PER_SECOND: u64 = 64;
+/// A block is at most this part of a second's upload, so that a slow uplink, too, stays responsive, …
+const BLOCKS_PER_SECOND: u64 = 128;
+/// … and as many full packets as fit into that, one at least: what a packet of the transport carries beside the block's
+/// own header, and a twelfth of 16 KiB. A block of 512 bytes would have a packet's headers to itself.
+const PACKET: u64 = 1366;
 /// The least and the most that two blocks are taken to need on the line, one on the wire and one behind it.
 const MIN_LINE_TIME: Duration = Duration::from_millis(10);
 const MAX_LINE_TIME: Duration = Duration::from_secs(1);
-/// A link whose bytes have not moved for so long is held up by its congestion window: about four blocks' time on the
-/// slowest line that carries a stream of 8 Mbit/s.
+/// A link whose bytes have not moved for so long, and for as long as the line takes for four blocks, is held up by its
+/// congestion window.
 const HELD_UP: Duration = Duration::from_millis(50);
 /// Bytes of one link that may wait in the transport: a congested one must not take all.
 const LINK_UNDRAINED: u64 = MAX_BLOCK + MAX_BLOCK / 2;
@@ -59,16 +62,24 @@ const CONTROL_SHARE: u64 = 64;
 /// out, heads are asked for again, promises are repeated by others.
 const MAX_BACKLOG: usize = 1 << 20;
 const MAX_LINK_BACKLOG: usize = 128 << 10;
-/// A request that is due within this time goes before all others.
+/// A request that is due within this time goes before all others. This and the times below are for the nominal pace
+/// (`tempo.rs`); …
 const URGENT: Duration = Duration::from_millis(900);
+/// … and it is at most this part of the delay.
+const URGENT_SHARE: f32 = 0.3;
+
+/// What is about to be due goes before what is rare as long as it has had no more than half, give or take so many pieces.
+/// It is little as long as uplinks suffice. Where they do not, all would become due, nothing new would spread, and all
+/// would be late: with 0.8 of the needed uplink 30 % of the pieces came in time.
+const URGENT_PIECES: i64 = 2;
 
 /// A newcomer's piece that is due within this time is the one that its picture waits for.
 const FIRST: Duration = Duration::from_millis(150);
 /// What is due soon at newcomers goes before what others are in no hurry for, as long as the others have had so
 /// many times as much, …
 const GUEST_SHARE: i64 = 3;
-/// … give or take this many bytes.
-const GUEST_CREDIT: i64 = 128 * 1024;
+/// … give or take so many pieces.
+const GUEST_PIECES: i64 = 2;
 /// A request that was not served for so long is turned away. So each request is answered soon, by blocks or by a
 /// word, and who leaves requests without an answer is not merely busy.
 const HOLD: Duration = Duration::from_millis(400);
@@ -76,8 +87,11 @@ const HOLD: Duration = Duration::from_millis(400);
 /// Requests that may wait for their turn; the least good one beyond it is turned away. Two keep the uplink busy over
 /// a round trip; more would only bind pieces to a busy holder while others idle.
 const MAX_WAITING: usize = 2;
-/// A piece is rare while fewer than one in this many neighbours have it, …
+/// A piece is rare while fewer than one in this many neighbours have it, or fewer than so many, …
 const RARE: usize = 5;
+const LEAST_RARE: usize = 3;
+/// … if they are so many.
+const LEAST_RARE_OF: usize = 10;
 /// … and among so many newest: of older ones few copies are left because nobody needs them any more.
 pub(crate) const LIVE: u64 = 96;
 
@@ -93,6 +107,8 @@ pub(crate) struct Uplink {
     logged: u64,
     /// Media bytes that newcomers may still have before others.
     guest_credit: i64,
+    /// Media bytes that may go to what is about to be due before they go to what is rare.
+    urgent_credit: i64,
     /// Control messages that wait for room under the limit, and their bytes.
     backlog: VecDeque<(LinkId, Message)>,
     backlog_bytes: usize,
@@ -113,7 +129,8 @@ impl Uplink {
             idle: true,
             log: VecDeque::new(),
             logged: 0,
-            guest_credit: GUEST_CREDIT,
+            guest_credit: i64::from(u32::MAX),
+            urgent_credit: 0,
             backlog: VecDeque::new(),
             backlog_bytes: 0,
             greetings: VecDeque::new(),
@@ -130,9 +147,12 @@ impl Uplink {
 
     fn block_len(&self) -> u32 {
         // At most MAX_BLOCK, so it fits.
-        self.limit
-            .map_or(MAX_BLOCK, |limit| (limit / BLOCKS_PER_SECOND).clamp(MIN_BLOCK_LEN.into(), MAX_BLOCK))
-            as u32
+        let fair = self.limit.map_or(MAX_BLOCK, |limit| (limit / BLOCKS_PER_SECOND).min(MAX_BLOCK));
+        if fair == MAX_BLOCK {
+            MAX_BLOCK as u32
+        } else {
+            (fair / PACKET).max(1).saturating_mul(PACKET) as u32
+        }
     }
 
     fn forget_old(&mut self, now: Timestamp) {
@@ -187,14 +207,14 @@ impl Uplink {
         let in_time = |limit: u64| {
             u64::try_from(u128::from(limit).saturating_mul(queue.as_micros()) / 1_000_000).unwrap_or(u64::MAX)
         };
-        self.limit.map_or(0, in_time).max(2 * MAX_BLOCK - 1)
+        let two_blocks = u64::from(self.block_len()).saturating_mul(2);
+        self.limit.map_or(0, in_time).max(two_blocks.saturating_sub(1))
     }
 
     /// Twice what two blocks take on a line that has the rate of the limit.
     fn line_time(&self) -> Duration {
-        let time = |limit: u64| {
-            Duration::from_micros((4 * MAX_BLOCK * 1_000_000).checked_div(limit).unwrap_or(u64::MAX))
-        };
+        let four_blocks = u64::from(self.block_len()).saturating_mul(4_000_000);
+        let time = |limit: u64| Duration::from_micros(four_blocks.checked_div(limit).unwrap_or(u64::MAX));
         self.limit.map_or(HELD_UP, time).clamp(MIN_LINE_TIME, MAX_LINE_TIME)
     }
 
@@ -322,9 +342,10 @@ impl Node {
 
     /// Turns away what has waited too long.
     pub(crate) fn turn_away_waiting(&mut self, now: Timestamp) {
+        let hold = self.tempo.time(HOLD);
         for slab in self.neighbours.slabs() {
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
-            let waited = |want: &Want| want.sent == 0 && want.since + HOLD < now;
+            let waited = |want: &Want| want.sent == 0 && want.since + hold < now;
             let old: SmallVec<[u64; 4]> =
                 neighbour.wants.iter().filter(|w| waited(w)).map(|w| w.serial).collect();
             neighbour.wants.retain(|want| !waited(want));
@@ -336,20 +357,21 @@ impl Node {
 
     /// How much good it does to serve a request: the least first.
     fn rank(&self, neighbour: &Neighbour, want: &Want, now: Timestamp) -> Rank {
-        let urgent = want.due.is_some_and(|due| due < now + URGENT);
-        let first = neighbour.given == 0 && want.due.is_some_and(|due| due < now + FIRST);
+        let urgent =
+            want.due.is_some_and(|due| due < now + self.tempo.before_due(URGENT, URGENT_SHARE, self.delay));
+        let first = neighbour.given == 0 && want.due.is_some_and(|due| due < now + self.tempo.time(FIRST));
         let copies = self.window.slot(want.serial).copies;
-        let rare = usize::from(copies).saturating_mul(RARE) < self.listeners
-            && want.serial.saturating_add(LIVE) > self.window.edge();
-        let hop = hop_us(neighbour) as u32;
+        let rare = self.is_rare(copies) && want.serial.saturating_add(LIVE) > self.window.edge();
+        let hop = hop_us(neighbour, &self.tempo) as u32;
         let nobodys = copies == 0 || self.window.slot(want.serial).given == 0;
         if self.role == Role::Source && urgent && nobodys {
             return (UNIQUE_CLASS, false, 0, want.serial, hop);
         }
-        let class = match (contribution::standing(neighbour, now), urgent) {
-            (Standing::Giver, true) => 1,
+        let class = match (contribution::standing(neighbour, &self.tempo, now), urgent) {
+            (Standing::Giver, true) if self.uplink.urgent_credit >= 0 => 1,
             (Standing::Newcomer, true) if first => 2,
             (Standing::Giver | Standing::Newcomer, _) if rare => FRESH_CLASS,
+            (Standing::Giver, true) => 4,
             (Standing::Newcomer, true) if self.uplink.guest_credit > 0 => 4,
             (Standing::Giver, false) => 5,
             (Standing::Newcomer, true) => 6,
@@ -365,11 +387,23 @@ impl Node {
         }
     }
 
+    /// Whether a piece that so many neighbours have is rare.
+    fn is_rare(&self, copies: u16) -> bool {
+        let least = if self.listeners < LEAST_RARE_OF { 0 } else { LEAST_RARE };
+        usize::from(copies) < self.listeners.div_ceil(RARE).max(least)
+    }
+
     pub(crate) fn on_cancel(&mut self, from: Slab, serial: Serial, now: Timestamp) {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         neighbour.served.retain(|(s, _)| *s != serial.get());
+        let waited = neighbour.wants.iter().any(|w| w.serial == serial.get() && w.sent == 0);
         neighbour.wants.retain(|w| w.serial != serial.get());
-        if neighbour.refuses(serial.get()) {
+        let refuses = neighbour.refuses(serial.get());
+        if waited {
+            // Each request has an answer, if only this one: so its sender can tell one that is slow from one that lies.
+            self.send(from, Message::Reject(serial), now);
+        }
+        if refuses {
             self.on_push_refused(serial.get(), now);
         }
     }
@@ -436,9 +470,10 @@ impl Node {
     /// the first of them will have waited too long for that.
     fn waiting_for_line(&self, now: Timestamp) -> (u64, Option<Timestamp>) {
         let patience = self.uplink.line_time();
+        let held_up = patience.max(HELD_UP);
         let mut waiting = (0u64, None);
         for (_, neighbour) in self.neighbours.iter().filter(|(_, n)| n.undrained > 0) {
-            let until = (neighbour.drained + HELD_UP).min(neighbour.block_at + patience);
+            let until = (neighbour.drained + held_up).min(neighbour.block_at + patience);
             if until > now {
                 waiting.0 = waiting.0.saturating_add(neighbour.undrained);
                 waiting.1 = Some(waiting.1.map_or(until, |first: Timestamp| first.min(until)));
@@ -453,6 +488,7 @@ impl Node {
             if let Some(neighbour) = self.neighbours.get_mut(to) {
                 neighbour.wants.retain(|want| want.serial != serial);
             }
+            self.send(to, Message::Reject(Serial::new(serial)), now);
             return self.push.forget(serial);
         };
         let piece_len = known.piece.len;
@@ -481,17 +517,26 @@ impl Node {
             slot.given = slot.given.saturating_add(1);
         }
         let Some(neighbour) = self.neighbours.get_mut(to) else { return };
+        let tempo = self.tempo;
+        let urgent = tempo.before_due(URGENT, URGENT_SHARE, self.delay);
+        let guest_credit = GUEST_PIECES.saturating_mul(tempo.piece_len.into());
         let len = self.uplink.block_len().min(piece_len.saturating_sub(offset));
         neighbour.block_at = now;
-        let newcomer = contribution::standing(neighbour, now) == Standing::Newcomer;
+        let newcomer = contribution::standing(neighbour, &tempo, now) == Standing::Newcomer;
+        let urgent = neighbour.wants[index].due.is_some_and(|due| due < now + urgent);
+        let most = URGENT_PIECES.saturating_mul(tempo.piece_len.into());
+        let credit = if urgent { i64::from(len).saturating_neg() } else { i64::from(len) };
+        self.uplink.urgent_credit =
+            self.uplink.urgent_credit.saturating_add(credit).clamp(most.saturating_neg(), most);
         let credit = if newcomer { i64::from(len).saturating_neg() } else { i64::from(len) / GUEST_SHARE };
-        let credit = self.uplink.guest_credit.saturating_add(credit).clamp(-GUEST_CREDIT, GUEST_CREDIT);
+        let credit = self.uplink.guest_credit.saturating_add(credit);
+        let credit = credit.clamp(guest_credit.saturating_neg(), guest_credit);
         self.uplink.guest_credit = credit;
         let want = &mut neighbour.wants[index];
         want.sent = want.sent.saturating_add(len);
         if want.sent >= piece_len {
             neighbour.wants.swap_remove(index);
-            neighbour.note_served(serial, now);
+            neighbour.note_served(serial, tempo.time(CROSSING), now);
             neighbour.given = neighbour.given.saturating_add(piece_len.into());
             neighbour.given_lately += piece_len as f32;
         }
@@ -526,8 +571,8 @@ impl Node {
         }
         if let Some((to, serial)) = begun {
             // A piece that most have can wait; a fresh one cannot.
-            let common = usize::from(self.window.slot(serial).copies).saturating_mul(RARE) > self.listeners;
-            if !common || !self.has_push(now) {
+            let rare = self.is_rare(self.window.slot(serial).copies);
+            if rare || !self.has_push(now) {
                 return Some((to, serial));
             }
         }
@@ -598,8 +643,10 @@ mod tests {
     fn what_may_wait_in_the_transport_goes_by_the_limit() {
         let queue = Duration::from_millis(110);
         assert_eq!(Uplink::new(Some(1_000_000)).max_undrained(queue), 110_000);
-        for (limit, queue) in [(Some(100_000), queue), (None, queue), (Some(1_000_000), Duration::ZERO)] {
+        for (limit, queue) in [(None, queue), (Some(3_000_000), Duration::ZERO)] {
             assert_eq!(Uplink::new(limit).max_undrained(queue), 2 * MAX_BLOCK - 1);
         }
+        // On a slow line two long blocks would stand for seconds before all that comes after them.
+        assert_eq!(Uplink::new(Some(10_000)).max_undrained(Duration::ZERO), 2 * PACKET - 1);
     }
 }

@@ -11,3 +11,5 @@ pub mod model;
 pub mod plan;
 #[cfg(target_os = "linux")]
 pub mod probe;
+#[cfg(target_os = "linux")]
+pub mod stranger;

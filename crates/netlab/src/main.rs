@@ -12,11 +12,14 @@ use std::{
     process::{self, ExitCode},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
-use minuet_netlab::lab::{LabError, cleanup, control, identity::LabId, program};
+use minuet_netlab::{
+    lab::{LabError, cleanup, control, identity::LabId, program},
+    stranger::{self, Ends},
+};
 
-use crate::options::{Command, Exec, Options, WhichLab};
+use crate::options::{Between, Command, Exec, Options, WhichLab};
 
 fn main() -> ExitCode {
     match carry_out(Options::parse().command) {
@@ -42,6 +45,20 @@ fn carry_out(command: Command) -> Result<u8> {
             say(&control::ask(&which(&options.which)?, "show")?);
             Ok(0)
         }
+        Command::Ping(options) => {
+            let ends = ends(&options.between)?;
+            say(&serde_json::to_string(&stranger::ping(&ends, options.every, options.between.how_long)?)?);
+            Ok(0)
+        }
+        Command::Load(options) => {
+            let (ends, how_long) = (ends(&options.between)?, options.between.how_long);
+            let load = match options.rate {
+                Some(rate) => stranger::call(&ends, rate, how_long)?,
+                None => stranger::upload(&ends, how_long)?,
+            };
+            say(&serde_json::to_string(&load)?);
+            Ok(0)
+        }
         Command::Measure => measure::measure().map(|()| 0),
         Command::Sweep => {
             program::check()?;
@@ -65,6 +82,23 @@ fn exec(options: &Exec) -> Result<u8> {
     };
     let error = process::Command::new(program).args(arguments).env("NETLAB_ID", id.as_str()).exec();
     bail!("cannot run {program}: {error}")
+}
+
+/// The hosts that are meant, in the lab that is meant.
+fn ends(between: &Between) -> Result<Ends> {
+    let id = which(&between.which)?;
+    let shown: serde_json::Value = serde_json::from_str(&control::ask(&id, "show")?)?;
+    let address = |name: &str| {
+        let host = shown["hosts"].as_array().into_iter().flatten().find(|host| host["name"] == name);
+        let address = host.and_then(|host| host["inside"].as_str()?.parse().ok());
+        address.with_context(|| format!("lab {} has no host {name}: `show` lists its hosts", id.as_str()))
+    };
+    Ok(Ends {
+        from: id.namespace(&between.from),
+        from_address: address(&between.from)?,
+        to: id.namespace(&between.to),
+        to_address: address(&between.to)?,
+    })
 }
 
 fn which(options: &WhichLab) -> Result<LabId, LabError> {

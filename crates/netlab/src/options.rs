@@ -9,10 +9,13 @@ use minuet_netlab::plan::{
     nat::NatMix,
     setting::{Change, Setting, Target},
 };
-use minuet_proto::units;
+use minuet_proto::units::{self, Rate};
 
 /// The longest time in which packets are moved together.
 const MAX_TICK: Duration = Duration::from_millis(100);
+
+/// The longest time for which a line is used by `ping` and `load`.
+const MAX_USE: Duration = Duration::from_secs(24 * 3600);
 
 /// A network of many hosts on this machine: namespaces, a link emulator in user space, and NAT. Needs root.
 #[derive(Debug, Parser)]
@@ -32,6 +35,11 @@ pub enum Command {
     Set(Set),
     /// Print a running lab's counters as one line of JSON.
     Show(Show),
+    /// Ping over a host's line while others use it; prints one line of JSON [example: ping h03 h01 --for 60s].
+    Ping(Ping),
+    /// Use a host's line as another program would: an upload by TCP, or with --rate a call; prints what arrived as one
+    /// line of JSON [example: load h03 h01 --for 30s --rate 1500kbit].
+    Load(Load),
     /// Measure the emulator itself: what it adds to a delay, and the most that goes through it.
     Measure,
     /// Take down what killed labs have left (`run` does it first).
@@ -144,6 +152,46 @@ pub struct Set {
 pub struct Show {
     #[command(flatten)]
     pub which: WhichLab,
+}
+
+/// Between whom, and for how long.
+#[derive(Debug, Args)]
+pub struct Between {
+    #[command(flatten)]
+    pub which: WhichLab,
+    /// The host that sends [example: h03].
+    pub from: String,
+    /// The host that answers, behind no NAT [example: h01].
+    pub to: String,
+    /// How long [example: 30s].
+    #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub how_long: Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct Ping {
+    #[command(flatten)]
+    pub between: Between,
+    /// Time between two packets [example: 50ms].
+    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration)]
+    pub every: Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct Load {
+    #[command(flatten)]
+    pub between: Between,
+    /// Send packets at this rate, as a call does; without it, upload by TCP [example: 1500kbit].
+    #[arg(long)]
+    pub rate: Option<Rate>,
+}
+
+/// Parses a duration that is not zero.
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = units::duration(text).map_err(|error| error.to_string())?;
+    (!duration.is_zero() && duration <= MAX_USE)
+        .then_some(duration)
+        .ok_or_else(|| "give at most 24h".to_owned())
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub struct Keeper {
     pub budget: Arc<Budget>,
     /// The live mesh, for its figures.
     pub live: Option<Live>,
-    /// What BitTorrent may send beside the live mesh, if there is a limit for both.
+    /// What BitTorrent may send beside the live mesh, if a limit for both is given or found out.
     pub share: Option<Share>,
     /// Asks for room.
     pub requests: channel::Receiver<mpsc::Sender<bool>>,
@@ -163,14 +163,16 @@ impl Keeper {
     fn read_figures(&mut self) {
         let stats = self.swarm.stats();
         let live = self.live.as_ref().map(Live::stats).unwrap_or_default();
-        if let Some(bytes_per_s) = live.upload_limit {
-            self.budget.found(bytes_per_s);
+        if let Some(limit) = live.upload_limit {
+            // Nobody is linked: nothing is known of the line, and it is BitTorrent's.
+            let limit = if live.peers == 0 { u32::MAX.into() } else { limit };
+            self.share.get_or_insert_with(|| Share::new(limit)).set_limit(limit);
         }
         let share = self.share.as_mut().and_then(|share| share.look(live.wire_sent, Instant::now()));
         if let Some(bytes_per_s) = share {
             self.swarm.set_upload(bytes_per_s);
         }
-        self.budget.charge_total(stats.transfer.sent.saturating_add(live.wire_sent));
+        self.budget.charge_swarm(stats.transfer.sent);
         if let Some(newest) = self.shelf.newest_record() {
             self.meters.set_newest_sent(newest.seq, self.swarm.sent_of(newest.info_hash));
         }

@@ -16,6 +16,7 @@ use minuet_node::{
     Backoff, TrackerClient,
     mesh::{
         ClosedPiece, Error, LiveWindow, Mesh, MeshOptions, MeshRole, MeshStart, MeshStats, PiecePublisher,
+        Uplink,
     },
 };
 use minuet_proto::{ChannelKey, SegmentSeq, SignedRecord, mesh::Serial};
@@ -48,6 +49,8 @@ pub struct Join {
     pub upload_limit: Option<u64>,
     /// Folder for the newest pieces.
     pub folder: PathBuf,
+    /// The line that it shares with HTTP and BitTorrent.
+    pub uplink: Uplink,
     /// Whom to tell where the source is.
     pub trackers: Vec<TrackerClient>,
 }
@@ -211,6 +214,8 @@ async fn open(join: &Join, first_serial: Serial) -> Result<Mesh, Error> {
         window: WINDOW,
         first_serial,
         known: None,
+        lines: Some(join.folder.join("lines.json")),
+        uplink: join.uplink.clone(),
         trackers: join.trackers.clone(),
     };
     // Records come from here, so none that a neighbour brings is news.
@@ -318,6 +323,7 @@ mod tests {
             listen,
             upload_limit: None,
             folder: dir.path().to_owned(),
+            uplink: Uplink::default(),
             trackers: vec![client()],
         };
         let (source, live) = Source::start(join, None).await.unwrap();
@@ -334,6 +340,8 @@ mod tests {
             window: WINDOW,
             first_serial: Serial::new(0),
             known: None,
+            lines: None,
+            uplink: Uplink::default(),
             trackers: vec![client()],
         };
         let (viewer, _records) = Mesh::start(viewer).await.unwrap();

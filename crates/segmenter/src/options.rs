@@ -85,7 +85,8 @@ pub struct Options {
     #[arg(long, value_name = "URL", value_parser = parse_tracker)]
     pub public_url: Option<Url>,
 
-    /// The most to send (default: no limit). What is needed live goes first; finished minutes over BitTorrent get what
+    /// The most to send (default: what the line can send while nobody else on it has to wait, but no less than the stream
+    /// needs). What is needed live goes first; finished minutes over BitTorrent get what
     /// that leaves, a sixteenth in any case; HTTP has a small part of what both leave. Example: --upload-limit 16Mbit
     #[arg(long, value_name = "RATE")]
     pub upload_limit: Option<Rate>,

@@ -29,6 +29,8 @@ pub struct Share {
     limit: u64,
     /// What BitTorrent may send now.
     given: u64,
+    /// BitTorrent has been told.
+    told: bool,
     /// When the mesh was looked at last, and what it had sent by then.
     last: Option<(Instant, u64)>,
     /// What the mesh sent a second at recent looks.
@@ -38,7 +40,14 @@ pub struct Share {
 impl Share {
     /// Divides `limit` bytes a second. All of it is BitTorrent's until the mesh is seen to send.
     pub fn new(limit: u64) -> Self {
-        Self { limit, given: limit, last: None, rates: VecDeque::new() }
+        Self { limit, given: limit, told: false, last: None, rates: VecDeque::new() }
+    }
+
+    /// The limit is another now. One that was found out changes all the time: only what makes a difference counts.
+    pub fn set_limit(&mut self, limit: u64) {
+        if limit.abs_diff(self.limit) > self.limit / STEPS {
+            self.limit = limit;
+        }
     }
 
     /// The most that the mesh may send of a limit.
@@ -66,7 +75,7 @@ impl Share {
         let left = self.limit.saturating_sub(needed) / step * step;
         // What no step fits into is nothing to send less for.
         let given = if needed < step / 2 { self.limit } else { left.max(least(self.limit)) };
-        let changed = given != self.given;
+        let changed = given != self.given || !std::mem::replace(&mut self.told, true);
         self.given = given;
         changed.then(|| u32::try_from(given).unwrap_or(u32::MAX))
     }

@@ -10,16 +10,30 @@ use hdrhistogram::Histogram;
 use crate::{
     engine::{MILLISECOND, Micros, NodeId, SECOND},
     figures::Figures,
-    stream::StreamPiece,
+    stream::{StreamPiece, StreamSpec},
 };
 
 /// Distance to the live edge that players aim at.
 pub const TARGET_DELAY: Micros = 4 * SECOND;
+/// … but a stream whose pieces come slowly needs as many of them to get round: its players aim at so many pieces more
+/// than a second.
+pub const TARGET_PIECES: u64 = 12;
+
+/// Distance to the live edge that players of this stream aim at.
+pub fn target_delay(stream: &StreamSpec) -> Micros {
+    TARGET_DELAY.max(SECOND + TARGET_PIECES * stream.piece_time())
+}
+
 /// From a player's first bytes to its first picture: it has to find out what the stream consists of (ffmpeg's
 /// probing of MPEG-TS), and decodes.
 pub const START_UP: Micros = 500 * MILLISECOND;
 /// Spread and gaps at a viewer count from this long after it joined.
 pub const SETTLE: Micros = 5 * SECOND;
+/// A viewer's stalls count as those of a settled one from this long after it joined: before, it is still finding its
+/// neighbours and its line.
+pub const SETTLED: Micros = 10 * SECOND;
+/// Everybody must play again so long after help has come.
+pub const RECOVERED: Micros = 10 * SECOND;
 /// Largest value that a histogram holds.
 const LONGEST: Micros = 3_600 * SECOND;
 
@@ -41,6 +55,12 @@ struct Viewer {
     handed_on: Option<Micros>,
     in_stall: bool,
     stalls: u64,
+    /// Stalls that began once it was settled, and before help came.
+    settled_stalls: u64,
+    /// Stalls that began once help had had its time.
+    recovered_stalls: u64,
+    /// What was missing once it was settled.
+    missed: Micros,
     due: u64,
     in_time: u64,
     held: Vec<u64>,
@@ -71,6 +91,10 @@ pub struct Audience {
     last_verified: Micros,
     /// First piece of the source that returned, and when that was.
     returned: Option<(usize, Micros)>,
+    /// How far behind the live edge players aim to be.
+    target_delay: Micros,
+    /// When help comes, if it does.
+    relief: Option<Micros>,
 }
 
 impl Default for Audience {
@@ -85,11 +109,23 @@ impl Default for Audience {
             inner_gap: histogram(),
             last_verified: 0,
             returned: None,
+            target_delay: TARGET_DELAY,
+            relief: None,
         }
     }
 }
 
 impl Audience {
+    /// Players aim at this distance to the live edge.
+    pub fn aim_at(&mut self, delay: Micros) {
+        self.target_delay = delay;
+    }
+
+    /// Help comes at `at`.
+    pub fn relieved(&mut self, at: Micros) {
+        self.relief = Some(at);
+    }
+
     /// A piece has closed at the source; returns its position in the row of all pieces.
     pub fn closed(&mut self, piece: StreamPiece) -> usize {
         self.pieces.push(piece);
@@ -133,6 +169,9 @@ impl Audience {
             handed_on: None,
             in_stall: false,
             stalls: 0,
+            settled_stalls: 0,
+            recovered_stalls: 0,
+            missed: 0,
             due: 0,
             in_time: 0,
             held: Vec::new(),
@@ -197,7 +236,7 @@ impl Audience {
         let Some(Some(viewer)) = self.viewers.get_mut(node.index()) else { return };
         viewer.joined_after = Some(now - viewer.joined);
         let shown = now + START_UP;
-        viewer.delay = Some(TARGET_DELAY.max(shown.saturating_sub(self.pieces[position].closes_at)));
+        viewer.delay = Some(self.target_delay.max(shown.saturating_sub(self.pieces[position].closes_at)));
     }
 
     /// Settles all pieces that were due before `now`.
@@ -215,7 +254,17 @@ impl Audience {
             let held = viewer.holds(viewer.next_due);
             viewer.due += 1;
             viewer.in_time += u64::from(held);
-            viewer.stalls += u64::from(!held && !viewer.in_stall);
+            let begins = !held && !viewer.in_stall;
+            viewer.stalls += u64::from(begins);
+            if due >= viewer.joined + SETTLED {
+                let relieved = self.relief.is_some_and(|at| due >= at);
+                viewer.settled_stalls += u64::from(begins && !relieved);
+                let recovered = self.relief.is_some_and(|at| due >= at + RECOVERED);
+                viewer.recovered_stalls += u64::from(begins && recovered);
+                let before = viewer.next_due.checked_sub(1).and_then(|before| self.pieces.get(before));
+                let lasts = before.map_or(0, |before| piece.closes_at.saturating_sub(before.closes_at));
+                viewer.missed += if held { 0 } else { lasts };
+            }
             viewer.in_stall = !held;
             viewer.next_due += 1;
             if viewer.frontier < viewer.next_due {
@@ -268,18 +317,25 @@ impl Audience {
         (0..nodes).for_each(|node| self.settle(NodeId(node), now));
         let mut joins: Vec<Micros> = Vec::new();
         let (mut due, mut in_time) = (0, 0);
+        let (mut guarded, mut smooth) = (0, 0);
         for viewer in self.viewers.iter().flatten() {
             let ended = viewer.ended.unwrap_or(now);
             // Who never played was owed everything from the target delay on.
             let never = self.pieces.iter().filter(|piece| {
                 viewer.delay.is_none()
-                    && (viewer.joined..ended.saturating_sub(TARGET_DELAY)).contains(&piece.closes_at)
+                    && (viewer.joined..ended.saturating_sub(self.target_delay)).contains(&piece.closes_at)
             });
             let never = never.count() as u64;
             due += viewer.due + never;
             in_time += viewer.in_time;
             let stalls = viewer.stalls + u64::from(never > 0);
             if viewer.guarded {
+                guarded += 1;
+                let settled = viewer.settled_stalls + u64::from(never > 0);
+                smooth += u64::from(settled == 0);
+                figures.stalls_settled += settled;
+                figures.stalls_recovered += viewer.recovered_stalls;
+                figures.missed_s += seconds(viewer.missed);
                 figures.stalls += stalls
             } else {
                 figures.stalls_others += stalls
@@ -290,6 +346,7 @@ impl Audience {
                 joins.push(ended - viewer.joined);
             }
         }
+        figures.smooth = if guarded == 0 { 1.0 } else { smooth as f64 / guarded as f64 };
         joins.sort_unstable();
         let join = |share: f64| {
             let rank = ((joins.len() as f64 * share).ceil() as usize).clamp(1, joins.len().max(1)) - 1;

@@ -24,6 +24,16 @@ pub struct Figures {
     pub continuity: f64,
     /// Runs of late pieces at the viewers whom the scenario guards.
     pub stalls: u64,
+    /// Of these, the ones that began more than 10 s after the viewer joined, and before help came where it does.
+    pub stalls_settled: u64,
+    /// Stalls that began more than 10 s after help had come.
+    pub stalls_recovered: u64,
+    /// Viewers that were told at some time that there was less than the stream for them.
+    pub told: u64,
+    /// Guarded viewers without a settled stall ÷ guarded viewers.
+    pub smooth: f64,
+    /// What was missing at guarded viewers from 10 s after they joined, all told.
+    pub missed_s: f64,
     /// Runs of late pieces at all other honest viewers.
     pub stalls_others: u64,
     /// Start of a viewer to its first verified piece that it plays.
@@ -87,6 +97,9 @@ pub enum Figure {
     BoundarySpreadP99,
     Continuity,
     Stalls,
+    StallsSettled,
+    StallsRecovered,
+    Smooth,
     JoinP50,
     JoinP95,
     HandoverExcess,
@@ -112,6 +125,9 @@ impl Figure {
             Self::BoundarySpreadP99 => "boundary_spread_p99_s",
             Self::Continuity => "continuity",
             Self::Stalls => "stalls",
+            Self::StallsSettled => "stalls_settled",
+            Self::StallsRecovered => "stalls_recovered",
+            Self::Smooth => "smooth",
             Self::JoinP50 => "join_p50_s",
             Self::JoinP95 => "join_p95_s",
             Self::HandoverExcess => "handover_excess_ms",
@@ -137,6 +153,9 @@ impl Figure {
             Self::BoundarySpreadP99 => figures.boundary_spread_p99_s,
             Self::Continuity => figures.continuity,
             Self::Stalls => figures.stalls as f64,
+            Self::StallsSettled => figures.stalls_settled as f64,
+            Self::StallsRecovered => figures.stalls_recovered as f64,
+            Self::Smooth => figures.smooth,
             Self::JoinP50 => figures.join_p50_s,
             Self::JoinP95 => figures.join_p95_s,
             Self::HandoverExcess => figures.handover_excess_ms,

@@ -7,6 +7,7 @@ pub mod mesh;
 pub mod plan;
 pub mod run;
 pub mod scenario;
+pub mod space;
 pub mod stream;
 pub mod table;
 pub mod tracker;

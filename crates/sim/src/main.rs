@@ -12,7 +12,8 @@ use minuet_sim::{
     engine::{NodeId, SECOND},
     mesh::member::Tuning,
     run::{Engine, Job, Report, run_all},
-    scenario::{self, Scenario},
+    scenario::{self, Knows, Profile, Scenario},
+    space::survey,
     table,
 };
 
@@ -22,7 +23,7 @@ use minuet_sim::{
 #[derive(Parser)]
 #[command(version, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
-    /// Names of scenarios, `all`, or `list` to see them
+    /// Names of scenarios, `all`, `list` to see them, or `space` for random ones
     #[arg(required = true)]
     scenario: Vec<String>,
     /// Seed of the first run
@@ -52,12 +53,36 @@ struct Cli {
     /// In which order viewers ask for pieces that are not due soon
     #[arg(long, value_enum, default_value_t = Picker::RarestNewest)]
     picker: Picker,
+    /// The stream's rate, in place of the scenario's; lines are multiples of it, and pieces are cut as for that rate: 1Mbit
+    #[arg(long, value_parser = parse_rate)]
+    rate: Option<u64>,
+    /// Seconds from one key frame to the next, in place of the scenario's: 10
+    #[arg(long)]
+    key_frames: Option<f64>,
+    /// The viewers' uplinks, as multiples of the stream, in place of the scenario's: 1.5 or 0.5,3
+    #[arg(long, value_delimiter = ',')]
+    up: Vec<f64>,
+    /// The source's uplink, as a multiple of the stream, in place of the scenario's
+    #[arg(long)]
+    source_up: Option<f64>,
+    /// Tell nodes this part of their uplink as their upload limit, and have a router before it: 0.9
+    #[arg(long, conflicts_with = "no_limit")]
+    limit: Option<f64>,
     /// Set no upload limit: nodes find out by themselves what their uplink takes
     #[arg(long)]
     no_limit: bool,
+    /// With `space`: how many random scenarios
+    #[arg(long, default_value_t = 20)]
+    samples: u64,
+    /// With `space`: a dimension that all of them have the same value of; may be repeated: rate=1
+    #[arg(long, value_name = "DIMENSION=VALUE")]
+    only: Vec<String>,
     /// Print what this node is told and does to standard error (the source is 0)
     #[arg(long, value_name = "NODE")]
     trace: Option<u32>,
+    /// Viewers that lack the stream stand back for others
+    #[arg(long)]
+    stand_back: bool,
     /// Print one JSON line a run in place of the table
     #[arg(long)]
     json: bool,
@@ -99,6 +124,9 @@ const EXAMPLES: &str = "Examples:
   minuet-sim all --seeds 5
   minuet-sim steady boundary --engine mesh --engine cold
   minuet-sim scale10k --json
+  minuet-sim space --samples 200 --seed 7
+  minuet-sim space --samples 1 --seed 12 --only rate=1
+  minuet-sim steady scarce --rate 1Mbit
   minuet-sim steady --piece-length 16384 --neighbours 8
   minuet-sim churn --seed 3 --trace 17 2> node17.log";
 
@@ -119,12 +147,22 @@ fn run(cli: &Cli) -> Result<bool> {
         list();
         return Ok(true);
     }
+    if cli.scenario == ["space"] {
+        return survey(cli);
+    }
     let scenarios = scenarios(cli)?;
     let mut jobs: Vec<Job> = scenarios.iter().flat_map(|scenario| jobs(cli, scenario)).collect();
     let side_by_side = cli.jobs.clamp(1, jobs.len());
     let threads = cli.threads.unwrap_or(cores() / side_by_side).max(1);
     jobs.iter_mut().for_each(|job| job.threads = threads);
     if cli.json { print_json(&jobs, cli.jobs) } else { Ok(print_table(cli, &scenarios, &jobs)) }
+}
+
+/// Random scenarios from the whole space.
+fn survey(cli: &Cli) -> Result<bool> {
+    let samples = survey::run(cli.seed, cli.samples, &cli.only, cli.jobs).map_err(anyhow::Error::msg)?;
+    say(survey::told(&samples, &cli.only).trim_end());
+    Ok(samples.iter().all(survey::Sample::holds))
 }
 
 /// Says what went wrong, if anybody listens.
@@ -166,18 +204,55 @@ fn scenarios(cli: &Cli) -> Result<Vec<Scenario>> {
     }
     for scenario in &mut scenarios {
         scenario.viewers = cli.nodes.unwrap_or(scenario.viewers).max(1);
+        if let Some(rate) = cli.rate {
+            *scenario = scenario.clone().at_rate(rate);
+        }
+        adapt_lines(cli, scenario);
         scenario.stream.piece_length = cli.piece_length.unwrap_or(scenario.stream.piece_length);
         scenario.stream.duration = cli.seconds.map_or(scenario.stream.duration, |seconds| seconds * SECOND);
     }
     Ok(scenarios)
 }
 
+/// Bytes a second of a rate such as `1Mbit` or `500kbit`.
+fn parse_rate(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text} is no rate: write 8Mbit, 500kbit or 1.5Mbit");
+    let (number, unit) = match text.split_at(text.find(|c: char| c.is_alphabetic()).ok_or_else(wrong)?) {
+        (number, "Mbit") => (number, 125_000.0),
+        (number, "kbit") => (number, 125.0),
+        _ => return Err(wrong()),
+    };
+    let rate = number.parse::<f64>().map_err(|_| wrong())? * unit;
+    // From 8 kbit/s to 1 Gbit/s: what a piece length exists for.
+    if (1e3..=1.25e8).contains(&rate) { Ok(rate as u64) } else { Err(wrong()) }
+}
+
+/// Puts what the command line says of lines in place of what the scenario says.
+fn adapt_lines(cli: &Cli, scenario: &mut Scenario) {
+    let knows = match (cli.limit, cli.no_limit) {
+        (_, true) => Some(Knows::Nothing),
+        (Some(part), _) => Some(Knows::Limit(part)),
+        (None, false) => None,
+    };
+    if !cli.up.is_empty() {
+        scenario.profiles = cli.up.iter().map(|up| Profile::with(*up)).collect();
+    }
+    for profile in &mut scenario.profiles {
+        profile.knows = knows.unwrap_or(profile.knows);
+    }
+    scenario.source_knows = knows.unwrap_or(scenario.source_knows);
+    scenario.source_up = cli.source_up.unwrap_or(scenario.source_up);
+    if let Some(seconds) = cli.key_frames {
+        scenario.stream.random_access = (seconds * SECOND as f64) as u64;
+    }
+}
+
 fn jobs(cli: &Cli, scenario: &Scenario) -> Vec<Job> {
     let tuning = Tuning {
         neighbours: cli.neighbours,
         on_request: cli.source_policy == SourcePolicy::Request,
+        stands_back: cli.stand_back,
         in_order: cli.picker == Picker::InOrder,
-        no_limit: cli.no_limit,
     };
     let engines = cli.engine.iter();
     engines

@@ -4,8 +4,8 @@
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
 
 use crate::{
-    engine::{Micros, SECOND, access::Rate, network::Access, topology::Reach},
-    scenario::{Profile, Scenario},
+    engine::{Micros, SECOND, access::Rate, line::Line, network::Access, topology::Reach},
+    scenario::{Knows, Profile, QUEUE, Scenario},
     stream::StreamSpec,
 };
 
@@ -57,6 +57,8 @@ pub struct Life {
     pub part: Part,
     /// Its line.
     pub access: Access,
+    /// What it knows of its uplink.
+    pub knows: Knows,
     /// Whether it passes pieces on.
     pub upload: bool,
     /// When it starts.
@@ -71,6 +73,9 @@ pub struct Life {
 
 /// Downlinks are this many times the stream: wide enough for what comes, narrow enough to queue.
 const DOWNLINK_FACTOR: f64 = 5.0;
+
+/// How long somebody stays who only looks around.
+const ZAP_STAYS: std::ops::Range<Micros> = 5 * SECOND..60 * SECOND;
 
 /// The lives of all nodes of a scenario, sources first.
 pub fn lives(scenario: &Scenario, seed: u64) -> Vec<Life> {
@@ -114,18 +119,35 @@ pub fn lives(scenario: &Scenario, seed: u64) -> Vec<Life> {
         late.part = Part::LateViewer(cut.1 - cut.0);
         lives.push(late);
     }
+    if let Some(part) = scenario.zapping {
+        zap(scenario, part, first, &mut lives, &mut rng);
+    }
+    if let Some(relief) = scenario.relief {
+        let mut relay = viewer(&scenario.stream, Profile::with(relief.up), Reach::Open, relief.at);
+        relay.part = Part::Relay;
+        lives.push(relay);
+    }
     lives
 }
 
+/// The line before an uplink: a node that knows it to the byte paces itself.
+fn line(knows: Knows, line: Option<Line>) -> Option<Line> {
+    let quiet = (knows != Knows::Exactly).then(|| Line::quiet(QUEUE));
+    line.or(quiet)
+}
+
 fn sources(scenario: &Scenario) -> Vec<Life> {
+    let knows = scenario.source_knows;
     let access = Access {
         up: rate(&scenario.stream, scenario.source_up),
         down: rate(&scenario.stream, DOWNLINK_FACTOR),
+        line: line(knows, None),
         reach: Reach::Open,
     };
     let source = Life {
         part: Part::Source,
         access,
+        knows,
         upload: true,
         joins: 0,
         leaves: None,
@@ -157,10 +179,12 @@ fn crowd_of(scenario: &Scenario, count: usize) -> Vec<(Profile, Reach)> {
 }
 
 fn viewer(stream: &StreamSpec, profile: Profile, reach: Reach, joins: Micros) -> Life {
-    let down = DOWNLINK_FACTOR.max(2.0 * profile.up);
-    let access = Access { up: rate(stream, profile.up), down: rate(stream, down), reach };
+    let Profile { up, knows, upload, .. } = profile;
+    let down = profile.down.unwrap_or(DOWNLINK_FACTOR.max(2.0 * up));
+    let line = line(knows, profile.line);
+    let access = Access { up: rate(stream, up), down: rate(stream, down), line, reach };
     let part = Part::Viewer;
-    Life { part, access, upload: profile.upload, joins, leaves: None, silent: false, in_one_net: false }
+    Life { part, access, knows, upload, joins, leaves: None, silent: false, in_one_net: false }
 }
 
 fn rate(stream: &StreamSpec, factor: f64) -> Rate {
@@ -176,6 +200,24 @@ pub struct Churn {
     pub exodus: f64,
     /// The part of the audience that leaves, and that comes, each minute from then on.
     pub per_minute: f64,
+}
+
+/// Some places are taken by people who look around: one stays for a while, and the next one comes soon after.
+fn zap(scenario: &Scenario, part: f64, first: usize, lives: &mut Vec<Life>, rng: &mut Xoshiro256PlusPlus) {
+    let places = (scenario.viewers as f64 * part) as usize;
+    for index in first..first + places {
+        let mut life = lives[index];
+        while life.joins < scenario.stream.duration {
+            let leaves = life.joins + rng.random_range(ZAP_STAYS);
+            life = Life { leaves: Some(leaves), silent: rng.random_bool(0.5), ..life };
+            if lives[index].leaves.is_none() {
+                lives[index] = life;
+            } else {
+                lives.push(life);
+            }
+            life.joins = leaves + rng.random_range(0..2 * SECOND);
+        }
+    }
 }
 
 /// The first of those there at the start vanish; then viewers come and go one by one, half of those

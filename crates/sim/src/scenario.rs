@@ -1,7 +1,12 @@
 //! The scenarios, as data: who takes part, what the network is like, what happens, and what must hold.
 
 use crate::{
-    engine::{Micros, SECOND, path::LossModel, topology::Reach},
+    engine::{
+        MILLISECOND, Micros, SECOND,
+        line::{Cross, Line, Spells},
+        path::{Conditions, JITTER, LossModel},
+        topology::{Geography, Reach},
+    },
     figures::{Bound, Figure::*},
     plan::{Churn, VICES, Vice},
     stream::StreamSpec,
@@ -12,8 +17,36 @@ use crate::{
 pub struct Profile {
     /// Its uplink, as a multiple of the stream's rate.
     pub up: f64,
+    /// Its downlink, likewise; if nothing is said, wide enough for what comes and narrow enough to queue.
+    pub down: Option<f64>,
     /// Whether it passes pieces on.
     pub upload: bool,
+    /// What it knows of its uplink.
+    pub knows: Knows,
+    /// The router and whatever else is before its uplink. If nothing is said there is none where the uplink is known to
+    /// the byte, and a quiet one with [`QUEUE`] elsewhere.
+    pub line: Option<Line>,
+}
+
+/// What a node knows of its uplink.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Knows {
+    /// All: it paces itself exactly.
+    Exactly,
+    /// It is told to take this part of it (`--upload-limit`).
+    Limit(f64),
+    /// Nothing: it finds out.
+    Nothing,
+}
+
+/// A router's queue, unless a scenario says otherwise.
+pub const QUEUE: Micros = 200 * MILLISECOND;
+
+impl Profile {
+    /// A node that passes pieces on over an uplink that it knows.
+    pub const fn with(up: f64) -> Self {
+        Self { up, down: None, upload: true, knows: Knows::Exactly, line: None }
+    }
 }
 
 /// Viewers who come together.
@@ -25,6 +58,15 @@ pub struct Crowd {
     pub at: Micros,
     /// How long until all have come.
     pub within: Micros,
+}
+
+/// A relay that comes late.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Relief {
+    /// When.
+    pub at: Micros,
+    /// Its uplink, as a multiple of the stream's rate.
+    pub up: f64,
 }
 
 /// A run's description.
@@ -46,6 +88,8 @@ pub struct Scenario {
     pub profiles: Vec<Profile>,
     /// The source's uplink, as a multiple of the stream's rate.
     pub source_up: f64,
+    /// What the source knows of it.
+    pub source_knows: Knows,
     /// The part of all viewers that can only dial.
     pub hidden: f64,
     /// What they are behind, in turn.
@@ -58,17 +102,38 @@ pub struct Scenario {
     pub intruders: Option<(Vice, usize)>,
     /// Loss on every path.
     pub loss: LossModel,
+    /// Largest deviation of a packet's delay.
+    pub jitter: Micros,
+    /// How far nodes are from each other.
+    pub geography: Geography,
     /// Viewers who come later, together.
     pub crowd: Option<Crowd>,
     /// Viewers who come and go.
     pub churn: Option<Churn>,
+    /// This part of the first viewers' places is taken by people who stay for 5 to 60 s and make room for others.
+    pub zapping: Option<f64>,
+    /// Somebody with much uplink who comes to the help of those who are there.
+    pub relief: Option<Relief>,
     /// From when until when there is no source.
     pub source_cut: Option<(Micros, Micros)>,
     /// What must hold.
     pub bounds: Vec<Bound>,
 }
 
-const EVEN: Profile = Profile { up: 1.5, upload: true };
+impl Scenario {
+    /// The same scenario with a stream of `rate` bytes a second. Lines are multiples of the stream.
+    pub fn at_rate(mut self, rate: u64) -> Self {
+        self.stream = self.stream.at_rate(rate);
+        self
+    }
+
+    /// What all paths are like.
+    pub fn conditions(&self) -> Conditions {
+        Conditions { loss: self.loss, jitter: self.jitter, geography: self.geography }
+    }
+}
+
+const EVEN: Profile = Profile::with(1.5);
 
 fn steady() -> Scenario {
     Scenario {
@@ -80,13 +145,18 @@ fn steady() -> Scenario {
         arrival: SECOND,
         profiles: vec![EVEN],
         source_up: 1.5,
+        source_knows: Knows::Exactly,
         hidden: 0.0,
         nats: &[Reach::DialOnly],
         hostile: 0.0,
         vices: &VICES,
         intruders: None,
         loss: LossModel::default(),
+        jitter: JITTER,
+        geography: Geography::default(),
         crowd: None,
+        zapping: None,
+        relief: None,
         churn: None,
         source_cut: None,
         bounds: vec![
@@ -96,6 +166,35 @@ fn steady() -> Scenario {
             Bound::at_most(Stalls, 0.0),
             Bound::at_most(ControlShare, 0.02),
         ],
+    }
+}
+
+/// Uplinks and downlinks that people have, as multiples of a stream of 4 Mbit/s: 1, 3, 10 and 40 Mbit/s up.
+const HOME_LINES: [(f64, f64); 4] = [(0.25, 3.75), (0.75, 8.0), (2.5, 25.0), (10.0, 50.0)];
+/// What their routers hold.
+const HOME_QUEUE: Micros = 300 * MILLISECOND;
+
+fn home_line(up: f64, down: f64, line: Line) -> Profile {
+    Profile { down: Some(down), knows: Knows::Nothing, line: Some(line), ..Profile::with(up) }
+}
+
+fn home() -> Scenario {
+    Scenario {
+        name: "home",
+        about: "16 viewers of 4 Mbit/s with 1, 3, 10 and 40 Mbit/s up, which they must find out; half a per cent is lost",
+        stream: StreamSpec { duration: 150 * SECOND, ..StreamSpec::standard().at_rate(500_000) },
+        viewers: 16,
+        arrival: 2 * SECOND,
+        profiles: HOME_LINES.map(|(up, down)| home_line(up, down, Line::quiet(HOME_QUEUE))).to_vec(),
+        source_up: 2.5,
+        source_knows: Knows::Nothing,
+        hidden: 0.75,
+        nats: &[Reach::Cone, Reach::Cone, Reach::Symmetric],
+        loss: LossModel { good: 0.005, ..LossModel::default() },
+        jitter: 8 * MILLISECOND,
+        geography: Geography { rtt_max: 120 * MILLISECOND, ..Geography::default() },
+        bounds: vec![Bound::at_most(StallsSettled, 0.0), Bound::at_most(SourceCopies, 1.1)],
+        ..steady()
     }
 }
 
@@ -122,7 +221,7 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             name: "scarce",
             about: "50 viewers, the source's uplink 1.2 times the stream, the viewers' 1.15",
-            profiles: vec![Profile { up: 1.15, upload: true }],
+            profiles: vec![Profile::with(1.15)],
             source_up: 1.2,
             bounds: vec![
                 Bound::at_most(Stalls, 0.0),
@@ -134,7 +233,7 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             name: "mixed",
             about: "50 viewers, uplinks 0.2, 0.8, 1.5 and 4 times the stream in equal parts, the source's 3",
-            profiles: [0.2, 0.8, 1.5, 4.0].map(|up| Profile { up, upload: true }).to_vec(),
+            profiles: [0.2, 0.8, 1.5, 4.0].map(Profile::with).to_vec(),
             source_up: 3.0,
             bounds: vec![
                 Bound::at_most(Stalls, 0.0),
@@ -208,7 +307,7 @@ pub fn all() -> Vec<Scenario> {
             name: "riders",
             about: "half of 100 viewers upload nothing, the rest have 3 times the stream",
             viewers: 100,
-            profiles: vec![Profile { up: 3.0, upload: false }, Profile { up: 3.0, upload: true }],
+            profiles: vec![Profile { upload: false, ..Profile::with(3.0) }, Profile::with(3.0)],
             bounds: vec![
                 Bound::at_most(Stalls, 0.0),
                 Bound::at_least(Continuity, 0.999),
@@ -238,7 +337,6 @@ pub fn all() -> Vec<Scenario> {
             vices: &[Vice::Drips],
             bounds: vec![
                 Bound::at_most(Stalls, 0.0),
-                Bound::at_least(HostileBanned, 1.0),
                 Bound::at_most(HostileLinks, 0.1),
                 Bound::at_most(FalseBans, 0.0),
             ],
@@ -322,7 +420,7 @@ pub fn all() -> Vec<Scenario> {
             about: "as nat_strict, with uplinks of 1.8 times the stream: what a mesh without hole punching needs",
             viewers: 100,
             hidden: 0.6,
-            profiles: vec![Profile { up: 1.8, upload: true }],
+            profiles: vec![Profile::with(1.8)],
             bounds: vec![
                 Bound::at_most(SourceCopies, 1.05),
                 Bound::at_most(SpreadP50, 0.65),
@@ -343,6 +441,56 @@ pub fn all() -> Vec<Scenario> {
                 Bound::at_least(LateServed, 1.0),
                 Bound::at_most(SpreadP99, 1.0),
             ],
+            ..steady()
+        },
+        home(),
+        Scenario {
+            name: "busy",
+            about: "as home, with calls and uploads over the same lines for 20 of every 60 s",
+            profiles: HOME_LINES
+                .into_iter()
+                .zip(0..)
+                .map(|((up, down), number)| {
+                    let cross = if number % 2 == 0 { Cross::Call(0.2) } else { Cross::Upload };
+                    let first = (20 + 15 * number) * SECOND;
+                    let cross_at = Spells { first, lasts: 20 * SECOND, every: 60 * SECOND };
+                    home_line(up, down, Line { cross, cross_at, ..Line::quiet(HOME_QUEUE) })
+                })
+                .collect(),
+            ..home()
+        },
+        Scenario {
+            name: "wifi",
+            about: "as home; lines fall to a third for 5 s, by turns",
+            profiles: HOME_LINES
+                .into_iter()
+                .zip(0..)
+                .map(|((up, down), number)| {
+                    let first = (15 + 5 * number) * SECOND;
+                    let dips = Spells { first, lasts: 5 * SECOND, every: 20 * SECOND };
+                    home_line(up, down, Line { dip: 1.0 / 3.0, dips, ..Line::quiet(HOME_QUEUE) })
+                })
+                .collect(),
+            ..home()
+        },
+        Scenario {
+            name: "thin_down",
+            about: "16 viewers with downlinks of 1.25 times the stream and uplinks of 1.5 that they must find out",
+            viewers: 16,
+            stream: StreamSpec { duration: 120 * SECOND, ..stream },
+            profiles: vec![Profile { down: Some(1.25), knows: Knows::Nothing, ..EVEN }],
+            source_up: 2.5,
+            source_knows: Knows::Nothing,
+            bounds: vec![Bound::at_most(StallsSettled, 0.0), Bound::at_most(SourceCopies, 1.1)],
+            ..steady()
+        },
+        Scenario {
+            name: "lack",
+            about: "50 viewers with uplinks of 0.8 times the stream, until a relay with 30 times comes after a minute",
+            stream: StreamSpec { duration: 100 * SECOND, ..stream },
+            profiles: vec![Profile::with(0.8)],
+            relief: Some(Relief { at: 60 * SECOND, up: 30.0 }),
+            bounds: vec![Bound::at_least(Smooth, 0.7), Bound::at_most(StallsRecovered, 0.0)],
             ..steady()
         },
         scale("scale", "1,000 viewers, as steady, for 2 minutes", 1_000, 120, 1.4),

@@ -11,7 +11,7 @@ use crate::{
 /// The head of the table.
 pub fn header() -> String {
     format!(
-        "{:<11} {:<7} {:>6} {:>6} {:>6} {:>7} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>5} {:>6}  {}",
+        "{:<11} {:<7} {:>6} {:>6} {:>6} {:>7} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>5} {:>6}  {}",
         "scenario",
         "engine",
         "copies",
@@ -19,6 +19,7 @@ pub fn header() -> String {
         "p99 s",
         "contin.",
         "stalls",
+        "late",
         "others",
         "join50",
         "join95",
@@ -41,7 +42,7 @@ pub fn line(scenario: &Scenario, reports: &[Report]) -> String {
     let Some(first) = reports.first() else { return String::new() };
     let wall: f64 = reports.iter().map(|report| report.cost.wall_s).sum();
     let mut out = format!(
-        "{:<11} {:<7} {:>6.3} {:>6.3} {:>6.3} {:>7.3} {:>6} {:>6} {:>6.3} {:>6.3} {:>7.0} {:>6.2} {:>5.2} {:>6.1}  ",
+        "{:<11} {:<7} {:>6.3} {:>6.3} {:>6.3} {:>7.3} {:>6} {:>6} {:>6} {:>6.3} {:>6.3} {:>7.0} {:>6.2} {:>5.2} {:>6.1}  ",
         scenario.name,
         format!("{:?}", first.engine).to_lowercase(),
         worst(&|f| f.source_copies),
@@ -49,6 +50,7 @@ pub fn line(scenario: &Scenario, reports: &[Report]) -> String {
         worst(&|f| f.spread_p99_s),
         100.0 * least(&|f| f.continuity),
         worst(&|f| f.stalls as f64),
+        worst(&|f| f.stalls_settled as f64),
         worst(&|f| f.stalls_others as f64),
         worst(&|f| f.join_p50_s),
         worst(&|f| f.join_p95_s),
@@ -80,11 +82,11 @@ pub fn markdown_header() -> String {
 
 /// A line of the table, as [`line()`] gives it, in Markdown.
 pub fn markdown(line: &str) -> String {
-    // Columns are the same but for `others` and `wall s`; the bounds, last, may hold spaces.
+    // Columns are the same but for `late`, `others` and `wall s`; the bounds, last, may hold spaces.
     let words: Vec<&str> = line.split_whitespace().collect();
-    let (figures, bounds) = words.split_at(words.len().min(14));
+    let (figures, bounds) = words.split_at(words.len().min(15));
     let kept =
-        figures.iter().enumerate().filter(|(index, _)| ![7, 13].contains(index)).map(|(_, word)| *word);
+        figures.iter().enumerate().filter(|(index, _)| ![7, 8, 14].contains(index)).map(|(_, word)| *word);
     format!("| {} | {} |", kept.collect::<Vec<_>>().join(" | "), bounds.join(" "))
 }
 

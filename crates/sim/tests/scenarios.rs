@@ -199,7 +199,7 @@ fn viewers_behind_nats_are_served_as_well_as_others() {
 fn viewers_who_can_only_dial_are_served_by_those_whom_they_can_dial() {
     // What they need is 91 % of what those whom they can dial may send.
     let mut scenario = short("nat_wide", 100, 50);
-    scenario.profiles = vec![Profile { up: 1.7, upload: true }];
+    scenario.profiles = vec![Profile::with(1.7)];
     check(
         scenario,
         &[

@@ -188,6 +188,8 @@ pub struct Traffic {
     pub corrupt: Option<u64>,
     /// Nodes that were found to do harm and are not talked to any more.
     pub bans: Option<u64>,
+    /// What this line brings and what the stream needs, in bytes a second, where the first is too little.
+    pub narrow: Option<(u64, u64)>,
 }
 
 impl From<SwarmStats> for Traffic {
@@ -209,6 +211,7 @@ impl From<MeshStats> for Traffic {
         Self {
             peers: stats.peers,
             relayed: Some(stats.relayed),
+            narrow: stats.narrow.map(|brings| (brings, stats.stream)),
             from_source: core.source_received,
             from_peers: core.payload_received - core.source_received,
             from_http: stats.http_bytes,
@@ -234,6 +237,7 @@ impl std::ops::Add for Traffic {
             control: self.control.or(other.control),
             corrupt: self.corrupt.or(other.corrupt),
             bans: self.bans.or(other.bans),
+            narrow: self.narrow.or(other.narrow),
         }
     }
 }

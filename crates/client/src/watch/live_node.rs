@@ -4,14 +4,14 @@ use std::{
     convert::Infallible,
     env,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
 use minuet_guard::tasks::{Fault, Tasks};
 use minuet_node::{
     TrackerClient,
-    mesh::{Mesh, MeshOptions, MeshRole, MeshStart},
+    mesh::{Mesh, MeshOptions, MeshRole, MeshStart, Uplink},
 };
 use minuet_proto::{ChannelId, SignedRecord, mesh::Serial};
 use minuet_swarm::{MIN_UPLOAD_BYTES_PER_S, Swarm, Upload};
@@ -30,6 +30,8 @@ const RELAY_WINDOW: usize = 8192;
 const RELAY_SEEDS: u16 = 10;
 /// Part of an upload limit that finished minutes may take; the live mesh has the rest, so that both keep within it.
 const SEEDS_SHARE: u64 = 8;
+/// How often it is looked at what that is, where no limit is given.
+const SHARE_LOOK: Duration = Duration::from_secs(1);
 
 /// A running node.
 pub struct LiveNode {
@@ -74,7 +76,9 @@ impl LiveNode {
             folder: folder.to_owned(),
             window,
             first_serial: Serial::new(0),
-            known: known_nodes(channel, common),
+            known: remembered(common).map(|folder| folder.join(format!("nodes-{channel}.json"))),
+            uplink: Uplink::default(),
+            lines: remembered(common).map(|folder| folder.join("lines.json")),
             trackers: trackers.to_vec(),
         };
         // Records come from the trackers.
@@ -96,6 +100,13 @@ impl LiveNode {
             let swarm = Arc::clone(seeder.swarm());
             let tasks = Tasks::new();
             let seeding = seeder.run(queue, Arc::clone(mesh.window()));
+            if limit.is_none() {
+                let sharing = share_line(mesh.uplink(), Arc::downgrade(&swarm));
+                tasks.spawner().spawn("sharing the line with finished minutes", async {
+                    sharing.await;
+                    Ok::<_, Infallible>(())
+                });
+            }
             tasks.spawner().spawn("seeding finished minutes", async {
                 seeding.await;
                 Ok::<_, Infallible>(())
@@ -158,10 +169,31 @@ impl LiveNode {
     }
 }
 
-/// The file of nodes to find again: in `--data`, else where caches belong (XDG Base Directory Specification).
-fn known_nodes(channel: ChannelId, common: &Common) -> Option<PathBuf> {
+/// Gives finished minutes their part of what the mesh finds out that the line can send, and tells the mesh what they took.
+/// Waits for ever once the swarm has ended.
+async fn share_line(uplink: Uplink, swarm: Weak<Swarm>) {
+    let mut interval = tokio::time::interval(SHARE_LOOK);
+    let (mut sent, mut given) = (0, u32::MAX);
+    while let Some(swarm) = swarm.upgrade() {
+        let total = swarm.stats().transfer.sent;
+        uplink.note_others(total.saturating_sub(sent));
+        sent = total;
+        let part = uplink.limit().map_or(u64::from(u32::MAX), |limit| limit / SEEDS_SHARE);
+        let part = u32::try_from(part).unwrap_or(u32::MAX).max(MIN_UPLOAD_BYTES_PER_S);
+        // Each change gives the engine a second's worth at once.
+        if part.abs_diff(given) > given / 8 {
+            swarm.set_upload(part);
+            given = part;
+        }
+        drop(swarm);
+        interval.tick().await;
+    }
+    std::future::pending().await
+}
+
+/// The folder of what is remembered for the next run: `--data`, else where caches belong (XDG Base Directory Specification).
+fn remembered(common: &Common) -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = || absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
-    let folder = common.data.clone().or_else(|| cache().map(|cache| cache.join("minuet")))?;
-    Some(folder.join(format!("nodes-{channel}.json")))
+    common.data.clone().or_else(|| cache().map(|cache| cache.join("minuet")))
 }

@@ -20,6 +20,8 @@ use super::{
     now_ms,
 };
 
+/// How long after a warning the same one comes again.
+const WARN_AGAIN: Duration = Duration::from_secs(120);
 /// How often the status line is renewed.
 const STATUS: Duration = Duration::from_millis(500);
 /// How long a situation lasts before it is worth a line in the log.
@@ -49,13 +51,22 @@ impl Reporter {
 
     async fn run(mut self, cancel: CancellationToken) {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        let mut warned: Option<tokio::time::Instant> = None;
         let mut status = tokio::time::interval(STATUS);
         let mut log = ChangeLog::default();
         let (mut before, mut before_at) = (Traffic::default(), tokio::time::Instant::now());
         loop {
             tokio::select! {
                 () = cancel.cancelled() => break,
-                _ = seconds.tick() => self.line(false),
+                _ = seconds.tick() => {
+                    self.line(false);
+                    if let Some(narrow) = (self.traffic)().narrow
+                        && warned.is_none_or(|at| at.elapsed() >= WARN_AGAIN)
+                    {
+                        tracing::warn!("{}", too_narrow(narrow));
+                        warned = Some(tokio::time::Instant::now());
+                    }
+                }
                 _ = status.tick() => {
                     let (stats, elapsed) = ((self.traffic)(), before_at.elapsed());
                     let look = self.figures.look(now_ms());
@@ -88,6 +99,16 @@ impl Reporter {
             self.stats = None;
         }
     }
+}
+
+/// What a viewer is told whose line cannot carry the stream.
+fn too_narrow((brings, needs): (u64, u64)) -> String {
+    format!(
+        "this line brings {} and the stream needs {}: the picture will stand still; end other downloads, or watch on a \
+         faster line",
+        Rate::from_bytes_per_s(brings),
+        Rate::from_bytes_per_s(needs)
+    )
 }
 
 /// What a viewer's picture does.

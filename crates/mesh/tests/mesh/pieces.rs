@@ -270,23 +270,27 @@ fn a_request_that_crosses_its_piece_is_not_served_again() {
     mesh.inbox.clear();
     let request = Message::Request(Request { serial: Serial::new(20), due_in_ms: 0 });
     let answers = |mesh: &Mesh| {
-        let answer = |m: &Message| matches!(m, Message::Block(_) | Message::Reject(_));
-        mesh.inbox.iter().filter(|(_, m)| answer(m)).count() as u32
+        let answer = |m: &Message| match m {
+            Message::Block(block) => block.len,
+            Message::Reject(_) => PIECE,
+            _ => 0,
+        };
+        mesh.inbox.iter().map(|(_, m)| answer(m)).sum::<u32>()
     };
     mesh.say(1, link, request.clone(), Bytes::new());
     for _ in 0..20 {
-        if answers(&mesh) < PIECE / 16384 {
+        if answers(&mesh) < PIECE {
             mesh.run(SECOND / 100);
         }
     }
-    assert_eq!(answers(&mesh), PIECE / 16384);
+    assert_eq!(answers(&mesh), PIECE);
     mesh.say(1, link, request.clone(), Bytes::new());
     mesh.run(SECOND);
-    assert_eq!(answers(&mesh), PIECE / 16384);
+    assert_eq!(answers(&mesh), PIECE);
     // What was lost on its way is asked for later.
     mesh.say(1, link, request, Bytes::new());
     mesh.run(SECOND);
-    assert!(answers(&mesh) > PIECE / 16384);
+    assert!(answers(&mesh) > PIECE);
 }
 
 #[test]

@@ -71,11 +71,12 @@ fn a_drip_neither_holds_a_piece_nor_stays() {
                 _ => {}
             }
         }
-        if !alone.bans().is_empty() {
+        if !alone.mesh.members[0].links.contains_key(&alone.link) {
             break;
         }
     }
-    assert_eq!(alone.bans()[0], HangUpReason::Liar);
+    assert!(!alone.mesh.members[0].links.contains_key(&alone.link), "it stays");
+    assert!(alone.bans().is_empty(), "its line may be slow: {:?}", alone.bans());
     let first = asked.iter().find(|(_, serial)| *serial < 2).expect("the other is asked for what drips");
     assert!(first.0 <= 12, "after {} ms", first.0 * 100);
 }

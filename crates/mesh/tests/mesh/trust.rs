@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use minuet_mesh::{HangUpReason, Role};
 use minuet_proto::PieceHash;
-use minuet_proto::mesh::{Hello, HelloFlags, Message, NodeId, Request, Serial, Window};
+use minuet_proto::mesh::{Block, Hello, HelloFlags, Message, NodeId, Request, Serial, Window};
 
 use crate::{
     SECOND,
-    harness::{Alone, Mesh, STRANGER, config},
+    harness::{Alone, Mesh, PIECE, STRANGER, config},
 };
 
 #[test]
@@ -77,6 +77,37 @@ fn who_promises_and_never_sends_is_banned() {
         alone.mesh.run(SECOND / 2);
     }
     assert_eq!(alone.bans(), [HangUpReason::Liar]);
+}
+
+#[test]
+fn who_answers_late_and_never_sends_is_slow_and_not_banned() {
+    let mut alone = Alone::settled();
+    let mut open: Vec<(u64, Serial)> = Vec::new();
+    for serial in 20..80 {
+        alone.head(serial, PieceHash::of(&(serial as u32).to_le_bytes()), true);
+        alone.say(Mesh::have([serial]));
+        open.extend(alone.requests().into_iter().map(|request| (serial + 4, request.serial)));
+        let (due, later): (Vec<_>, _) = open.into_iter().partition(|(at, _)| *at <= serial);
+        open = later;
+        due.into_iter().for_each(|(_, asked)| alone.say(Message::Reject(asked)));
+        alone.mesh.run(SECOND / 2);
+    }
+    assert!(alone.bans().is_empty(), "{:?}", alone.bans());
+}
+
+#[test]
+fn a_block_that_overtakes_hello_is_no_breach_and_other_words_are() {
+    let mut mesh = Mesh::live(1, 8, |_, _| {});
+    mesh.stream(10);
+    mesh.run(SECOND);
+    let link = mesh.link_to_test(1, STRANGER);
+    let block = Block { serial: Serial::new(5), offset: 0, len: 1024, piece_len: PIECE };
+    mesh.say(1, link, Message::Block(block), Bytes::from(vec![0; 1024]));
+    mesh.run(SECOND / 10);
+    assert!(mesh.members[1].links.contains_key(&link) && mesh.members[1].bans.is_empty());
+    mesh.say(1, link, Mesh::have([5]), Bytes::new());
+    mesh.run(SECOND / 10);
+    assert!(!mesh.members[1].links.contains_key(&link));
 }
 
 #[test]

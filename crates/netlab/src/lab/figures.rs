@@ -36,6 +36,8 @@ pub struct HostFigures {
     pub name: String,
     /// Its address, or that of its NAT.
     pub address: Ipv4Addr,
+    /// Its own address, behind its NAT.
+    pub inside: Ipv4Addr,
     /// What it is behind.
     pub nat: Nat,
     /// What its line up took.
@@ -71,7 +73,15 @@ impl Figures {
         let hosts = plan.hosts.iter().enumerate().map(|(index, host)| {
             let (up, down) = network.line_counts(index);
             let lost = network.lost_from(index);
-            HostFigures { name: host.name.clone(), address: host.address, nat: host.nat, up, down, lost }
+            HostFigures {
+                name: host.name.clone(),
+                address: host.address,
+                inside: super::wiring::inside_address(host),
+                nat: host.nat,
+                up,
+                down,
+                lost,
+            }
         });
         let hosts = hosts.collect();
         let count = network.count();

@@ -6,12 +6,15 @@
 //! grows while few bytes stand in the queue, whatever is lost, and so never fills one. The larger of the two keeps both
 //! merits, as Compound TCP does with the sum (Tan et al., INFOCOM 2006).
 
+mod meter;
+
 use std::{
     any::Any,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+pub(super) use meter::Meter;
 use noq_proto::{
     RttEstimator,
     congestion::{Controller, ControllerFactory, ControllerMetrics, Cubic, CubicConfig},
@@ -56,15 +59,22 @@ impl Default for WindowFactory {
 impl ControllerFactory for WindowFactory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let by_loss = Cubic::new(Arc::clone(&self.cubic), now, current_mtu);
-        Box::new(Window { by_loss, by_delay: ByDelay::new(now, current_mtu) })
+        Box::new(Window { by_loss, by_delay: ByDelay::new(now, current_mtu), meter: Arc::default() })
     }
 }
 
-/// Both windows of a path.
+/// Both windows of a path, and what is counted of it.
 #[derive(Debug, Clone)]
 struct Window {
     by_loss: Cubic,
     by_delay: ByDelay,
+    /// One for all clones.
+    meter: Arc<Meter>,
+}
+
+/// The meter of a path, given the state of its congestion control as the transport hands it out.
+pub(super) fn meter_of(state: Box<dyn Controller>) -> Option<Arc<Meter>> {
+    state.into_any().downcast::<Window>().ok().map(|window| window.meter)
 }
 
 impl Controller for Window {
@@ -83,6 +93,7 @@ impl Controller for Window {
     ) {
         self.by_loss.on_ack(now, sent, bytes, pn, app_limited, rtt);
         self.by_delay.acknowledged(now, sent, bytes);
+        self.meter.acknowledged(bytes, rtt.get(), rtt.min());
     }
 
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, largest: Option<u64>) {
@@ -93,6 +104,7 @@ impl Controller for Window {
     fn on_packet_lost(&mut self, lost_bytes: u16, pn: u64, now: Instant) {
         self.by_loss.on_packet_lost(lost_bytes, pn, now);
         self.by_delay.lost(lost_bytes.into());
+        self.meter.lost(lost_bytes.into());
     }
 
     fn on_congestion_event(

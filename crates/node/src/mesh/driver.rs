@@ -28,7 +28,7 @@ use super::{
     dialable::Dialable,
     early::EarlyBlocks,
     endpoint::Transport,
-    estimate::UplinkEstimate,
+    estimate::{Uplink, UplinkEstimate},
     link::{self, Link, LinkEvent, Opening},
     live::LiveWindow,
     origin::Origin,
@@ -108,8 +108,9 @@ pub(super) struct Driver {
     dialable: Dialable,
     /// Whether others can dial it, as it was last told.
     said_dialable: watch::Sender<bool>,
-    /// What the line can send, where nobody said so.
-    estimate: Option<UplinkEstimate>,
+    /// What the line can send, where nobody said so, and whether it carries the stream.
+    estimate: UplinkEstimate,
+    uplink: Uplink,
     window: Arc<LiveWindow>,
     /// The time of the last input.
     handled: Timestamp,
@@ -147,7 +148,8 @@ impl Driver {
         epoch: Instant,
         transport: Transport,
         reach: watch::Receiver<Reach>,
-        estimates: bool,
+        estimate: UplinkEstimate,
+        uplink: Uplink,
         window: Arc<LiveWindow>,
         records: mpsc::Sender<SignedRecord>,
         heads: broadcast::Sender<Head>,
@@ -157,7 +159,6 @@ impl Driver {
         tasks: Spawner,
         links_cancel: CancellationToken,
     ) -> Self {
-        let is_source = node.role() == Role::Source;
         Self {
             node,
             channel,
@@ -166,7 +167,8 @@ impl Driver {
             reach,
             dialable: Dialable::default(),
             said_dialable,
-            estimate: estimates.then(|| UplinkEstimate::new(is_source, Timestamp::ZERO)),
+            estimate,
+            uplink,
             window,
             handled: Timestamp::ZERO,
             links: HashMap::new(),
@@ -201,12 +203,13 @@ impl Driver {
             accept::accept(self.transport.clone(), self.channel, self.done.0.clone(), self.tasks.clone());
         self.tasks.spawn("taking links", accepting);
         let cancel = self.tasks.token().clone();
-        if let Some(estimate) = &self.estimate {
-            let bytes_per_s = message_rate(estimate.limit());
-            self.handle(Input::UploadLimit { bytes_per_s });
+        if let Some(limit) = self.estimate.for_mesh() {
+            self.handle(Input::UploadLimit { bytes_per_s: message_rate(limit) });
         }
         let mut review = tokio::time::interval(REVIEW);
         review.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(minuet_line::LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.do_outputs();
             let now = self.now();
@@ -242,6 +245,7 @@ impl Driver {
                     self.tell_address();
                 }
                 _ = review.tick() => self.review(),
+                _ = look.tick() => self.look_at_line(),
                 () = tokio::time::sleep_until(wake) => {
                     self.on_timeout(due);
                     self.release_early();

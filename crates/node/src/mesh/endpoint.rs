@@ -19,13 +19,14 @@ use iroh::{
         AckFrequencyConfig, Connection, IncomingAddr, NetReportConfig, QuicTransportConfig, VarInt, presets,
     },
 };
+use minuet_line::LinkSample;
 use minuet_proto::mesh::NodeId;
 use tokio::sync::watch;
 
 use super::{
     Error,
     certificates::Pins,
-    congestion::WindowFactory,
+    congestion::{self, WindowFactory},
     reach::{MAX_DIALLED, Reach},
 };
 use crate::contact::{Contact, Contacts, Teller};
@@ -330,8 +331,6 @@ pub(super) struct PathFigures {
     pub relayed: bool,
     /// Congestion window in bytes.
     pub window: u64,
-    /// Packets sent, and those of them that were lost.
-    pub packets: (u64, u64),
 }
 
 /// Figures of the path in use.
@@ -348,10 +347,24 @@ pub(super) fn path_figures(connection: &Connection) -> PathFigures {
             },
             relayed: path.is_relay(),
             window: stats.cwnd,
-            packets: (stats.sent_packets, stats.lost_packets),
         }
     })
     .unwrap_or_default()
+}
+
+/// What was counted of the path in use since it was opened, with the shortest round trip since the last call.
+pub(super) fn sample(connection: &Connection) -> Option<LinkSample> {
+    let paths = connection.paths();
+    let path = paths.iter().find(|path| path.is_selected()).or_else(|| paths.iter().next())?;
+    let stats = path.stats();
+    let metered = congestion::meter_of(connection.congestion_state(path.id())?)?.take(stats.rtt);
+    Some(LinkSample {
+        link: metered.path,
+        sent_bytes: stats.udp_tx.bytes,
+        delivered_bytes: metered.delivered_bytes,
+        lost_bytes: metered.lost_bytes,
+        round_trip: metered.round_trip,
+    })
 }
 
 /// Bytes that a connection has given to the socket: UDP payload, all paths, everything included.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use minuet_mesh::{Role, Start};
 use minuet_proto::{ChannelKey, mesh::Serial};
 
-use super::{Mesh, MeshOptions};
+use super::{Mesh, MeshOptions, Uplink};
 use crate::TrackerClient;
 
 /// A tracker that is not there.
@@ -28,6 +28,8 @@ pub(super) fn options(role: Role, folder: &std::path::Path) -> MeshOptions {
         window: 64,
         first_serial: Serial::new(0),
         known: Some(folder.join("nodes-x.json")),
+        lines: None,
+        uplink: Uplink::default(),
         trackers: vec![nowhere()],
     }
 }

@@ -14,10 +14,12 @@ mod estimate;
 #[cfg(test)]
 mod faults;
 mod known;
+mod lines;
 mod linger;
 mod link;
 mod live;
 mod met;
+mod network;
 mod origin;
 mod reach;
 mod rendezvous;
@@ -47,6 +49,8 @@ pub use driver::ClosedPiece;
 use driver::{Command, Driver};
 use endpoint::Transport;
 pub use error::Error;
+pub use estimate::Uplink;
+use estimate::UplinkEstimate;
 pub use live::{LivePiece, LiveWindow};
 pub use met::Met;
 pub use minuet_mesh::{Role as MeshRole, Start as MeshStart};
@@ -96,6 +100,10 @@ pub struct MeshOptions {
     pub first_serial: Serial,
     /// File in which neighbours are remembered for the next run.
     pub known: Option<PathBuf>,
+    /// File in which it is remembered what lines can send, for the next run.
+    pub lines: Option<PathBuf>,
+    /// The line that the mesh shares with other parts of the program; one that is started again goes on with the same.
+    pub uplink: Uplink,
     /// Whom to ask for nodes.
     pub trackers: Vec<TrackerClient>,
 }
@@ -111,6 +119,10 @@ pub struct MeshStats {
     pub relayed: usize,
     /// What the line seems to send, in bytes a second on the wire, where no limit was given.
     pub upload_limit: Option<u64>,
+    /// What this node's line brings, in bytes a second, where that has been too little for the stream for some seconds.
+    pub narrow: Option<u64>,
+    /// The stream's rate in bytes a second; 0 while it is not known.
+    pub stream: u64,
     /// Payload from the HTTP origin.
     pub http_bytes: u64,
     /// UDP payload sent over links, everything included.
@@ -126,6 +138,8 @@ pub struct Mesh {
     commands: mpsc::Sender<Command>,
     /// What [`MAX_UNSHARED`] leaves.
     unshared: Arc<Semaphore>,
+    /// What the mesh and the other parts of the program tell each other of their line.
+    uplink: Uplink,
     window: Arc<LiveWindow>,
     stats: watch::Receiver<MeshStats>,
     met: watch::Receiver<Met>,
@@ -197,6 +211,8 @@ impl Mesh {
             let remembering = known::remember(path, neighbours, spawner.token().clone());
             spawner.spawn_to_end("the list of nodes to find again", endless(remembering));
         }
+        let uplink = options.uplink.clone();
+        let estimate = UplinkEstimate::start(&options, uplink.clone(), spawner);
         let (say_reach, reach) = watch::channel(transport.reach());
         spawner
             .spawn("the watch over this node's addresses", endless(transport.clone().watch_reach(say_reach)));
@@ -208,7 +224,8 @@ impl Mesh {
             epoch,
             transport.clone(),
             reach.clone(),
-            options.upload && options.upload_limit.is_none(),
+            estimate,
+            uplink.clone(),
             Arc::clone(&window),
             records,
             heads.clone(),
@@ -245,6 +262,7 @@ impl Mesh {
             Self {
                 commands,
                 unshared,
+                uplink,
                 window,
                 stats,
                 met,
@@ -274,6 +292,11 @@ impl Mesh {
     /// The newest pieces.
     pub fn window(&self) -> &Arc<LiveWindow> {
         &self.window
+    }
+
+    /// The line that the mesh shares with the other parts of the program.
+    pub fn uplink(&self) -> Uplink {
+        self.uplink.clone()
     }
 
     /// Figures, renewed twice a second.

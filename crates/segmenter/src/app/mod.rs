@@ -25,6 +25,7 @@ use minuet_guard::{
 use minuet_media::CutterConfig;
 use minuet_node::{
     TrackerClient,
+    mesh::Uplink,
     tracker::{Begin, nearest},
 };
 use minuet_proto::{ChannelId, ChannelKey, ChannelLink, PeerId, Phase, SegmentSeq, SignedRecord};
@@ -242,7 +243,9 @@ impl Running {
         let (channel, web_addr) = (key.channel(), web.local_addr()?);
         let shelf = Arc::new(Shelf::new(recovered));
         let meters = Arc::new(Meters::default());
-        let budget = Arc::new(Budget::new(options.upload_bytes_per_s(), options.origin_bytes_per_s()));
+        let uplink = Uplink::default();
+        let budget =
+            Arc::new(Budget::new(options.upload_bytes_per_s(), options.origin_bytes_per_s(), uplink.clone()));
         meters.set_upload_limit(options.upload_bytes_per_s().unwrap_or(0));
         let base = web::public_base(options.public_url.as_ref(), web_addr, &options.trackers);
         let segments_url = base.join(web::SEGMENTS).context("the HTTP server's URL cannot be used")?;
@@ -265,6 +268,7 @@ impl Running {
                 listen: same_family(options.mesh_listen(), web_addr),
                 upload_limit: options.upload_bytes_per_s().map(Share::of_mesh),
                 folder: options.data.clone(),
+                uplink,
                 trackers: trackers.clone(),
             };
             let joined = live::Source::start(join, newest.as_ref()).await;

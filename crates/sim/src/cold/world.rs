@@ -104,7 +104,7 @@ pub struct World<'a> {
 impl<'a> World<'a> {
     /// A run that has not begun.
     pub fn new(scenario: &'a Scenario, seed: u64) -> Self {
-        let mut net = Network::new(seed, scenario.loss);
+        let mut net = Network::new(seed, scenario.conditions());
         // Of what sources do, only one that stays is of use for a comparison.
         let lives: Vec<Life> = plan::lives(scenario, seed);
         for (index, life) in lives.iter().enumerate() {

@@ -1,15 +1,20 @@
-//! A node's access line: an uplink and a downlink of fixed rates with real queues.
+//! A node's access line: an uplink and a downlink with real queues.
 //!
-//! Uplink rule: media leaves first in, first out, at the line's rate; a control message overtakes
+//! Uplink rule: a node that knows its line paces itself to it, and no queue stands behind it. Media leaves first in, first out, at the line's rate; a control message overtakes
 //! media, but not the packets that the pacer has already given to the line ([`PACER_BURST_BYTES`]),
 //! and what it takes is paid by the media behind it. So nothing is ever sent above the rate.
+//! A node that does not know its line gives all to the router before it at once ([`super::line`]), where nothing is
+//! overtaken, and holds back only when the router's queue is full.
 //!
 //! Downlink rule: a message takes `size ÷ rate` of the line's time in the order in which messages
 //! end at it, from its first byte on: one that trickles in from a slow sender does not occupy it.
 
 use std::collections::VecDeque;
 
-use super::Micros;
+use super::{
+    MILLISECOND, Micros,
+    line::{Line, Router},
+};
 
 /// Bytes of an IP packet on a path whose MTU quinn's discovery has found (1,452 bytes of UDP payload).
 pub const PACKET_BYTES: u64 = 1_480;
@@ -17,8 +22,12 @@ pub const PACKET_BYTES: u64 = 1_480;
 pub const PACKET_OVERHEAD_BYTES: u64 = 63;
 /// What one more message costs in a packet that is already paid for: its STREAM frame header.
 pub const FRAME_OVERHEAD_BYTES: u64 = 8;
-/// Data packets that one acknowledgement covers (receivers read in batches, so more than QUIC's two).
-pub const PACKETS_PER_ACK: u64 = 4;
+/// Packets after which a receiver acknowledges (QUIC's ACK frequency extension, as the nodes' transport asks for it).
+pub const PACKETS_PER_ACK: u64 = 10;
+/// Packets below that are acknowledged after this time, or with whatever goes the other way meanwhile.
+pub const ACK_WITHIN: Micros = 100 * MILLISECOND;
+/// What an acknowledgement takes in a packet that goes anyway.
+pub const ACK_FRAME_BYTES: u64 = 8;
 /// Bytes of an acknowledgement packet.
 pub const ACK_BYTES: u64 = 70;
 /// What the pacer gives to the line at once: ten packets, quinn's minimum burst.
@@ -82,23 +91,44 @@ pub struct Uplink<T> {
     debt: Micros,
     /// When the last control message will have left.
     control_until: Micros,
+    /// What is sent goes through it, if there is one.
+    router: Option<Router>,
+    /// The router had no room for what comes next.
+    held_back: bool,
+}
+
+/// Media that has left the node.
+pub struct Left<T> {
+    /// What was sent.
+    pub what: T,
+    /// When its last byte is through the line.
+    pub at: Micros,
+    /// How long it waited in the router's queue.
+    pub waited: Micros,
+    /// Packets of it that the router's queue had no room for.
+    pub dropped: u64,
 }
 
 impl<T> Uplink<T> {
-    /// An idle uplink.
-    pub fn new(rate: Rate) -> Self {
+    /// An idle uplink, behind a router if `line` says so.
+    pub fn new(rate: Rate, line: Option<Line>) -> Self {
         Self {
+            router: line.map(|line| Router::new(rate, line)),
             rate,
             sent: Sent::default(),
             waiting: VecDeque::new(),
             busy_until: None,
             debt: 0,
             control_until: 0,
+            held_back: false,
         }
     }
 
     /// Sends a control message of `wire` bytes; returns when its last byte has left.
     pub fn send_control(&mut self, now: Micros, wire: u64) -> Micros {
+        if let Some(router) = &mut self.router {
+            return router.enter(now, wire);
+        }
         let mut start = now.max(self.control_until);
         if let Some(end) = self.busy_until {
             if self.control_until <= now {
@@ -114,6 +144,10 @@ impl<T> Uplink<T> {
     /// Charges bytes whose delivery nobody waits for (acknowledgements, retransmissions).
     pub fn charge(&mut self, now: Micros, wire: u64) {
         self.sent.transport += wire;
+        if let Some(router) = &mut self.router {
+            router.enter(now, wire);
+            return;
+        }
         let span = self.rate.time(wire);
         if self.busy_until.is_some() {
             self.debt += span;
@@ -131,11 +165,37 @@ impl<T> Uplink<T> {
         Some(self.start(now, wire))
     }
 
+    /// How long what is sent now waits for what was sent before, where the node cannot overtake it.
+    pub fn wait(&mut self, now: Micros) -> Micros {
+        self.router.as_mut().map_or(0, |router| router.wait(now))
+    }
+
+    /// The router, if there is one.
+    pub fn router(&self) -> Option<&Router> {
+        self.router.as_ref()
+    }
+
     /// To be called at the time that `send_media` or `finish` gave: what has left, if it has, and
     /// when to call again, if there is more.
-    pub fn finish(&mut self, now: Micros) -> (Option<T>, Option<Micros>) {
+    pub fn finish(&mut self, now: Micros) -> (Option<Left<T>>, Option<Micros>) {
         if self.busy_until.is_none() {
             return (None, None);
+        }
+        if let Some(router) = &mut self.router {
+            let room_at = router.room_at(now);
+            if room_at > now {
+                self.busy_until = Some(room_at);
+                self.held_back = true;
+                return (None, Some(room_at));
+            }
+            self.busy_until = None;
+            let Some(transfer) = self.waiting.pop_front() else { return (None, None) };
+            let waited = router.wait(now);
+            let at = router.enter(now, transfer.wire);
+            // What found the queue full was sent at once, and lost: one packet tells.
+            let dropped = u64::from(std::mem::take(&mut self.held_back));
+            let next = self.waiting.front().map(|transfer| transfer.wire).map(|wire| self.start(now, wire));
+            return (Some(Left { what: transfer.what, at, waited, dropped }), next);
         }
         if self.debt > 0 {
             let end = now + std::mem::take(&mut self.debt);
@@ -143,7 +203,8 @@ impl<T> Uplink<T> {
             return (None, Some(end));
         }
         self.busy_until = None;
-        let done = self.waiting.pop_front().map(|transfer| transfer.what);
+        let done = self.waiting.pop_front();
+        let done = done.map(|Transfer { what, .. }| Left { what, at: now, waited: 0, dropped: 0 });
         let next = self.waiting.front().map(|transfer| transfer.wire);
         (done, next.map(|wire| self.start(now, wire)))
     }
@@ -161,6 +222,10 @@ impl<T> Uplink<T> {
     }
 
     fn start(&mut self, now: Micros, wire: u64) -> Micros {
+        if self.router.is_some() {
+            self.busy_until = Some(now);
+            return now;
+        }
         let end = now.max(self.control_until) + self.rate.time(wire);
         self.busy_until = Some(end);
         end
@@ -194,26 +259,51 @@ impl Downlink {
 mod tests {
     use super::*;
 
+    fn finish(up: &mut Uplink<char>, now: Micros) -> (Option<char>, Option<Micros>) {
+        let (left, next) = up.finish(now);
+        (left.map(|left| left.what), next)
+    }
+
+    #[test]
+    fn behind_a_router_all_leaves_the_node_at_once_until_its_queue_is_full() {
+        let mut up = Uplink::new(Rate(1_000_000), Some(Line::quiet(100_000)));
+        assert_eq!(up.send_media(0, 80_000, 'a'), Some(0));
+        assert_eq!(up.send_media(0, 80_000, 'b'), None);
+        assert_eq!(up.send_media(0, 80_000, 'c'), None);
+        let (left, next) = up.finish(0);
+        let left = left.unwrap();
+        assert_eq!((left.what, left.at, left.waited, left.dropped, next), ('a', 80_000, 0, 0, Some(0)));
+        let (left, next) = up.finish(0);
+        let left = left.unwrap();
+        assert_eq!((left.what, left.at, left.waited, left.dropped, next), ('b', 160_000, 80_000, 0, Some(0)));
+        // Control waits behind what is in the queue.
+        assert_eq!(up.send_control(0, 1_000), 161_000);
+        let (left, Some(again)) = up.finish(0) else { panic!() };
+        assert!(left.is_none() && again > 0);
+        let (left, _) = up.finish(91_000);
+        assert_eq!(left.map(|left| (left.what, left.at, left.dropped)), Some(('c', 241_000, 1)));
+    }
+
     #[test]
     fn media_leaves_in_order_at_the_rate() {
-        let mut up = Uplink::new(Rate(1_000_000));
+        let mut up = Uplink::new(Rate(1_000_000), None);
         assert_eq!(up.send_media(0, 50_000, 'a'), Some(50_000));
         assert_eq!(up.send_media(10_000, 30_000, 'b'), None);
         assert_eq!(up.backlog(), 80_000);
-        assert_eq!(up.finish(50_000), (Some('a'), Some(80_000)));
-        assert_eq!(up.finish(80_000), (Some('b'), None));
+        assert_eq!(finish(&mut up, 50_000), (Some('a'), Some(80_000)));
+        assert_eq!(finish(&mut up, 80_000), (Some('b'), None));
         assert_eq!(up.backlog(), 0);
     }
 
     #[test]
     fn control_overtakes_media_but_not_the_pacers_burst_and_is_paid_for() {
-        let mut up = Uplink::new(Rate(1_000_000));
+        let mut up = Uplink::new(Rate(1_000_000), None);
         up.send_media(0, 50_000, 'a');
         // At most ten packets (14,800 µs) stand before it; then its own 1,000 µs, one after another.
         assert_eq!(up.send_control(20_000, 1_000), 20_000 + 14_800 + 1_000);
         assert_eq!(up.send_control(20_000, 1_000), 20_000 + 14_800 + 2_000);
-        assert_eq!(up.finish(50_000), (None, Some(52_000)));
-        assert_eq!(up.finish(52_000), (Some('a'), None));
+        assert_eq!(finish(&mut up, 50_000), (None, Some(52_000)));
+        assert_eq!(finish(&mut up, 52_000), (Some('a'), None));
         // On an idle line control leaves at once, and media begins behind it.
         assert_eq!(up.send_control(60_000, 5_000), 65_000);
         assert_eq!(up.send_media(60_000, 10_000, 'b'), Some(75_000));

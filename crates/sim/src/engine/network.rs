@@ -21,10 +21,11 @@ use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 use super::{
     Micros, NodeId, SECOND,
     access::{Downlink, Rate, Sent, Uplink},
-    path::LossModel,
+    line::Line,
+    path::Conditions,
     queue::{Cause, Entry, EventQueue},
     topology::{Place, Reach},
-    window::Step,
+    window::{Step, lookahead},
 };
 
 mod links;
@@ -107,6 +108,8 @@ pub struct Access {
     pub up: Rate,
     /// Rate of the downlink.
     pub down: Rate,
+    /// The router before the uplink, if the node does not pace itself to the line.
+    pub line: Option<Line>,
     /// Who can dial it.
     pub reach: Reach,
 }
@@ -174,7 +177,7 @@ pub struct Network<M> {
     scheduled: BinaryHeap<Reverse<(Micros, u64)>>,
     sites: Vec<Site>,
     nodes: Vec<Node<M>>,
-    loss: LossModel,
+    conditions: Conditions,
     seed: u64,
     /// For places.
     rng: Xoshiro256PlusPlus,
@@ -186,13 +189,13 @@ pub struct Parcels<M>(Vec<Entry<Event<M>>>);
 
 impl<M> Network<M> {
     /// An empty network; `seed` decides places, jitter and losses.
-    pub fn new(seed: u64, loss: LossModel) -> Self {
-        Self::shard(seed, loss, 0, 1)
+    pub fn new(seed: u64, conditions: impl Into<Conditions>) -> Self {
+        Self::shard(seed, conditions, 0, 1)
     }
 
     /// A network that keeps the nodes whose number leaves `shard` when divided by `shards`. All nodes must be added to
     /// each of them, in the same order.
-    pub fn shard(seed: u64, loss: LossModel, shard: u32, shards: u32) -> Self {
+    pub fn shard(seed: u64, conditions: impl Into<Conditions>, shard: u32, shards: u32) -> Self {
         Self {
             shard,
             shards,
@@ -205,7 +208,7 @@ impl<M> Network<M> {
             scheduled: BinaryHeap::new(),
             sites: Vec::new(),
             nodes: Vec::new(),
-            loss,
+            conditions: conditions.into(),
             seed,
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             events: 0,
@@ -235,7 +238,7 @@ impl<M> Network<M> {
 
     /// Adds a node at a random place.
     pub fn add_node(&mut self, access: Access) -> NodeId {
-        let place = Place::random(&mut self.rng);
+        let place = self.conditions.geography.place(&mut self.rng);
         self.add_node_at(place, access)
     }
 
@@ -249,7 +252,7 @@ impl<M> Network<M> {
                 timer_at: Micros::MAX,
                 caused: 0,
                 rng: Xoshiro256PlusPlus::seed_from_u64(self.seed ^ u64::from(id.0 + 1) << 32),
-                uplink: Uplink::new(access.up),
+                uplink: Uplink::new(access.up, access.line),
                 downlink: Downlink::new(access.down),
                 links: Links::default(),
             });
@@ -272,14 +275,19 @@ impl<M> Network<M> {
         self.node(node).uplink.backlog()
     }
 
+    /// How much of the line was used while other traffic was there: bytes, and what it could have carried.
+    pub fn beside(&self, node: NodeId) -> (u64, f64) {
+        self.node(node).uplink.router().map_or((0, 0.0), |router| router.beside)
+    }
+
     /// Round trip between two nodes without any queue.
     pub fn rtt(&self, a: NodeId, b: NodeId) -> Micros {
-        self.sites[a.index()].place.rtt(self.sites[b.index()].place)
+        self.conditions.geography.rtt(self.sites[a.index()].place, self.sites[b.index()].place)
     }
 
     /// Round trip between a node and a server in the middle of the plane.
     pub fn rtt_to_centre(&self, node: NodeId) -> Micros {
-        self.sites[node.index()].place.rtt(Place::CENTRE)
+        self.conditions.geography.rtt(self.sites[node.index()].place, Place::CENTRE)
     }
 
     /// Who can dial the node.
@@ -323,11 +331,22 @@ impl<M> Network<M> {
             if let Some(happening) = self.next_in_window() {
                 return Some(happening);
             }
-            match Step::next(self.now, self.earliest(), self.first_scheduled().map(|(at, _)| at), end)? {
+            let scheduled = self.first_scheduled().map(|(at, _)| at);
+            match Step::next(self.now, self.earliest(), scheduled, self.lookahead(), end)? {
                 Step::Scheduled(_) => return self.take_scheduled().map(Happening::Scheduled),
                 Step::Window(until) => self.begin_window(until),
             }
         }
+    }
+
+    /// How far nodes may go on without looking at each other.
+    pub fn lookahead(&self) -> Micros {
+        lookahead(&self.conditions.geography)
+    }
+
+    /// What all paths are like.
+    pub fn conditions(&self) -> &Conditions {
+        &self.conditions
     }
 
     /// A time before which no event is pending.

@@ -7,14 +7,17 @@
 //!
 //! Losses follow Gilbert (1960) and Elliott (1963): independent in the good state, dense in the bad one.
 
+use std::collections::VecDeque;
+
 use rand::{RngExt, rngs::Xoshiro256PlusPlus};
 
 use super::{
     MILLISECOND, Micros,
-    access::{PACKET_BYTES, packets},
+    access::{ACK_WITHIN, PACKET_BYTES, PACKETS_PER_ACK, packets},
+    topology::Geography,
 };
 
-/// Largest deviation of a packet's delay from the path's own.
+/// Largest deviation of a packet's delay from the path's own, unless a scenario says otherwise.
 pub const JITTER: Micros = 2 * MILLISECOND;
 /// What a sender may have in flight on a new connection (quinn's default).
 pub const INITIAL_WINDOW_BYTES: u64 = 14_720;
@@ -50,6 +53,23 @@ impl LossModel {
     }
 }
 
+/// What all paths of a network are like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Conditions {
+    /// What they lose.
+    pub loss: LossModel,
+    /// Largest deviation of a packet's delay from the path's own.
+    pub jitter: Micros,
+    /// How long they are.
+    pub geography: Geography,
+}
+
+impl From<LossModel> for Conditions {
+    fn from(loss: LossModel) -> Self {
+        Self { loss, jitter: JITTER, geography: Geography::default() }
+    }
+}
+
 /// What loss costs one message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resent {
@@ -81,6 +101,63 @@ pub struct Path {
     packet_room: u64,
     /// Control bytes that have left and that the sender was not told of.
     pub unreported: u64,
+    /// What the sender's transport has counted.
+    pub counts: Counts,
+    /// What is on its way, where somebody looks at it: when it will be acknowledged, its bytes, and its round trip.
+    flights: VecDeque<(Micros, u64, Option<Micros>)>,
+    /// What came from the other end and is not acknowledged.
+    pub owed: Acks,
+    /// How long what comes from the other end waited in the queue there: acknowledgements do, too. Smoothed.
+    pub far_wait: Micros,
+}
+
+/// Acknowledgements that one end owes the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Acks {
+    packets: u64,
+    /// When the first of them came.
+    since: Micros,
+}
+
+impl Acks {
+    /// Packets come in; returns how many acknowledgements go out by themselves for them and for what came before.
+    pub fn receive(&mut self, now: Micros, packets: u64) -> u64 {
+        let mut acks = self.overdue(now);
+        if self.packets == 0 || self.packets + packets >= PACKETS_PER_ACK {
+            self.since = now;
+        }
+        self.packets += packets;
+        acks += self.packets / PACKETS_PER_ACK;
+        self.packets %= PACKETS_PER_ACK;
+        acks
+    }
+
+    /// Something goes the other way; returns how many acknowledgements have gone out before, and whether one goes along.
+    pub fn send(&mut self, now: Micros) -> (u64, bool) {
+        (self.overdue(now), std::mem::take(&mut self.packets) > 0)
+    }
+
+    /// An acknowledgement that had to go out by itself before now.
+    fn overdue(&mut self, now: Micros) -> u64 {
+        let overdue = self.packets > 0 && self.since + ACK_WITHIN < now;
+        if overdue {
+            self.packets = 0;
+        }
+        u64::from(overdue)
+    }
+}
+
+/// What a transport counts of one link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Bytes given to the socket.
+    pub bytes: u64,
+    /// Packets sent.
+    pub packets: u64,
+    /// Packets found lost.
+    pub lost: u64,
+    /// Bytes acknowledged.
+    pub acked: u64,
 }
 
 impl Default for Path {
@@ -97,6 +174,10 @@ impl Default for Path {
             packet_at: Micros::MAX,
             packet_room: 0,
             unreported: 0,
+            counts: Counts::default(),
+            flights: VecDeque::new(),
+            owed: Acks::default(),
+            far_wait: 0,
         }
     }
 }
@@ -118,12 +199,12 @@ impl Path {
     pub fn control_arrival(
         &mut self,
         left: Micros,
-        rtt: Micros,
+        (rtt, jitter): (Micros, Micros),
         resent: Resent,
         rng: &mut Xoshiro256PlusPlus,
     ) -> Micros {
         let resending = u64::from(resent.rounds) * (rtt * 9 / 8 + ACK_DELAY);
-        let arrives = left + rtt / 2 + rng.random_range(0..=JITTER) + resending;
+        let arrives = left + rtt / 2 + rng.random_range(0..=jitter) + resending;
         self.control_arrives = self.control_arrives.max(arrives);
         self.control_arrives
     }
@@ -134,7 +215,7 @@ impl Path {
         &mut self,
         left: Micros,
         wire: u64,
-        rtt: Micros,
+        (rtt, jitter): (Micros, Micros),
         resent: Resent,
         rng: &mut Xoshiro256PlusPlus,
     ) -> Micros {
@@ -152,7 +233,7 @@ impl Path {
         }
         self.media_left = leaves;
         let resending = u64::from(resent.rounds) * (rtt * 9 / 8);
-        let arrives = leaves + rtt / 2 + rng.random_range(0..=JITTER) + resending;
+        let arrives = leaves + rtt / 2 + rng.random_range(0..=jitter) + resending;
         self.media_arrives = self.media_arrives.max(arrives);
         self.media_arrives
     }
@@ -163,6 +244,38 @@ impl Path {
         self.window = (self.window + self.in_flight).min(WINDOW_MAX_BYTES);
         self.in_flight = 0;
         self.acked_at = acked_at;
+    }
+
+    /// Counts what was sent, and what of it was lost.
+    pub fn count(&mut self, wire: u64, packets: u64, lost: u64) {
+        self.counts.bytes += wire;
+        self.counts.packets += packets + lost;
+        self.counts.lost += lost;
+    }
+
+    /// Notes what was sent now, for a sender that looks at what becomes of it. `acked_after` is the time until its
+    /// acknowledgement is here; one for a packet that was sent twice is no measure of a round trip.
+    pub fn watch(&mut self, now: Micros, wire: u64, acked_after: Micros, resent: bool) {
+        let acked_after = acked_after + self.far_wait;
+        self.flights.push_back((now + acked_after, wire, (!resent).then_some(acked_after)));
+    }
+
+    /// What is acknowledged by now; returns the shortest round trip since the last look.
+    pub fn look(&mut self, now: Micros) -> (Counts, Option<Micros>) {
+        let mut shortest = None;
+        // Not in order of acknowledgement, but in that of sending, which is the same but for jitter.
+        while let Some((at, wire, rtt)) = self.flights.front().copied().filter(|(at, ..)| *at <= now) {
+            debug_assert!(at <= now);
+            self.counts.acked += wire;
+            shortest = shortest.into_iter().chain(rtt).min();
+            self.flights.pop_front();
+        }
+        (self.counts, shortest)
+    }
+
+    /// Something came from the other end that waited there so long.
+    pub fn note_far_wait(&mut self, waited: Micros) {
+        self.far_wait = (7 * self.far_wait + waited) / 8;
     }
 
     /// When the last control message arrives that was sent so far.
@@ -241,7 +354,7 @@ mod tests {
         let mut path = Path::default();
         let rtt = 80 * MILLISECOND;
         let mut arrive =
-            |left, wire| path.media_arrival(left, wire, rtt, Resent::default(), &mut rng) - rtt / 2;
+            |left, wire| path.media_arrival(left, wire, (rtt, JITTER), Resent::default(), &mut rng) - rtt / 2;
         // Four blocks, one every 11 ms. 14,720 bytes are in flight at first, then 29,440, then 58,880.
         let arrivals = [11, 22, 33, 44].map(|at| arrive(at * MILLISECOND, 17_000) / MILLISECOND);
         for (at, expected) in arrivals.into_iter().zip([91, 91, 171, 171]) {
@@ -252,14 +365,26 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_is_acknowledged_ten_at_a_time_or_late_or_along_with_what_goes() {
+        let mut acks = Acks::default();
+        assert_eq!(acks.receive(0, 9), 0);
+        assert_eq!(acks.receive(10_000, 2), 1);
+        assert_eq!(acks.send(20_000), (0, true), "one of them is left over");
+        assert_eq!(acks.send(20_000), (0, false));
+        assert_eq!(acks.receive(30_000, 47), 4);
+        assert_eq!(acks.receive(140_000, 1), 1, "seven of them waited too long");
+        assert_eq!(acks.send(300_000), (1, false));
+    }
+
+    #[test]
     fn control_stays_in_order_across_a_resent_packet() {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
         let mut path = Path::default();
         let rtt = 100 * MILLISECOND;
         let lost = Resent { packets: 1, rounds: 1 };
-        let first = path.control_arrival(0, rtt, lost, &mut rng);
+        let first = path.control_arrival(0, (rtt, JITTER), lost, &mut rng);
         assert!(first >= rtt / 2 + rtt * 9 / 8 + ACK_DELAY);
-        let second = path.control_arrival(1_000, rtt, Resent::default(), &mut rng);
+        let second = path.control_arrival(1_000, (rtt, JITTER), Resent::default(), &mut rng);
         assert_eq!(second, first);
     }
 }

@@ -1,7 +1,8 @@
 //! One node: the core, and what its driver must remember.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use minuet_line::{Estimate, Settings};
 use minuet_mesh::{Config, Node, PickOrder, Role, Start, Timestamp};
 use minuet_proto::mesh::{self, HelloFlags, PeerInfo, Serial};
 
@@ -11,9 +12,11 @@ use super::{
     media::ModelKey,
 };
 use crate::{
-    audience::TARGET_DELAY,
+    audience::target_delay,
     engine::{Micros, NodeId, SECOND, topology::Reach},
     plan::{Life, Part, Vice},
+    scenario::Knows,
+    stream::StreamSpec,
 };
 
 /// Neighbours that a node aims at which links with all.
@@ -26,10 +29,10 @@ pub struct Tuning {
     pub neighbours: Option<usize>,
     /// The source promises each piece and serves who asks.
     pub on_request: bool,
+    /// Viewers that lack the stream stand back for others.
+    pub stands_back: bool,
     /// Pieces are asked for in the order in which they are played.
     pub in_order: bool,
-    /// Nodes do not know their uplink: no limit is set, and the transport's pace must do.
-    pub no_limit: bool,
 }
 
 /// How often the player tells the core where it is.
@@ -55,6 +58,12 @@ pub struct Member {
     pub tracker_at: Micros,
     /// See `tracker_at`.
     pub tracker_wait: Micros,
+    /// Whether its user was ever told that there is less than the stream.
+    pub told: bool,
+    /// Finds out what its line can send, where nobody has said so.
+    pub estimate: Option<Estimate>,
+    /// When it next looks at its links.
+    pub look_at: Option<Micros>,
     /// Links that are up, for those who use them without the core.
     pub links: Vec<crate::engine::network::LinkId>,
     /// Whom it may contact, and dials that lead nowhere.
@@ -80,6 +89,12 @@ impl Member {
             harm_at: matches!(life.part, Part::Hostile(_)).then_some(now + HARM_EVERY),
             tracker_at: now,
             tracker_wait: TRACKER_RETRY,
+            told: false,
+            estimate: (life.knows == Knows::Nothing && life.upload).then(|| {
+                let settings = Settings { is_source: life.part == Part::Source, remembered: None };
+                Estimate::new(settings, Duration::from_micros(now))
+            }),
+            look_at: (life.knows == Knows::Nothing && life.upload).then_some(now),
             links: Vec::new(),
             contacts: Contacts::default(),
             drips: Vec::new(),
@@ -94,10 +109,20 @@ impl Member {
     /// When the driver must look at this node again.
     pub fn wakes_at(&self) -> Option<Micros> {
         let core = self.core.poll_timeout().map(|at| at.0);
-        let others = [self.playhead_at, self.harm_at, Some(self.tracker_at), self.contacts.wakes_at()];
+        let others =
+            [self.playhead_at, self.harm_at, self.look_at, Some(self.tracker_at), self.contacts.wakes_at()];
         core.into_iter().chain(others.into_iter().flatten()).min()
     }
 }
+
+/// What the messages of a node may take of a limit on the wire: packet headers and acknowledgements take the rest, as the
+/// nodes' driver reckons it.
+pub(super) fn message_rate(wire: u64) -> u64 {
+    wire * (100 - OVERHEAD_PERCENT) / 100
+}
+
+/// See [`message_rate`].
+const OVERHEAD_PERCENT: u64 = 8;
 
 /// What the tracker and peer exchange say of a node.
 pub fn peer_info(id: NodeId, life: &Life) -> PeerInfo {
@@ -109,7 +134,10 @@ pub fn peer_info(id: NodeId, life: &Life) -> PeerInfo {
             relay: life.part == Part::Relay,
             source: life.part == Part::Source,
         },
-        upload_kbps: (life.access.up.0 * 8 / 1_000) as u32,
+        upload_kbps: match life.knows {
+            Knows::Nothing => 0,
+            _ => (life.access.up.0 * 8 / 1_000) as u32,
+        },
         address: address(id),
     }
 }
@@ -135,27 +163,37 @@ impl Keys {
     }
 
     /// What a node's core is told; `first_serial` is for a source.
-    pub fn config(&self, id: NodeId, life: &Life, tuning: Tuning, first_serial: Serial) -> Config {
+    pub fn config(
+        &self,
+        id: NodeId,
+        life: &Life,
+        stream: &StreamSpec,
+        tuning: Tuning,
+        first_serial: Serial,
+    ) -> Config {
         let key = if life.part == Part::Source { &self.private } else { &self.public };
         let mut config = Config::new(core_id(id), key.clone());
         config.upload = life.upload;
         config.dialable = dialable(life);
         config.address = address(id);
-        config.target_delay = std::time::Duration::from_micros(TARGET_DELAY);
+        config.target_delay = Duration::from_micros(target_delay(stream));
         config.first_serial = first_serial;
         config.source_pushes = !tuning.on_request;
+        config.stands_back = tuning.stands_back;
         if tuning.in_order {
             config.pick_order = PickOrder::InOrder;
         }
         config.neighbours = tuning.neighbours.unwrap_or(config.neighbours);
-        if !tuning.no_limit {
-            config.upload_limit = Some(life.access.up.0);
-        }
+        config.upload_limit = match life.knows {
+            Knows::Exactly => Some(life.access.up.0),
+            Knows::Limit(part) => Some(message_rate((life.access.up.0 as f64 * part) as u64)),
+            Knows::Nothing => None,
+        };
         if matches!(life.part, Part::Hostile(Vice::Idles | Vice::Crowds)) {
             config.neighbours = EVERYBODY;
         }
         if let Part::LateViewer(behind) = life.part {
-            config.start = Start::Ago(std::time::Duration::from_micros(behind));
+            config.start = Start::Ago(Duration::from_micros(behind));
         }
         config
     }

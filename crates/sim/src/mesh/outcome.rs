@@ -62,6 +62,7 @@ impl World<'_> {
                 continue;
             }
             figures.viewers += 1;
+            figures.told += u64::from(member.told);
             links += member.core.link_count();
             if member.life.upload {
                 let could = member.life.access.up.bytes(end - member.life.joins);

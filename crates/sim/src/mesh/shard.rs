@@ -4,6 +4,7 @@
 //! barrier only, so that it cannot be told from the figures how many shards there are.
 
 use bytes::{Bytes, BytesMut};
+use minuet_line::{LOOK, LinkSample, Look};
 use minuet_mesh::{Direction, Input, LinkId as CoreLink, Output, PieceRef, Timestamp};
 use minuet_proto::mesh::{Message, Serial, SignedHead};
 use std::{
@@ -16,15 +17,17 @@ use super::{
     hostile::{self, Drip},
     media::Media,
     member::{
-        HARM_EVERY, Keys, Member, PLAYHEAD_EVERY, TRACKER_INTERVAL, TRACKER_RETRY, Tuning, core_id, engine_id,
+        HARM_EVERY, Keys, Member, PLAYHEAD_EVERY, TRACKER_INTERVAL, TRACKER_RETRY, Tuning, core_id,
+        engine_id, message_rate,
     },
     packet::{Packet, Token, received},
     trace,
 };
 use crate::{
-    audience::Audience,
+    audience::{Audience, target_delay},
     engine::{
         Micros, NodeId,
+        access::PACKET_BYTES,
         network::{Happening, LinkId, Network},
     },
     plan::{Life, Part, Vice},
@@ -69,16 +72,21 @@ impl<'a> Shard<'a> {
         traced: Option<NodeId>,
         (number, count): (u32, u32),
     ) -> Self {
+        let mut audience = Audience::default();
+        audience.aim_at(target_delay(&scenario.stream));
+        if let Some(relief) = scenario.relief {
+            audience.relieved(relief.at);
+        }
         Self {
             scenario,
             tuning,
             seed,
-            net: Network::shard(seed, scenario.loss, number, count),
+            net: Network::shard(seed, scenario.conditions(), number, count),
             lives: Vec::new(),
             members: Vec::new(),
             keys: Keys::new(seed),
             media: Media::new(scenario.hostile > 0.0 || scenario.intruders.is_some()),
-            audience: Audience::default(),
+            audience,
             epochs: Vec::new(),
             next_serial: Serial::new(0),
             heads: Vec::new(),
@@ -110,7 +118,7 @@ impl<'a> Shard<'a> {
             return;
         }
         let seed = self.seed ^ u64::from(id.0 + 1) << 32;
-        let config = self.keys.config(id, &life, self.tuning, self.next_serial);
+        let config = self.keys.config(id, &life, &self.scenario.stream, self.tuning, self.next_serial);
         let member = Member::new(life, config, self.scenario.stream.at_once, seed, now);
         if member.is_audience() {
             // Those whom a scenario does not guard: who came with the crowd, leave, or do not contribute.
@@ -196,6 +204,9 @@ impl<'a> Shard<'a> {
         if self.member(id).playhead_at.is_some_and(|at| at <= now) {
             self.tell_playhead(id);
         }
+        if self.member(id).look_at.is_some_and(|at| at <= now) {
+            self.look_at_line(id);
+        }
         if self.member(id).harm_at.is_some_and(|at| at <= now) {
             self.do_harm(id);
         }
@@ -240,6 +251,31 @@ impl<'a> Shard<'a> {
             let next = self.serial(position);
             self.feed(id, Input::Playhead { next, due: Timestamp(due) });
         }
+    }
+
+    /// The node looks at what its links have sent and learns what its line can do.
+    fn look_at_line(&mut self, id: NodeId) {
+        let (now, stream) = (self.net.now(), self.scenario.stream.rate);
+        let links = self.member(id).links.clone();
+        let sample = |link: LinkId| {
+            let (counts, round_trip) = self.net.look(id, link)?;
+            Some(LinkSample {
+                link: link.to_bits(),
+                sent_bytes: counts.bytes,
+                delivered_bytes: counts.acked,
+                lost_bytes: counts.lost * PACKET_BYTES,
+                round_trip: round_trip.map(Duration::from_micros),
+            })
+        };
+        let links: Vec<LinkSample> = links.into_iter().filter_map(sample).collect();
+        let member = self.member(id);
+        member.look_at = Some(now + LOOK.as_micros() as Micros);
+        let Some(estimate) = &mut member.estimate else { return };
+        let look = Look { links: &links, others_bytes: 0, stream };
+        let limit = estimate.look(look, Duration::from_micros(now));
+        let promise = message_rate(estimate.promise());
+        self.feed(id, Input::UploadLimit { bytes_per_s: message_rate(limit) });
+        self.feed(id, Input::UploadPromise { bytes_per_s: promise });
     }
 
     fn do_harm(&mut self, id: NodeId) {
@@ -303,6 +339,8 @@ impl<'a> Shard<'a> {
             let Some((link, bytes)) = self.drained.pop() else { break };
             self.member(id).core.handle(Input::Drained { link, bytes }, Timestamp(now));
         }
+        let member = self.member(id);
+        member.told |= member.core.shortage().is_some();
         self.set_timer(id);
     }
 

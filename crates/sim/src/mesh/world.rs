@@ -108,7 +108,7 @@ impl<'a> World<'a> {
     fn next_step(&self, end: Micros) -> Option<Step> {
         let earliest = self.shards.iter().filter_map(|shard| shard.net.earliest()).min();
         let scheduled = self.shards.iter().filter_map(|shard| shard.net.first_scheduled()).min();
-        Step::next(self.now(), earliest, scheduled.map(|(at, _)| at), end)
+        Step::next(self.now(), earliest, scheduled.map(|(at, _)| at), self.shards[0].net.lookahead(), end)
     }
 
     /// All shards go on to `until`, each on a thread of its own if there is enough to do.

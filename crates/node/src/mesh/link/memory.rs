@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use minuet_guard::tasks::Spawner;
+use minuet_line::LinkSample;
 use minuet_mesh::LinkId;
 use minuet_proto::{ChannelId, mesh::NodeId};
 use tokio::sync::mpsc;
@@ -67,6 +68,10 @@ impl Line for Count {
 
     fn path(&self) -> PathFigures {
         figures(self.remote)
+    }
+
+    fn sample(&self) -> Option<LinkSample> {
+        None
     }
 
     fn sent_bytes(&self) -> u64 {

@@ -11,14 +11,11 @@
 pub(super) mod memory;
 mod quic;
 
-use std::{
-    fmt::Debug,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{fmt::Debug, net::SocketAddr};
 
 use bytes::{Bytes, BytesMut};
 use minuet_guard::tasks::Spawner;
+use minuet_line::LinkSample;
 use minuet_mesh::LinkId;
 use minuet_proto::{
     ChannelId,
@@ -37,8 +34,6 @@ const MEDIA_QUEUE: usize = 64;
 /// Bytes that may wait for a link, in its queues and in the transport. A peer that takes no more is given up: it holds so
 /// much memory and no more.
 const MAX_UNSENT: u64 = 4 << 20;
-/// What has not gone out by then waits for the path, not for its turn.
-const LATE: Duration = Duration::from_millis(50);
 
 /// What a link's tasks tell the driver.
 #[derive(Debug)]
@@ -59,6 +54,8 @@ pub(super) trait Line: Debug + Send + Sync {
     fn remote(&self) -> Option<SocketAddr>;
     /// What the transport knows of the path.
     fn path(&self) -> PathFigures;
+    /// What the transport has counted, for the estimate of this node's line; none if it counts nothing.
+    fn sample(&self) -> Option<LinkSample>;
     /// Bytes that have gone out, everything included.
     fn sent_bytes(&self) -> u64;
     /// Bytes that have come in, counted in the same way.
@@ -110,27 +107,24 @@ pub(super) struct Link {
 /// transport has sent as many more as were waiting then.
 #[derive(Debug, Default)]
 struct Wire {
-    /// What was handed over: the transport's count by which it is out, its length, and when.
-    waiting: std::collections::VecDeque<(u64, u64, Instant)>,
+    /// What was handed over: the transport's count by which it is out, and its length.
+    waiting: std::collections::VecDeque<(u64, u64)>,
     /// The sum of what is waiting.
     unsent: u64,
-    /// Something has waited for longer than [`LATE`].
-    late: bool,
 }
 
 impl Wire {
     /// False if too much is waiting.
-    fn hand_over(&mut self, bytes: u64, sent: u64, now: Instant) -> bool {
-        let behind = self.waiting.back().map_or(sent, |(target, ..)| *target);
-        self.waiting.push_back((behind.max(sent) + bytes, bytes, now));
+    fn hand_over(&mut self, bytes: u64, sent: u64) -> bool {
+        let behind = self.waiting.back().map_or(sent, |(target, _)| *target);
+        self.waiting.push_back((behind.max(sent) + bytes, bytes));
         self.unsent += bytes;
         self.unsent <= MAX_UNSENT
     }
 
-    fn drained(&mut self, sent: u64, now: Instant) -> u64 {
+    fn drained(&mut self, sent: u64) -> u64 {
         let mut drained = 0;
-        while let Some((target, bytes, since)) = self.waiting.front() {
-            self.late |= now.saturating_duration_since(*since) > LATE;
+        while let Some((target, bytes)) = self.waiting.front() {
             if *target > sent {
                 break;
             }
@@ -163,28 +157,19 @@ impl Link {
     /// Hands a control frame over. False if the far end takes none any more.
     pub fn send_control(&mut self, frame: Bytes) -> bool {
         let sent = self.line.sent_bytes();
-        self.wire.hand_over(frame.len() as u64, sent, Instant::now()) && self.control.try_send(frame).is_ok()
+        self.wire.hand_over(frame.len() as u64, sent) && self.control.try_send(frame).is_ok()
     }
 
     /// Hands a block over: its frame's header and its payload. False if the far end takes none any more.
     pub fn send_block(&mut self, header: Bytes, payload: Bytes) -> bool {
         let sent = self.line.sent_bytes();
-        let fits = self.wire.hand_over((header.len() + payload.len()) as u64, sent, Instant::now());
+        let fits = self.wire.hand_over((header.len() + payload.len()) as u64, sent);
         fits && self.media.try_send([header, payload]).is_ok()
     }
 
     /// Bytes handed over that have gone out since the last call.
     pub fn take_drained(&mut self) -> u64 {
-        if self.wire.waiting.is_empty() {
-            0
-        } else {
-            self.wire.drained(self.line.sent_bytes(), Instant::now())
-        }
-    }
-
-    /// Whether anything has waited for the path since the last call.
-    pub fn take_late(&mut self) -> bool {
-        std::mem::take(&mut self.wire.late)
+        if self.wire.waiting.is_empty() { 0 } else { self.wire.drained(self.line.sent_bytes()) }
     }
 
     /// Whether anything that was handed over has not gone out.
@@ -195,6 +180,12 @@ impl Link {
     /// Bytes handed over that have not gone out.
     pub fn undrained(&self) -> u64 {
         self.wire.unsent
+    }
+
+    /// What the transport has counted since the link began, for the estimate of this node's line, with the shortest round
+    /// trip since the last call.
+    pub fn sample(&self) -> Option<LinkSample> {
+        self.line.sample()
     }
 
     /// What the transport knows of the path.
@@ -296,17 +287,14 @@ mod tests {
     #[test]
     fn what_was_handed_over_is_out_when_as_much_was_sent() {
         let mut wire = Wire::default();
-        let begin = Instant::now();
-        assert!(wire.hand_over(100, 1000, begin) && wire.hand_over(50, 1000, begin));
-        assert_eq!(wire.drained(1099, begin), 0);
-        assert_eq!(wire.drained(1100, begin + LATE), 100);
-        assert_eq!(wire.drained(1149, begin + LATE), 0);
-        assert!(!wire.late);
-        assert_eq!(wire.drained(9000, begin + 2 * LATE), 50);
-        assert!(wire.late);
-        assert!(wire.hand_over(10, 9000, begin));
-        assert_eq!(wire.drained(9009, begin), 0);
-        assert_eq!(wire.drained(9010, begin), 10);
-        assert!(wire.hand_over(MAX_UNSENT, 9010, begin) && !wire.hand_over(1, 9010, begin));
+        assert!(wire.hand_over(100, 1000) && wire.hand_over(50, 1000));
+        assert_eq!(wire.drained(1099), 0);
+        assert_eq!(wire.drained(1100), 100);
+        assert_eq!(wire.drained(1149), 0);
+        assert_eq!(wire.drained(9000), 50);
+        assert!(wire.hand_over(10, 9000));
+        assert_eq!(wire.drained(9009), 0);
+        assert_eq!(wire.drained(9010), 10);
+        assert!(wire.hand_over(MAX_UNSENT, 9010) && !wire.hand_over(1, 9010));
     }
 }

@@ -8,6 +8,7 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
 use minuet_guard::tasks::Spawner;
+use minuet_line::LinkSample;
 use minuet_mesh::LinkId;
 use minuet_proto::{ChannelId, mesh::NodeId};
 use tokio::{sync::mpsc, time::timeout};
@@ -116,6 +117,10 @@ impl Line for Connection {
 
     fn path(&self) -> PathFigures {
         endpoint::path_figures(self)
+    }
+
+    fn sample(&self) -> Option<LinkSample> {
+        endpoint::sample(self)
     }
 
     fn sent_bytes(&self) -> u64 {

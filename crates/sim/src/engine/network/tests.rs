@@ -4,14 +4,14 @@ use super::*;
 use crate::engine::{
     MILLISECOND,
     access::{PACER_BURST_BYTES, wire_bytes},
-    path::JITTER,
+    path::{JITTER, LossModel},
 };
 
 const UP: u64 = 1_500_000;
 const DOWN: u64 = 4_000_000;
 
 fn access(reach: Reach) -> Access {
-    Access { up: Rate(UP), down: Rate(DOWN), reach }
+    Access { up: Rate(UP), down: Rate(DOWN), line: None, reach }
 }
 
 /// Two linked nodes; returns them and their link.
