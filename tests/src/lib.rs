@@ -29,6 +29,14 @@ pub fn bin(name: &str) -> PathBuf {
     path
 }
 
+/// Where the programs of this test remember nodes and lines: what an earlier test has learned would change this one.
+fn cache() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let cache = test.with_file_name("cache").join(std::process::id().to_string());
+    std::fs::create_dir_all(&cache).expect("a folder beside the test");
+    cache
+}
+
 /// The real clip, as `scripts/clip` fetches it.
 pub fn clip() -> PathBuf {
     if let Some(path) = std::env::var_os("MINUET_CLIP") {
@@ -90,6 +98,7 @@ impl Process {
     /// Starts it by a command that becomes it.
     pub fn spawn(name: &str, command: &mut Command, stdout: Stdio) -> Self {
         let mut child = command
+            .env("XDG_CACHE_HOME", cache())
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(Stdio::piped())

@@ -125,8 +125,8 @@ pub struct Look<'a> {
 pub struct Settings {
     /// This node is the channel's source.
     pub is_source: bool,
-    /// What [`Memory`](crate::Memory) has of this network, in bytes a second.
-    pub remembered: Option<u64>,
+    /// What [`Memory`](crate::Memory) has of this network.
+    pub remembered: Option<Learned>,
 }
 
 /// Finds out what the line can send. Rates are in bytes a second as the transport counts them (UDP payload).
@@ -179,13 +179,16 @@ struct Proof {
 impl Estimate {
     /// Begins at `now`, on any clock that the later looks share.
     pub fn new(settings: Settings, now: Duration) -> Self {
-        let remembered = settings.remembered.map(|rate| (rate as f64).clamp(LEAST, MOST));
-        let (limit, growth) = match remembered {
+        let (limit, growth) = match settings.remembered {
             None => (FIRST, Growth::Startup),
-            Some(rate) => (
-                (rate * REMEMBERED).max(LEAST),
-                Growth::Cubic { ceiling: rate, from: REMEMBERED, used_s: 0.0 },
-            ),
+            Some(Learned { bytes_per_s, full }) => {
+                let rate = (bytes_per_s as f64).clamp(LEAST, MOST);
+                let growth = match full {
+                    true => Growth::Cubic { ceiling: rate, from: REMEMBERED, used_s: 0.0 },
+                    false => Growth::Startup,
+                };
+                ((rate * REMEMBERED).max(LEAST), growth)
+            }
         };
         Self {
             is_source: settings.is_source,

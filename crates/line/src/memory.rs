@@ -33,6 +33,9 @@ struct Remembered {
     /// The network's name.
     network: String,
     bytes_per_s: u64,
+    /// The line was full at that rate.
+    #[serde(default)]
+    full: bool,
     /// When it was used last, in Unix seconds.
     at_s: u64,
 }
@@ -48,17 +51,18 @@ impl Memory {
         self.lines.truncate(MAX_LINES);
     }
 
-    /// What the line of this network has delivered, in bytes a second.
-    pub fn rate(&self, network: &str) -> Option<u64> {
-        self.lines.iter().find(|line| line.network == network).map(|line| line.bytes_per_s)
+    /// What is remembered of the line of this network.
+    pub fn line(&self, network: &str) -> Option<Learned> {
+        let line = self.lines.iter().find(|line| line.network == network)?;
+        Some(Learned { bytes_per_s: line.bytes_per_s, full: line.full })
     }
 
     /// Notes what was learned. A line that was not full keeps the higher rate that an earlier run saw.
     pub fn note(&mut self, network: &str, learned: Learned, now_s: u64) {
-        let before = self.rate(network).filter(|_| !learned.full).unwrap_or(0);
+        let faster = |before: &Learned| !learned.full && before.bytes_per_s >= learned.bytes_per_s;
+        let Learned { bytes_per_s, full } = self.line(network).filter(faster).unwrap_or(learned);
         self.lines.retain(|line| line.network != network);
-        let bytes_per_s = learned.bytes_per_s.max(before);
-        self.lines.insert(0, Remembered { network: network.to_owned(), bytes_per_s, at_s: now_s });
+        self.lines.insert(0, Remembered { network: network.to_owned(), bytes_per_s, full, at_s: now_s });
         self.tidy(now_s);
     }
 }
@@ -73,15 +77,17 @@ mod tests {
         let learned = |bytes_per_s, full| Learned { bytes_per_s, full };
         memory.note("home", learned(1000, true), 10);
         memory.note("home", learned(300, false), 20);
-        assert_eq!(memory.rate("home"), Some(1000), "nothing slower was seen to be full");
+        assert_eq!(memory.line("home"), Some(learned(1000, true)), "nothing slower was seen to be full");
         memory.note("home", learned(500, true), 30);
-        assert_eq!((memory.rate("home"), memory.rate("work")), (Some(500), None));
+        assert_eq!((memory.line("home"), memory.line("work")), (Some(learned(500, true)), None));
+        memory.note("home", learned(600, false), 35);
+        assert_eq!(memory.line("home"), Some(learned(600, false)), "it may be faster");
         for n in 0..100 {
             memory.note(&format!("network {n}"), learned(n + 1, true), 40 + n);
         }
-        assert_eq!((memory.lines.len(), memory.rate("home")), (MAX_LINES, None));
+        assert_eq!((memory.lines.len(), memory.line("home")), (MAX_LINES, None));
         memory.tidy(130 + MAX_AGE_S);
-        assert_eq!((memory.lines.len(), memory.rate("network 99")), (10, Some(100)));
+        assert_eq!((memory.lines.len(), memory.line("network 99")), (10, Some(learned(100, true))));
         memory.tidy(0);
         assert_eq!(memory, Memory::default(), "the future is no past");
     }

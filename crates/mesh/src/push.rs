@@ -8,7 +8,7 @@
 //!    in the time that pieces take here (`reappearance.rs`) was lost with its receiver, or is kept back by it; but who
 //!    has hardly anybody beside it that would promise one (a lone viewer) is not blamed. It may also only be slow, so it
 //!    is pushed again after what waits already. One that its receiver refuses is pushed again at once. The source does
-//!    not say that it holds a piece until [`HELP_AFTER`], and [`GRACE`] after it would push it again: what is still
+//!    not say that it holds a piece until [`HELP_AFTER`] of the time after which it would push it again: what is still
 //!    missing somewhere then may be asked of it.
 //! 2. A *viewer* pushes a fresh piece on while fewer than one in [`PUSH_BELOW`] of its neighbours have it, those
 //!    it pushed to included (to push more often was tried and collides); after that pushes would collide, and
@@ -32,24 +32,29 @@ use crate::tempo::Tempo;
 use crate::uplink::FRESH_CLASS;
 use crate::{LinkId, Role, Timestamp};
 
-/// These times are for the nominal tempo (`tempo.rs`). Least age at which the source offers a piece to all who lack it, …
-const HELP_AFTER: Duration = Duration::from_millis(1000);
-/// … and how much later than it would push it again.
-const GRACE: Duration = Duration::from_millis(300);
-/// One in so many neighbours must have promised it, beyond those it was pushed to: a few may lie.
+/// At which age the source offers a piece to all who lack it, as a part of that at which it would push it again.
+const HELP_AFTER: f64 = 1.43;
+/// One in so many neighbours must have promised it, beyond those it was pushed to, and two where there are so many: a few
+/// may lie.
 const REAPPEARS_AT: usize = 8;
-/// Age up to which the source sees to it that a piece spreads.
+const TWO_OF: usize = 4;
+/// At the nominal tempo (`tempo.rs`): age up to which the source sees to it that a piece spreads.
 const WATCHED: Duration = Duration::from_secs(3);
 /// How much its last push counts for what is thought of a receiver, and the least that is thought of one: so it is pushed
 /// to now and then, and can show that it has become better.
 const SPREADS_STEP: f32 = 0.25;
-const SPREADS_LEAST: f32 = 0.2;
+const SPREADS_LEAST: f32 = 0.02;
+/// No receiver is taken to be faster than so many times the stream: that is what it says of itself, and who says more
+/// than anybody has would be pushed everything.
+const FASTEST: f32 = 4.0;
 /// A viewer pushes while fewer than one in this many neighbours have the piece.
 const PUSH_BELOW: usize = 10;
 /// How many times as near another must be that hidden nodes can serve, too, to be pushed to first.
 const ELSEWHERE: f32 = 4.0;
-/// Age at which a viewer no longer pushes a piece.
+/// Age at which a viewer no longer pushes a piece, at the nominal tempo.
 const FRESH: Duration = Duration::from_millis(500);
+/// Where a source has nobody to push to, it keeps so much of what is newest, at the nominal tempo.
+const NEW: Duration = Duration::from_secs(1);
 /// Most pieces that wait to be pushed. A viewer forgets the oldest; a source never drops: its queue is bounded by
 /// the window.
 const MAX_FRESH: usize = 8;
@@ -99,7 +104,7 @@ impl Push {
 
     /// Nobody was there to push to: what is no longer new is not pushed any more.
     pub fn forget_old(&mut self, tempo: &Tempo, now: Timestamp) {
-        self.fresh.retain(|(_, at)| *at + tempo.time(HELP_AFTER) > now);
+        self.fresh.retain(|(_, at)| *at + tempo.time(NEW) > now);
     }
 
     /// A piece cannot be sent any more.
@@ -171,6 +176,7 @@ impl Node {
         let (quiet_after, tempo) = (self.quiet_after, self.tempo);
         let edge = self.window.edge();
         let usual = 1e5 * tempo.scale();
+        let fastest = tempo.piece_len as f32 * 1e6 / (FASTEST * tempo.rate);
         let fit = |n: &Neighbour| {
             may_push(n, serial)
                 && !contribution::is_rider(n, &tempo)
@@ -185,8 +191,8 @@ impl Node {
                 continue;
             }
             let spreads = neighbour.spreads.max(SPREADS_LEAST);
-            let weight =
-                (usual / hop_us(neighbour, &tempo)).powi(3) * trust(neighbour, &tempo, now) * spreads;
+            let hop = neighbour.rtt.as_micros() as f32 / 2.0 + neighbour.transfer_us(&tempo).max(fastest);
+            let weight = (usual / hop).powi(3) * trust(neighbour, &tempo, now) * spreads;
             total += weight;
             neighbour.credit += weight;
             if best.is_none_or(|(_, credit)| neighbour.credit > credit) {
@@ -225,28 +231,28 @@ impl Node {
     pub(crate) fn offer_watched(&mut self, now: Timestamp) {
         let tempo = self.tempo;
         let wait = self.push.reappearance.wait(tempo.scale());
-        let help_after = tempo.time(HELP_AFTER).max(wait.saturating_add(tempo.time(GRACE)));
+        let help_after = wait.mul_f64(HELP_AFTER);
         let watched = self.push.watched.iter();
         let old: Vec<u64> = watched.take_while(|h| h.closed + help_after <= now).map(|h| h.serial).collect();
         for serial in old {
             self.promise(Serial::new(serial), None, now);
         }
         self.push.watched.retain(|watched| watched.closed + tempo.time(WATCHED) > now);
-        let believed = self.neighbours.len() / REAPPEARS_AT;
         // Who has hardly anybody beside it that would tell of a piece cannot be blamed if none does.
         let tellers = self.neighbours.iter().filter(|(_, n)| !n.closing && !n.flags.no_upload).count();
+        let believed = (self.neighbours.len() / REAPPEARS_AT).max(usize::from(tellers >= TWO_OF));
         let mut seen = SmallVec::<[(LinkId, bool); 4]>::new();
         let Push { fresh, watched, reappearance } = &mut self.push;
         for watched in watched.iter_mut().filter(|watched| watched.pushes > 0) {
             let copies = usize::from(self.window.slot(watched.serial).copies);
             if copies > usize::from(watched.pushes).saturating_add(believed) {
                 if !watched.reappeared {
-                    let first = reappearance.note(
-                        now.since(watched.first_pushed),
-                        now.since(watched.pushed),
-                        tempo.scale(),
-                    );
-                    if first && let Some(to) = watched.first_to {
+                    let (first, last) = (now.since(watched.first_pushed), now.since(watched.pushed));
+                    reappearance.note(first, last, tempo.scale());
+                    // What was pushed again reappears because of that, or too late to be a merit.
+                    if watched.pushes == 1
+                        && let Some(to) = watched.first_to
+                    {
                         seen.push((to, true));
                     }
                 }

@@ -1,53 +1,78 @@
 //! How long a piece that the source has pushed takes to reappear at others, and after which time it counts as lost.
 //!
 //! Rule: one and a half times what four pieces in five take. A piece that was pushed again tells nothing, as one cannot say
-//! which push it was (Karn's rule for TCP's retransmission timer), unless it reappears so soon after the last push that it
-//! must have been an earlier one (as RFC 3522, Eifel). In a mesh of fifty a piece reappears after 0.4 s, in one of thousands
+//! which push it was (Karn's rule for TCP's retransmission timer), unless it reappears sooner after the last push than any
+//! piece does, so that it must have been an earlier one (as RFC 3522, Eifel). In a mesh of fifty a piece reappears after 0.4 s, in one of thousands
 //! after 0.7 s and more: with one time for both, a source pushed every other piece twice. A quantile, and not RFC 6298's
 //! mean and deviation, because a few hostile receivers must not slow down the answer to what they keep back (measured).
-//! Times are those of the nominal pace; `scale` says how many times as long things take at the stream's own (`tempo.rs`).
+//!
+//! It is taken from the newest [`SAMPLES`] pieces, so that it follows within seconds, also where pieces are few: it is long
+//! while a crowd comes in, and a long wait leaves no time to push again. Until [`FEW`] have told, it is that of the nominal
+//! pace times `scale`, which says how many times as long things take at the stream's own (`tempo.rs`).
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-/// The least and the most that a piece is waited for.
+use smallvec::SmallVec;
+
+/// The least that a piece is waited for, and the most at the nominal pace.
 const MIN_WAIT: Duration = Duration::from_millis(700);
 const MAX_WAIT: Duration = Duration::from_millis(1500);
-/// The part of all pieces that take at most [`Reappearance::usual_us`], and by how much one sample moves it at most.
+/// The part of all pieces that take at most the usual time.
 const QUANTILE: f32 = 0.8;
-const STEP_US: f32 = 20_000.0;
+/// Of so many pieces, and no fewer than that.
+const SAMPLES: usize = 32;
+const FEW: usize = 5;
 /// How much longer than usual a piece is waited for.
 const FACTOR: f32 = 1.5;
-/// A piece that was pushed again must reappear in this part of the usual time to count as slow and not lost.
+/// A piece that was pushed again must reappear in this part of the least time to count as slow and not lost: what hostile
+/// receivers keep back would else look as if it took as long as the wait, which would make that longer and longer.
 const TOO_SOON: f32 = 2.0 / 3.0;
 
 #[derive(Debug)]
 pub(crate) struct Reappearance {
-    usual_us: f32,
+    /// In microseconds, the newest last.
+    samples: VecDeque<f32>,
+    /// In microseconds. None before [`FEW`] samples.
+    usual: Option<f32>,
+    /// The least of the samples.
+    quickest: Option<f32>,
 }
 
 impl Default for Reappearance {
     fn default() -> Self {
-        Self { usual_us: MIN_WAIT.as_micros() as f32 / FACTOR }
+        Self { samples: VecDeque::with_capacity(SAMPLES), usual: None, quickest: None }
     }
 }
 
 impl Reappearance {
-    /// A piece has reappeared so long after its first push, and after its last. Returns whether it is due to the first.
-    pub fn note(&mut self, since_first: Duration, since_last: Duration, scale: f32) -> bool {
-        let (since_first, since_last) = (since_first.div_f64(scale.into()), since_last.div_f64(scale.into()));
-        if since_last < since_first && since_last.as_micros() as f32 > TOO_SOON * self.usual_us {
-            return false;
+    /// A piece has reappeared so long after its first push, and after its last.
+    pub fn note(&mut self, since_first: Duration, since_last: Duration, scale: f32) {
+        let quickest = self.quickest.unwrap_or_else(|| self.usual(scale));
+        if since_last < since_first && since_last.as_micros() as f32 > TOO_SOON * quickest {
+            return;
         }
-        let longer = since_first.as_micros() as f32 > self.usual_us;
-        self.usual_us += STEP_US * if longer { QUANTILE } else { QUANTILE - 1.0 };
-        let most = MAX_WAIT.as_micros() as f32 / FACTOR;
-        self.usual_us = self.usual_us.clamp(0.0, most);
-        true
+        if self.samples.len() >= SAMPLES {
+            self.samples.pop_front();
+        }
+        self.samples.push_back(since_first.as_micros() as f32);
+        let mut sorted: SmallVec<[f32; SAMPLES]> = self.samples.iter().copied().collect();
+        sorted.sort_unstable_by(f32::total_cmp);
+        if sorted.len() >= FEW {
+            self.quickest = sorted.first().copied();
+            self.usual = sorted.get((sorted.len() as f32 * QUANTILE) as usize).copied();
+        }
+    }
+
+    /// In microseconds.
+    fn usual(&self, scale: f32) -> f32 {
+        self.usual.unwrap_or(MIN_WAIT.as_micros() as f32 / FACTOR * scale)
     }
 
     /// After which time a piece that has not reappeared counts as lost.
     pub fn wait(&self, scale: f32) -> Duration {
-        Duration::from_micros((FACTOR * self.usual_us) as u64).clamp(MIN_WAIT, MAX_WAIT).mul_f64(scale.into())
+        let wait = Duration::from_micros((FACTOR * self.usual(scale)) as u64);
+        wait.clamp(MIN_WAIT, MAX_WAIT.mul_f64(scale.into()))
     }
 }
 
@@ -76,16 +101,22 @@ mod tests {
         for _ in 0..200 {
             reappearance.note(ms(5000), ms(5000), 1.0);
         }
-        assert_eq!(reappearance.wait(1.0), MAX_WAIT);
+        assert_eq!(reappearance.wait(1.0), MAX_WAIT, "no longer");
     }
 
     #[test]
-    fn where_pieces_come_slowly_all_takes_as_many_times_as_long() {
+    fn where_pieces_come_slowly_the_wait_is_long_until_they_have_told() {
         let mut reappearance = Reappearance::default();
-        for _ in 0..500 {
-            reappearance.note(ms(1200), ms(1200), 2.0);
+        assert_eq!(reappearance.wait(4.0), 4 * MIN_WAIT);
+        for _ in 0..FEW {
+            reappearance.note(ms(1200), ms(1200), 4.0);
         }
-        assert!((ms(1700)..ms(2000)).contains(&reappearance.wait(2.0)), "{:?}", reappearance.wait(2.0));
+        assert_eq!(reappearance.wait(4.0), ms(1800));
+        // The crowd has come in, over lines that are faster than the stream.
+        for _ in 0..SAMPLES {
+            reappearance.note(ms(100), ms(100), 4.0);
+        }
+        assert_eq!(reappearance.wait(4.0), MIN_WAIT);
     }
 
     #[test]
@@ -99,5 +130,16 @@ mod tests {
             reappearance.note(ms(800), ms(100), 1.0);
         }
         assert!((ms(1150)..ms(1300)).contains(&reappearance.wait(1.0)), "{:?}", reappearance.wait(1.0));
+    }
+
+    #[test]
+    fn what_half_of_the_receivers_keep_back_makes_no_wait_longer() {
+        let mut reappearance = Reappearance::default();
+        for _ in 0..200 {
+            reappearance.note(ms(500), ms(500), 1.0);
+            let again = reappearance.wait(1.0);
+            reappearance.note(again + ms(400), ms(400), 1.0);
+        }
+        assert!(reappearance.wait(1.0) <= ms(800), "{:?}", reappearance.wait(1.0));
     }
 }

@@ -114,7 +114,7 @@ fn a_source_always_sends_the_stream() {
 fn what_was_learned_is_used_at_once() {
     let mut first = node(Line::new(10.0));
     first.run(30.0);
-    let remembered = first.estimate.learned().map(|learned| learned.bytes_per_s);
+    let remembered = first.estimate.learned();
     let mut second = Node::new(Line::new(10.0), Settings { is_source: false, remembered }, 1);
     assert!(second.run(1.0).own > 5.0 * MBIT);
     // A line that is narrower today is not flooded for long.

@@ -77,9 +77,10 @@ impl UplinkEstimate {
         let mut remembered = None;
         let counts = options.upload && options.upload_limit.is_none();
         if counts && let Some((path, network)) = options.lines.clone().zip(network::name()) {
-            remembered = lines::read(&path).rate(&network);
-            if let Some(rate) = remembered {
-                tracing::debug!("this network's line has sent {} kbit/s before", rate / 125);
+            remembered = lines::read(&path).line(&network);
+            if let Some(Learned { bytes_per_s, full }) = remembered {
+                let full = if full { ", and was full" } else { "" };
+                tracing::debug!("this network's line has sent {} kbit/s before{full}", bytes_per_s / 125);
             }
             let remembering = lines::remember(path, network, news, tasks.token().clone());
             tasks.spawn_to_end("the memory of what lines can send", endless(remembering));

@@ -89,7 +89,7 @@ mod tests {
         let cancel = CancellationToken::new();
         cancel.cancel();
         remember(path.clone(), "home".into(), news, cancel).await;
-        assert_eq!(read(&path).rate("home"), Some(500_000));
+        assert_eq!(read(&path).line("home").map(|line| line.bytes_per_s), Some(500_000));
         std::fs::write(&path, "{\"lines\":[{\"network\":7}]}").unwrap();
         assert_eq!(read(&path), Memory::default(), "what is no such file is nothing");
     }
