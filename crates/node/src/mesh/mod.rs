@@ -49,7 +49,7 @@ use endpoint::Transport;
 pub use error::Error;
 pub use live::{LivePiece, LiveWindow};
 pub use met::Met;
-pub use minuet_mesh::{Role as MeshRole, Start as MeshStart};
+pub use minuet_mesh::{PieceRef, Role as MeshRole, Start as MeshStart};
 use origin::Origin;
 pub use reach::Reach;
 
