@@ -89,6 +89,19 @@ fn a_recording_is_passed_on_by_other_clients_and_played_from_any_segment() {
     let (_, said) = run("ffprobe", &["-v", "error", "-show_streams", path_str(&name(1))]);
     assert_eq!(said, "", "a segment plays alone");
 
+    // One is missing and one is cut off: all else is played, and what was left out is said.
+    fs::remove_file(name(1)).unwrap();
+    fs::write(name(2), &segments[2][..1880]).unwrap();
+    let done = Command::new(bin("minuet")).arg("watch").arg(&folder).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    for sentence in
+        ["segment 1 is missing, ", "segment 2 is cut off: 1880 of its", "2 segments are missing or cut off, "]
+    {
+        assert!(said.contains(sentence), "{said}");
+    }
+    assert!(done.stdout == [&segments[0], &segments[2][..1880], &segments[3..].concat()].concat());
+
     let nothing = Command::new(bin("minuet")).args(["watch", path_str(dir)]).output().unwrap();
     assert_eq!(nothing.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&nothing.stderr).contains("has no segments"));

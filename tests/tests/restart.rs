@@ -45,6 +45,11 @@ fn viewers_play_on_over_a_source_that_was_killed_in_the_middle_of_a_segment() {
     let lost = &old[before.len() - begins..];
     assert!(!lost.is_empty(), "{log:#?} {summary}");
     assert_eq!(summary["corrupt_pieces"], 0, "{summary}");
+    // The numbers that the second beginning left out are no pieces.
+    let said: Vec<&String> = log.iter().filter(|line| line.contains("playing on after that")).collect();
+    assert!(said.iter().any(|line| line.contains("the source was started again")), "{log:#?}");
+    let missed = said.iter().flat_map(|line| line.split(' ')).filter_map(|word| word.parse::<u64>().ok());
+    assert!(missed.max().is_none_or(|most| most < 1000), "{said:#?}");
     assert_eq!(summary["segment"], summary["segment"].as_u64().unwrap().max(3), "{summary}");
 
     let (summary, log) = (minutes.summary(), minutes.process.whole_log());

@@ -7,6 +7,7 @@
 //! - [`Cutter`] does the cutting; [`Event`] is what it says.
 //! - [`PacketSync`] turns bytes into whole packets.
 //! - [`StreamClock`] says when each of them is due.
+//! - [`ProgramFilter`] takes one program out of a multiplex.
 //! - [`Restamper`] makes an endless feed of a file.
 //!
 //! Terms are those of ISO/IEC 13818-1.
@@ -15,6 +16,7 @@ mod access;
 mod clock;
 mod cutter;
 mod event;
+mod only;
 pub mod packet;
 mod pes;
 mod program;
@@ -27,6 +29,7 @@ mod time;
 pub use clock::StreamClock;
 pub use cutter::{Cutter, CutterConfig};
 pub use event::{Counters, Event, Notice, RandomAccess, SegmentEnd, SegmentStart};
+pub use only::ProgramFilter;
 pub use psi::Codec;
 pub use restamp::Restamper;
 pub use sync::{CONFIRMATIONS, Found, PacketSync, SYNC_LIMIT, looks_like_mpeg_ts};

@@ -29,11 +29,16 @@ pub struct Selection {
     pub codec: Codec,
 }
 
+fn may_be_sound(codec: Option<Codec>) -> bool {
+    matches!(codec, Some(Codec::Audio | Codec::Private))
+}
+
 impl Programs {
-    /// Whether the program in use has sound.
+    /// Whether the program in use has sound, or may have: private data without a word on what it is may be sound, as AAC
+    /// in a `.m2ts` is.
     pub fn has_sound(&self) -> bool {
         let table = self.selection.and_then(|selection| self.tables.get(&selection.program));
-        table.is_some_and(|table| table.pmt.streams.iter().any(|stream| stream.codec == Some(Codec::Audio)))
+        table.is_some_and(|table| table.pmt.streams.iter().any(|stream| may_be_sound(stream.codec)))
     }
 
     /// The PIDs of the program's other sound and pictures.

@@ -4,7 +4,7 @@
 //! meanwhile, by hand or by NTP, the next segment begins at its new time: viewers see a gap between two segments, or
 //! none where the clock was set back, but no time that runs fast, slow or backwards within one.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The clock on the wall has been set when it is off by more than this. Less is left as it is: a picture that would have
 /// to make up for it is worse than a figure that is a little off.
@@ -40,6 +40,12 @@ impl SourceClock {
         *self = Self::new(now, wall_ms);
         Some(if forward { off } else { -off })
     }
+}
+
+/// The clock on the wall, in Unix milliseconds.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

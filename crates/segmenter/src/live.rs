@@ -23,7 +23,7 @@ use minuet_proto::{ChannelKey, SegmentSeq, SignedRecord, mesh::Serial};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{recorder::now_ms, shelf::Shelf};
+use crate::{clock::now_ms, shelf::Shelf};
 
 /// Pieces that the source keeps and serves: some 30 to 60 s.
 const WINDOW: usize = 1024;

@@ -62,6 +62,25 @@ impl Repeated {
     }
 }
 
+/// Something that is counted, and said: the first at once, what comes later summed up after a while.
+#[derive(Debug, Default)]
+pub struct Tally {
+    told: Option<Instant>,
+    waiting: u64,
+}
+
+impl Tally {
+    /// So many more have come by `now`; how many are to be said. To be asked with 0 as well as time goes by.
+    pub fn add(&mut self, more: u64, now: Instant) -> Option<u64> {
+        self.waiting = self.waiting.saturating_add(more);
+        if self.waiting == 0 || self.told.is_some_and(|at| now.saturating_duration_since(at) < INTERVAL) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.waiting))
+    }
+}
+
 /// Writes the line, as a warning when the broadcaster should do something.
 pub fn log(notice: &Notice, line: &str) {
     match notice {
@@ -83,6 +102,18 @@ mod tests {
         let told: Vec<_> = (0..=60).map(|s| line.tell(start + Duration::from_secs(s))).collect();
         assert_eq!((told[0], told[30], told[60]), (Some(0), Some(29), Some(29)));
         assert_eq!(told.iter().flatten().count(), 3);
+    }
+
+    #[test]
+    fn what_is_counted_is_said_at_once_and_then_summed_up() {
+        let (mut tally, start) = (Tally::default(), Instant::now());
+        let at = |s: u64| start + Duration::from_secs(s);
+        assert_eq!(tally.add(0, at(0)), None);
+        assert_eq!(tally.add(3, at(1)), Some(3));
+        assert_eq!((tally.add(2, at(2)), tally.add(5, at(30))), (None, None));
+        // Nothing more has to come for it.
+        assert_eq!((tally.add(0, at(31)), tally.add(0, at(61))), (Some(7), None));
+        assert_eq!(tally.add(1, at(62)), Some(1));
     }
 
     #[test]

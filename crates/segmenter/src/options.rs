@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Parser;
 use minuet_node::units::{self, Rate};
 use minuet_proto::{
@@ -155,7 +155,8 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     pub record: Option<PathBuf>,
 
-    /// Program to follow in a multiplex (default: the first with video, else with audio). Example: --program 3
+    /// Program of a multiplex to broadcast alone (default: all of them, cut where the first with video can be, else the first
+    /// with audio). Example: --program 3
     #[arg(long, value_name = "NUMBER")]
     pub program: Option<u16>,
 
@@ -192,6 +193,14 @@ impl Options {
             "--slate {} is not a file; name one, or use --fallback",
             self.slate.as_ref().map(Input::to_string).unwrap_or_default()
         );
+        if let Some(fallback) = self.fallback.as_ref().filter(|other| other.shares_a_place_with(&self.input))
+        {
+            bail!(
+                "--fallback {fallback} waits at the port of the input, {}, which only one of both can have; choose another \
+                 port for one of them",
+                self.input
+            );
+        }
         self.ffmpeg_arguments()?;
         if let Upload::AtMost(rate) = self.upload() {
             ensure!(

@@ -29,7 +29,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(120);
 /// How often a failing tracker is complained about.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(300);
 /// How long the last round may take when the segmenter ends.
-const LAST_ROUND: Duration = Duration::from_secs(4);
+pub const LAST_ROUND: Duration = Duration::from_secs(3);
 
 /// What a publisher works with.
 #[derive(Clone)]
@@ -90,7 +90,12 @@ impl Publisher {
         loop {
             news.mark_unchanged();
             self.state.mark_unchanged();
-            let wait = match self.round(&mut announced).await {
+            // One that waits for a tracker which does not answer must not hold up the end.
+            let round = tokio::select! {
+                () = stop.cancelled() => break,
+                round = self.round(&mut announced) => round,
+            };
+            let wait = match round {
                 Ok(()) => {
                     if complained.take().is_some() {
                         tracing::info!("tracker {} is back and has everything", self.tracker.base());

@@ -12,10 +12,10 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc::SyncSender,
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
-use minuet_media::{Counters, Cutter, CutterConfig, Event, SegmentEnd, SegmentStart, Ticks};
+use minuet_media::{Counters, Cutter, CutterConfig, Event, ProgramFilter, SegmentEnd, SegmentStart, Ticks};
 use minuet_node::mesh::ClosedPiece;
 use minuet_proto::{
     ChannelKey, Metainfo, Phase, PieceId, PieceIndex, Record, SegmentSeq, SignedRecord, metainfo::Info,
@@ -23,13 +23,13 @@ use minuet_proto::{
 use minuet_store::{OpenSegment, Sealed, Store};
 
 use crate::{
-    clock::SourceClock,
+    clock::{SourceClock, now_ms},
     hasher::{Closed, SegmentHasher, per_second},
     input::{Fed, Feed, InputError, READ_LEN, Tempo},
     keeper::Room,
     live::Live,
     meters::Meters,
-    notices::{self, Notices, Repeated},
+    notices::{self, Notices, Repeated, Tally},
     state::Announcer,
 };
 
@@ -119,10 +119,16 @@ struct State {
     notices: Notices,
     /// Says that pieces are not shared live.
     unshared: Repeated,
+    /// Says that packets were lost before they came here, and how many the cutters had counted when it was asked last.
+    lost_before: (Tally, u64),
     /// Where decoding could start last.
     last_access: Option<Ticks>,
     /// Whether media comes as fast as it plays.
     tempo: Tempo,
+    /// The cutter has seen nothing yet.
+    fresh: bool,
+    /// Takes one program out of a multiplex, where one was chosen and the feed has all.
+    filter: Option<ProgramFilter>,
     /// Totals of the cutters before the one in use.
     counted: Counters,
     /// Gives ingest times.
@@ -141,15 +147,17 @@ impl Recorder {
             lost: false,
             notices: Notices::default(),
             unshared: Repeated::default(),
+            lost_before: (Tally::default(), 0),
             last_access: None,
             tempo: Tempo::default(),
+            fresh: true,
+            filter: None,
             counted: Counters::default(),
             clock: SourceClock::new(Instant::now(), now_ms()),
         };
         let read = state.read(feed, &mut cutter, &stop);
-        cutter.end();
         // A feed that is unusable says so again here; what was recorded before is sealed all the same.
-        let drained = state.drain(&mut cutter, &mut [].as_slice());
+        let drained = state.rest(&mut cutter);
         if stop.load(Ordering::Relaxed) {
             // Whatever the feed came to meanwhile, it was to end.
             return Ok(());
@@ -167,19 +175,24 @@ impl State {
             let count = match feed.read(&mut buffer)? {
                 Fed::Data(count) => count,
                 Fed::Other(count) => {
-                    self.next_cutter(cutter);
+                    // Too short to be judged before its end.
+                    if let Err(error) = self.next_cutter(cutter) {
+                        tracing::warn!(
+                            "what came last cannot be broadcast: {error}; waiting for what comes next"
+                        );
+                    }
                     count
                 }
                 Fed::Idle => 0,
                 Fed::End if !heard => return Err(InputError::Nothing(feed.name()).into()),
                 Fed::End => {
-                    cutter.end();
-                    match self.drain(cutter, &mut [].as_slice()) {
+                    match self.rest(cutter) {
                         Ok(()) => return Ok(()),
                         // What was too short to be judged before its end may still be for ffmpeg.
                         Err(error) => feed.reject(error.into())?,
                     }
-                    self.next_cutter(cutter);
+                    // It was said.
+                    let _ = self.next_cutter(cutter);
                     continue;
                 }
             };
@@ -196,14 +209,21 @@ impl State {
                 }
                 self.recorder.announcer.set_phase(phase);
             }
+            self.tell_lost(cutter.counters());
             if count == 0 {
                 continue;
             }
             heard = true;
             self.recorder.meters.received(count);
-            if let Err(error) = self.drain(cutter, &mut &buffer[..count]) {
+            if std::mem::take(&mut self.fresh) {
+                // ffmpeg has chosen already, and numbers what it writes anew.
+                let program = self.recorder.cutting.program.filter(|_| !feed.has_chosen());
+                *cutter = Cutter::new(CutterConfig { program, ..self.recorder.cutting.clone() });
+                self.filter = program.map(ProgramFilter::new);
+            }
+            if let Err(error) = self.take(cutter, &buffer[..count]) {
                 feed.reject(error.into())?;
-                self.next_cutter(cutter);
+                let _ = self.next_cutter(cutter);
             }
             if self.open.is_some() {
                 feed.accepted();
@@ -220,14 +240,47 @@ impl State {
     }
 
     /// What comes now does not go on from what came before: seals what is open and looks at the feed with new eyes.
-    fn next_cutter(&mut self, cutter: &mut Cutter) {
-        cutter.end();
-        // Nothing may be left to be cut.
-        let _ = self.drain(cutter, &mut [].as_slice());
+    ///
+    /// # Errors
+    /// Why nothing could be made of what came before, once all of it was looked at.
+    fn next_cutter(&mut self, cutter: &mut Cutter) -> Result<(), minuet_media::Error> {
+        let drained = self.rest(cutter);
         self.counted = self.counted + cutter.counters();
         self.last_access = None;
         self.tempo.restart();
         *cutter = Cutter::new(self.recorder.cutting.clone());
+        (self.fresh, self.filter) = (true, None);
+        drained
+    }
+
+    /// Takes what has come: of a multiplex the program that was chosen.
+    fn take(&mut self, cutter: &mut Cutter, mut bytes: &[u8]) -> Result<(), minuet_media::Error> {
+        let Some(mut filter) = self.filter.take() else { return self.drain(cutter, &mut bytes) };
+        let taken = filter.push(bytes).and_then(|mut own| self.drain(cutter, &mut own));
+        self.filter = Some(filter);
+        taken
+    }
+
+    /// Takes what is left of what has come: nothing follows it.
+    fn rest(&mut self, cutter: &mut Cutter) -> Result<(), minuet_media::Error> {
+        if let Some(mut filter) = self.filter.take() {
+            self.drain(cutter, &mut filter.end()?)?;
+        }
+        cutter.end();
+        self.drain(cutter, &mut [].as_slice())
+    }
+
+    /// Says that packets were lost on the way here, where the feed's own numbers show it.
+    fn tell_lost(&mut self, cutter: Counters) {
+        let total = (self.counted + cutter).continuity_errors;
+        let (tally, before) = &mut self.lost_before;
+        let more = total.saturating_sub(std::mem::replace(before, total));
+        if let Some(breaks) = tally.add(more, Instant::now()) {
+            tracing::warn!(
+                "the numbers of the feed's packets broke off {breaks} times: packets were lost on the way here, or came twice \
+                 (viewers see it); check the line from the encoder"
+            );
+        }
     }
 
     fn drain(&mut self, cutter: &mut Cutter, input: &mut &[u8]) -> Result<(), minuet_media::Error> {
@@ -354,7 +407,9 @@ impl State {
         for Closed { index, hash, random_access, data } in closed {
             let id = PieceId { segment, piece: PieceIndex(index) };
             let piece = ClosedPiece { id, hash, ingest_ms, random_access, data };
+            // At the end the mesh may be gone before the last piece is.
             if !live.publish(piece)
+                && !self.recorder.stop.load(Ordering::Relaxed)
                 && let Some(withheld) = self.unshared.tell(Instant::now())
             {
                 tracing::warn!(
@@ -434,10 +489,4 @@ impl State {
             }
         }
     }
-}
-
-/// The clock on the wall, in Unix milliseconds.
-pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

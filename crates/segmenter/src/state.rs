@@ -6,7 +6,7 @@ use minuet_proto::{ChannelKey, ChannelState, Phase, SegmentSeq, SignedState};
 use tokio::sync::watch;
 use url::Url;
 
-use crate::recorder::now_ms;
+use crate::clock::now_ms;
 
 /// No clock is set beyond this, the end of the year 9999, in Unix milliseconds: a state from later is a mistake or a
 /// mischief, and nothing could ever be stated after it.

@@ -270,6 +270,7 @@ fn an_encoder_with_another_key_is_refused() {
         assert!(!publish(wrong).status.success(), "{wrong}");
     }
     segmenter.wait_for("came with another stream key and was refused");
+    segmenter.wait_for("names another application");
     let right = publish("live/secretkey");
     assert!(right.status.success(), "{}", String::from_utf8_lossy(&right.stderr));
     segmenter.wait_for("segment 3 sealed");

@@ -20,6 +20,8 @@ pub struct Facts {
     pub links: usize,
     /// What the source says that the channel is doing.
     pub phase: Option<Phase>,
+    /// It has media all the same, which stands in for its silent input.
+    pub slate: bool,
     /// The newest pieces are known.
     pub pieces: bool,
     /// A random access point is among them.
@@ -54,7 +56,7 @@ impl Facts {
     pub fn cause(&self) -> Cause {
         match (self.phase, self.pieces) {
             (Some(Phase::Ended), _) => return Cause::Ended,
-            (Some(Phase::Silent), _) => return Cause::Silent,
+            (Some(Phase::Silent), _) if !self.slate => return Cause::Silent,
             (_, true) if self.can_begin => return Cause::Coming,
             (_, true) => return Cause::KeyFrame,
             _ if self.links > 0 => return Cause::NoMedia(self.links),
@@ -195,6 +197,8 @@ mod tests {
         assert_eq!(cause(|f| (f.links, f.pieces) = (1, true)), Cause::KeyFrame);
         assert_eq!(cause(|f| (f.links, f.pieces, f.can_begin) = (1, true, true)), Cause::Coming);
         assert_eq!(cause(|f| (f.named, f.phase) = (Some(0), Some(Phase::Silent))), Cause::Silent);
+        let slate = cause(|f| (f.phase, f.slate, f.pieces) = (Some(Phase::Silent), true, true));
+        assert_eq!(slate, Cause::KeyFrame);
         assert_eq!(cause(|f| (f.named, f.phase) = (Some(3), Some(Phase::Ended))), Cause::Ended);
     }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use minuet_node::mesh::MeshStats;
-use minuet_proto::{Phase, SegmentSeq};
+use minuet_proto::{ChannelState, Phase, SegmentSeq};
 use minuet_swarm::SwarmStats;
 use serde_json::{Value, json};
 
@@ -14,6 +14,8 @@ use super::playout::Playout;
 
 /// How many boundaries' gaps are kept for the summary; later ones are left out.
 const MAX_GAPS: usize = 10_000;
+/// The last of an input may come so long after its silence was stated: the piece that was open then.
+const SLATE_AFTER_MS: u64 = 1000;
 
 /// Shared by playback, which counts, and the reporter, which reads.
 #[derive(Debug)]
@@ -43,6 +45,8 @@ pub struct Inner {
     pub newest: Option<SegmentSeq>,
     /// What the source says that the channel is doing.
     pub phase: Option<Phase>,
+    /// When the source said that its input is silent, by its clock, while it is.
+    silent_ms: Option<u64>,
     /// Why playing cannot begin, while it cannot.
     pub why: Option<String>,
 }
@@ -67,6 +71,8 @@ pub struct Look {
     newest: Option<SegmentSeq>,
     /// What the channel is doing.
     pub phase: Option<Phase>,
+    /// The source has media although its input is silent.
+    pub slate: bool,
     /// Why playing cannot begin.
     pub why: Option<String>,
     first_byte: Option<Duration>,
@@ -102,6 +108,7 @@ impl Figures {
             has_started: inner.playout.has_started(),
             newest: inner.newest,
             phase: inner.phase,
+            slate: inner.ingest_ms.is_some_and(|ingest_ms| inner.is_slate(ingest_ms)),
             why: inner.why.clone(),
             first_byte: inner.first_byte,
             segments_played: inner.segments_played,
@@ -144,6 +151,17 @@ impl Inner {
         self.last_write = now;
         self.ingest_ms = Some(ingest_ms);
         self.playout.give(position, now);
+    }
+
+    /// The source says what the channel is doing.
+    pub fn hear(&mut self, state: &ChannelState) {
+        self.phase = Some(state.phase);
+        self.silent_ms = (state.phase == Phase::Silent).then(|| self.silent_ms.unwrap_or(state.at_ms));
+    }
+
+    /// Whether what came in at `ingest_ms` stands in for a silent input: it came after the source had said so.
+    pub fn is_slate(&self, ingest_ms: u64) -> bool {
+        self.silent_ms.is_some_and(|since| ingest_ms > since.saturating_add(SLATE_AFTER_MS))
     }
 
     /// The clock of the picture.
@@ -268,5 +286,43 @@ impl Look {
             "leaps": self.leaps,
             "newest_segment": self.newest.map(|s| s.0),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use minuet_proto::ChannelKey;
+
+    use super::*;
+
+    #[test]
+    fn media_that_came_after_the_silence_was_stated_is_a_slate() {
+        let state = |phase, at_ms| ChannelState {
+            channel: ChannelKey::from_seed(&[1; 32]).channel(),
+            at_ms,
+            phase,
+            next: SegmentSeq(1),
+            segment_ms: 60_000,
+            title: String::new(),
+            listed: false,
+            origin: None,
+        };
+        let figures = Figures::new(Instant::now());
+        let given = |ingest_ms| {
+            let (mut inner, now) = figures.lock();
+            inner.write_ends(Duration::ZERO, ingest_ms, now);
+            drop(inner);
+            figures.look(0).slate
+        };
+        figures.lock().0.hear(&state(Phase::Live, 1000));
+        assert!(!given(9000));
+        figures.lock().0.hear(&state(Phase::Silent, 10_000));
+        // What was before it is played to its end.
+        assert!(!given(9900) && given(12_000));
+        // Stated once more; the slate goes on.
+        figures.lock().0.hear(&state(Phase::Silent, 20_000));
+        assert!(given(12_500));
+        figures.lock().0.hear(&state(Phase::Live, 30_000));
+        assert!(!given(30_500));
     }
 }

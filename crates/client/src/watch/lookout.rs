@@ -48,9 +48,9 @@ impl Lookout {
     }
 
     /// Looks again; gives the cause, and how long it has lasted.
-    pub fn look(&mut self, node: &LiveNode, phase: Option<Phase>) -> (&Cause, Duration) {
+    pub fn look(&mut self, node: &LiveNode, phase: Option<Phase>, slate: bool) -> (&Cause, Duration) {
         let (met, window) = (node.mesh.met(), node.mesh.window());
-        self.facts.phase = phase;
+        (self.facts.phase, self.facts.slate) = (phase, slate);
         self.facts.links = node.mesh.stats().peers;
         self.facts.named = met.nodes();
         self.facts.meeting_fails = met.failure().map(|(tracker, error)| tracker_fails(tracker, error));

@@ -2,7 +2,8 @@
 //! torrent.
 //!
 //! Rules: segments are played in the order of their numbers, each whole; playing can begin with any of them. What lies
-//! on the user's own disk is played as it is: whoever fetched it has checked it.
+//! on the user's own disk is played as it is: whoever fetched it has checked it. What is missing is said, and playing then
+//! ends with an error: whoever keeps a recording wants to know.
 
 use std::{
     fs::File,
@@ -17,14 +18,13 @@ use minuet_node::units;
 use tokio::io::AsyncReadExt as _;
 
 use super::{
+    parts::{Lack, LeftOut, Part, parts},
     signals,
     sink::{Out, Sink, Written},
     until_closed,
 };
 use crate::options::{Begin, Watch};
 
-/// Segments of a recording at most: a year of minutes.
-const MAX_SEGMENTS: usize = 600_000;
 /// How much is looked at for the time at either end of a segment.
 const LOOK_LEN: u64 = 512 << 10;
 /// Bytes given to the player at once.
@@ -33,7 +33,7 @@ const CHUNK: usize = 256 << 10;
 /// Plays the recording at `path`.
 pub fn main(options: &Watch, path: &Path) -> anyhow::Result<()> {
     refuse_what_is_for_channels(options)?;
-    let segments = segments(&folder(path)?)?;
+    let segments = parts(&folder(path)?)?;
     let first = first(&segments, options.start)?;
     let out = Out::choose(options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
@@ -55,32 +55,42 @@ fn refuse_what_is_for_channels(options: &Watch) -> anyhow::Result<()> {
     }
 }
 
-async fn play(out: Out, segments: &[PathBuf]) -> anyhow::Result<()> {
+async fn play(out: Out, segments: &[Part]) -> anyhow::Result<()> {
     let mut signals = signals()?;
     tracing::info!("playing the recording to {}", out.name());
     let (player, mut sink) = out.open("Minuet")?;
     let closed = player.as_ref().map(|player| player.closed().clone());
+    let mut left_out = LeftOut::default();
     let played = tokio::select! {
-        played = give(segments, &mut sink) => played?,
+        played = give(segments, &mut sink, &mut left_out) => played?,
         () = until_closed(closed) => Written::Closed,
         () = signals.next() => Written::Closed,
     };
     // Nothing more for the player: it sees the end of its input.
     drop(sink);
     match (played, player) {
-        (_, None) => Ok(()),
+        (Written::Closed, None) => Ok(()),
+        (Written::Yes, None) => left_out.check(),
         (Written::Yes, Some(mut player)) => tokio::select! {
-            ended = player.wait() => ended,
+            ended = player.wait() => ended.and_then(|()| left_out.check()),
             () = signals.next() => player.stop().await,
         },
         (Written::Closed, Some(player)) => player.stop().await,
     }
 }
 
-async fn give(segments: &[PathBuf], sink: &mut Sink) -> anyhow::Result<Written> {
+async fn give(segments: &[Part], sink: &mut Sink, left_out: &mut LeftOut) -> anyhow::Result<Written> {
     let mut chunk = vec![0; CHUNK];
-    for path in segments {
+    for part in segments {
+        let path = &part.path;
         let unreadable = || format!("{} cannot be read", path.display());
+        if let Some((lack, lasts)) = part.lack().with_context(unreadable)? {
+            tracing::warn!("{}", part.sentence(lack, lasts));
+            left_out.add(part, lasts);
+            if lack == Lack::Missing {
+                continue;
+            }
+        }
         let mut file = tokio::fs::File::open(path).await.with_context(unreadable)?;
         sink.leap();
         loop {
@@ -113,50 +123,15 @@ fn folder(path: &Path) -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-/// The segments of a recording, in order.
-fn segments(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let unreadable = || format!("{} cannot be read", folder.display());
-    let mut segments = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(unreadable)? {
-        let path = entry.with_context(unreadable)?.path();
-        if let Some(place) = place(&path) {
-            segments.push((place, path));
-        }
-        if segments.len() > MAX_SEGMENTS {
-            bail!("{} has more than {MAX_SEGMENTS} segments: play a part of them", folder.display());
-        }
-    }
-    let channel = segments.first().map(|((channel, _), _)| channel.clone());
-    if segments.iter().any(|((other, _), _)| Some(other) != channel.as_ref()) {
-        bail!("{} has segments of several channels: name the folder of one recording", folder.display());
-    }
-    if segments.is_empty() {
-        bail!("{} has no segments: name the folder of a recording, with its .ts files", folder.display());
-    }
-    segments.sort();
-    Ok(segments.into_iter().map(|(_, path)| path).collect())
-}
-
-/// Channel and number of a segment by its file's name, as in `1f0c44d2-00000042.ts`.
-fn place(path: &Path) -> Option<(String, u64)> {
-    let stem = path.file_name()?.to_str()?.strip_suffix(".ts")?;
-    let (channel, number) = stem.split_once('-')?;
-    let is_channel = channel.len() == 8 && channel.bytes().all(|byte| byte.is_ascii_hexdigit());
-    (is_channel && number.bytes().all(|byte| byte.is_ascii_digit()))
-        .then(|| number.parse().ok())
-        .flatten()
-        .map(|number| (channel.to_owned(), number))
-}
-
 /// The index of the segment to begin with: the one with the moment that is wanted.
-fn first(segments: &[PathBuf], begin: Begin) -> anyhow::Result<usize> {
+fn first(segments: &[Part], begin: Begin) -> anyhow::Result<usize> {
     let after = match begin {
         Begin::Live | Begin::Oldest => return Ok(0),
         Begin::At(after) => after,
         Begin::Ago(before) => {
             let mut left = before;
-            for (index, path) in segments.iter().enumerate().rev() {
-                let duration = duration(path)?;
+            for (index, part) in segments.iter().enumerate().rev() {
+                let duration = duration(part)?;
                 if left <= duration {
                     return Ok(index);
                 }
@@ -166,8 +141,8 @@ fn first(segments: &[PathBuf], begin: Begin) -> anyhow::Result<usize> {
         }
     };
     let mut left = after;
-    for (index, path) in segments.iter().enumerate() {
-        let duration = duration(path)?;
+    for (index, part) in segments.iter().enumerate() {
+        let duration = duration(part)?;
         if left < duration {
             return Ok(index);
         }
@@ -176,8 +151,12 @@ fn first(segments: &[PathBuf], begin: Begin) -> anyhow::Result<usize> {
     bail!("the recording has no {} of media: begin sooner with --start", units::show(after))
 }
 
-/// How long a segment is by its own clock; nothing if it shows no time.
-fn duration(path: &Path) -> anyhow::Result<Duration> {
+/// How long a segment is by its own clock, or by its record if it is not there; nothing if neither tells.
+fn duration(part: &Part) -> anyhow::Result<Duration> {
+    let path = part.path.as_path();
+    if !path.exists() {
+        return Ok(part.recorded().unwrap_or_default());
+    }
     let read = || -> std::io::Result<(Vec<u8>, Vec<u8>)> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
@@ -237,8 +216,8 @@ mod tests {
         for other in ["0a0b0c0d-00000001.torrent", "notes.ts", "0a0b0c0d-x.ts", "0a0b0c0d-00000003.ts.part"] {
             std::fs::write(dir.path().join(other), b"").unwrap();
         }
-        let found = segments(dir.path()).unwrap();
-        let numbers: Vec<u64> = found.iter().map(|path| place(path).unwrap().1).collect();
+        let found = parts(dir.path()).unwrap();
+        let numbers: Vec<u64> = found.iter().map(|part| part.number).collect();
         assert_eq!(numbers, [1, 2, 10]);
         let at = |begin| first(&found, begin).unwrap();
         let s = Duration::from_secs;
@@ -266,11 +245,11 @@ mod tests {
     #[test]
     fn what_is_no_recording_is_said_so() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(segments(dir.path()).is_err());
+        assert!(parts(dir.path()).is_err());
         assert!(folder(&dir.path().join("lacking.torrent")).is_err());
         assert_eq!(folder(dir.path()).unwrap(), dir.path());
         segment(dir.path(), "0a0b0c0d-00000001.ts", 1);
         segment(dir.path(), "0a0b0c0e-00000002.ts", 1);
-        assert!(segments(dir.path()).is_err(), "of two channels");
+        assert!(parts(dir.path()).is_err(), "of two channels");
     }
 }

@@ -51,7 +51,7 @@ async fn run(options: Relay, screen: Screen) -> anyhow::Result<()> {
                 news = followed.recv() => news,
                 _ = looks.tick(), if !has_media => {
                     let phase = figures.lock().0.phase;
-                    lookout.look(&node, phase);
+                    lookout.look(&node, phase, false);
                     lookout.say();
                     has_media = node.mesh.window().newest().is_some();
                     if has_media {
@@ -65,7 +65,7 @@ async fn run(options: Relay, screen: Screen) -> anyhow::Result<()> {
             lookout.hear(&news);
             match news {
                 Followed::State(state, _) => {
-                    figures.lock().0.phase = Some(state.phase);
+                    figures.lock().0.hear(state.get());
                     if state.phase == Phase::Ended {
                         tracing::info!("the broadcast has ended");
                         // Viewers get its last pieces after this news.

@@ -72,8 +72,8 @@ impl Reporter {
                     let look = self.figures.look(now_ms());
                     let situation = Situation::of(&look);
                     let text = sentence(situation, &look, &before, &stats, elapsed);
-                    if let Some(situation) = log.note(situation, before_at + elapsed) {
-                        situation.say();
+                    if let Some(line) = log.note(situation, before_at + elapsed) {
+                        tracing::info!("{line}");
                     }
                     self.screen.status(text);
                     (before, before_at) = (stats, before_at + elapsed);
@@ -118,6 +118,8 @@ enum Situation {
     Playing,
     Waiting,
     Silent,
+    /// It plays what stands in for the source's silent input.
+    Slate,
     Ended,
 }
 
@@ -126,19 +128,23 @@ impl Situation {
         match (look.segment, look.phase) {
             (None, _) => Self::Joining,
             (Some(_), Some(Phase::Ended)) => Self::Ended,
-            (Some(_), Some(Phase::Silent)) => Self::Silent,
+            (Some(_), Some(Phase::Silent)) if !look.slate => Self::Silent,
             (Some(_), _) if look.lack > Duration::ZERO => Self::Waiting,
+            (Some(_), _) if look.slate => Self::Slate,
             (Some(_), _) => Self::Playing,
         }
     }
 
-    /// Says it in the log. How playing begins, why it does not, and how it ends is said elsewhere.
-    fn say(self) {
+    /// What the log says of it, after `before` was said. How playing begins, why it does not, and how it ends is said
+    /// elsewhere.
+    fn line(self, before: Option<Self>) -> Option<&'static str> {
         match self {
-            Self::Playing => tracing::info!("playing again"),
-            Self::Waiting => tracing::info!("waiting for media: the picture stands still"),
-            Self::Silent => tracing::info!("waiting: the source is there, but gets no media at the moment"),
-            Self::Joining | Self::Ended => {}
+            Self::Playing if before == Some(Self::Slate) => Some("the source's input is back"),
+            Self::Playing => Some("playing again"),
+            Self::Waiting => Some("waiting for media: the picture stands still"),
+            Self::Silent => Some("waiting: the source is there, but gets no media at the moment"),
+            Self::Slate => Some("the source shows its slate: its input is silent"),
+            Self::Joining | Self::Ended => None,
         }
     }
 }
@@ -154,7 +160,7 @@ struct ChangeLog {
 
 impl ChangeLog {
     /// What is to be said at `now`, if anything.
-    fn note(&mut self, situation: Situation, now: Instant) -> Option<Situation> {
+    fn note(&mut self, situation: Situation, now: Instant) -> Option<&'static str> {
         let since = match self.newest {
             Some((newest, since)) if newest == situation => since,
             _ => now,
@@ -165,7 +171,11 @@ impl ChangeLog {
             self.said = Some(situation);
         }
         let lasts = now.saturating_duration_since(since) >= LASTING;
-        (lasts && self.said.replace(situation) != Some(situation)).then_some(situation)
+        if !lasts {
+            return None;
+        }
+        let before = self.said.replace(situation);
+        if before == Some(situation) { None } else { situation.line(before) }
     }
 }
 
@@ -197,6 +207,7 @@ fn sentence(situation: Situation, look: &Look, before: &Traffic, now: &Traffic, 
         },
         (Situation::Ended, _) => "ended".to_owned(),
         (Situation::Silent, _) => "source silent".to_owned(),
+        (Situation::Slate, _) => "slate: the source's input is silent".to_owned(),
         (Situation::Waiting, _) => "waiting for media".to_owned(),
         (Situation::Playing, Some(seq)) => format!("minute {seq}"),
     };
@@ -223,7 +234,7 @@ mod tests {
 
     #[test]
     fn the_log_says_each_situation_once_and_only_when_it_lasts() {
-        use Situation::{Joining, Playing, Silent, Waiting};
+        use Situation::{Joining, Playing, Silent, Slate, Waiting};
         let mut log = ChangeLog::default();
         let began = Instant::now();
         let mut said = Vec::new();
@@ -236,10 +247,20 @@ mod tests {
             .chain(seconds(Silent, 600))
             .chain(seconds(Playing, 2))
             .chain(seconds(Silent, 60))
+            .chain(seconds(Playing, 600))
+            .chain(seconds(Slate, 600))
             .chain(seconds(Playing, 600));
         for (second, situation) in (0..).zip(lived) {
             said.extend(log.note(situation, began + Duration::from_secs(second)));
         }
-        assert_eq!(said, [Joining, Playing, Waiting, Silent, Playing]);
+        let expected = [
+            "playing again",
+            "waiting for media: the picture stands still",
+            "waiting: the source is there, but gets no media at the moment",
+            "playing again",
+            "the source shows its slate: its input is silent",
+            "the source's input is back",
+        ];
+        assert_eq!(said, expected);
     }
 }

@@ -128,7 +128,9 @@ impl Session {
                 }
                 _ = looks.tick() => {
                     let phase = say.borrow().state.as_ref().map(|state| state.phase);
-                    let (cause, lasts) = lookout.look(node, phase);
+                    let newest = node.mesh.window().newest().map(|newest| newest.piece.ingest_ms);
+                    let slate = newest.is_some_and(|newest_ms| self.figures.lock().0.is_slate(newest_ms));
+                    let (cause, lasts) = lookout.look(node, phase, slate);
                     self.figures.lock().0.why = Some(cause.to_string());
                     let patience = if *cause == Cause::Ended { END_GRACE } else { FIND_TIMEOUT };
                     if !cause.is_passing() && began.elapsed() > patience && lasts > patience.min(END_GRACE) {
@@ -147,7 +149,7 @@ impl Session {
     async fn take_live(&self, news: Followed, node: &LiveNode, say: &watch::Sender<Said>) {
         match news {
             Followed::State(new, teller) => {
-                self.figures.lock().0.phase = Some(new.phase);
+                self.figures.lock().0.hear(new.get());
                 let mut before = Some(new.clone());
                 say.send_modify(|said| std::mem::swap(&mut said.state, &mut before));
                 if before.and_then(|before| before.origin.clone()) != new.origin {
@@ -245,7 +247,7 @@ impl Session {
         match news {
             Followed::Joined(peers, place) => joiner.learn(&peers, place),
             Followed::State(new, _) => {
-                self.figures.lock().0.phase = Some(new.phase);
+                self.figures.lock().0.hear(new.get());
                 state.send_replace(Some(new));
             }
             Followed::Record(record) => {

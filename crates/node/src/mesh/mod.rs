@@ -53,7 +53,7 @@ pub use estimate::Uplink;
 use estimate::UplinkEstimate;
 pub use live::{LivePiece, LiveWindow};
 pub use met::Met;
-pub use minuet_mesh::{Role as MeshRole, Start as MeshStart};
+pub use minuet_mesh::{PieceRef, Role as MeshRole, Start as MeshStart};
 use origin::Origin;
 pub use reach::Reach;
 

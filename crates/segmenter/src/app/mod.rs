@@ -4,6 +4,7 @@
 //! line, the live mesh. When the recorder, the seeding or what makes segments durable dies, the segmenter seals what is
 //! open and ends with one sentence.
 
+mod ending;
 mod recording;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use axum::Router;
 use minuet_console::{Screen, Signals};
 use minuet_guard::{
@@ -28,7 +29,7 @@ use minuet_node::{
     mesh::Uplink,
     tracker::{Begin, nearest},
 };
-use minuet_proto::{ChannelId, ChannelKey, ChannelLink, PeerId, Phase, SegmentSeq, SignedRecord};
+use minuet_proto::{ChannelId, ChannelKey, ChannelLink, PeerId, SegmentSeq, SignedRecord};
 use minuet_serve::{
     Limits,
     files::{self, Spare},
@@ -38,7 +39,10 @@ use minuet_store::{Recovered, Retention, Store};
 use minuet_swarm::{Role, Swarm, SwarmOptions};
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 
-use self::recording::Recording;
+use self::{
+    ending::{Told, offered},
+    recording::Recording,
+};
 use crate::{
     archive::Archive,
     budget::Budget,
@@ -64,15 +68,6 @@ const WORKERS: usize = 2;
 const UNSYNCED: usize = 16;
 /// How long trackers are asked for the channel's history when the folder has none.
 const HISTORY_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the seeding of what is on the shelf is waited for.
-const OFFER_TIMEOUT: Duration = Duration::from_secs(6);
-/// How long everything may take to end.
-const END_TIMEOUT: Duration = Duration::from_secs(8);
-/// How long an input may hold up the end.
-const SEAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an ending segmenter goes on to seed, so that viewers get the last segment from it.
-const PASS_ON_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Open files that are nobody's but the segmenter's own: the recording and the archive, inputs and ffmpeg, trackers, the
 /// mesh, the runtime.
 const OWN_FILES: u64 = 192;
@@ -99,29 +94,18 @@ pub fn run(options: Options, screen: Screen) -> Result<()> {
 }
 
 async fn segment(options: Options, screen: Screen) -> Result<()> {
-    let mut signals = Signals::new().context("cannot listen for signals")?;
+    let mut told = Told::new(Signals::new().context("cannot listen for signals")?);
     let starting = async {
         let opened = Opened::open(&options).await?;
         Running::start(opened, &options, screen).await
     };
-    let running = tokio::select! {
-        started = starting => started?,
-        () = signals.next() => return Ok(()),
-    };
+    let Some(started) = told.unless(starting).await else { return Ok(()) };
+    let running = started?;
     // Whoever has the link finds what an earlier run recorded.
-    let ready = offered(&running.shelf);
-    if unless_told(&mut signals, ready).await.is_some() {
+    if told.unless(offered(&running.shelf)).await.is_some() {
         print_link(running.channel, &options)?;
     }
-    running.run(options.exit_at_end, signals).await
-}
-
-/// Waits for something; none if the segmenter is told to end before.
-async fn unless_told<T>(signals: &mut Signals, work: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        done = work => Some(done),
-        () = signals.next() => None,
-    }
+    running.run(options.exit_at_end, told).await
 }
 
 /// What must be there before anything runs.
@@ -367,66 +351,6 @@ impl Running {
         let recording = Recording::start(recorder, opened.feed, sealed, on, state, opened.archive)?;
         Ok(Self { channel, tasks, recording, shelf, meters, announcer })
     }
-
-    /// Runs until the feed ends, the segmenter is told to end, or a part dies that cannot begin anew; then ends all in
-    /// order. Whoever tells it to end twice has it end at once.
-    async fn run(mut self, exit_at_end: bool, mut signals: Signals) -> Result<()> {
-        let (mut told, mut result) = (false, Ok(()));
-        tokio::select! {
-            over = self.recording.over() => result = over,
-            () = signals.next() => {
-                told = true;
-                tracing::info!("sealing the open segment, then ending");
-            }
-            fault = self.tasks.fault() => result = Err(fatal(&fault)),
-        }
-        let ended = unless_told(&mut signals, self.seal(told || result.is_err())).await;
-        match ended {
-            Some(sealed) => result = result.and(sealed),
-            None => told = true,
-        }
-        if result.is_ok() && !told && !exit_at_end {
-            tracing::info!("the feed has ended; its segments stay seeded until Ctrl-C");
-            tokio::select! {
-                () = signals.next() => {}
-                fault = self.tasks.fault() => result = Err(fatal(&fault)),
-            }
-        } else if result.is_ok() && has_peers(&self.meters) {
-            tracing::info!("passing the last segment on to viewers; Ctrl-C ends at once");
-            unless_told(&mut signals, passed_on(&self.meters, &self.shelf)).await;
-        }
-        match unless_told(&mut signals, timeout(END_TIMEOUT, self.tasks.stop())).await {
-            Some(Ok(())) => {}
-            Some(Err(_)) => tracing::warn!("not everything ended in time"),
-            None => tracing::warn!("told to stop again: ending at once"),
-        }
-        result
-    }
-
-    /// Ends the recording, and waits until others have what was recorded.
-    async fn seal(&mut self, early: bool) -> Result<()> {
-        self.recording.end();
-        let mut result = Ok(());
-        if early {
-            match timeout(SEAL_TIMEOUT, self.recording.over()).await {
-                Ok(over) => result = over,
-                Err(_) => tracing::warn!("the input does not end; the open segment is lost"),
-            }
-        }
-        // Everything sealed is durable once the second thread has ended too.
-        if let Ok(settled) = timeout(SEAL_TIMEOUT, self.recording.settled()).await {
-            result = result.and(settled);
-        }
-        self.announcer.set_phase(Phase::Ended);
-        // Published once it is seeded; ends with the keeper if that fails.
-        offered(&self.shelf).await;
-        result
-    }
-}
-
-/// Whether BitTorrent peers have come for something, who may want the last segment too.
-fn has_peers(meters: &Meters) -> bool {
-    meters.read().sent_to_peers > 0
 }
 
 /// Serves on a listener, and on another one in its place when the server has died.
@@ -458,11 +382,6 @@ fn begins_anew(fault: &Fault) {
     tracing::error!("{fault}; starting it again; please report this");
 }
 
-/// What is said of a part without which there is no broadcast.
-fn fatal(fault: &Fault) -> anyhow::Error {
-    anyhow!("{fault}; start the segmenter again, and please report this")
-}
-
 /// The newest record that the channel has, as far as is known, and the number to go on with.
 async fn place_in_history(
     recovered: &Recovered,
@@ -478,20 +397,6 @@ async fn place_in_history(
     // The segment after it may have been begun, too.
     let next = newest.as_ref().map_or(next, |newest| newest.seq.next().next());
     (newest, next)
-}
-
-/// Waits until all that is on the shelf is offered to others, but not for ever.
-async fn offered(shelf: &Shelf) {
-    let newest = shelf.newest();
-    let _ = timeout(OFFER_TIMEOUT, shelf.watch_offered().wait_for(|offered| *offered >= newest)).await;
-}
-
-/// Waits until the last segment's bytes have gone out once, so that viewers have it among them, but not for ever.
-async fn passed_on(meters: &Meters, shelf: &Shelf) {
-    let Some(newest) = shelf.newest_record() else { return };
-    let mut sent = meters.watch_newest_sent();
-    let passed = sent.wait_for(|(seq, sent)| *seq == newest.seq && *sent >= newest.length);
-    let _ = timeout(PASS_ON_TIMEOUT, passed).await;
 }
 
 /// The one line on standard output.

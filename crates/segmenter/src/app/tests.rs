@@ -154,8 +154,11 @@ async fn a_part_without_which_there_is_no_broadcast_ends_it_with_a_sentence() {
         let Broadcast { running, tracker, dir, .. } = broadcast;
         running.tasks.kill_once(part).await;
         let signals = Signals::new().unwrap();
-        let error =
-            timeout(PATIENCE, running.run(false, signals)).await.expect("it ends").unwrap_err().to_string();
+        let error = timeout(PATIENCE, running.run(false, Told::new(signals)))
+            .await
+            .expect("it ends")
+            .unwrap_err()
+            .to_string();
         assert!(error.starts_with(&format!("{part} has stopped: ")), "{error}");
         assert!(error.contains("start the segmenter again"), "{error}");
         let sealed = std::fs::read_dir(dir.path().join("data/segments")).unwrap().filter_map(|entry| {

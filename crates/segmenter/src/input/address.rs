@@ -60,6 +60,14 @@ impl UdpAddress {
         address.sources.iter().all(reaches).then_some(address)
     }
 
+    /// Whether the system gives the port to one of both only.
+    pub fn collides(&self, other: &Self) -> bool {
+        let [one, two] = [self.listen.ip(), other.listen.ip()];
+        let groups = one.is_multicast() && two.is_multicast();
+        let same = one == two || one.is_unspecified() || two.is_unspecified();
+        self.listen.port() == other.listen.port() && self.listen.port() != 0 && same && !groups
+    }
+
     /// Whether what `sender` sends is wanted.
     pub fn takes(&self, sender: IpAddr) -> bool {
         self.sources.is_empty() || self.sources.contains(&sender.to_canonical())
@@ -99,6 +107,17 @@ mod tests {
         {
             assert_eq!(UdpAddress::parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_port_is_given_to_one() {
+        let collide = |one: &str, two: &str| {
+            let [one, two] = [one, two].map(|text| UdpAddress::parse(text).unwrap());
+            one.collides(&two)
+        };
+        assert!(collide("127.0.0.1:5000", "127.0.0.1:5000") && collide(":5000", "127.0.0.1:5000"));
+        assert!(!collide(":5000", ":5001") && !collide("127.0.0.1:5000", "127.0.0.2:5000"));
+        assert!(!collide("@239.1.1.1:5000", "@239.1.1.1:5000"), "any number may listen to a group");
     }
 
     #[test]

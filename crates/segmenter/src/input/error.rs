@@ -2,6 +2,21 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
+use super::hls::{Aired, Segment};
+
+/// A playlist for ffmpeg to read.
+#[derive(Clone, Debug, Default)]
+pub struct Listed {
+    /// What is to be read in place of it, as a `data:` URL.
+    pub playlist: Option<String>,
+    /// Its newest segment.
+    pub newest: Option<Segment>,
+    /// The segment to begin with, counted from the end, if not the usual one.
+    pub start: Option<usize>,
+    /// What could not be had: sentences.
+    pub warnings: Vec<String>,
+}
+
 /// Why an input cannot be opened or has failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -49,10 +64,16 @@ pub enum InputError {
         reason: io::Error,
     },
     /// The UDP port is taken.
-    #[error("UDP port {0} is in use by another program; stop that or choose another port")]
+    #[error(
+        "UDP port {0} is in use, by another program or by this one (--listen, --bt-listen, --fallback); stop that or \
+         choose another port"
+    )]
     PortInUse(SocketAddr),
     /// The TCP port is taken.
-    #[error("TCP port {0} is in use by another program; stop that or choose another port")]
+    #[error(
+        "TCP port {0} is in use, by another program or by this one (--listen, --status, --fallback); stop that or choose \
+         another port"
+    )]
     TcpPortInUse(SocketAddr),
     /// Nobody can come to the address.
     #[error("cannot wait for encoders on {address}: {reason}; check the address")]
@@ -122,16 +143,26 @@ pub enum InputError {
         why: String,
         /// It has a length.
         finite: bool,
-        /// The playlist to be read instead, as a `data:` URL.
-        playlist: Option<String>,
+        /// It is a playlist.
+        listed: Option<Box<Listed>>,
     },
     /// It only names where the feed is.
-    #[error("{input} leads to {to}")]
+    #[error("{input} leads to {to:?}")]
     Elsewhere {
         /// The playlist.
         input: String,
-        /// The first entry of it.
-        to: String,
+        /// The entries of it, in the order in which they are to be tried.
+        to: Vec<String>,
+    },
+    /// A live playlist in which everything was on air before.
+    #[error("{input} is a playlist that is not renewed: all of it was on air; waiting for what comes next")]
+    NothingNew {
+        /// The playlist.
+        input: String,
+        /// It says that nothing more will come.
+        over: bool,
+        /// What was on air.
+        aired: Box<Aired>,
     },
     /// Reading failed midway.
     #[error("reading the input failed: {0}")]

@@ -145,6 +145,11 @@ impl Feed {
         self.levels[self.active].is_hurried()
     }
 
+    /// Whether whoever reads the input in use passes one program on, as ffmpeg does.
+    pub fn has_chosen(&self) -> bool {
+        self.levels[self.active].has_chosen()
+    }
+
     /// The bytes of the input in use make a feed.
     pub fn accepted(&mut self) {
         self.levels[self.active].accepted();

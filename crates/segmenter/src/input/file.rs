@@ -50,10 +50,16 @@ pub fn is_stream(path: &Path) -> bool {
 }
 
 /// Whether what the path leads to may go on after its end: a named pipe, to which somebody may write again, or an RTP
-/// session. `/dev/stdin` and a shell's `<(…)` are pipes that lead to no place in the file system, and end.
+/// session.
 pub fn is_endless(path: &Path) -> bool {
+    is_session(path) || is_named_pipe(path)
+}
+
+/// Whether the path leads to a named pipe. `/dev/stdin` and a shell's `<(…)` are pipes that lead to no place in the file
+/// system, and end.
+pub fn is_named_pipe(path: &Path) -> bool {
     let place = std::fs::canonicalize(path).and_then(std::fs::symlink_metadata);
-    is_session(path) || place.is_ok_and(|metadata| metadata.file_type().is_fifo())
+    place.is_ok_and(|metadata| metadata.file_type().is_fifo())
 }
 
 /// Whether the file describes an RTP session (SDP), as cameras and encoders write it.

@@ -28,8 +28,10 @@ use tokio::{
 
 use super::{
     InputError, Read,
+    error::Listed,
+    hls::{Aired, Media, News},
     native::{Looks, looks},
-    playlist::{self, Playlist},
+    playlist::{self, Playlist, Variant},
 };
 
 /// How long a connection and the answer's head may take.
@@ -67,17 +69,19 @@ pub struct Http {
 }
 
 impl Http {
-    /// Asks for `url`. Must be called where a runtime is entered.
-    pub fn start(url: &str, insecure: bool, reader: Reader) -> Self {
+    /// Asks for `url`, of which `aired` has been on air if it is a playlist. Must be called where a runtime is entered.
+    pub fn start(url: &str, insecure: bool, reader: Reader, aired: Aired) -> Self {
         let (out, chunks) = channel(MAX_CHUNKS);
         let runtime = Handle::current();
         let finite = Arc::new(AtomicBool::new(false));
-        let request = Request { url: url.to_owned(), insecure, reader, finite: Arc::clone(&finite) };
+        let request = Request { url: url.to_owned(), insecure, reader, finite: Arc::clone(&finite), aired };
         let task = runtime.spawn(async move {
             let fetched = request.fetch(&out).await;
             // What we may not have, ffmpeg may, by the user's words.
             let for_ffmpeg = |error| match error {
-                error @ (InputError::ForFfmpeg { .. } | InputError::Elsewhere { .. }) => error,
+                error @ (InputError::ForFfmpeg { .. }
+                | InputError::Elsewhere { .. }
+                | InputError::NothingNew { .. }) => error,
                 _ => request.for_ffmpeg(String::new(), false, None),
             };
             let error = match (fetched, reader) {
@@ -122,6 +126,7 @@ struct Request {
     insecure: bool,
     reader: Reader,
     finite: Arc<AtomicBool>,
+    aired: Aired,
 }
 
 impl Request {
@@ -134,8 +139,8 @@ impl Request {
         InputError::Http { input: self.name(), reason: mask(reason.as_ref()) }
     }
 
-    fn for_ffmpeg(&self, why: impl Into<String>, finite: bool, playlist: Option<String>) -> InputError {
-        InputError::ForFfmpeg { input: self.name(), why: why.into(), finite, playlist }
+    fn for_ffmpeg(&self, why: impl Into<String>, finite: bool, listed: Option<Listed>) -> InputError {
+        InputError::ForFfmpeg { input: self.name(), why: why.into(), finite, listed: listed.map(Box::new) }
     }
 
     /// Passes the answer on until it ends, which is an error unless the server had said how long it is.
@@ -206,7 +211,7 @@ impl Request {
             }
         }
         match head {
-            Some(begun) => Err(self.short(&begun, length.is_some(), &base)),
+            Some(begun) => Err(self.short(&client, &begun, length.is_some(), &base).await),
             None if length.is_some() => Ok(()),
             None => Err(self.failed("ended")),
         }
@@ -251,9 +256,7 @@ impl Request {
                 false => "asks for a name and password: write http://NAME:PASSWORD@HOST/…",
             }));
         }
-        // What is not there is not there for ffmpeg either.
-        let final_word = [StatusCode::NOT_FOUND, StatusCode::GONE, StatusCode::TOO_MANY_REQUESTS];
-        if status.is_server_error() || final_word.contains(&status) {
+        if is_missing(status) {
             return Err(self.failed(format!("answers {status}")));
         }
         Err(self.for_ffmpeg(format!("answers {status}"), false, None))
@@ -269,30 +272,107 @@ impl Request {
     }
 
     /// What ended before it could be MPEG-TS: a playlist, or something for ffmpeg.
-    fn short(&self, body: &[u8], finite: bool, base: &url::Url) -> InputError {
+    async fn short(&self, client: &Client, body: &[u8], finite: bool, base: &url::Url) -> InputError {
         if body.is_empty() {
             return self.failed("gives an empty answer");
         }
         if is_page(body) {
             return self.failed(PAGE);
         }
-        let read = std::str::from_utf8(body).ok().and_then(|text| playlist::read(text, base));
-        match read {
-            Some(Playlist::Entry(to)) => InputError::Elsewhere { input: self.name(), to: to.into() },
-            Some(Playlist::Best { text, subtitles }) => {
-                let text = base64::engine::general_purpose::STANDARD.encode(text);
-                let playlist = format!("data:application/vnd.apple.mpegurl;base64,{text}");
-                let more = if subtitles { ", without its subtitles, which are text" } else { "" };
-                self.for_ffmpeg(
-                    format!("is a playlist of variants: the best is taken{more}"),
-                    false,
-                    Some(playlist),
-                )
+        let text = std::str::from_utf8(body).ok();
+        match text.and_then(|text| playlist::read(text, base)) {
+            Some(Playlist::Entries(entries)) => InputError::Elsewhere {
+                input: self.name(),
+                to: entries.into_iter().map(String::from).collect(),
+            },
+            Some(Playlist::Master(variants)) => self.best(client, variants).await,
+            Some(Playlist::Hls) => {
+                let media = text.and_then(|text| Media::read(text, base));
+                self.listed("is an HLS playlist".to_owned(), media, Listed::default())
             }
-            Some(Playlist::Hls) => self.for_ffmpeg("is an HLS playlist", false, None),
             None => self.for_ffmpeg("is not MPEG-TS", finite, None),
         }
     }
+
+    /// What ffmpeg is to read of a playlist, if there is anything that was not on air.
+    fn listed(&self, why: String, media: Option<Media>, mut listed: Listed) -> InputError {
+        if let Some(media) = media {
+            let news = self.aired.judge(&media);
+            if matches!(news, News::Nothing | News::Over) {
+                let aired = Box::new(Aired::all_of(&media));
+                return InputError::NothingNew { input: self.name(), over: news == News::Over, aired };
+            }
+            (listed.newest, listed.start) = (media.newest(), news.start());
+        }
+        self.for_ffmpeg(why, false, Some(listed))
+    }
+
+    /// The best of the variants that can be had.
+    async fn best(&self, client: &Client, variants: Vec<Variant>) -> InputError {
+        let (mut listed, mut why_not) = (Listed::default(), String::new());
+        for variant in variants {
+            let media = match self.media(client, &variant.address).await {
+                Ok(media) => media,
+                Err(reason) => {
+                    why_not = format!(
+                        "the variant of {} kbit/s, {}, {}",
+                        variant.rate / 1000,
+                        mask(variant.address.as_str()),
+                        mask(&reason)
+                    );
+                    listed.warnings.push(format!("of {} {why_not}: the next best is tried", self.name()));
+                    continue;
+                }
+            };
+            let text = base64::engine::general_purpose::STANDARD.encode(&variant.text);
+            listed.playlist = Some(format!("data:application/vnd.apple.mpegurl;base64,{text}"));
+            let more = if variant.subtitles { ", without its subtitles, which are text" } else { "" };
+            let best = if listed.warnings.is_empty() { "the best" } else { "the best that can be had" };
+            return self.listed(format!("is a playlist of variants: {best} is taken{more}"), media, listed);
+        }
+        self.failed(format!("is a playlist of variants, none of which can be had: {why_not}"))
+    }
+
+    /// A variant's media playlist; `None` where ffmpeg may be given one that we are not.
+    ///
+    /// # Errors
+    /// Why nobody is given one, as the rest of a sentence.
+    async fn media(&self, client: &Client, address: &url::Url) -> Result<Option<Media>, String> {
+        let asked = async {
+            let answer = client.get(address.clone()).send().await?;
+            let (status, base) = (answer.status(), answer.url().clone());
+            let mut body = answer.bytes_stream();
+            let mut text = Vec::new();
+            while let Some(chunk) = body.next().await {
+                text.extend_from_slice(&chunk?);
+                if text.len() > playlist::MAX_LEN {
+                    break;
+                }
+            }
+            Ok::<_, reqwest::Error>((status, base, text))
+        };
+        let (status, base, text) = timeout(CONNECT_TIMEOUT, asked)
+            .await
+            .map_err(|_| "does not answer".to_owned())?
+            .map_err(|error| format!("cannot be had ({})", root_cause(&error)))?;
+        if is_missing(status) {
+            return Err(format!("answers {status}"));
+        }
+        if !status.is_success() || text.len() > playlist::MAX_LEN {
+            return Ok(None);
+        }
+        let text = std::str::from_utf8(&text).unwrap_or_default();
+        match Media::read(text, &base) {
+            None if !text.contains("#EXTM3U") => Err("is no playlist".to_owned()),
+            media => Ok(media),
+        }
+    }
+}
+
+/// What is not there is not there for ffmpeg either.
+fn is_missing(status: StatusCode) -> bool {
+    let final_word = [StatusCode::NOT_FOUND, StatusCode::GONE, StatusCode::TOO_MANY_REQUESTS];
+    status.is_server_error() || final_word.contains(&status)
 }
 
 /// Whether this is the beginning of a web page.

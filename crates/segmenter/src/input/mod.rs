@@ -13,16 +13,19 @@
 //! When bytes came in is for the caller to note when `read` returns: this module knows no wall clock.
 
 mod address;
+mod drops;
 mod error;
 mod feed;
 mod ffmpeg;
 mod file;
+mod hls;
 mod http;
 mod level;
 mod native;
 mod pace;
 mod pipe;
 mod playlist;
+mod remark;
 mod rtmp;
 mod rtp;
 mod source;
@@ -132,6 +135,15 @@ impl Input {
         match self {
             Self::Http(url) | Self::Ffmpeg(url) => url.clone(),
             Self::Stdin | Self::File(_) | Self::Udp(_) | Self::Rtmp(_) => self.to_string(),
+        }
+    }
+
+    /// Whether both wait for senders at one place, which only one of them can have.
+    pub fn shares_a_place_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Udp(one), Self::Udp(two)) => one.collides(two),
+            (Self::Rtmp(one), Self::Rtmp(two)) => one.listen.port() == two.listen.port(),
+            _ => false,
         }
     }
 

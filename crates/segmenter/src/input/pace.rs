@@ -12,6 +12,17 @@ use super::{InputError, READ_LEN, Read};
 /// Who is later than this (the machine slept) goes on from now instead of catching up in a rush.
 const LATEST: Duration = Duration::from_secs(5);
 
+/// At what pace bytes go out.
+#[derive(Debug)]
+pub enum Pace {
+    /// Decided with the first bytes.
+    Undecided,
+    /// As it comes.
+    None,
+    /// By its own clock.
+    Own(Box<Paced>),
+}
+
 /// Holds back bytes until they are due.
 #[derive(Debug)]
 pub struct Paced {

@@ -5,6 +5,10 @@ use std::{
     io::{self, IsTerminal, Read as _},
     os::fd::{AsFd, OwnedFd},
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,6 +23,7 @@ use super::{InputError, READ_LEN, Read};
 #[derive(Debug)]
 pub struct Pipe {
     file: File,
+    came: Arc<AtomicU64>,
 }
 
 impl Pipe {
@@ -44,6 +49,11 @@ impl Pipe {
         &self.file
     }
 
+    /// How many bytes have been read, by whoever reads.
+    pub(super) fn came(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.came)
+    }
+
     /// Whether it is a file, which has an end, rather than a pipe.
     pub(super) fn is_regular_file(&self) -> bool {
         self.file.metadata().is_ok_and(|metadata| metadata.is_file())
@@ -54,7 +64,7 @@ impl Pipe {
         // system refuses (not a pipe, no more than a quota) is as good.
         #[cfg(target_os = "linux")]
         let _ = rustix::pipe::fcntl_setpipe_size(&fd, READ_LEN);
-        Self { file: fd.into() }
+        Self { file: fd.into(), came: Arc::default() }
     }
 
     pub(super) fn read(&mut self, buf: &mut [u8], patience: Duration) -> Result<Read, InputError> {
@@ -64,7 +74,10 @@ impl Pipe {
             }
             match self.file.read(buf) {
                 Ok(0) => return Ok(Read::End),
-                Ok(len) => return Ok(Read::Data(len)),
+                Ok(len) => {
+                    self.came.fetch_add(len as u64, Ordering::Relaxed);
+                    return Ok(Read::Data(len));
+                }
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
                 Err(error) => return Err(error.into()),

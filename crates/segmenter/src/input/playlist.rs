@@ -1,5 +1,5 @@
-//! Playlists: lists of radio stations, whose first entry is the feed (`.m3u`, `.pls`), and HLS (RFC 8216), of whose variants
-//! the best is taken. Pure.
+//! Playlists: lists of radio stations, whose first entry that can be had is the feed (`.m3u`, `.pls`), and HLS (RFC 8216),
+//! of whose variants the best that can be had is taken. Pure.
 //!
 //! ffmpeg fetches all variants of a master playlist before it chooses. So it is given a master playlist with one.
 
@@ -7,21 +7,31 @@ use url::Url;
 
 /// More bytes than this no playlist has that is looked into.
 pub const MAX_LEN: usize = 1 << 20;
+/// More entries of a list, and variants, are not tried.
+const MAX_ENTRIES: usize = 16;
 
 /// What a text is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Playlist {
-    /// A list; this is its first entry.
-    Entry(Url),
-    /// An HLS master playlist, made smaller: one variant, with its own sound.
-    Best {
-        /// The smaller one; all addresses in it are whole.
-        text: String,
-        /// It has subtitles, which MPEG-TS cannot carry.
-        subtitles: bool,
-    },
+    /// A list of stations: its entries, one at least.
+    Entries(Vec<Url>),
+    /// An HLS master playlist: its variants, the best first, one at least.
+    Master(Vec<Variant>),
     /// A media playlist of HLS, or one that only ffmpeg can read.
     Hls,
+}
+
+/// One variant of a master playlist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variant {
+    /// The master playlist, made smaller: this variant, with its own sound. All addresses in it are whole.
+    pub text: String,
+    /// Where its media playlist is.
+    pub address: Url,
+    /// Bits a second.
+    pub rate: u64,
+    /// It has subtitles, which MPEG-TS cannot carry.
+    pub subtitles: bool,
 }
 
 /// Reads a playlist that was found at `base`.
@@ -33,18 +43,29 @@ pub fn read(text: &str, base: &Url) -> Option<Playlist> {
             let (name, value) = line.split_once('=')?;
             name.trim().to_ascii_lowercase().starts_with("file").then(|| web(base, value.trim()))?
         };
-        return lines().find_map(entry).map(Playlist::Entry);
+        return entries(lines().filter_map(entry));
     }
     let has = |tag: &str| lines().any(|line| line.starts_with(tag));
     if has("#EXT-X-STREAM-INF:") && !has("#EXT-X-DEFINE:") {
-        return Some(best(text, base).unwrap_or(Playlist::Hls));
+        let variants = variants(text, base);
+        return Some(if variants.is_empty() { Playlist::Hls } else { Playlist::Master(variants) });
     }
     if has("#EXT-X-") {
         return Some(Playlist::Hls);
     }
     let is_list = has("#EXTM3U") || lines().all(|line| line.starts_with('#') || Url::parse(line).is_ok());
-    let entry = || lines().filter(|line| !line.starts_with('#')).find_map(|line| web(base, line));
-    is_list.then(entry).flatten().map(Playlist::Entry)
+    let named = lines().filter(|line| !line.starts_with('#')).filter_map(|line| web(base, line));
+    if is_list { entries(named) } else { None }
+}
+
+fn entries(named: impl Iterator<Item = Url>) -> Option<Playlist> {
+    let mut entries: Vec<Url> = Vec::new();
+    for entry in named.take(MAX_ENTRIES) {
+        if !entries.contains(&entry) {
+            entries.push(entry);
+        }
+    }
+    (!entries.is_empty()).then_some(Playlist::Entries(entries))
 }
 
 /// An address on the web: what a stranger's playlist says must not lead to a file of this machine.
@@ -52,9 +73,9 @@ fn web(base: &Url, text: &str) -> Option<Url> {
     base.join(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"))
 }
 
-fn best(text: &str, base: &Url) -> Option<Playlist> {
+fn variants(text: &str, base: &Url) -> Vec<Variant> {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let variants = lines.iter().enumerate().filter_map(|(at, line)| {
+    let found = lines.iter().enumerate().filter_map(|(at, line)| {
         let attributes = line.strip_prefix("#EXT-X-STREAM-INF:")?;
         let address = lines[at + 1..].iter().find(|line| !line.starts_with('#'))?;
         let rate: u64 = attribute(attributes, "BANDWIDTH")?.parse().ok()?;
@@ -62,9 +83,19 @@ fn best(text: &str, base: &Url) -> Option<Playlist> {
         let pictures = attribute(attributes, "RESOLUTION").is_some();
         Some(((pictures, rate), *line, attributes, web(base, address)?))
     });
+    let mut found: Vec<_> = found.collect();
     // Of equals the first.
-    let (_, line, attributes, address) =
-        variants.reduce(|best, next| if next.0 > best.0 { next } else { best })?;
+    found.sort_by_key(|(rank, ..)| std::cmp::Reverse(*rank));
+    let alone = found.into_iter().filter_map(|((_, rate), line, attributes, address)| {
+        let text = alone(&lines, base, line, attributes, &address)?;
+        let subtitles = attribute(attributes, "SUBTITLES").is_some();
+        Some(Variant { text, address, rate, subtitles })
+    });
+    alone.take(MAX_ENTRIES).collect()
+}
+
+/// A master playlist with one variant, and the sound that belongs to it.
+fn alone(lines: &[&str], base: &Url, line: &str, attributes: &str, address: &Url) -> Option<String> {
     let mut out = "#EXTM3U\n".to_owned();
     let group = attribute(attributes, "AUDIO");
     for media in lines.iter().filter(|line| line.starts_with("#EXT-X-MEDIA:")) {
@@ -82,7 +113,7 @@ fn best(text: &str, base: &Url) -> Option<Playlist> {
         out.push('\n');
     }
     out += &format!("{line}\n{address}\n");
-    Some(Playlist::Best { text: out, subtitles: attribute(attributes, "SUBTITLES").is_some() })
+    Some(out)
 }
 
 /// The value of an attribute (RFC 8216, 4.2), without its quotes.
@@ -116,7 +147,7 @@ mod tests {
 
     fn entry(text: &str) -> Option<String> {
         match read(text, &base()) {
-            Some(Playlist::Entry(url)) => Some(url.into()),
+            Some(Playlist::Entries(urls)) => Some(urls[0].to_string()),
             _ => None,
         }
     }
@@ -126,6 +157,11 @@ mod tests {
         let pls =
             "[playlist]\nNumberOfEntries=2\nTitle1=x\nFile1=http://radio.example:8000/\nFile2=http://b/\n";
         assert_eq!(entry(pls).as_deref(), Some("http://radio.example:8000/"));
+        let Some(Playlist::Entries(all)) = read(pls, &base()) else { panic!("a list") };
+        assert_eq!(
+            all.iter().map(Url::as_str).collect::<Vec<_>>(),
+            ["http://radio.example:8000/", "http://b/"]
+        );
         let m3u = "\u{feff}#EXTM3U\r\n#EXTINF:-1,A radio\r\nhttp://radio.example/live\r\n";
         assert_eq!(entry(m3u).as_deref(), Some("http://radio.example/live"));
         assert_eq!(entry("http://radio.example/live\n").as_deref(), Some("http://radio.example/live"));
@@ -145,7 +181,9 @@ mod tests {
             #EXT-X-STREAM-INF:AVERAGE-BANDWIDTH=1,CODECS=\"avc1.4d,mp4a.40.2\",BANDWIDTH=2000000,RESOLUTION=320x180,\
             AUDIO=\"hi\",SUBTITLES=\"s\"\nhttps://cdn.example/hi.m3u8\n\
             #EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=99999999,URI=\"i.m3u8\"\n";
-        let Some(Playlist::Best { text, subtitles }) = read(master, &base()) else { panic!("a master") };
+        let Some(Playlist::Master(variants)) = read(master, &base()) else { panic!("a master") };
+        assert_eq!(variants.iter().map(|it| it.rate).collect::<Vec<_>>(), [2_000_000, 100_000, 9_000_000]);
+        let Variant { text, subtitles, .. } = &variants[0];
         assert!(subtitles);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 4, "{text}");

@@ -67,6 +67,8 @@ pub struct Order {
     next: Option<(u32, u16)>,
     /// What came of the numbers after that; the first of them is missing, so only the ones after it are here.
     held: VecDeque<Option<Vec<u8>>>,
+    /// Packets that were given up.
+    lost: u64,
 }
 
 impl Order {
@@ -112,6 +114,11 @@ impl Order {
         }
     }
 
+    /// How many packets never came.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
     /// Whether packets wait for a missing one.
     pub fn is_waiting(&self) -> bool {
         !self.held.is_empty()
@@ -120,9 +127,11 @@ impl Order {
     /// The missing packet will not come: what waited for it goes on, up to the next that is missing.
     pub fn give_up(&mut self, ready: &mut Vec<u8>) {
         self.advance();
+        self.lost += 1;
         while let Some(None) = self.held.front() {
             self.held.pop_front();
             self.advance();
+            self.lost += 1;
         }
         self.release(ready);
     }

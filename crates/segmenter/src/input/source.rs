@@ -4,18 +4,29 @@
 //! that speaks another HTTP, packets without usable tables. Why is said once. Files and servers ffmpeg opens itself;
 //! what comes to us, it is given, from the first byte on.
 
-use std::{path::Path, time::Duration};
+use std::{
+    collections::VecDeque,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use minuet_proto::Secrets;
 
 use super::{
     Input, InputError, InputOptions, READ_LEN, Read,
+    error::Listed,
     ffmpeg::{self, Fed, Ffmpeg, Job, Origin},
     file::{self, FileInput, Kind},
+    hls::{Aired, Segment},
     http::{self, Http},
     native::{Looks, Native, looks},
-    pace::Paced,
+    pace::{Pace, Paced},
     pipe::Pipe,
+    remark::Remark,
     rtmp::Rtmp,
     udp::Udp,
 };
@@ -34,25 +45,6 @@ pub struct Source {
     /// What the reader needs to know of itself.
     about: About,
     pace: Pace,
-}
-
-/// Something that the user should know.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Remark {
-    /// How the input is read.
-    Word(String),
-    /// Something is lost, or costs something.
-    Warning(String),
-}
-
-#[derive(Debug)]
-enum Pace {
-    /// Decided with the first bytes.
-    Undecided,
-    /// As it comes.
-    None,
-    /// By its own clock.
-    Own(Box<Paced>),
 }
 
 #[derive(Debug)]
@@ -77,7 +69,19 @@ struct About {
     /// It is known to have a length, or not to.
     finite: Option<bool>,
     hops: u32,
-    remarks: Vec<String>,
+    /// Other entries of the list that led here, to be tried if this one brings nothing.
+    others: VecDeque<String>,
+    /// How many bytes the writer of a pipe has brought.
+    came: Option<Arc<AtomicU64>>,
+    /// Since when an ffmpeg is given what comes.
+    fed: Option<Instant>,
+    /// Bytes have come of it that can be used.
+    fruitful: bool,
+    /// Of a live playlist: what was on air when it was opened, its newest segment then, and where ffmpeg is to begin.
+    aired: Aired,
+    newest: Option<Segment>,
+    start: Option<usize>,
+    remarks: VecDeque<Remark>,
     /// Where encoders come to; nobody else gets in while one is on air.
     door: Option<Rtmp>,
 }
@@ -88,6 +92,14 @@ impl Source {
     /// # Errors
     /// What keeps it from being opened, as a sentence that names the remedy.
     pub fn open(input: &Input, options: &InputOptions) -> Result<Self, InputError> {
+        Self::open_after(input, options, Aired::default())
+    }
+
+    /// The same where `aired` has been on air of it, if it is a live playlist.
+    ///
+    /// # Errors
+    /// What keeps it from being opened, as a sentence that names the remedy.
+    pub fn open_after(input: &Input, options: &InputOptions, aired: Aired) -> Result<Self, InputError> {
         if options.repeat && !matches!(input, Input::File(_)) {
             return Err(InputError::NotRepeatable(input.to_string()));
         }
@@ -99,7 +111,14 @@ impl Source {
             handed_out: None,
             finite: None,
             hops: 0,
-            remarks: Vec::new(),
+            others: VecDeque::new(),
+            came: None,
+            fed: None,
+            fruitful: false,
+            aired,
+            newest: None,
+            start: None,
+            remarks: VecDeque::new(),
             door: None,
         };
         let reader = about.open()?;
@@ -115,7 +134,11 @@ impl Source {
         if let Pace::Own(paced) = pace {
             return paced.read(|buf, patience| reader.read(about, buf, patience), buf, patience);
         }
-        let read = reader.read(about, buf, patience)?;
+        let read = match reader.read(about, buf, patience) {
+            Err(error) => reader.another(about, error)?,
+            Ok(read) => read,
+        };
+        about.fruitful |= matches!(read, Read::Data(_));
         let (Pace::Undecided, Read::Data(len)) = (&pace, read) else { return Ok(read) };
         if !about.options.realtime.unwrap_or_else(|| about.is_finite(reader)) {
             *pace = Pace::None;
@@ -123,6 +146,28 @@ impl Source {
         }
         *pace = Pace::Own(Box::new(Paced::new(&buf[..len])));
         Ok(Read::Idle)
+    }
+
+    /// How many bytes the writer of a named pipe has brought, or of a device; `None` if it is neither.
+    pub fn came(&self) -> Option<u64> {
+        self.about.came.as_ref().map(|came| came.load(Ordering::Relaxed))
+    }
+
+    /// Whether one program of several has been chosen.
+    pub fn has_chosen(&self) -> bool {
+        matches!(self.reader, Reader::Ffmpeg(_))
+    }
+
+    /// How long an ffmpeg has been given what comes, and nothing has come of it.
+    pub fn is_looking_for(&self) -> Option<Duration> {
+        self.about.fed.filter(|_| !self.about.fruitful).map(|since| since.elapsed())
+    }
+
+    /// What has been on air of a live playlist by now; `None` if nothing has come of this connection.
+    pub fn aired(&self) -> Option<Aired> {
+        let Reader::Ffmpeg(ffmpeg) = &self.reader else { return None };
+        let newest = self.about.newest.clone()?;
+        Some(ffmpeg.aired()?.after(Some(newest)))
     }
 
     /// Whether its end is only that of a connection: what has no length and no mark of its end goes on later.
@@ -166,31 +211,20 @@ impl Source {
         }
     }
 
+    /// What datagrams were lost on the way here, now and then.
+    pub fn loss(&mut self) -> Option<String> {
+        if let Reader::Native(Native::Udp(udp)) = &mut self.reader { udp.loss() } else { None }
+    }
+
     /// Something that the user should know: the same again from a connection to the next.
     pub fn remark(&mut self) -> Option<Remark> {
-        if let Reader::Native(Native::Udp(udp)) = &mut self.reader
-            && let Some(stranger) = udp.take_stranger()
-        {
-            return Some(Remark::Warning(format!(
-                "{stranger} sends to {}, too, and is not the sender it names: ignored",
-                self.about.input
-            )));
-        }
-        if let Reader::Native(Native::Udp(udp)) = &mut self.reader
-            && let Some(kind) = udp.take_other_payload()
-        {
-            return Some(Remark::Warning(format!(
-                "{} brings RTP of payload type {kind}, which is not MPEG-TS: save the session description (SDP) that the \
-                 sender writes as a file, stream.sdp, and give that as the input in place of {}",
-                self.about.input, self.about.input
-            )));
-        }
+        let udp = if let Reader::Native(Native::Udp(udp)) = &mut self.reader { udp.remark() } else { None };
         let of_ffmpeg = match &mut self.reader {
             Reader::Ffmpeg(ffmpeg) => ffmpeg.remark(),
             Reader::Native(Native::Raw(ffmpeg)) => ffmpeg.remark(),
             _ => None,
         };
-        of_ffmpeg.map(Remark::Warning).or_else(|| self.about.remarks.pop().map(Remark::Word))
+        udp.or(of_ffmpeg).map(Remark::Warning).or_else(|| self.about.remarks.pop_front())
     }
 }
 
@@ -241,7 +275,7 @@ impl About {
 
     fn http(&self, url: &str) -> Native {
         let reader = if self.options.ffmpeg.any() { http::Reader::Ffmpeg } else { http::Reader::Ourselves };
-        Native::Http(Box::new(Http::start(url, self.options.insecure, reader)))
+        Native::Http(Box::new(Http::start(url, self.options.insecure, reader, self.aired.clone())))
     }
 
     fn file(&mut self, path: &Path, wants_ffmpeg: bool) -> Result<Reader, InputError> {
@@ -259,7 +293,11 @@ impl About {
                 self.handed_out = Some(0);
                 Reader::Native(Native::File(FileInput::open(path, self.options.repeat)?))
             }
-            Kind::Stream => Reader::Native(Native::Pipe(Pipe::open(path)?)),
+            Kind::Stream => {
+                let pipe = Pipe::open(path)?;
+                self.came = Some(pipe.came());
+                Reader::Native(Native::Pipe(pipe))
+            }
             Kind::Other => return self.ffmpeg(Origin::Url(url), false, None),
         })
     }
@@ -278,6 +316,7 @@ impl About {
             arguments: self.options.ffmpeg.clone(),
             program: self.options.program,
             insecure: self.options.insecure,
+            start: self.start,
         }
     }
 
@@ -372,8 +411,12 @@ impl Reader {
                 about.handed_out = Some(0);
                 Ok(Read::Idle)
             }
-            Err(InputError::ForFfmpeg { why, finite, playlist, .. }) => {
+            Err(InputError::ForFfmpeg { why, finite, listed, .. }) => {
                 about.finite = finite.then_some(true);
+                let Listed { playlist, newest, start, warnings } =
+                    listed.map_or_else(Listed::default, |it| *it);
+                (about.newest, about.start) = (newest, start);
+                about.remarks.extend(warnings.into_iter().map(Remark::Warning));
                 self.hand_over(about, &why, playlist)?;
                 Ok(Read::Idle)
             }
@@ -383,13 +426,32 @@ impl Reader {
                     let reason = "is a playlist of playlists of playlists".to_owned();
                     return Err(InputError::Http { input, reason });
                 }
-                about.remarks.push(format!("{input} is a list: its first entry is taken"));
-                *native = about.http(&to);
-                about.url = Some(to);
+                let mut entries = VecDeque::from(to);
+                let Some(first) = entries.pop_front() else { return Ok(Read::Idle) };
+                // Those of the list that led here come after its own; each list has a bound, and so have hops.
+                entries.append(&mut about.others);
+                about.others = entries;
+                about.remarks.push_back(Remark::Word(format!("{input} is a list: its first entry is taken")));
+                *native = about.http(&first);
+                about.url = Some(first);
                 Ok(Read::Idle)
             }
             read => read,
         }
+    }
+
+    /// What led here failed: the next entry of the list, if there is one and nothing has come of this one.
+    fn another(&mut self, about: &mut About, error: InputError) -> Result<Read, InputError> {
+        let hopeless = matches!(error, InputError::NoFfmpeg { .. } | InputError::NothingNew { .. });
+        if about.fruitful || hopeless {
+            return Err(error);
+        }
+        let Some(next) = about.others.pop_front() else { return Err(error) };
+        about.remarks.push_back(Remark::Warning(format!("{error}: the next entry of the list is tried")));
+        (about.kept, about.handed_out, about.finite) = (Some(Vec::new()), Some(0), None);
+        *self = Self::Native(about.http(&next));
+        about.url = Some(next);
+        Ok(Read::Idle)
     }
 
     /// We cannot read it; ffmpeg tries.
@@ -401,7 +463,7 @@ impl Reader {
     ) -> Result<(), InputError> {
         // Where the user wants ffmpeg there is no reason.
         if !why.is_empty() {
-            about.remarks.push(format!("{} {why}; ffmpeg reads it", about.input));
+            about.remarks.push_back(Remark::Word(format!("{} {why}; ffmpeg reads it", about.input)));
         }
         let origin = playlist.map(Origin::Playlist).or_else(|| about.url.clone().map(Origin::Url));
         let Some(origin) = origin else { return self.give_to_ffmpeg(about, None) };
@@ -418,6 +480,7 @@ impl Reader {
             about.finite = Some(true);
             about.ffmpeg(Origin::StdinFile, false, None)?
         } else {
+            about.fed = Some(Instant::now());
             let kept = about.kept.take().unwrap_or_default();
             about.ffmpeg(Origin::Fed { format }, false, Some(Fed { native, kept: Some(kept) }))?
         };
@@ -428,60 +491,4 @@ impl Reader {
 const _: () = assert!(MAX_KEPT >= READ_LEN);
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        io::{Read as _, Write as _},
-        net::TcpListener,
-    };
-
-    use super::*;
-
-    fn packets() -> Vec<u8> {
-        [&[0x47, 0x1f, 0xff, 0x10][..], &[0xff; 184]].concat().repeat(200)
-    }
-
-    /// Whether what this server sends is paced, and whether its end is one for good.
-    fn judged(head: &str, body: Vec<u8>, realtime: Option<bool>) -> (bool, bool) {
-        let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        let input = Input::parse(&format!("http://{}/x", server.local_addr().unwrap())).unwrap();
-        let head = head.to_owned();
-        let serving = std::thread::spawn(move || {
-            let (mut peer, _) = server.accept().unwrap();
-            let _ = peer.read(&mut [0; 4096]).unwrap();
-            peer.write_all(&[head.as_bytes(), &body].concat()).unwrap();
-        });
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let _entered = runtime.enter();
-        let mut source = Source::open(&input, &InputOptions { realtime, ..InputOptions::default() }).unwrap();
-        let mut buf = vec![0; READ_LEN];
-        while matches!(source.pace, Pace::Undecided) {
-            source.read(&mut buf, super::super::MAX_WAIT).unwrap();
-        }
-        serving.join().unwrap();
-        (matches!(source.pace, Pace::Own(_)), !source.is_endless())
-    }
-
-    #[test]
-    fn what_has_a_length_is_paced_and_ends() {
-        let body = packets();
-        let finite = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-        let endless = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
-        assert_eq!(judged(&finite, body.clone(), None), (true, true));
-        assert_eq!(judged(&finite, body.clone(), Some(false)), (false, true), "--no-realtime wins");
-        assert_eq!(judged(endless, body.clone(), None), (false, false));
-        assert_eq!(judged(endless, body.clone(), Some(true)), (true, false), "--realtime wins");
-        // As tuners have it that know no end.
-        let vast = "HTTP/1.1 200 OK\r\nContent-Length: 9223372036854775807\r\n\r\n";
-        assert_eq!(judged(vast, body, None), (false, false));
-    }
-
-    #[test]
-    fn files_are_paced() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("clip.ts");
-        std::fs::write(&path, packets()).unwrap();
-        let mut source = Source::open(&Input::File(path), &InputOptions::default()).unwrap();
-        source.read(&mut vec![0; READ_LEN], super::super::MAX_WAIT).unwrap();
-        assert!(matches!(source.pace, Pace::Own(_)) && !source.is_endless());
-    }
-}
+mod tests;

@@ -10,16 +10,20 @@ use std::{
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
 use super::{
-    InputError, Read, UdpAddress,
+    InputError, Read, UdpAddress, drops,
     pipe::wait_readable,
     rtp::{self, Order},
 };
+use crate::notices::Tally;
 
 /// No datagram is longer.
 const MAX_DATAGRAM: usize = 65_535;
 
 /// Datagrams that came after one that is missing wait so long for it.
 const PATIENCE_FOR_ORDER: Duration = Duration::from_millis(100);
+
+/// How often the system is asked for what it has dropped.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// So many datagrams in a row with another payload are no chance.
 const OTHERS_IN_A_ROW: u32 = 16;
@@ -39,6 +43,40 @@ pub struct Udp {
     stranger: Option<IpAddr>,
     /// Datagrams in a row that are RTP with something else in it, and of which payload type.
     other: (u32, u8),
+    losses: Losses,
+}
+
+/// What did not come, and what was said of it.
+#[derive(Debug, Default)]
+struct Losses {
+    /// In RTP's numbers: the tally, and how many there were before.
+    gaps: (Tally, u64),
+    /// At the socket, the same.
+    dropped: (Tally, u64),
+    asked: Option<Instant>,
+}
+
+impl Losses {
+    /// A sentence about what has been lost since the last, at `now`.
+    fn tell(&mut self, gaps: u64, dropped: impl FnOnce() -> Option<u64>, now: Instant) -> Option<String> {
+        let more = gaps.saturating_sub(std::mem::replace(&mut self.gaps.1, gaps));
+        if let Some(lost) = self.gaps.0.add(more, now) {
+            return Some(format!(
+                "{lost} packets of RTP never came, by their numbers: viewers see it; check the line from the encoder"
+            ));
+        }
+        if self.asked.is_some_and(|at| now.saturating_duration_since(at) < ASK_INTERVAL) {
+            return None;
+        }
+        self.asked = Some(now);
+        let total = dropped().unwrap_or(self.dropped.1);
+        let more = total.saturating_sub(std::mem::replace(&mut self.dropped.1, total));
+        let lost = self.dropped.0.add(more, now)?;
+        Some(format!(
+            "the system dropped {lost} datagrams because this machine did not take them in time: viewers see it; relieve \
+             the machine, or allow a larger buffer (sysctl net.core.rmem_max) and ask for it with ?buffer_size=BYTES"
+        ))
+    }
 }
 
 impl Udp {
@@ -58,17 +96,29 @@ impl Udp {
             sent: 0,
             stranger: None,
             other: (0, 0),
+            losses: Losses::default(),
         })
     }
 
-    /// Somebody else who sends here, the first time.
-    pub fn take_stranger(&mut self) -> Option<IpAddr> {
-        self.stranger.take()
+    /// What was lost on the way here: the first at once, what comes later summed up.
+    pub fn loss(&mut self) -> Option<String> {
+        let (order, socket) = (&self.order, &self.socket);
+        self.losses.tell(order.lost(), || drops::dropped(socket), Instant::now())
     }
 
-    /// The payload type of RTP that is not MPEG-TS, once so much of it has come in a row that it is no chance.
-    pub fn take_other_payload(&mut self) -> Option<u8> {
-        (self.other.0 >= OTHERS_IN_A_ROW).then(|| std::mem::take(&mut self.other).1)
+    /// Something that the user should know: the same again from a connection to the next.
+    pub fn remark(&mut self) -> Option<String> {
+        let address = &self.address;
+        if let Some(stranger) = self.stranger.take() {
+            return Some(format!(
+                "{stranger} sends to {address}, too, and is not the sender it names: ignored"
+            ));
+        }
+        let kind = (self.other.0 >= OTHERS_IN_A_ROW).then(|| std::mem::take(&mut self.other).1)?;
+        Some(format!(
+            "{address} brings RTP of payload type {kind}, which is not MPEG-TS: save the session description (SDP) that the \
+             sender writes as a file, stream.sdp, and give that as the input in place of {address}"
+        ))
     }
 
     pub(super) fn read(&mut self, buf: &mut [u8], patience: Duration) -> Result<Read, InputError> {
@@ -250,6 +300,26 @@ mod tests {
         assert_eq!(fills(received_of(&[&a, &c, &b, &b, &a, &d], 4)), [1, 2, 3, 4]);
         // One is lost: the others come all the same.
         assert_eq!(fills(received_of(&[&a, &c, &d], 3)), [1, 3, 4]);
+        let (mut order, mut ready) = (Order::default(), Vec::new());
+        for seq in [1, 3, 4, 900] {
+            order.take(&rtp::Header { seq, source: 7, payload: 0..1 }, &[0], &mut ready);
+        }
+        assert_eq!(order.lost(), 1 + 895, "each number that was left out");
+    }
+
+    #[test]
+    fn losses_are_told_at_once_for_each_kind_and_then_summed_up() {
+        let (mut losses, start) = (Losses::default(), Instant::now());
+        let at = |s: u64| start + Duration::from_secs(s);
+        assert_eq!(losses.tell(0, || Some(0), at(0)), None);
+        assert!(losses.tell(3, || Some(9), at(1)).is_some_and(|said| said.starts_with("3 packets of RTP")));
+        // The other kind is not held back by it.
+        let said = losses.tell(3, || Some(9), at(1)).unwrap_or_default();
+        assert!(said.starts_with("the system dropped 9 datagrams"), "{said}");
+        assert_eq!(losses.tell(10, || Some(20), at(20)), None);
+        assert!(losses.tell(10, || Some(20), at(31)).is_some_and(|said| said.starts_with("7 packets")));
+        assert!(losses.tell(10, || None, at(31)).is_some_and(|said| said.contains("dropped 11")));
+        assert_eq!(losses.tell(10, || Some(20), at(90)), None);
     }
 
     #[test]
@@ -262,7 +332,7 @@ mod tests {
             sender.send_to(&[0x47; 188], udp.socket.local_addr().unwrap()).unwrap();
             let read = udp.read(&mut [0; 70_000], MAX_WAIT * 40).unwrap();
             assert_eq!(read, if heard { Read::Data(188) } else { Read::Idle });
-            assert_eq!(udp.take_stranger().is_some(), !heard);
+            assert_eq!(udp.remark().is_some(), !heard);
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{LazyLock, mpsc},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use minuet_proto::{ChannelKey, ChannelLink, Metainfo, PieceHash, SignedRecord};
@@ -75,6 +75,13 @@ impl Segmenter {
         Self::start_by(shell, data, arguments, Stdio::piped())
     }
 
+    /// The same with other programs to be found than usual.
+    pub fn start_in(path: &str, data: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_minuet-segmenter"));
+        command.env("PATH", path);
+        Self::start_by(command, data, arguments, Stdio::piped())
+    }
+
     fn start_by(mut command: Command, data: &Path, arguments: &[&str], stdin: Stdio) -> Self {
         let mut child = command
             .args(["--listen", "127.0.0.1:0", "--data"])
@@ -105,13 +112,22 @@ impl Segmenter {
         line.parse().unwrap_or_else(|error| panic!("{line:?}: {error}"))
     }
 
+    /// Waits for a log line with `text` in it that comes after all that were waited for.
+    pub fn wait_for_next(&mut self, text: &str) -> String {
+        let before = std::mem::take(&mut self.seen);
+        let line = self.wait_for(text);
+        self.seen.insert_str(0, &before);
+        line
+    }
+
     /// Waits until there is a log line that has `text` in it.
     pub fn wait_for(&mut self, text: &str) -> String {
         if let Some(line) = self.seen.lines().find(|line| line.contains(text)) {
             return line.to_owned();
         }
+        let until = Instant::now() + PATIENCE;
         loop {
-            match self.lines.recv_timeout(PATIENCE) {
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
                     self.seen.push_str(&line);
                     self.seen.push('\n');

@@ -59,6 +59,9 @@ pub fn command(job: &Job, plan: &Plan) -> Command {
         }
         _ => {}
     }
+    if let Some(start) = job.start {
+        command.arg("-live_start_index").arg(format!("-{start}"));
+    }
     let url = match &job.origin {
         Origin::Url(url) => {
             let (url, own) = as_ffmpeg_takes_it(url, job.insecure);

@@ -13,17 +13,20 @@ use std::{
     io::ErrorKind,
     os::fd::OwnedFd,
     os::unix::process::CommandExt as _,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread::{JoinHandle, sleep},
     time::{Duration, Instant},
 };
 
 use minuet_proto::Secrets;
+use rustix::process::{Pid, Signal, kill_process_group};
 
 pub use command::{carries_bytes, is_live};
 pub use pump::Fed;
 
 use super::{
     InputError, Read,
+    hls::Aired,
     pipe::{Pipe, wait_readable},
 };
 use listing::Listing;
@@ -34,6 +37,11 @@ use words::Words;
 /// Output that is there for so long, while ffmpeg does not say what is in it, is taken as it is: the user's own words may
 /// have silenced it.
 const SPEECHLESS: Duration = Duration::from_secs(2);
+
+/// How long ffmpeg may take to be gone once it has closed its output, or was killed, and its pipes to be let go.
+const GONE: Duration = Duration::from_secs(1);
+/// How often that is looked at.
+const STEP: Duration = Duration::from_millis(2);
 
 /// What the user adds to ffmpeg's command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,6 +102,8 @@ pub struct Job {
     pub program: Option<u16>,
     /// Certificates need not be good.
     pub insecure: bool,
+    /// The segment of a live playlist to begin with, counted from the end.
+    pub start: Option<usize>,
 }
 
 /// A running ffmpeg; killed and waited for when dropped.
@@ -158,6 +168,11 @@ impl Ffmpeg {
     /// Whether its end is one for good.
     pub fn ends(&self) -> bool {
         self.is_finite() || self.has_end_mark || matches!(self.job.origin, Origin::StdinFile)
+    }
+
+    /// The segments of a playlist that it has opened; `None` if nothing has come of them.
+    pub fn aired(&self) -> Option<Aired> {
+        self.fruitful.then(|| self.running.words.aired())
     }
 
     /// Something that the user should know, and was not told yet.
@@ -232,7 +247,7 @@ impl Ffmpeg {
     }
 
     fn ended(&mut self) -> Result<Read, InputError> {
-        let status = self.running.child.wait()?;
+        let status = self.running.wait()?;
         let last = self.running.words.end();
         // ffmpeg calls some things a success that are none: a playlist whose server went away, a film that it could open
         // and read nothing of.
@@ -313,12 +328,53 @@ impl Running {
 
     /// Ends ffmpeg; gives back what it was fed with.
     fn stop(&mut self) -> Option<Fed> {
+        self.kill();
         // Errors mean that it is gone already, which is what is wanted.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.gone();
         self.words.end();
         self.pump.take().and_then(Pump::stop)
     }
+
+    /// Waits for the end of an ffmpeg that has closed its output. One that does not end then is killed.
+    fn wait(&mut self) -> Result<ExitStatus, InputError> {
+        if let Some(status) = self.gone()? {
+            return Ok(status);
+        }
+        self.kill();
+        Ok(self.gone()?.ok_or_else(|| std::io::Error::other("ffmpeg cannot be ended"))?)
+    }
+
+    /// Waits a moment for its end.
+    fn gone(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        let until = Instant::now() + GONE;
+        loop {
+            match self.child.try_wait()? {
+                None if Instant::now() < until => sleep(STEP),
+                status => return Ok(status),
+            }
+        }
+    }
+
+    /// Kills it with all that it has started, which would hold its pipes open: `ffmpeg` may be somebody's script.
+    fn kill(&mut self) {
+        // Its number is its own as long as nobody has waited for it.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let group = Pid::from_child(&self.child);
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// What a thread returns that ends in a moment; one that does not is left alone.
+fn joined<T>(thread: JoinHandle<T>) -> Option<T> {
+    let until = Instant::now() + GONE;
+    while !thread.is_finished() {
+        if Instant::now() >= until {
+            return None;
+        }
+        sleep(STEP);
+    }
+    thread.join().ok()
 }
 
 impl Drop for Running {
@@ -343,6 +399,7 @@ mod tests {
             arguments: FfmpegArguments::default(),
             program: None,
             insecure: false,
+            start: None,
         }
     }
 
@@ -405,6 +462,24 @@ mod tests {
         let pid = child.running.child.id();
         drop(child);
         assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    /// As a script that starts ffmpeg in its turn, which outlives it and holds its pipes.
+    #[test]
+    fn what_it_has_started_ends_with_it() {
+        let mut child = shell("sleep 3600 & trap '' TERM; printf \"$!\"; wait");
+        let mut buf = [0; 16];
+        let Read::Data(len) = child.read(&mut buf, PATIENCE).unwrap() else { panic!("it says a number") };
+        let pid = String::from_utf8_lossy(&buf[..len]).into_owned();
+        let (say, gone) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(child);
+            say.send(())
+        });
+        gone.recv_timeout(PATIENCE).expect("it ends");
+        // Killed, if nobody has waited for it yet.
+        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(state.is_empty() || state.contains(") Z "), "{state}");
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl Pump {
     /// Ends it, after ffmpeg has been ended; what it was given can be given to another.
     pub fn stop(self) -> Option<Fed> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().ok()
+        super::joined(self.thread)
     }
 }
 

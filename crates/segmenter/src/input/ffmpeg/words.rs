@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::listing::Listing;
+use super::{super::hls::Aired, listing::Listing};
 
 /// Lines that are kept for when ffmpeg dies.
 const LAST_LINES: usize = 4;
@@ -49,6 +49,8 @@ const QUIET: &[&str] = &["[info] ", "[verbose] ", "[debug] ", "[trace] "];
 #[derive(Debug, Default)]
 struct Heard {
     listing: Listing,
+    /// Segments of a playlist that it opened.
+    aired: Aired,
     last: VecDeque<String>,
     warnings: VecDeque<String>,
     /// Warnings that were passed on, without their numbers.
@@ -111,6 +113,11 @@ impl Words {
         (heard.listing.is_complete() || heard.ended).then(|| heard.listing.clone())
     }
 
+    /// The segments of a playlist that ffmpeg has opened.
+    pub fn aired(&self) -> Aired {
+        self.shared.lock().aired.clone()
+    }
+
     /// A warning that was not passed on yet.
     pub fn warning(&self) -> Option<String> {
         self.shared.lock().warnings.pop_front()
@@ -119,8 +126,8 @@ impl Words {
     /// Waits until ffmpeg has closed its standard error.
     pub fn end(&mut self) -> LastWords {
         if let Some(thread) = self.thread.take() {
-            // A panic there loses its words only.
-            let _ = thread.join();
+            // A panic there loses its words only, and so does somebody who holds its standard error.
+            let _ = super::joined(thread);
         }
         let mut heard = self.shared.lock();
         let lines = heard.last.drain(..).collect();
@@ -162,6 +169,7 @@ impl Heard {
         };
         if let Some(text) = find(QUIET) {
             self.listing.line(&text);
+            self.aired.hear(&text);
             return;
         }
         let loud = find(LOUD);

@@ -164,7 +164,8 @@ struct Door {
 #[derive(Default)]
 struct Wrong {
     households: HashMap<Net, (u32, Instant)>,
-    told: Option<Instant>,
+    /// When each of both was complained of last: another key, another application.
+    told: [Option<Instant>; 2],
 }
 
 impl Wrong {
@@ -176,8 +177,8 @@ impl Wrong {
         })
     }
 
-    /// Somebody there gave a wrong key; whether to complain.
-    fn note(&mut self, from: IpAddr, now: Instant) -> bool {
+    /// Somebody there gave a wrong key, or named another application; whether to complain.
+    fn note(&mut self, from: IpAddr, elsewhere: bool, now: Instant) -> bool {
         if self.households.len() >= MAX_REMEMBERED {
             self.households.clear();
         }
@@ -186,9 +187,10 @@ impl Wrong {
             *count = 0;
         }
         (*count, *last) = (count.saturating_add(1), now);
-        let told = self.told.is_some_and(|at| now.duration_since(at) < COMPLAINT_INTERVAL);
+        let last = &mut self.told[usize::from(elsewhere)];
+        let told = last.is_some_and(|at| now.duration_since(at) < COMPLAINT_INTERVAL);
         if !told {
-            self.told = Some(now);
+            *last = Some(now);
         }
         !told
     }
@@ -245,15 +247,20 @@ impl Connection {
     async fn first_words(&mut self) -> Option<(OnAir, Vec<Said>)> {
         loop {
             let mut said = self.read().await?;
-            let Some(at) = said.iter().position(|said| matches!(said, Said::OnAir | Said::WrongKey)) else {
-                continue;
-            };
-            if said[at] == Said::WrongKey {
+            let judged = |said: &Said| matches!(said, Said::OnAir | Said::WrongKey | Said::WrongApplication);
+            let Some(at) = said.iter().position(judged) else { continue };
+            if said[at] != Said::OnAir {
                 let from = self.from.ip().to_canonical();
-                let complain =
-                    self.door.wrong.lock().unwrap_or_else(PoisonError::into_inner).note(from, Instant::now());
-                if complain {
-                    tracing::warn!("an encoder at {from} came with another stream key and was refused");
+                let elsewhere = said[at] == Said::WrongApplication;
+                let mut wrong = self.door.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+                if wrong.note(from, elsewhere, Instant::now()) {
+                    let what = match elsewhere {
+                        true => {
+                            "names another application (the part of the address after the port) than the input does"
+                        }
+                        false => "came with another stream key",
+                    };
+                    tracing::warn!("an encoder at {from} {what} and was refused");
                 }
                 return None;
             }
@@ -281,7 +288,7 @@ impl Connection {
                         }
                     }
                     Said::Over => return,
-                    Said::OnAir | Said::WrongKey => {}
+                    Said::OnAir | Said::WrongKey | Said::WrongApplication => {}
                 }
             }
             said = match self.read().await {
@@ -297,7 +304,7 @@ impl Connection {
         let len = self.peer.read(&mut buffer).await.ok().filter(|len| *len > 0)?;
         let mut answer = Vec::new();
         let said = self.session.push(&buffer[..len], &mut answer).ok()?;
-        if said.contains(&Said::WrongKey) {
+        if said.iter().any(|said| matches!(said, Said::WrongKey | Said::WrongApplication)) {
             sleep(WRONG_KEY_DELAY).await;
         }
         timeout(SEND_TIMEOUT, self.peer.write_all(&answer)).await.ok()?.ok()?;
@@ -326,10 +333,11 @@ mod tests {
         let [guesser, other]: [IpAddr; 2] = [[192, 0, 2, 1].into(), [192, 0, 2, 2].into()];
         for _ in 0..MAX_WRONG_KEYS {
             assert!(wrong.may_try(guesser, now));
-            wrong.note(guesser, now);
+            wrong.note(guesser, false, now);
         }
         assert!(!wrong.may_try(guesser, now) && wrong.may_try(other, now));
         assert!(wrong.may_try(guesser, now + FORGIVEN_AFTER));
-        assert!(!wrong.note(other, now), "told a moment ago");
+        assert!(!wrong.note(other, false, now), "told a moment ago");
+        assert!(wrong.note(other, true, now), "another thing");
     }
 }

@@ -46,6 +46,12 @@ impl StreamKey {
         self.0.contains('/')
     }
 
+    /// Whether an encoder names another application. That is no secret.
+    fn is_elsewhere(&self, app: &str, name: &str) -> bool {
+        let given = [app, name].map(|part| part.trim_matches('/')).into_iter().find(|part| !part.is_empty());
+        given.and_then(|given| given.split('/').next()) != self.0.split('/').next()
+    }
+
     /// Whether an encoder gave the right one. How long this takes says nothing about where a wrong one differs.
     fn is_given(&self, app: &str, name: &str) -> bool {
         let (app, name) = (app.trim_matches('/'), name.trim_matches('/'));
@@ -66,6 +72,8 @@ pub enum Said {
     OnAir,
     /// It gave another.
     WrongKey,
+    /// It named another application.
+    WrongApplication,
     /// So much of an FLV file.
     Flv(Vec<u8>),
     /// It has ended its stream.
@@ -222,7 +230,11 @@ impl Session {
                 }
                 write(3, COMMAND, 1, &body, out);
                 self.stage = if right { Stage::OnAir } else { Stage::Closed };
-                said.push(if right { Said::OnAir } else { Said::WrongKey });
+                said.push(match right {
+                    true => Said::OnAir,
+                    false if self.key.is_elsewhere(&self.app, name) => Said::WrongApplication,
+                    false => Said::WrongKey,
+                });
             }
             "FCUnpublish" | "deleteStream" | "closeStream" if self.stage == Stage::OnAir => {
                 self.stage = Stage::Closed;
@@ -324,7 +336,9 @@ mod tests {
         for (app, name) in [("live", "other"), ("other", "key"), ("live", ""), ("", "key"), ("live/key", "x")]
         {
             let (said, out) = publish(&mut Session::new(StreamKey::new("live/key")), app, name);
-            assert_eq!(said, [Said::WrongKey], "{app} {name}");
+            let elsewhere = app == "other" || app.is_empty();
+            let expected = if elsewhere { Said::WrongApplication } else { Said::WrongKey };
+            assert_eq!(said, [expected], "{app} {name}");
             assert!(out.windows(25).any(|window| window == b"NetStream.Publish.BadName"));
         }
     }
