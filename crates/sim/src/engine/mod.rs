@@ -1,7 +1,7 @@
 //! The network: nodes with an uplink and a downlink each, links between them, and time.
 //!
 //! What is modelled, file by file: [`queue`] order of events; [`window`] how far each node may go on
-//! alone; [`access`] bandwidth and queueing of a node's uplink and downlink; [`line`] a router and other traffic before a line; [`path`] propagation,
+//! alone; [`access`] bandwidth and queueing of a node's uplink and downlink; [`mod@line`] a router and other traffic before a line; [`path`] propagation,
 //! jitter, loss and slow start of one direction of a link; [`topology`] where nodes are and who can
 //! be dialled; [`network`] puts them together.
 //! Nothing here knows what the messages mean.
