@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
+use minuet_guard::files;
 use minuet_proto::{
     Metainfo, SegmentSeq, SignedRecord, metainfo::MAX_METAINFO_LENGTH, record::segment_file_name,
     signed::MAX_SIGNED_LENGTH,
@@ -100,9 +101,7 @@ fn is_whole(store: &Store, record: &SignedRecord) -> bool {
 }
 
 fn read_bounded(path: &Path, limit: usize) -> Option<Vec<u8>> {
-    let length = fs::metadata(path).ok()?.len();
-    usize::try_from(length).ok().filter(|length| *length <= limit)?;
-    fs::read(path).ok()
+    files::read(path, limit as u64).ok()
 }
 
 fn remove_all(store: &Store, seq: SegmentSeq) -> Result<(), Error> {
