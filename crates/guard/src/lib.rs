@@ -1,4 +1,4 @@
-//! What every program of Minuet has between itself and strangers. Five parts, used by all programs alike:
+//! What every program of Minuet has between itself and strangers. Four parts, used by all programs alike:
 //!
 //! - [`net`]: to which household and which wider networks an address belongs.
 //! - [`shares`]: places and bytes that strangers may take up. Bounded in total; shared by household and by wider
@@ -6,19 +6,16 @@
 //! - [`contact`]: the one rule for outgoing contacts: may this program contact this address, which somebody named?
 //!   `contacts` (feature `tasks`) has the tasks of a process keep it.
 //! - `tasks` (feature `tasks`): long-lived tasks under watch. The end of a task never goes unnoticed.
-//! - `files` (feature `files`): files of one's own under names that may be a stranger's link or pipe.
 //!
 //! `families` (feature `tasks`) says which families of addresses this host has.
 //!
-//! All but `contacts`, `families`, `files`, `pool` and `tasks` is pure: time is an argument, and nothing opens a socket.
+//! All but `contacts`, `families`, `pool` and `tasks` is pure: time is an argument, and nothing opens a socket.
 
 pub mod contact;
 #[cfg(feature = "tasks")]
 pub mod contacts;
 #[cfg(feature = "tasks")]
 pub mod families;
-#[cfg(feature = "files")]
-pub mod files;
 pub mod net;
 #[cfg(feature = "tasks")]
 pub mod pool;

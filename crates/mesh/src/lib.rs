@@ -29,6 +29,7 @@ mod event;
 mod flood;
 mod greeting;
 mod heads;
+mod known;
 mod lateness;
 mod neighbour;
 mod neighbourhood;

@@ -9,7 +9,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use minuet_guard::files;
 use minuet_proto::{ChannelId, SegmentSeq};
 
 use crate::Error;
@@ -31,7 +30,7 @@ impl Begun {
     pub(crate) fn open(dir: &Path, channel: ChannelId) -> Result<Self, Error> {
         let path = dir.join("begun");
         let mut file =
-            files::open(File::options().create(true).truncate(false).read(true).write(true), &path)
+            minuet_files::open(File::options().create(true).truncate(false).read(true).write(true), &path)
                 .map_err(Error::of(&path))?;
         let mut line = Vec::new();
         file.by_ref().take(MAX_LINE).read_to_end(&mut line).map_err(Error::of(&path))?;

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use minuet_guard::files;
 use minuet_proto::{
     Metainfo, SegmentSeq, SignedRecord, metainfo::MAX_METAINFO_LENGTH, record::segment_file_name,
     signed::MAX_SIGNED_LENGTH,
@@ -101,7 +100,7 @@ fn is_whole(store: &Store, record: &SignedRecord) -> bool {
 }
 
 fn read_bounded(path: &Path, limit: usize) -> Option<Vec<u8>> {
-    files::read(path, limit as u64).ok()
+    minuet_files::read(path, limit as u64).ok()
 }
 
 fn remove_all(store: &Store, seq: SegmentSeq) -> Result<(), Error> {

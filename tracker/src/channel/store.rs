@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use minuet_guard::files;
 use minuet_proto::{ChannelId, SegmentSeq, SignedRecord, SignedState};
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -135,7 +134,8 @@ impl Store {
         let in_folder = |source| StoreError::Folder { path: folder.to_owned(), source };
         std::fs::create_dir_all(folder).map_err(in_folder)?;
         let path = folder.join(FILE);
-        let file = files::open(File::options().read(true).write(true).create(true).truncate(false), &path);
+        let file =
+            minuet_files::open(File::options().read(true).write(true).create(true).truncate(false), &path);
         let file = file.map_err(|source| StoreError::File { path: path.clone(), source })?;
         let opened = FileBackend::new(file)
             .and_then(|file| Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(file));

@@ -13,7 +13,6 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use minuet_guard::files;
 
 const LOCK: &str = "lock";
 const PREFIX: &str = "minuet-watch-";
@@ -148,7 +147,7 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 /// Opens a lock of one's own under a name that may be anything.
 fn open_lock(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    let file = files::open(options, path)?;
+    let file = minuet_files::open(options, path)?;
     if file.metadata()?.uid() != own_uid() {
         return Err(io::Error::other("it belongs to another user"));
     }

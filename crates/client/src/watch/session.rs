@@ -75,6 +75,7 @@ impl Session {
         let closed = player.as_ref().map(|player| player.closed().clone());
         let mut playback = LivePlayback {
             mesh: Arc::clone(&node.mesh),
+            reader: node.mesh.reader(),
             said,
             sink,
             figures: Arc::clone(&self.figures),

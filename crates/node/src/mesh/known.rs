@@ -11,16 +11,15 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use minuet_guard::files;
 use minuet_proto::{
     channel_api::mesh::MeshNode,
     mesh::{HelloFlags, PeerInfo},
 };
+use minuet_session::Reach;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::reach::Reach;
 use crate::contact::{Teller, nameable};
 
 /// Most nodes in a file.
@@ -120,7 +119,7 @@ pub(super) fn read(path: &Path) -> Vec<PeerInfo> {
 }
 
 fn load(path: &Path) -> Known {
-    Known::parse(&files::read(path, MAX_LEN).unwrap_or_default(), now_s())
+    Known::parse(&minuet_files::read(path, MAX_LEN).unwrap_or_default(), now_s())
 }
 
 /// Keeps the file up to date until cancelled.
@@ -263,16 +262,16 @@ mod tests {
         let victim = dir.path().join("victim");
         std::fs::write(&victim, "{\"nodes\":[]}").unwrap();
         symlink(&victim, &path).unwrap();
-        assert!(files::read(&path, MAX_LEN).is_err());
+        assert!(minuet_files::read(&path, MAX_LEN).is_err());
         write(&path, b"mine").unwrap();
         assert_eq!(std::fs::read(&victim).unwrap(), b"{\"nodes\":[]}");
-        assert_eq!(files::read(&path, MAX_LEN).unwrap(), b"mine");
+        assert_eq!(minuet_files::read(&path, MAX_LEN).unwrap(), b"mine");
         let mode = std::fs::symlink_metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         std::fs::remove_file(&path).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
             .unwrap();
-        assert!(files::read(&path, MAX_LEN).unwrap_err().to_string().contains("no regular file"));
+        assert!(minuet_files::read(&path, MAX_LEN).unwrap_err().to_string().contains("no regular file"));
     }
 
     proptest! {

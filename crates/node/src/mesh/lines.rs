@@ -7,7 +7,6 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use minuet_guard::files;
 use minuet_line::{Learned, Memory};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +18,7 @@ const WRITE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_sec
 
 /// What is remembered. A file that cannot be read remembers nothing.
 pub(super) fn read(path: &Path) -> Memory {
-    let mut memory: Memory = files::read(path, MAX_LEN)
+    let mut memory: Memory = minuet_files::read(path, MAX_LEN)
         .ok()
         .and_then(|json| serde_json::from_slice(&json).ok())
         .unwrap_or_default();

@@ -5,12 +5,9 @@
 
 mod certificates;
 mod congestion;
-mod dialable;
 mod driver;
-mod early;
 mod endpoint;
 mod error;
-mod estimate;
 #[cfg(test)]
 mod faults;
 mod known;
@@ -21,8 +18,8 @@ mod live;
 mod met;
 mod network;
 mod origin;
-mod reach;
 mod rendezvous;
+mod shared_line;
 #[cfg(test)]
 mod whole;
 
@@ -30,12 +27,15 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use minuet_guard::tasks::{Fault, Tasks};
-use minuet_mesh::{Config, HeadKey, Node, Role, Start, Timestamp};
+use minuet_mesh::{Config, HeadKey, Role, Start, Timestamp};
 use minuet_proto::{
     ChannelId, ChannelKey, SignedRecord,
     mesh::{NodeId, SIGNATURE_LEN, Serial},
@@ -45,17 +45,16 @@ use reqwest::Url;
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use driver::ClosedPiece;
-use driver::{Command, Driver};
+use driver::{Command, Driver, News, Parts};
 use endpoint::Transport;
 pub use error::Error;
-pub use estimate::Uplink;
-use estimate::UplinkEstimate;
 pub use live::{LivePiece, LiveWindow};
 pub use met::Met;
 pub use minuet_mesh::{PieceRef, Role as MeshRole, Start as MeshStart};
+pub use minuet_session::{ClosedPiece, Reach};
+use minuet_session::{Dialability, ReaderId, Session, Settings, message_rate};
 use origin::Origin;
-pub use reach::Reach;
+pub use shared_line::Uplink;
 
 use crate::{
     TrackerClient,
@@ -140,6 +139,8 @@ pub struct Mesh {
     unshared: Arc<Semaphore>,
     /// What the mesh and the other parts of the program tell each other of their line.
     uplink: Uplink,
+    /// Readers that there ever were.
+    readers: AtomicU64,
     window: Arc<LiveWindow>,
     stats: watch::Receiver<MeshStats>,
     met: watch::Receiver<Met>,
@@ -170,6 +171,25 @@ impl PiecePublisher {
     }
 }
 
+/// Somebody who reads the stream: a player, a recorder, a server. Dropped when it stops reading.
+#[derive(Debug)]
+pub struct Reader {
+    id: ReaderId,
+    /// The driver sees that it is dropped.
+    alive: Arc<()>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Reader {
+    /// Says that this reader needs piece `next` at `due`, and those after it by their ingest times.
+    pub async fn playhead(&self, next: Serial, due: Instant) {
+        let _ = self
+            .commands
+            .send(Command::Playhead { reader: self.id, alive: Arc::downgrade(&self.alive), next, due })
+            .await;
+    }
+}
+
 /// QUIC's queue is not the line's: packets go out as the windows of their links allow, whatever the line does. With two
 /// blocks in it (25 ms at 10 Mbit/s), links whose windows losses keep small left a fifth of a limit unused.
 const TRANSPORT_QUEUE: Duration = Duration::from_millis(110);
@@ -183,7 +203,7 @@ impl Mesh {
         let window = Arc::new(LiveWindow::new(ring));
         let key = Arc::new(ChannelHeads { channel: options.channel, key: options.key.clone() });
         let config = Config {
-            upload_limit: options.upload_limit.map(driver::message_rate),
+            upload_limit: options.upload_limit.map(message_rate),
             transport_queue: TRANSPORT_QUEUE,
             upload: options.upload,
             target_delay: options.target_delay,
@@ -191,11 +211,9 @@ impl Mesh {
             window: options.window,
             first_serial: options.first_serial,
             http_origin: options.role == Role::Viewer,
-            address: transport.reach().encode(),
             ..Config::new(transport.id(), key)
         };
         let epoch = Instant::now();
-        let node = Node::new(config, options.role, rand::random(), Timestamp::ZERO);
         let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
         let (records, brought) = mpsc::channel(RECORD_QUEUE);
         let (heads, _) = broadcast::channel(HEAD_QUEUE);
@@ -211,30 +229,40 @@ impl Mesh {
             let remembering = known::remember(path, neighbours, spawner.token().clone());
             spawner.spawn_to_end("the list of nodes to find again", endless(remembering));
         }
-        let uplink = options.uplink.clone();
-        let estimate = UplinkEstimate::start(&options, uplink.clone(), spawner);
+        let (learned, remembered) = shared_line::remember(&options, spawner);
         let (say_reach, reach) = watch::channel(transport.reach());
         spawner
             .spawn("the watch over this node's addresses", endless(transport.clone().watch_reach(say_reach)));
         let (say_dialable, dialable) = watch::channel(true);
-        let driver = Driver::new(
-            node,
-            options.channel,
-            options.first_serial,
-            epoch,
-            transport.clone(),
-            reach.clone(),
-            estimate,
-            uplink.clone(),
-            Arc::clone(&window),
+        let settings = Settings {
+            core: config,
+            role: options.role,
+            reach: transport.reach(),
+            dialability: Dialability::FoundOut,
+            remembered,
+            seed: rand::random(),
+        };
+        let news = News {
             records,
-            heads.clone(),
-            say_stats,
-            say_neighbours,
-            say_dialable,
-            spawner.clone(),
-            links.clone(),
-        );
+            heads: heads.clone(),
+            stats: say_stats,
+            neighbours: say_neighbours,
+            dialable: say_dialable,
+            learned,
+        };
+        let driver = Driver::new(Parts {
+            session: Session::new(settings, Timestamp::ZERO),
+            role: options.role,
+            channel: options.channel,
+            epoch,
+            transport: transport.clone(),
+            reach: reach.clone(),
+            uplink: options.uplink.clone(),
+            window: Arc::clone(&window),
+            news,
+            tasks: spawner.clone(),
+            links_cancel: links.clone(),
+        });
         #[cfg(test)]
         let door = driver.door();
         spawner.spawn_to_end("the live mesh", endless(driver.run(queue)));
@@ -262,7 +290,8 @@ impl Mesh {
             Self {
                 commands,
                 unshared,
-                uplink,
+                uplink: options.uplink,
+                readers: AtomicU64::new(0),
                 window,
                 stats,
                 met,
@@ -334,9 +363,10 @@ impl Mesh {
         let _ = self.commands.send(Command::Record(record)).await;
     }
 
-    /// Says where the player is: it needs piece `next` at `due`, and those after it by their ingest times.
-    pub async fn playhead(&self, next: Serial, due: Instant) {
-        let _ = self.commands.send(Command::Playhead { next, due }).await;
+    /// A reader of the stream: what it needs next is fetched in time.
+    pub fn reader(&self) -> Reader {
+        let id = ReaderId(self.readers.fetch_add(1, Ordering::Relaxed));
+        Reader { id, alive: Arc::default(), commands: self.commands.clone() }
     }
 
     /// Names the HTTP origin, below which segments lie by their file names, as `teller` has told it; none: there is none.
