@@ -40,6 +40,7 @@ mod places;
 mod playback;
 mod push;
 mod reappearance;
+mod statements;
 mod strain;
 mod tempo;
 mod time;
@@ -47,7 +48,7 @@ mod uplink;
 mod window;
 
 pub use config::{Config, HeadKey, PickOrder, Role, Start};
-pub use event::{Direction, HangUpReason, Input, LinkId, Output, PieceRef};
+pub use event::{Direction, HangUpReason, Input, LinkId, Output, PieceRef, Statement};
 pub use node::{Load, Node, Stats};
 pub use strain::{Cause, Shortage};
 pub use time::Timestamp;

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use minuet_line::LinkSample;
-use minuet_mesh::{Direction, HangUpReason, LinkId, PieceRef, Timestamp};
+use minuet_mesh::{Direction, HangUpReason, LinkId, PieceRef, Statement, Timestamp};
 use minuet_proto::{
     PieceHash, PieceId,
     mesh::{Block, Head, Message, NodeId, PeerInfo, Serial, SignedHead},
@@ -124,8 +124,8 @@ pub enum Event {
     Relays(Vec<String>),
     /// Source: a piece is complete.
     Closed(ClosedPiece),
-    /// A signed record, verified by the host. It is passed on to all neighbours.
-    Record(Bytes),
+    /// A signed statement, verified by the host, that is news. It is passed on to all neighbours.
+    Statement(Statement),
     /// Somebody who is not a neighbour (a tracker, a list of an earlier run, the user) named nodes.
     Peers(Vec<PeerInfo>),
     /// Somebody who is not a neighbour brought a head.
@@ -196,8 +196,9 @@ pub enum Effect {
     Start(Serial),
     /// Nothing before this piece is served any more.
     Release(Serial),
-    /// A record came in from a neighbour, not verified. If it verifies, the host gives it back as [`Event::Record`].
-    Record(Bytes),
+    /// A statement came in from a neighbour, not verified. If it verifies and is news, the host gives it back as
+    /// [`Event::Statement`].
+    Statement(Statement),
     /// The source has signed two different statements about one piece. The first stands.
     Equivocation(Serial),
     /// The [`Pieces`] have failed.

@@ -141,7 +141,7 @@ impl Session {
             }
             Event::Relays(relays) => self.named.relays = relays,
             Event::Closed(piece) => self.publish(piece, now, pieces),
-            Event::Record(record) => self.core.handle(Input::Record { record }, now),
+            Event::Statement(statement) => self.core.handle(Input::Statement(statement), now),
             Event::Peers(peers) => self.core.handle(Input::PeersLearned { peers }, now),
             Event::Head(head) => self.core.handle(Input::Head { head }, now),
             Event::Playhead { reader, next, due } => {
@@ -362,7 +362,7 @@ impl Session {
                     Some(offset) => self.effects.push_back(Effect::Fetch { piece, offset }),
                     None => self.core.handle(Input::HttpFailed { serial: piece.serial }, now),
                 },
-                Output::Record { record } => self.effects.push_back(Effect::Record(record)),
+                Output::Statement(statement) => self.effects.push_back(Effect::Statement(statement)),
                 Output::Release { before } => self.effects.push_back(Effect::Release(before)),
                 Output::Equivocation { serial } => self.effects.push_back(Effect::Equivocation(serial)),
             }

@@ -13,9 +13,9 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use minuet_guard::tasks::Spawner;
-use minuet_mesh::{Direction, LinkId, PieceRef, Role, Timestamp};
+use minuet_mesh::{Direction, LinkId, PieceRef, Role, Statement, Timestamp};
 use minuet_proto::{
-    ChannelId, SignedRecord,
+    ChannelId,
     mesh::{Head, Message, NodeId, PeerInfo, Serial, SignedHead},
 };
 use minuet_session::{ClosedPiece, Effect, Event, Figures, Path, Reach, ReaderId, Session};
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     MeshStats,
     endpoint::Transport,
+    heard::Heard,
     link::{self, Link, LinkEvent, Opening},
     live::LiveWindow,
     origin::Origin,
@@ -51,8 +52,8 @@ const DONE_QUEUE: usize = 64;
 pub(super) enum Command {
     /// Source: a piece is complete. The permit says that there is room for it to wait.
     Closed(ClosedPiece, OwnedSemaphorePermit),
-    /// A signed record, verified.
-    Record(SignedRecord),
+    /// What the source says, as the node's owner has it.
+    Statement(Statement),
     /// The tracker, or a list from an earlier run, named nodes.
     Peers(Vec<PeerInfo>),
     /// The tracker brought heads.
@@ -73,8 +74,8 @@ pub(super) enum Done {
 
 /// Where the driver's news go.
 pub(super) struct News {
-    /// Records that neighbours brought, verified.
-    pub records: mpsc::Sender<SignedRecord>,
+    /// What the source has said.
+    pub heard: watch::Sender<Heard>,
     /// New heads, for who passes them on by other ways.
     pub heads: broadcast::Sender<Head>,
     pub stats: watch::Sender<MeshStats>,
@@ -288,7 +289,7 @@ impl Driver {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Closed(closed, _room) => self.tell(Event::Closed(closed)),
-            Command::Record(record) => self.tell(Event::Record(record.encode())),
+            Command::Statement(statement) => self.take_statement(statement),
             Command::Peers(peers) => self.tell(Event::Peers(peers)),
             Command::Heads(heads) => heads.into_iter().for_each(|head| self.tell(Event::Head(head))),
             Command::Playhead { reader, alive, next, due } => {
@@ -321,7 +322,7 @@ impl Driver {
             Effect::Held(piece) => self.parts.window.note_held(piece.serial),
             Effect::Start(serial) => self.parts.window.set_start(serial),
             Effect::Release(before) => self.parts.window.forget_before(before),
-            Effect::Record(record) => self.take_record(&record),
+            Effect::Statement(statement) => self.take_statement(statement),
             Effect::Equivocation(serial) => {
                 let serial = serial.get();
                 tracing::warn!("the source has said two things about piece {serial}; the first stands");
@@ -351,14 +352,14 @@ impl Driver {
         }
     }
 
-    fn take_record(&mut self, record: &Bytes) {
-        match SignedRecord::decode(record, self.parts.channel) {
-            Ok(record) => {
-                self.tell(Event::Record(record.encode()));
-                // Who follows records and lags this far behind finds them at the tracker.
-                let _ = self.parts.news.records.try_send(record);
-            }
-            Err(error) => tracing::debug!("thrown away: {error}"),
+    fn take_statement(&mut self, statement: Statement) {
+        let (channel, mut news) = (self.parts.channel, None);
+        self.parts.news.heard.send_if_modified(|heard| {
+            news = heard.take(statement, channel);
+            news.is_some()
+        });
+        if let Some(news) = news {
+            self.tell(Event::Statement(news));
         }
     }
 

@@ -10,6 +10,7 @@ mod endpoint;
 mod error;
 #[cfg(test)]
 mod faults;
+mod heard;
 mod known;
 mod lines;
 mod linger;
@@ -35,19 +36,20 @@ use std::{
 };
 
 use minuet_guard::tasks::{Fault, Tasks};
-use minuet_mesh::{Config, HeadKey, Role, Start, Timestamp};
+use minuet_mesh::{Config, HeadKey, Role, Start, Statement, Timestamp};
 use minuet_proto::{
-    ChannelId, ChannelKey, SignedRecord,
+    ChannelId, ChannelKey, SignedRecord, SignedState,
     mesh::{NodeId, SIGNATURE_LEN, Serial},
 };
 use minuet_store::PieceRing;
 use reqwest::Url;
-use tokio::sync::{Semaphore, broadcast, mpsc, watch};
+use tokio::sync::{Mutex, Semaphore, broadcast, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use driver::{Command, Driver, News, Parts};
 use endpoint::Transport;
 pub use error::Error;
+pub use heard::Heard;
 pub use live::{LivePiece, LiveWindow};
 pub use met::Met;
 pub use minuet_mesh::{PieceRef, Role as MeshRole, Start as MeshStart};
@@ -65,8 +67,6 @@ use crate::{
 const COMMAND_QUEUE: usize = 1024;
 /// Bytes of pieces among them: half a minute of 16 Mbit/s.
 const MAX_UNSHARED: usize = 64 << 20;
-/// Records from neighbours that may wait for who follows.
-const RECORD_QUEUE: usize = 16;
 /// Heads that may wait for who posts them; older ones are passed over.
 const HEAD_QUEUE: usize = 256;
 /// How long a node may take to take leave.
@@ -141,9 +141,12 @@ pub struct Mesh {
     uplink: Uplink,
     /// Readers that there ever were.
     readers: AtomicU64,
+    /// The origin that was named last, and who told it.
+    origin: Mutex<Option<(Option<Url>, Teller)>>,
     window: Arc<LiveWindow>,
     stats: watch::Receiver<MeshStats>,
     met: watch::Receiver<Met>,
+    heard: watch::Receiver<Heard>,
     transport: Transport,
     tasks: Tasks,
     /// How links are given to the driver.
@@ -195,8 +198,8 @@ impl Reader {
 const TRANSPORT_QUEUE: Duration = Duration::from_millis(110);
 
 impl Mesh {
-    /// Starts a node. Records that neighbours bring come out of the receiver, verified.
-    pub async fn start(options: MeshOptions) -> Result<(Self, mpsc::Receiver<SignedRecord>), Error> {
+    /// Starts a node.
+    pub async fn start(options: MeshOptions) -> Result<Self, Error> {
         let transport = Transport::bind(options.listen, rand::random(), Contacts::of_process()).await?;
         let ring = PieceRing::new(&options.folder, options.window)
             .map_err(|reason| Error::Store { folder: options.folder.clone(), reason })?;
@@ -215,7 +218,7 @@ impl Mesh {
         };
         let epoch = Instant::now();
         let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
-        let (records, brought) = mpsc::channel(RECORD_QUEUE);
+        let (say_heard, heard) = watch::channel(Heard::default());
         let (heads, _) = broadcast::channel(HEAD_QUEUE);
         let (say_stats, stats) = watch::channel(MeshStats::default());
         let (tasks, links) = (Tasks::new(), CancellationToken::new());
@@ -243,7 +246,7 @@ impl Mesh {
             seed: rand::random(),
         };
         let news = News {
-            records,
+            heard: say_heard,
             heads: heads.clone(),
             stats: say_stats,
             neighbours: say_neighbours,
@@ -286,23 +289,22 @@ impl Mesh {
         }
         let _links = links.drop_guard();
         let unshared = Arc::new(Semaphore::new(MAX_UNSHARED));
-        Ok((
-            Self {
-                commands,
-                unshared,
-                uplink: options.uplink,
-                readers: AtomicU64::new(0),
-                window,
-                stats,
-                met,
-                transport,
-                tasks,
-                #[cfg(test)]
-                door,
-                _links,
-            },
-            brought,
-        ))
+        Ok(Self {
+            commands,
+            unshared,
+            uplink: options.uplink,
+            readers: AtomicU64::new(0),
+            origin: Mutex::default(),
+            window,
+            stats,
+            met,
+            heard,
+            transport,
+            tasks,
+            #[cfg(test)]
+            door,
+            _links,
+        })
     }
 
     /// The next fault: a part of the node has died, and the node with it. Waits for ever while all is well; one of several
@@ -358,9 +360,19 @@ impl Mesh {
         PiecePublisher { commands: self.commands.clone(), room: Arc::clone(&self.unshared) }
     }
 
-    /// Passes a signed record on to all neighbours.
-    pub async fn record(&self, record: SignedRecord) {
-        let _ = self.commands.send(Command::Record(record)).await;
+    /// A signed record that is known here: neighbours are told.
+    pub async fn record(&self, record: &SignedRecord) {
+        let _ = self.commands.send(Command::Statement(Statement::Record(record.encode()))).await;
+    }
+
+    /// What the source says of the channel, as it is known here: neighbours are told.
+    pub async fn state(&self, state: &SignedState) {
+        let _ = self.commands.send(Command::Statement(Statement::State(state.encode()))).await;
+    }
+
+    /// What the source has said, as neighbours and the node's owner have told it.
+    pub fn heard(&self) -> watch::Receiver<Heard> {
+        self.heard.clone()
     }
 
     /// A reader of the stream: what it needs next is fetched in time.
@@ -370,7 +382,12 @@ impl Mesh {
     }
 
     /// Names the HTTP origin, below which segments lie by their file names, as `teller` has told it; none: there is none.
+    /// Nothing happens if it is the one that was named last.
     pub async fn set_origin(&self, base: Option<Url>, teller: Teller) {
+        let named = Some((base.clone(), teller));
+        if std::mem::replace(&mut *self.origin.lock().await, named.clone()) == named {
+            return;
+        }
         let origin = base.and_then(|base| {
             let made = Origin::new(base, Contacts::of_process(), teller);
             made.inspect_err(|error| tracing::warn!("the HTTP origin is not used: {error}")).ok()

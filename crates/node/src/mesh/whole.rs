@@ -49,7 +49,7 @@ async fn alone(role: Role, folder: &Path) -> Mesh {
     let mut options = faults::options(role, folder);
     options.trackers.clear();
     options.known = None;
-    Mesh::start(options).await.unwrap().0
+    Mesh::start(options).await.unwrap()
 }
 
 fn frame(message: &Message) -> Bytes {

@@ -54,7 +54,7 @@ pub fn hears(vice: Vice, event: &Event) -> bool {
         (Vice::Idles | Vice::Crowds, Event::Frame { message, .. }) => {
             matches!(message, Message::Hello(_) | Message::Bye(_))
         }
-        (Vice::Idles | Vice::Crowds, Event::Head(_) | Event::Record(_)) => false,
+        (Vice::Idles | Vice::Crowds, Event::Head(_) | Event::Statement(_)) => false,
         (Vice::Crowds, Event::Peers(_)) => false,
         _ => true,
     }

@@ -367,7 +367,7 @@ impl<'a> Shard<'a> {
                     self.begin_if_playing(id);
                 }
             }
-            Effect::Record(record) => self.answers.push(Event::Record(record)),
+            Effect::Statement(statement) => self.answers.push(Event::Statement(statement)),
             // There is no origin.
             Effect::Fetch { piece, .. } => self.answers.push(Event::Fetched { piece, bytes: None }),
             Effect::Held(_)

@@ -41,6 +41,7 @@ fn short(message: &Message) -> String {
         }
         Message::Peers(peers) => format!("Peers, {}", peers.len()),
         Message::Record(record) => format!("Record, {} bytes", record.len()),
+        Message::State(state) => format!("State, {} bytes", state.len()),
         other => format!("{other:?}"),
     }
 }

@@ -4,6 +4,7 @@
 //! nodes come and go, pieces close and the tracker answers at barriers only (see [`crate::engine::window`]).
 
 use bytes::Bytes;
+use minuet_mesh::Statement;
 use minuet_proto::mesh::{PeerInfo, Serial, SignedHead};
 use minuet_session::{ClosedPiece, Event};
 use std::collections::VecDeque;
@@ -253,7 +254,7 @@ impl<'a> World<'a> {
                 let mut record = vec![0; RECORD_BYTES];
                 record[..8].copy_from_slice(&id.segment.0.to_le_bytes());
                 let record = Bytes::from(record);
-                shard.feed(source, Event::Record(record.clone()));
+                shard.feed(source, Event::Statement(Statement::Record(record.clone())));
                 self.record = Some(record);
             }
             if !self.scenario.stream.at_once {
@@ -278,7 +279,7 @@ impl<'a> World<'a> {
                 shard.feed(id, Event::Head(head.clone()));
             }
             if let Some(record) = self.record.clone() {
-                shard.feed(id, Event::Record(record));
+                shard.feed(id, Event::Statement(Statement::Record(record)));
             }
         }
         if !peers.is_empty() {
