@@ -26,7 +26,7 @@ use super::{
     live::LiveWindow,
     origin::Origin,
     shared_line::Uplink,
-    transport::{Link, LinkEvent, Opening, Transport},
+    transport::{Door, Link, LinkEvent, Opening, Transport},
 };
 
 /// Events of links that may wait for the driver; links that bring more are held up by their own flow control.
@@ -119,7 +119,7 @@ pub(super) struct Driver {
     events: (mpsc::Sender<LinkEvent>, mpsc::Receiver<LinkEvent>),
     done: (mpsc::Sender<Done>, mpsc::Receiver<Done>),
     /// Links that others open.
-    door: (mpsc::Sender<Box<dyn Opening>>, mpsc::Receiver<Box<dyn Opening>>),
+    door: (Door, mpsc::Receiver<Box<dyn Opening>>),
 }
 
 impl Driver {

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Line, Link, LinkEvent, Opening, PathFigures, RelayServer, Transport, Work,
+    Door, Line, Link, LinkEvent, Opening, PathFigures, RelayServer, Transport, Work,
     link::{Chunks, Queues, read_both, tell_end},
 };
 use crate::mesh::Error;
@@ -41,7 +41,7 @@ pub(in crate::mesh) struct Network(Arc<Mutex<HashMap<NodeId, Node>>>);
 #[derive(Clone)]
 struct Node {
     addr: SocketAddr,
-    door: mpsc::Sender<Box<dyn Opening>>,
+    door: Door,
 }
 
 impl std::fmt::Debug for Node {
@@ -135,7 +135,7 @@ impl Transport for Memory {
     fn accept(
         self: Arc<Self>,
         _channel: ChannelId,
-        door: mpsc::Sender<Box<dyn Opening>>,
+        door: Door,
         _tasks: Spawner,
     ) -> Work<'static, Result<(), &'static str>> {
         Box::pin(async move {

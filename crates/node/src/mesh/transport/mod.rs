@@ -29,6 +29,9 @@ pub(super) use link::{Link, LinkEvent};
 /// Work that a transport does.
 pub(super) type Work<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// Where links go that others open.
+pub(super) type Door = mpsc::Sender<Box<dyn Opening>>;
+
 /// A way to get links, under one key.
 pub(super) trait Transport: Debug + Send + Sync {
     /// This node's key.
@@ -62,7 +65,7 @@ pub(super) trait Transport: Debug + Send + Sync {
     fn accept(
         self: Arc<Self>,
         channel: ChannelId,
-        door: mpsc::Sender<Box<dyn Opening>>,
+        door: Door,
         tasks: Spawner,
     ) -> Work<'static, Result<(), &'static str>>;
 

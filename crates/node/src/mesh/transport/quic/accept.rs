@@ -16,9 +16,9 @@ use std::{
 
 use minuet_guard::{pool::Pool, tasks::Spawner};
 use minuet_proto::ChannelId;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::time::timeout;
 
-use super::{super::Opening, DIAL_TIMEOUT, Quic, link};
+use super::{super::Door, DIAL_TIMEOUT, Quic, link};
 
 /// Most connections that others open here and that are in their handshake, or have not named their channel.
 const MAX_ACCEPTING: u64 = 64;
@@ -45,7 +45,7 @@ fn judge(proven: bool, taken: u64) -> Judgement {
 pub(super) async fn accept(
     transport: Arc<Quic>,
     channel: ChannelId,
-    door: mpsc::Sender<Box<dyn Opening>>,
+    door: Door,
     tasks: Spawner,
 ) -> Result<(), &'static str> {
     let places = Pool::new(MAX_ACCEPTING);

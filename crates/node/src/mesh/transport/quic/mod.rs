@@ -26,7 +26,7 @@ use minuet_proto::{
     mesh::{NodeId, SIGNATURE_LEN},
 };
 use minuet_session::reach::{MAX_DIALLED, Reach};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 mod accept;
 mod certificates;
@@ -34,7 +34,7 @@ mod congestion;
 mod link;
 
 use self::{certificates::Pins, congestion::WindowFactory};
-use super::{Error, Opening, PathFigures, RelayServer, Transport, Work};
+use super::{Door, Error, Opening, PathFigures, RelayServer, Transport, Work};
 use crate::contact::{Contact, Contacts, Teller};
 
 /// Names the protocol in the handshake (RFC 7301). The number is that of the framing, not of the mesh messages, whose
@@ -266,7 +266,7 @@ impl Transport for Quic {
     fn accept(
         self: Arc<Self>,
         channel: ChannelId,
-        door: mpsc::Sender<Box<dyn Opening>>,
+        door: Door,
         tasks: Spawner,
     ) -> Work<'static, Result<(), &'static str>> {
         Box::pin(accept::accept(self, channel, door, tasks))
