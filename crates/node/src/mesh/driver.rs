@@ -2,8 +2,6 @@
 //!
 //! One task, fed by queues; nothing in it waits for a peer, a disk beyond the page cache, or whoever reads the window.
 
-mod accept;
-
 use std::{
     collections::HashMap,
     net::IpAddr,
@@ -24,12 +22,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     MeshStats,
-    endpoint::Transport,
     heard::Heard,
-    link::{self, Link, LinkEvent, Opening},
     live::LiveWindow,
     origin::Origin,
     shared_line::Uplink,
+    transport::{Link, LinkEvent, Opening, Transport},
 };
 
 /// Events of links that may wait for the driver; links that bring more are held up by their own flow control.
@@ -65,9 +62,9 @@ pub(super) enum Command {
 }
 
 /// What becomes of work that the driver has given out.
-pub(super) enum Done {
-    /// A dial or an incoming connection.
-    Opened { peer: Option<NodeId>, direction: Direction, opened: Option<Box<dyn Opening>> },
+enum Done {
+    /// A dial.
+    Dialled { peer: NodeId, opened: Option<Box<dyn Opening>> },
     /// A fetch from the HTTP origin.
     Fetched { piece: PieceRef, bytes: Option<Bytes> },
 }
@@ -94,7 +91,7 @@ pub(super) struct Parts {
     pub channel: ChannelId,
     /// Time zero of the session.
     pub epoch: Instant,
-    pub transport: Transport,
+    pub transport: Arc<dyn Transport>,
     /// How this node can be reached.
     pub reach: watch::Receiver<Reach>,
     /// The line that the mesh shares with other parts of the program.
@@ -121,6 +118,8 @@ pub(super) struct Driver {
     reviews: u32,
     events: (mpsc::Sender<LinkEvent>, mpsc::Receiver<LinkEvent>),
     done: (mpsc::Sender<Done>, mpsc::Receiver<Done>),
+    /// Links that others open.
+    door: (mpsc::Sender<Box<dyn Opening>>, mpsc::Receiver<Box<dyn Opening>>),
 }
 
 impl Driver {
@@ -137,27 +136,18 @@ impl Driver {
             reviews: 0,
             events: mpsc::channel(EVENT_QUEUE),
             done: mpsc::channel(DONE_QUEUE),
+            door: mpsc::channel(DONE_QUEUE),
         }
-    }
-
-    /// How links are given to it.
-    #[cfg(test)]
-    pub fn door(&self) -> mpsc::Sender<Done> {
-        self.done.0.clone()
     }
 
     /// Runs until cancelled, then takes leave of all neighbours.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        let transport = self.parts.transport.clone();
-        let accepting = accept::accept(
-            transport.clone(),
-            self.parts.channel,
-            self.done.0.clone(),
-            self.parts.tasks.clone(),
-        );
-        self.parts.tasks.spawn("taking links", accepting);
+        let Parts { transport, channel, tasks, .. } = &self.parts;
+        let accepting = Arc::clone(transport).accept(*channel, self.door.0.clone(), tasks.clone());
+        tasks.spawn("taking links", accepting);
+        let mut relays = transport.watch_relays();
         let cancel = self.parts.tasks.token().clone();
-        let (mut reach, mut relays) = (self.parts.reach.clone(), transport.watch_relays());
+        let mut reach = self.parts.reach.clone();
         let mut review = interval(REVIEW);
         let mut look = interval(minuet_line::LOOK);
         loop {
@@ -185,6 +175,7 @@ impl Driver {
                         self.on_done(done);
                     }
                 }
+                Some(opened) = self.door.1.recv() => self.open(opened, Direction::Accepted),
                 command = commands.recv() => match command {
                     Some(command) => self.on_command(command),
                     None => break,
@@ -269,21 +260,23 @@ impl Driver {
 
     fn on_done(&mut self, done: Done) {
         match done {
-            Done::Opened { direction, opened: Some(opened), .. } => {
-                let link = LinkId(self.next_link);
-                self.next_link += 1;
-                let (peer, path) = (opened.peer(), opened.path());
-                let Parts { channel, tasks, links_cancel, .. } = &self.parts;
-                let open = opened.start(link, *channel, self.events.0.clone(), tasks, links_cancel);
-                tracing::debug!("{link:?}: {direction:?} {peer:?}, round trip {} ms", path.rtt.as_millis());
-                let path = Path { rtt: path.rtt, remote: open.remote() };
-                self.links.insert(link, open);
-                self.tell(Event::LinkUp { link, peer, direction, path });
-            }
-            Done::Opened { peer: Some(peer), .. } => self.tell(Event::DialFailed { peer }),
-            Done::Opened { .. } => {}
+            Done::Dialled { opened: Some(opened), .. } => self.open(opened, Direction::Dialled),
+            Done::Dialled { peer, opened: None } => self.tell(Event::DialFailed { peer }),
             Done::Fetched { piece, bytes } => self.tell(Event::Fetched { piece, bytes }),
         }
+    }
+
+    /// A link is open at the far end.
+    fn open(&mut self, opened: Box<dyn Opening>, direction: Direction) {
+        let link = LinkId(self.next_link);
+        self.next_link += 1;
+        let (peer, path) = (opened.peer(), opened.path());
+        let Parts { channel, tasks, links_cancel, .. } = &self.parts;
+        let open = opened.start(link, *channel, self.events.0.clone(), tasks, links_cancel);
+        self.links.insert(link, open);
+        tracing::debug!("{link:?}: {direction:?} {peer:?}, round trip {} ms", path.rtt.as_millis());
+        let path = Path { rtt: path.rtt, remote: path.remote };
+        self.tell(Event::LinkUp { link, peer, direction, path });
     }
 
     fn on_command(&mut self, command: Command) {
@@ -364,15 +357,12 @@ impl Driver {
     }
 
     fn dial(&mut self, peer: PeerInfo) {
-        let (transport, channel, done) =
-            (self.parts.transport.clone(), self.parts.channel, self.done.0.clone());
+        let (transport, channel) = (Arc::clone(&self.parts.transport), self.parts.channel);
+        let done = self.done.0.clone();
         let dialling = async move {
-            let opened = match transport.dial(peer.node, &Reach::decode(&peer.address)).await {
-                Some(connection) => link::open(connection, channel, false).await,
-                None => None,
-            };
-            let direction = Direction::Dialled;
-            let _ = done.send(Done::Opened { peer: Some(peer.node), direction, opened }).await;
+            let (peer, reach) = (peer.node, Reach::decode(&peer.address));
+            let opened = transport.dial(peer, reach, channel).await;
+            let _ = done.send(Done::Dialled { peer, opened }).await;
         };
         self.parts.tasks.errand("a dial", dialling);
     }
@@ -416,7 +406,7 @@ impl Driver {
         let paths = self.links.iter().map(|(id, link)| {
             let path = link.path();
             tracing::trace!("{id:?}: {path:?}, on its way: {:?}", link.undrained());
-            (*id, path.relayed, Path { rtt: path.rtt, remote: link.remote() })
+            (*id, path.relayed, Path { rtt: path.rtt, remote: path.remote })
         });
         let paths: Vec<(LinkId, bool, Path)> = paths.collect();
         self.relayed = paths.iter().filter(|(_, relayed, _)| *relayed).count();

@@ -1,12 +1,9 @@
-//! The live mesh over real networks: the core ([`minuet_mesh`]) on QUIC links, with its pieces on disk.
+//! The live mesh over real networks: a session ([`minuet_session`]) on links of a transport, with its pieces on disk.
 //!
-//! This module is the only one that names iroh. What others see: [`Mesh`] (a running node), [`LiveWindow`] (the newest
+//! `transport/quic` is the only module that names iroh. What others see: [`Mesh`] (a running node), [`LiveWindow`] (the newest
 //! pieces), [`MeshStats`].
 
-mod certificates;
-mod congestion;
 mod driver;
-mod endpoint;
 mod error;
 #[cfg(test)]
 mod faults;
@@ -14,13 +11,13 @@ mod heard;
 mod known;
 mod lines;
 mod linger;
-mod link;
 mod live;
 mod met;
 mod network;
 mod origin;
 mod rendezvous;
 mod shared_line;
+mod transport;
 #[cfg(test)]
 mod whole;
 
@@ -47,7 +44,6 @@ use tokio::sync::{Mutex, Semaphore, broadcast, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use driver::{Command, Driver, News, Parts};
-use endpoint::Transport;
 pub use error::Error;
 pub use heard::Heard;
 pub use live::{LivePiece, LiveWindow};
@@ -57,6 +53,7 @@ pub use minuet_session::{ClosedPiece, Reach};
 use minuet_session::{Dialability, ReaderId, Session, Settings, message_rate};
 use origin::Origin;
 pub use shared_line::Uplink;
+use transport::{Transport, quic::Quic};
 
 use crate::{
     TrackerClient,
@@ -147,11 +144,8 @@ pub struct Mesh {
     stats: watch::Receiver<MeshStats>,
     met: watch::Receiver<Met>,
     heard: watch::Receiver<Heard>,
-    transport: Transport,
+    transport: Arc<dyn Transport>,
     tasks: Tasks,
-    /// How links are given to the driver.
-    #[cfg(test)]
-    door: mpsc::Sender<driver::Done>,
     /// Ends links that are still there; they outlive the driver, which has last words for them.
     _links: DropGuard,
 }
@@ -193,21 +187,22 @@ impl Reader {
     }
 }
 
-/// QUIC's queue is not the line's: packets go out as the windows of their links allow, whatever the line does. With two
-/// blocks in it (25 ms at 10 Mbit/s), links whose windows losses keep small left a fifth of a limit unused.
-const TRANSPORT_QUEUE: Duration = Duration::from_millis(110);
-
 impl Mesh {
     /// Starts a node.
     pub async fn start(options: MeshOptions) -> Result<Self, Error> {
-        let transport = Transport::bind(options.listen, rand::random(), Contacts::of_process()).await?;
+        let quic = Quic::bind(options.listen, rand::random(), Contacts::of_process()).await?;
+        Self::start_over(Arc::new(quic), options)
+    }
+
+    /// Starts a node that gets its links from `transport`.
+    fn start_over(transport: Arc<dyn Transport>, options: MeshOptions) -> Result<Self, Error> {
         let ring = PieceRing::new(&options.folder, options.window)
             .map_err(|reason| Error::Store { folder: options.folder.clone(), reason })?;
         let window = Arc::new(LiveWindow::new(ring));
         let key = Arc::new(ChannelHeads { channel: options.channel, key: options.key.clone() });
         let config = Config {
             upload_limit: options.upload_limit.map(message_rate),
-            transport_queue: TRANSPORT_QUEUE,
+            transport_queue: transport.queue(),
             upload: options.upload,
             target_delay: options.target_delay,
             start: options.start,
@@ -234,8 +229,10 @@ impl Mesh {
         }
         let (learned, remembered) = shared_line::remember(&options, spawner);
         let (say_reach, reach) = watch::channel(transport.reach());
-        spawner
-            .spawn("the watch over this node's addresses", endless(transport.clone().watch_reach(say_reach)));
+        spawner.spawn(
+            "the watch over this node's addresses",
+            endless(Arc::clone(&transport).watch_reach(say_reach)),
+        );
         let (say_dialable, dialable) = watch::channel(true);
         let settings = Settings {
             core: config,
@@ -258,7 +255,7 @@ impl Mesh {
             role: options.role,
             channel: options.channel,
             epoch,
-            transport: transport.clone(),
+            transport: Arc::clone(&transport),
             reach: reach.clone(),
             uplink: options.uplink.clone(),
             window: Arc::clone(&window),
@@ -266,15 +263,13 @@ impl Mesh {
             tasks: spawner.clone(),
             links_cancel: links.clone(),
         });
-        #[cfg(test)]
-        let door = driver.door();
         spawner.spawn_to_end("the live mesh", endless(driver.run(queue)));
         let (say_met, met) = watch::channel(Met::default());
         for tracker in options.trackers.clone() {
             let rendezvous = rendezvous::Rendezvous::new(
                 tracker.clone(),
                 &options,
-                transport.clone(),
+                Arc::clone(&transport),
                 reach.clone(),
                 dialable.clone(),
                 commands.clone(),
@@ -301,8 +296,6 @@ impl Mesh {
             heard,
             transport,
             tasks,
-            #[cfg(test)]
-            door,
             _links,
         })
     }
