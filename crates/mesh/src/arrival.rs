@@ -1,14 +1,17 @@
 //! Blocks that come in, until their piece is held and promised to others.
 //!
-//! Rules: a piece comes from the neighbour that sends its first block first; a request that another holder has not begun
-//! to serve is taken back then, if the sender is known to finish what it begins. From the first block on a piece has an
-//! end: [`Pace`] says by when it should be whole and by when it is given up, however many blocks drip in meanwhile, and a
-//! neighbour that has broken pieces off may push fewer. The blocks of a piece are copied into one buffer that grows with
-//! them, so no block keeps more memory in use than it has brought. What is of no use is answered by one cancel, and counts
-//! against its sender. A piece is promised as soon as it begins to come, at once if it is rare and within [`TELL_WITHIN`]
-//! if it is common, and held once the driver has verified it. Of one that is not known to finish what it begins half must
-//! be here: else a piece that nobody has would look as if all had it, and the source would not push it again. A sender of
-//! bytes that do not verify is banned.
+//! Rules:
+//! 1. A piece comes from the neighbour that sends its first block first. The node then cancels the requests that other
+//!    holders have not begun to serve, if the sender is known to finish what it begins.
+//! 2. From the first block on a piece has an end: [`Pace`] says by when it should be whole and by when it is given up,
+//!    however many blocks drip in meanwhile. A neighbour that has broken pieces off may push fewer.
+//! 3. The blocks of a piece are copied into one buffer that grows with them, so no block keeps more memory in use than it
+//!    has brought.
+//! 4. The node answers a useless block with one Cancel, and charges its sender.
+//! 5. The node promises a piece as soon as it begins to come: at once if the piece is rare, within [`TELL_WITHIN`] if it is
+//!    common. If the sender is not known to finish what it begins, half of the piece must be here first: otherwise a piece
+//!    that nobody has would look as if all had it, and the source would not push it again.
+//! 6. The node holds a piece once the driver has verified it. It bans the sender of bytes that do not verify.
 
 use std::time::Duration;
 

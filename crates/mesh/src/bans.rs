@@ -1,10 +1,10 @@
-//! Bans: who sent bytes that do not verify, forged, flooded or lied is not talked to again for a while. A node that is only
-//! too slow to be of use is no liar: it is set aside for a shorter time.
+//! Bans. A node that sent bytes which do not verify, forged a head, flooded or lied is refused for a while. A node that is
+//! only too slow to be of use is no liar: it is refused for a shorter time (set aside).
 //!
-//! Rule: a ban names a node's key, which its links prove, lasts [`BAN`], and the list holds at most [`MAX_BANS`];
-//! beyond that the oldest ban is lifted. A key costs nothing to make, so a ban is no wall: what bounds an
-//! attacker with many keys is that each new key must do its harm before it is found out, once, and that
-//! neighbours who have delivered are preferred to newcomers.
+//! Rule: a ban names a node's key, which its links prove, and lasts [`BAN`]. The list holds at most [`MAX_BANS`]; beyond
+//! that the oldest ban is lifted. A key costs nothing to make, so a ban is no wall. An attacker with many keys is bounded
+//! by two other things: each new key can do its harm only once, before it is found out; and neighbours that have delivered
+//! are preferred to newcomers.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -1,14 +1,13 @@
 //! Nodes that may be dialled, and who told of them.
 //!
 //! Rules:
-//! 1. What a node says of itself, on a link that proves its key, counts more than what a tracker says, and that more than
-//!    what a neighbour says of others: a lesser word never overwrites a greater one ([`Word`]). Among neighbours the first
-//!    one's word stands until a dial has shown it to be wrong.
-//! 2. Each kind of word has places of its own, so that gossip cannot flush what trackers and the nodes themselves have
-//!    said. Where the places for gossip are full, the neighbour that fills most gives way: made-up keys cost their teller
-//!    its own words.
-//! 3. Half of all dials follow gossip, and each neighbour that gossips has an equal say in these, however many nodes it
-//!    names. A neighbour whose words fail again and again is not listened to any more.
+//! 1. What a node says of itself, on a link that proves its key, counts more than what a tracker says, and that more than what a
+//!    neighbour says of others: a lesser word never overwrites a greater one ([`Word`]). Among neighbours the word of the first
+//!    one stands until a dial has shown it to be wrong.
+//! 2. Each kind of word has places of its own, so gossip cannot flush what trackers and the nodes themselves have said. Where the
+//!    places for gossip are full, the neighbour that fills most gives way: made-up keys cost their teller its own words.
+//! 3. Half of all dials follow gossip. Each neighbour that gossips has an equal say in these, however many nodes it names. The
+//!    node no longer listens to a neighbour whose words fail again and again.
 //! 4. Gossip is not passed on: a made-up key goes no further than one hop.
 
 use std::time::Duration;

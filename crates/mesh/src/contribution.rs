@@ -1,11 +1,14 @@
-//! Contribution: who passes on comes first where uplink is scarce.
+//! Contribution: where uplink is scarce, neighbours that pass media on come first.
 //!
-//! Rule: a neighbour is a *rider* if it says that it uploads nothing, or if this node has given it much and got
-//! next to nothing back although it was asked; at a source, to which nobody gives anything, if next to nothing of what
-//! is pushed to it reappears at others, if there are enough to tell, so that those whom all others have banned do not
-//! live on the source. A *newcomer* is one whose link is younger than [`NEW`]: what it has given cannot tell, since each
-//! of a crowd gives as soon as it has a piece. Newcomers are served with what those who were here leave, riders with
-//! what all others leave.
+//! Rules:
+//! 1. A neighbour is a *rider* if it says that it uploads nothing, or if this node has given it much and got next to nothing
+//!    back although it asked. Nobody gives a source anything. At a source a neighbour is a rider if next to nothing of what
+//!    is pushed to it reappears at others, provided that there are enough others to tell; so nodes that all others have
+//!    banned do not live on the source.
+//! 2. A *newcomer* is a neighbour whose link is younger than [`NEW`]. What it has given tells nothing, since each of a crowd
+//!    gives as soon as it has a piece.
+//! 3. Newcomers are served with what older neighbours leave, riders with what all others leave.
+//!
 //! After Tit-for-Tat (BEP 3), Give-to-Get (Mol et al., MMCN 2008) and super-seeding (BEP 16), but without choking: being
 //! last in line is penalty enough, and costs nothing while there is uplink to spare.
 

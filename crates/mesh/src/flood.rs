@@ -1,8 +1,8 @@
 //! Flood limits: what one neighbour may make this node do.
 //!
-//! Rule: every message costs its sender part of an allowance that refills with time (a token bucket); who
-//! overdraws it is hung up on and banned. The prices are chosen so that no honest node comes near: at 16 KiB
-//! pieces and 30 pieces a second a neighbour sends some 100 messages a second, all told.
+//! Rule: every message costs its sender part of an allowance that refills with time (a token bucket). A neighbour that
+//! overdraws it is hung up on and banned. The prices are chosen so that no honest node comes near: at 16 KiB pieces and 30
+//! pieces a second a neighbour sends some 100 messages a second in all.
 
 use minuet_proto::mesh::Message;
 

@@ -1,12 +1,12 @@
 //! Heads: which pieces exist, under the source's signature.
 //!
 //! Rules:
-//! 1. A head's signature is checked once a node; a head that is already known byte for byte costs a comparison.
-//! 2. A head goes ahead of its piece on the same link, and is told to [`GOSSIP`] more neighbours as soon as it is
-//!    new, so that the edge is known faster than pieces travel. Flooding all links would cost more than all
-//!    other control traffic together.
-//! 3. A forged head bans who sent it. A head that contradicts an earlier one is the source's equivocation: the
-//!    first one stands, the driver is told, nothing is passed on, and who brought it is not to blame.
+//! 1. A node checks a head's signature once. A head that it knows byte for byte already costs it a comparison.
+//! 2. A head goes ahead of its piece on the same link. A node also tells a new head to [`GOSSIP`] more neighbours at once, so
+//!    the edge is known faster than pieces travel. Flooding all links would cost more than all other control traffic
+//!    together.
+//! 3. A forged head bans its sender. A head that contradicts an earlier one is the source's equivocation: the first one
+//!    stands, the driver is told, nothing is passed on, and the neighbour that brought it is not blamed.
 //! 4. Heads older than the window are neither checked nor kept.
 
 use std::sync::Arc;

@@ -1,12 +1,13 @@
 //! The picker's clock: requests that come to nothing, and pieces that are late.
 //!
-//! Rules: a request is given up after a time that its holder's measured pace decides, at once if the holder has gone
-//! quiet; a piece that has begun is given up at its end ([`Pace`](crate::arrival::Pace)), also if more of it drips in. A
-//! holder that has never delivered and leaves requests without any answer while it goes on talking is a liar. One that begins
-//! pieces and has never finished one may just be slow, and is set aside (`bans.rs`); one that has delivered is at most hung up
-//! on. So nobody is banned for being slow: an honest node answers each request, however late. What is late is asked of a
-//! second holder, also if it has begun to come and will not be whole in time, and what nobody will deliver in time of the HTTP
-//! origin.
+//! Rules:
+//! 1. A request is given up after a time that the holder's measured pace decides, sooner if the holder has gone quiet. A piece
+//!    that has begun is given up at its end ([`Pace`](crate::arrival::Pace)), even if more of it drips in.
+//! 2. Nobody is banned for being slow: an honest node answers each request, however late. A holder that has never delivered
+//!    and leaves requests without any answer, while it goes on talking, is a liar. A holder that begins pieces and has never
+//!    finished one may just be slow, and is set aside (`bans.rs`). A holder that has delivered is at most hung up on.
+//! 3. A late piece is requested from a second holder, even if it has begun to come but will not be whole in time. A piece that
+//!    nobody will deliver in time is requested from the HTTP origin.
 
 use std::time::Duration;
 

@@ -1,23 +1,23 @@
 //! The neighbour policy: with whom to keep links.
 //!
 //! Rules:
-//! 1. Aim at [`Config::neighbours`](crate::Config) links, at fewer where pieces come slowly, half of them dialled by this node whoever dials here: what a node
-//!    chose itself nobody can take from it. Dial that half at once and the rest only if others do not dial here meanwhile.
-//!    Accept up to twice as many links as are aimed at, since nodes that cannot be dialled live on the places of those that
-//!    can; who stays when these are taken is decided in `places.rs`.
-//! 2. Whom to dial is random among those known, so that the mesh has no clumps and no hub, by who told of them
-//!    (`candidates.rs`); those who say that nobody can dial them only if nobody else is left, since they may be mistaken.
-//! 3. Every [`REVIEW`] the least useful link that this node dialled makes place for a new one, once the new one stands:
-//!    usefulness is what went over it of late, both ways, and a short round trip.
-//! 4. A link over which nothing is heard for [`IDLE`] is given up, before it is missed; so is one whose far end does not say
-//!    Hello within [`HELLO_WITHIN`].
-//! 5. Neighbours tell each other of nodes (BEP 11), a few at a time, and where they themselves are; of who has not said
-//!    where it is nobody is told, nor of who is known by other neighbours' word alone. A neighbour pays for dials that its
+//! 1. A node aims at [`Config::neighbours`](crate::Config) links, at fewer where pieces come slowly. It dials half of these
+//!    itself, whoever dials it: nobody can take from a node what it chose itself. It dials that half at once, and the rest only
+//!    if others do not dial it meanwhile. It accepts up to twice as many links as it aims at, since nodes that cannot be dialled
+//!    live on the places of those that can. `places.rs` decides who stays when these places are taken.
+//! 2. A node dials nodes at random among those that it knows, so that the mesh has no clumps and no hub, by who told of them
+//!    (`candidates.rs`). It dials nodes that say nobody can dial them only if nobody else is left, since they may be mistaken.
+//! 3. Every [`REVIEW`] the least useful link that this node dialled makes place for a new one, once the new one stands.
+//!    Usefulness is what went over the link of late, both ways, and a short round trip.
+//! 4. A node gives up a link over which it hears nothing for [`IDLE`], before the link is missed, and a link whose far end does
+//!    not say Hello within [`HELLO_WITHIN`].
+//! 5. Neighbours tell each other of nodes (BEP 11), a few at a time, and where they themselves are. A node does not pass on a
+//!    node that has not said where it is, nor one that it knows by neighbours' word alone. A neighbour pays for dials that its
 //!    words have led nowhere.
-//! 6. A node that nobody can dial is *hidden*: it has links with dialable nodes alone, and gets from nobody else what it
-//!    plays, while dialable nodes get from both. So dialable nodes serve the hidden ones first, and each other with what
-//!    the hidden ones leave; and where most are hidden they ask these first. A node says itself whether it can be
-//!    dialled; to lie gains no more than to come first among those of the same standing.
+//! 6. A node that nobody can dial is *hidden*. It has links with dialable nodes alone and gets all that it plays from them,
+//!    while dialable nodes get media from both kinds. So dialable nodes serve the hidden ones first, and each other with what
+//!    the hidden ones leave; where most neighbours are hidden, they also request from these first. A node says itself whether it
+//!    can be dialled. A lie gains no more than the first place among nodes of the same standing.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,13 +1,15 @@
 //! Offers: a node with uplink to spare says so.
 //!
-//! Who is turned away by busy holders does not know who is idle. So a node that is running out of requests offers
-//! the rarest piece that a neighbour lacks, and the neighbour asks for it if it has not asked anybody else. This
-//! binds a piece to its sender late (after Sparrow, SOSP 2013) and never has two send it. Moving a request that
+//! A node whose requests busy holders reject does not know which holders are idle. So a node that is running out of requests
+//! offers the rarest piece that a neighbour lacks, and the neighbour requests the piece if it has not requested it elsewhere.
+//! This binds a piece to its sender late (after Sparrow, SOSP 2013), and never makes two nodes send it. Moving a request that
 //! waits elsewhere was tried: the cancel crosses the first block in one case of ten, and costs more than it gains.
 //!
-//! Rules: those come first whom no hidden node can serve (`neighbourhood.rs`, rule 6), and of what they lack the rarest
-//! and newest; at most [`MAX_OFFERS`] offers and waiting requests at once, one offer a neighbour; an offer that is not
-//! taken up within a round trip and [`GRACE`] is forgotten.
+//! Rules:
+//! 1. Neighbours that no hidden node can serve come first (`neighbourhood.rs`, rule 6), and of what they lack the rarest and
+//!    newest.
+//! 2. At most [`MAX_OFFERS`] offers and waiting requests are open at once, and one offer to a neighbour.
+//! 3. A node forgets an offer that is not taken up within a round trip and [`GRACE`].
 
 use std::time::Duration;
 

@@ -1,16 +1,16 @@
-//! The piece picker: which piece to ask of whom, and when to ask again.
+//! The piece picker: which piece to request from whom, and when to request it again.
 //!
 //! Rules:
-//! 1. *Requests queue here, not at the holder*: at most [`PIPELINE`] requests are open with a neighbour. Asking
-//!    for more makes uplinks over-promised, and the mesh collapses.
-//! 2. *One holder a piece.* A second one is asked only if the piece is late (`lateness.rs`); the first block of
-//!    either cancels the other if that has not begun (`arrival.rs`).
-//! 3. *Deadlines near the playhead*: pieces due within [`SOON`] go first, earliest first. *Elsewhere rarest
-//!    first, newest among equals* (BEP 3; Bonald et al., SIGMETRICS 2008), ties at random.
-//! 4. *Holders by measured time*: a neighbour that takes much longer than the best is asked only if nobody
-//!    faster promised the piece within [`DEFER`], or if time runs out. So is, by a dialable node most of whose neighbours
-//!    are hidden (`neighbourhood.rs`, rule 6), one that is dialable, too: the hidden ones need its uplink.
-//! 5. *The source last*: it is asked for what nobody else has.
+//! 1. *Requests queue here, not at the holder*: at most [`PIPELINE`] requests are open with a neighbour. With more, uplinks
+//!    are over-promised and the mesh collapses.
+//! 2. *One holder a piece.* A second one gets a request only if the piece is late (`lateness.rs`). The first block of either
+//!    cancels the other, if that has not begun (`arrival.rs`).
+//! 3. *Deadlines near the playhead*: pieces due within [`SOON`] go first, earliest first. *Elsewhere rarest first, newest among
+//!    equals* (BEP 3; Bonald et al., SIGMETRICS 2008), ties at random.
+//! 4. *Holders by measured time*: a neighbour that takes much longer than the best gets a request only if nobody faster has
+//!    promised the piece within [`DEFER`], or if time runs out. A dialable node most of whose neighbours are hidden treats its
+//!    dialable neighbours in the same way (`neighbourhood.rs`, rule 6): the hidden ones need its uplink.
+//! 5. *The source last*: it gets requests only for what nobody else has.
 //! 6. A neighbour that has gone quiet is not counted on.
 
 use std::time::Duration;

@@ -1,13 +1,13 @@
 //! Places for links that others open: who stays when all are taken.
 //!
 //! Rules, after Bitcoin Core's eviction of inbound peers:
-//! 1. While there is a place, everybody gets it: a school with many viewers behind one address too.
+//! 1. While there is a place, everybody gets it, even a school with many viewers behind one address.
 //! 2. Places for links that this node dials are its own: no number of accepted links takes them (`neighbourhood.rs`).
-//! 3. When all are taken, a neighbour that has been of no use goes first: after [`PROBATION`] it has neither asked for
-//!    anything nor delivered anything, and tells of no new pieces.
-//! 4. Else one of the network that holds most goes, if that holds more than the newcomer's networks then would. An
-//!    eighth of all, with the shortest round trips, a quarter, over which most media went of late, and half of the rest,
-//!    the oldest, are protected. Of the others the youngest goes.
+//! 3. When all are taken, a neighbour that has been of no use goes first: after [`PROBATION`] it has neither requested anything
+//!    nor delivered anything, and tells of no new pieces.
+//! 4. Else one of the network that holds most goes, if that holds more than the newcomer's networks then would. Protected are
+//!    an eighth of all, with the shortest round trips; a quarter, over which most media went of late; and the older half of the
+//!    rest. Of the others the youngest goes.
 //! 5. A newcomer is refused only if nobody is worse.
 //!
 //! Networks count by weight, as everywhere (`minuet_guard::shares`). What comes over relay servers counts as one site: the

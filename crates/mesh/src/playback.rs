@@ -1,13 +1,13 @@
 //! The deadline clock: when each piece is due at the player.
 //!
-//! Rule: one piece and its time are the anchor; all others are due as much later or earlier as the source got
-//! them later or earlier. Only differences of ingest times count, so no clock needs to be right, only steady.
+//! Rule: one piece and its time are the anchor; all others are due as much later or earlier as the source got them later or
+//! earlier. Only differences of ingest times count, so no clock needs to be right, only steady.
 //!
-//! Where a live viewer begins: at the target delay, if two in three neighbours have what follows there, the source not
-//! counted. Else what lies behind the edge would have to come from few, or from the source alone, which has to send
-//! the live edge at the same time: a channel's first viewers, each with seconds to catch up on, would keep it behind
-//! for as long again. So these begin as near to the edge as there is a random access point, and the player waits
-//! there until the target delay is reached.
+//! A live viewer begins at the target delay if two in three neighbours, the source not counted, have what follows there. Else
+//! what lies behind the edge would have to come from few nodes, or from the source alone, which has to send the live edge at the
+//! same time. A channel's first viewers, each with seconds to catch up on, would keep the source behind for as long again. So
+//! they begin as near to the edge as there is a random access point, and the player waits there until the target delay is
+//! reached.
 
 use std::time::Duration;
 

@@ -1,20 +1,19 @@
 //! Push: fresh pieces go out unasked while hardly anybody can have them.
 //!
-//! Asking takes a round trip, and as long as a piece is rare everybody lacks it, so asking tells nothing.
-//! Rules:
-//! 1. The *source* pushes each piece once, as soon as it closes, to one neighbour (super-seeding, BEP 16). Turns
-//!    are taken in proportion to how fast a neighbour can pass a piece on (to the third power: measured) and to how many
-//!    of the pieces pushed to it reappear at others, and newcomers get few. A piece that hardly anybody else promises
-//!    in the time that pieces take here (`reappearance.rs`) was lost with its receiver, or is kept back by it; but who
-//!    has hardly anybody beside it that would promise one (a lone viewer) is not blamed. It may also only be slow, so it
-//!    is pushed again after what waits already. One that its receiver refuses is pushed again at once. The source does
-//!    not say that it holds a piece until [`HELP_AFTER`] of the time after which it would push it again: what is still
-//!    missing somewhere then may be asked of it.
-//! 2. A *viewer* pushes a fresh piece on while fewer than one in [`PUSH_BELOW`] of its neighbours have it, those
-//!    it pushed to included (to push more often was tried and collides); after that pushes would collide, and
-//!    neighbours ask for it anyway. Near ones come first, and those whom no hidden node can serve (`neighbourhood.rs`,
-//!    rule 6).
-//! 3. Nothing is pushed to a neighbour that has gone quiet, nor to one that tells of no new pieces while others do: whoever
+//! A request takes a round trip, and as long as a piece is rare everybody lacks it, so requests tell nothing. Rules:
+//! 1. The *source* pushes each piece once, as soon as it closes, to one neighbour (super-seeding, BEP 16).
+//!    - Turns are taken in proportion to how fast a neighbour can pass a piece on (to the third power: measured) and to how many
+//!      of the pieces pushed to it reappear at others. Newcomers get few.
+//!    - A piece that hardly anybody else promises in the time that pieces take here (`reappearance.rs`) was lost with its
+//!      receiver, or its receiver keeps it back. A receiver is not blamed if hardly anybody beside it would promise one (a lone
+//!      viewer). The piece may also only be slow, so the source pushes it again after what waits already. A piece that its
+//!      receiver refuses is pushed again at once.
+//!    - The source does not say that it holds a piece until [`HELP_AFTER`] of the time after which it would push it again. From
+//!      then on nodes that still lack the piece may request it from the source.
+//! 2. A *viewer* pushes a fresh piece on while fewer than one in [`PUSH_BELOW`] of its neighbours have it, those it pushed to
+//!    included (to push more often was tried and collides). After that pushes would collide, and neighbours request the piece
+//!    anyway. Near neighbours come first, and those that no hidden node can serve (`neighbourhood.rs`, rule 6).
+//! 3. Nothing is pushed to a neighbour that has gone quiet, nor to one that tells of no new pieces while others do: a node that
 //!    gets the stream tells of it, and silent links must not swallow what nobody else has.
 
 use std::collections::VecDeque;

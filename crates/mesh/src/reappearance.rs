@@ -1,14 +1,17 @@
 //! How long a piece that the source has pushed takes to reappear at others, and after which time it counts as lost.
 //!
-//! Rule: one and a half times what four pieces in five take. A piece that was pushed again tells nothing, as one cannot say
-//! which push it was (Karn's rule for TCP's retransmission timer), unless it reappears sooner after the last push than any
-//! piece does, so that it must have been an earlier one (as RFC 3522, Eifel). In a mesh of fifty a piece reappears after 0.4 s, in one of thousands
-//! after 0.7 s and more: with one time for both, a source pushed every other piece twice. A quantile, and not RFC 6298's
-//! mean and deviation, because a few hostile receivers must not slow down the answer to what they keep back (measured).
-//!
-//! It is taken from the newest [`SAMPLES`] pieces, so that it follows within seconds, also where pieces are few: it is long
-//! while a crowd comes in, and a long wait leaves no time to push again. Until [`FEW`] have told, it is that of the nominal
-//! pace times `scale`, which says how many times as long things take at the stream's own (`tempo.rs`).
+//! Rules:
+//! 1. A piece counts as lost after one and a half times what four pieces in five take. In a mesh of fifty a piece reappears
+//!    after 0.4 s, in one of thousands after 0.7 s and more: with one time for both, a source pushed every other piece twice.
+//! 2. A piece that was pushed again tells nothing, as one cannot say which push it was (Karn's rule for TCP's retransmission
+//!    timer). The exception is a piece that reappears sooner after the last push than any piece does: that must have been an
+//!    earlier push (as RFC 3522, Eifel).
+//! 3. The measure is a quantile, not RFC 6298's mean and deviation: a few hostile receivers must not slow down the answer to
+//!    what they keep back (measured).
+//! 4. It is taken from the newest [`SAMPLES`] pieces, so it follows within seconds, even where pieces are few. It is long while
+//!    a crowd comes in, and a long wait leaves no time to push again.
+//! 5. Until [`FEW`] pieces have told, the wait is that of the nominal pace times `scale`, which says how many times as long
+//!    things take at the stream's own pace (`tempo.rs`).
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -1,11 +1,11 @@
-//! Signed statements of the source that pass from node to node: records of sealed segments, and what the source says of
-//! the channel. The core does not read them; the host verifies each, and judges whether it is news.
+//! Signed statements of the source that pass from node to node: records of sealed segments, and what the source says of the
+//! channel. The core does not read them. The host verifies each, and judges whether it is news.
 //!
 //! Rules:
-//! 1. A statement is passed on once, to all neighbours, after the host has given it.
-//! 2. A new neighbour is told the one of each kind that was given last, so that it hears of the channel from whomever it
-//!    meets.
-//! 3. [`REMEMBERED`] of each kind are known again; what is given up is somebody else's repetition at most.
+//! 1. A node passes a statement on once, to all neighbours, after the host has given it.
+//! 2. A node tells a new neighbour the statement of each kind that the host gave last, so the neighbour hears of the channel
+//!    from whomever it meets.
+//! 3. A node recognises the last [`REMEMBERED`] statements of each kind. One that it has forgotten may come to the host again.
 
 use std::collections::VecDeque;
 

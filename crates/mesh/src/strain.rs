@@ -1,19 +1,20 @@
-//! Want: what a viewer does where the stream does not get to it in full.
+//! Want: what a viewer does when it does not get the stream in full.
 //!
-//! With less uplink than the stream needs nobody can have all of it by everybody's trying harder: all would get most of
-//! it, and every picture would stand. So some stand back, and the others keep theirs. Rules:
+//! With less uplink than the stream needs, nobody gets all of it by everybody's trying harder: all would get most of it, and
+//! every picture would stand still. So some viewers stand back, and the others keep their pictures. Rules:
 //!
-//! 1. A viewer is *in want* where of the pieces that have used up [`EARLY`] of their time more than [`LACKING`] are not
-//!    here. That shows before the picture stands.
-//! 2. Who has been in want for a while is told how much there is ([`Shortage`]), and, where [`Config::stands_back`](crate::Config)
-//!    says so, *stands back*: sooner who came late and who has passed on little, and for the rest by lot.
-//! 3. Who stands back still asks for one piece in [`HELPS_WITH`], in no hurry, takes what is pushed to it, and passes all of
-//!    it on: its uplink serves the others, and without it they would be fewer. (With uplinks of 0.8 times the stream those
-//!    who stand aside altogether would leave no more than five viewers for each uplink that the source has.)
-//! 4. It comes back once neighbours offer it what it does not ask for: then there is uplink to spare. If that was too early,
-//!    it stands back for longer.
-//! 5. Where many pieces are arriving at once and slowly it is its own downlink that is short, not others' uplink: its user is
-//!    told that.
+//! 1. A viewer is *in want* if, of the pieces that have used up [`EARLY`] of their time, more than [`LACKING`] are not here.
+//!    That shows before the picture stands still.
+//! 2. A viewer that has been in want for a while is told how much there is ([`Shortage`]). Where
+//!    [`Config::stands_back`](crate::Config) says so, it also *stands back*: sooner if it came late or has passed on little,
+//!    and for the rest by lot.
+//! 3. A viewer that stands back still asks for one piece in [`HELPS_WITH`], in no hurry, takes what is pushed to it, and passes
+//!    all of it on. Its uplink serves the others, and without it they would be fewer. (With uplinks of 0.8 times the stream,
+//!    viewers that stand aside altogether would leave no more than five viewers for each uplink that the source has.)
+//! 4. It comes back once neighbours offer it pieces that it does not ask for: then there is uplink to spare. If that was too
+//!    early, it stands back for longer.
+//! 5. Where many pieces arrive at once and slowly, the viewer's own downlink is short, not others' uplink. Its user is told
+//!    that.
 
 use std::time::Duration;
 

@@ -1,12 +1,12 @@
 //! The stream's pace: how often a piece closes at the source, and how long each is.
 //!
-//! Whatever the mesh waits for, it waits for pieces: how long one takes on a line that is about as wide as the stream is
-//! in proportion to the time from one piece to the next. So the times of the picker, of pushes and of promises are stated
-//! for a stream with [`NOMINAL`] from one piece to the next, at which they were found by simulation (8 Mbit/s in pieces
-//! of 64 KiB), and stretched where pieces come more slowly. A time that people set (how long a picture may stand) is
-//! none of these and stays.
+//! Whatever the mesh waits for, it waits for pieces. A line that is about as wide as the stream needs a time for a piece that
+//! is in proportion to the time from one piece to the next. So the times of the picker, of pushes and of promises are stated
+//! for a stream with [`NOMINAL`] from one piece to the next, at which they were found by simulation (8 Mbit/s in pieces of
+//! 64 KiB), and are stretched where pieces come more slowly. Times that people set (how long a picture may stand) stay as they
+//! are.
 //!
-//! Source: heads, which the channel's key has signed; so no neighbour can stretch a time.
+//! The pace comes from heads, which the channel's key has signed, so no neighbour can stretch a time.
 
 use std::time::Duration;
 

@@ -1,28 +1,33 @@
 //! The uplink scheduler: what is sent next, and when.
 //!
 //! Rules:
-//! 1. *Hard ceiling.* The bytes of all messages sent in any second never exceed the limit. A log of the last
-//!    second proves it; blocks are also spaced evenly, so that a burst never has to be paid for with silence. Up to
-//!    [`CREDIT`] of what could not be sent in time is made good, but not of the time in which there was nothing to send.
-//! 2. *One piece at a time, at full rate.* Store and forward spreads fastest when the first receiver is served
-//!    whole before the second (Liu, "snowball", ACM MM 2007). A receiver whose link is congested is passed over.
-//! 3. *Most good first.* What is about to be due at those who have been here for a while, for up to half of the uplink; a newcomer's first
-//!    piece, so that it has a picture and something to give; rare pieces, since one copy of such a piece lets many
-//!    others be made: if what is due came before them, a crowd that lacks everything would stop the live edge for
-//!    all; what is due at newcomers, for a part of the uplink; then the rest, newcomers after the others, and riders
-//!    last. So a single newcomer lacks nothing, and a crowd at the door lives on what those inside leave. In each
-//!    class those whom no hidden node can serve first (`neighbourhood.rs`, rule 6), then the fewest copies among the
-//!    neighbours and the newest first, of what is not rare the oldest, so that nobody waits long for what most have. A
-//!    fresh piece to push interrupts one that most have.
-//!    A source sends first what is due soon and was never sent, then pushes (`push.rs`), then the rest: so each byte
-//!    goes out once before any goes out twice, in the order in which it is needed, also if the source is behind.
-//! 4. *Short queues, and an answer to each request*, but for one that crosses its own piece on the way. At most
-//!    [`MAX_WAITING`] requests wait, none longer than [`HOLD`]; what would be served last is turned away at once, so
-//!    that it is asked of an idle holder instead.
+//! 1. *Hard ceiling.* The bytes of all messages sent in any second never exceed the limit. A log of the last second proves it.
+//!    Blocks are also spaced evenly, so that a burst never has to be paid for with silence. Up to [`CREDIT`] of what could not
+//!    be sent in time is made good, but not the time in which there was nothing to send.
+//! 2. *One piece at a time, at full rate.* Store and forward spreads fastest when the first receiver is served whole before
+//!    the second (Liu, "snowball", ACM MM 2007). A receiver whose link is congested is skipped.
+//! 3. *Most good first.* In this order:
+//!    - what is about to be due at neighbours that have been here for a while, for up to half of the uplink;
+//!    - a newcomer's first piece, so that it has a picture and something to give;
+//!    - rare pieces, since one copy of such a piece lets many others be made: if what is due came before them, a crowd that
+//!      lacks everything would stop the live edge for all;
+//!    - what is due at newcomers, for a part of the uplink;
+//!    - the rest, newcomers after the others, and riders last.
+//!
+//!    So a single newcomer lacks nothing, and a crowd at the door lives on what those inside leave. Within a class, neighbours
+//!    that no hidden node can serve come first (`neighbourhood.rs`, rule 6). Then come pieces with the fewest copies among the
+//!    neighbours, the newest first; of pieces that are not rare the oldest first, so that nobody waits long for what most have.
+//!    A fresh piece to push interrupts one that most have.
+//!
+//!    A source sends first what is due soon and was never sent, then pushes (`push.rs`), then the rest. So each byte goes out
+//!    once before any goes out twice, in the order in which it is needed, even if the source is behind.
+//! 4. *Short queues, and an answer to each request*, except for one that crosses its own piece on the way. At most
+//!    [`MAX_WAITING`] requests wait, none longer than [`HOLD`]. What would be served last is rejected at once, so that its
+//!    sender requests it from an idle holder instead.
 //! 5. *Queues live here.* No more than two blocks, or a [`Config::transport_queue`](crate::Config) of them, wait in the
-//!    transport: they could not be overtaken there, and each hop would pay for them. What has not moved for
-//!    [`HELD_UP`], or was given to the transport longer ago than the line would take for two blocks, does not wait for
-//!    the line but for the congestion window of its own link, and must not hold up the others.
+//!    transport: they could not be overtaken there, and each hop would pay for them. Bytes that have not moved for [`HELD_UP`],
+//!    or that were given to the transport longer ago than the line would take for two blocks, do not wait for the line. They
+//!    wait for the congestion window of their own link, and must not hold up the others.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A tracker's channel API over HTTP, from the asking side. See `docs/protocol.md`.
+//! A tracker's channel API over HTTP, from the asking side. See `docs/tracker-protocol.md`.
 //!
 //! Every answer is read up to a limit and within a time, and every statement in it is checked before it is given
 //! on.

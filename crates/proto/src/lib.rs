@@ -5,7 +5,7 @@
 //! (parse, don't validate). What carries a signature can only be made by signing or by a check that passed:
 //! see [`signed::Signed`].
 //!
-//! The wire formats are specified in `docs/protocol.md`.
+//! The wire formats are specified in `docs/protocol.md` and the two pages that it names.
 
 pub mod bencode;
 pub mod channel_api;

@@ -1,8 +1,8 @@
 //! The source's place in the live mesh, under watch.
 //!
-//! Rule: the channel outlives its mesh. When a part of the mesh dies, the source joins a new one under the same key: its
-//! address is another, its serials go on above all that were given out, and viewers find it by the tracker as after a
-//! restart. The recorder goes on meanwhile; what it closes until then is missing live, and comes with the minute.
+//! Rule: the channel outlives its mesh. When a part of the mesh dies, the source joins a new one under the same channel key.
+//! Its address is another, its serials go on above all that were given out, and viewers find it by the tracker, as after a
+//! restart. The recorder goes on meanwhile. Pieces that it closes in between are missing live, and come with the minute.
 
 use std::{
     convert::Infallible,

@@ -2,10 +2,10 @@
 //! get what that leaves.
 //!
 //! Rules:
-//! - BitTorrent keeps a small part in any case, so that who wants a finished minute is not shut out; the mesh is
+//! - BitTorrent keeps a small part in any case, so that clients which want a finished minute are not shut out. The mesh is
 //!   limited to the rest, so the two never have more than the whole.
-//! - The mesh taking more shows at once in what BitTorrent may send; its taking less shows after some time, since each
-//!   change gives BitTorrent's account a second's worth at once.
+//! - When the mesh takes more, BitTorrent may send less at once. When the mesh takes less, BitTorrent may send more after some
+//!   time, since each change gives its account a second's worth at once.
 
 use std::{
     collections::VecDeque,

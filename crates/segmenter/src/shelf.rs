@@ -1,5 +1,5 @@
-//! The finished segments that are held: durable, and so fit to be served and seeded, and published once they are
-//! *offered*: seeded, or known not to be. A viewer who hears of a segment finds it at its source.
+//! The finished segments that are held. They are durable, and so fit to be served and seeded. They are published once they are
+//! *offered*: seeded, or known not to be. So a viewer that hears of a segment finds it at its source.
 
 use std::{
     collections::VecDeque,

@@ -1,14 +1,14 @@
 //! Whether others can dial this node, as far as it can know. Pure.
 //!
 //! Rules:
-//! 1. Who is connected to a relay server can be dialled with its help.
-//! 2. Who was dialled can be dialled.
-//! 3. Who had [`LINKS`] links for [`UNPROVEN`], and was not dialled in that time, cannot: newcomers dial whom they are
-//!    told of, and every 20 s each node puts one neighbour in place of another. Until then it counts as dialable, since
-//!    nobody dials who says that it is not.
-//! 4. What was true elsewhere, where it had none of its present addresses, says nothing of here.
+//! 1. A node that is connected to a relay server can be dialled with its help.
+//! 2. A node that was dialled can be dialled.
+//! 3. A node that had [`LINKS`] links for [`UNPROVEN`], and was not dialled in that time, cannot: newcomers dial whom they are
+//!    told of, and every 20 s each node puts one neighbour in place of another. Until then it counts as dialable, since others
+//!    do not dial a node that says it is not.
+//! 4. What was true elsewhere, where the node had none of its present addresses, says nothing of here.
 //!
-//! It is a hint: who has too few neighbours dials also those who say that nobody can.
+//! It is a hint: a node with too few neighbours also dials those that say nobody can dial them.
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -1,11 +1,11 @@
-//! What nodes are told of each other: addresses, judged when they come in by who names them, and when they go out by who
-//! is told. Pure.
+//! What nodes are told of each other: addresses. They are judged when they come in, by who names them, and when they go out, by
+//! who is told. Pure.
 //!
 //! Rules:
 //! 1. What a neighbour says of itself counts as far as its packets bear it out: [`Reach::as_observed`].
 //! 2. What it says of others counts as far as it may name it, [`Reach::told_by`]: nothing nearer than itself.
-//! 3. Others are told of this node's neighbours alone, with the addresses that were observed here, and of addresses in a
-//!    private network only if they are there: [`Reach::told_to`]. What somebody only heard of is not passed on.
+//! 3. This node names only its own neighbours to others, with the addresses that were observed here. It names an address in a
+//!    private network only to a neighbour there: [`Reach::told_to`]. It does not pass on what it only heard of.
 //! 4. A relay server is named, and heard of, only if it is one of those in use.
 
 use std::{collections::BTreeMap, net::IpAddr};

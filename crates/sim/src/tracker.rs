@@ -1,8 +1,8 @@
 //! The tracker as a joiner meets it: one question, one answer.
 //!
-//! Rule: the answer is a random sample of those present (so that a crowd does not land on the same
-//! few), at most [`OF_ONE_NET`] of one network, only dialable ones for who cannot be dialled, and what the source has
-//! published by then. A node that died silently stays listed until its announce is overdue.
+//! Rule: the answer is a random sample of the nodes present (so that a crowd does not land on the same few), at most
+//! [`OF_ONE_NET`] of one network, and what the source has published by then. An asker that cannot be dialled is told of dialable
+//! nodes only. A node that died silently stays listed until its announce is overdue.
 
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 

@@ -15,11 +15,11 @@
 //! - *Piece order.* Pieces are taken in file order, from each open stream's place on; a stream held open at a random
 //!   offset is the only handle on it. How well viewers trade depends on how far apart their offsets fall: choosing
 //!   new ones all the time made it worse.
-//! - *First pieces.* Who has no piece yet sends no bitfield, and librqbit tells a peer whose bitfield it does not know
-//!   of no new piece. Two viewers that join together therefore never learn what the other gets, until one of them
-//!   connects anew: so a download hangs up once when its first piece is here ([`Torrent::reconnect`]) and dials again,
-//!   with a bitfield. Three viewers of a source capped at twice the stream's rate then have a 60 s minute after 36 to 38 s
-//!   instead of 67 s (`examples/spread.rs`).
+//! - *First pieces.* A peer that has no piece yet sends no bitfield, and librqbit never tells of new pieces to a peer whose
+//!   bitfield it does not know. Two viewers that join together therefore never learn what the other gets, until one of them
+//!   connects anew. So a download hangs up once when its first piece is here ([`Torrent::reconnect`]) and dials again, with
+//!   a bitfield. Three viewers of a source capped at twice the stream's rate then have a 60 s minute after 36 to 38 s instead
+//!   of 67 s (`examples/spread.rs`).
 //! - *Permits.* Each open stream holds one of the engine's blocking permits, which disk writes need too; there are far
 //!   more permits than streams.
 //! - *Outgoing connections* all go through a proxy of ours ([`Gate`]), which judges them: the engine dials whomever a tracker

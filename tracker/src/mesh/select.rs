@@ -1,18 +1,17 @@
 //! Which nodes a node is told of.
 //!
-//! The rules:
-//! 1. *Of use.* Never the asker itself, nobody who is silent, nobody without an address or a relay server that the
-//!    asker could use.
-//! 2. *Spread.* From a fresh random sample, so that the neighbours of two askers differ and nobody is told to all. Nodes
-//!    of a household that has more than [`FAIR`] are drawn more seldom, so that all of them together are drawn as often
-//!    as [`FAIR`] nodes; in the same way for wider networks. And an answer has no more than a share of one household or
-//!    network ([`SHARES`]), but for the asker's own: an address that joins hundreds of times is told little more often
-//!    than one that joins once.
-//! 3. *Reach.* One who cannot be dialled is told of those who can first; holes are punched only for what is missing.
-//! 4. *Givers first.* Who never uploads is told of last, and relays come after viewers in half of the places, so that
-//!    the mesh does not lean on them.
-//! 5. *The source is spared.* In a mesh of [`SOURCE_ALWAYS_BELOW`] and more nodes it is told to a few only: to about
-//!    [`SOURCE_TOLD`] an interval, however many ask, or to who would be told of nobody else.
+//! Rules:
+//! 1. *Of use.* Never the asker itself, no node that is silent, and none without an address or a relay server that the asker
+//!    could use.
+//! 2. *Spread.* From a fresh random sample, so that the neighbours of two askers differ and no node is named to all. Nodes of a
+//!    household that has more than [`FAIR`] are drawn more seldom, so that all of them together are drawn as often as [`FAIR`]
+//!    nodes; the same holds for wider networks. An answer has no more than a share of one household or network ([`SHARES`]),
+//!    except for the asker's own. So an address that joins hundreds of times is named little more often than one that joins once.
+//! 3. *Reach.* An asker that cannot be dialled is told of dialable nodes first; holes are punched only for what is missing.
+//! 4. *Givers first.* Nodes that never upload are named last. Relays come after viewers in half of the places, so that the mesh
+//!    does not lean on them.
+//! 5. *The source is spared.* In a mesh of [`SOURCE_ALWAYS_BELOW`] and more nodes only a few askers are told of it: about
+//!    [`SOURCE_TOLD`] an interval, however many ask, and askers that would be told of nobody else.
 
 use std::net::IpAddr;
 

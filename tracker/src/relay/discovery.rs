@@ -2,11 +2,11 @@
 //! (draft-ietf-quic-address-discovery, under iroh's protocol name `/iroh-qad/0`). Without it a node behind a NAT does
 //! not know what to tell others, and no hole can be punched.
 //!
-//! The certificate is made anew at each start and signed by itself; nodes learn its SHA-256 when they join and accept
-//! that one. An address that a stranger made up would cost a node a few dials that lead nowhere.
+//! The tracker makes the certificate anew at each start and signs it by itself. Nodes learn its SHA-256 when they join, and
+//! accept that one. An address that a stranger made up would cost a node a few dials that lead nowhere.
 //!
-//! Bounds: connections in all, shared between households; a sender that has not shown that it gets what is sent to its address costs no state
-//! (Retry, RFC 9000 8.1.2); no streams, no datagrams, and windows of a few kilobytes.
+//! Bounds: connections in all, shared between households; no state for a sender that has not shown that it gets what is sent to
+//! its address (Retry, RFC 9000 8.1.2); no streams, no datagrams, and windows of a few kilobytes.
 
 use std::io;
 use std::net::UdpSocket;

@@ -4,8 +4,8 @@
 //! count-min sketch (Cormode, Muthukrishnan 2005): a network's count is never too low, and too high by chance only, by
 //! less than one in [`WIDTH`] of all with each of its [`ROWS`].
 //!
-//! The rule is that of dynamic thresholds: a household has as many peers in a swarm as it likes up to a floor, and beyond
-//! it a share of all of them. Who is over it is told of others like everybody; only others are not told of him.
+//! The rule is that of dynamic thresholds: a household has as many peers in a swarm as it likes up to a floor, and beyond the
+//! floor a share of all of them. A peer beyond that is told of others like everybody, but others are not told of it.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,14 +1,14 @@
 //! Which peers a client is told of.
 //!
 //! The rules:
-//! 1. *Of use.* Never the asker itself, never who has been silent too long, no seeder or partial seed for one
-//!    that wants nothing more (BEP 21), no loopback address for another machine.
+//! 1. *Of use.* Never the asker itself, no peer that has been silent too long, no seeder or partial seed for an asker that
+//!    wants nothing more (BEP 21), no loopback address for another machine.
 //! 2. *Spread.* Each answer is a fresh random set, so that no peer is told to all and the neighbours of two
 //!    clients differ. The set is gathered in a few runs of a table that is in hash order: as spread as
 //!    drawing each peer alone, for a fraction of the memory traffic.
 //!
-//! 3. *Shares.* No more than a share of an answer is of one household or wider network but the asker's own household, so
-//!    that whoever announces under thousands of ports is told of no more often than a large household.
+//! 3. *Shares.* No more than a share of an answer is of one household or wider network, except for the asker's own household.
+//!    So a client that announces under thousands of ports is named no more often than a large household.
 //!
 //! What it does for the spread of neighbours is measured beside the textbook ways in this module's tests. Nearness
 //! by network prefix is left out: in a random sample of a large swarm hardly anybody is near, and an order of

@@ -1,9 +1,11 @@
 //! The folder that holds the media at hand: one process at a time, gone afterwards, whatever happened.
 //!
-//! Rules: what a run keeps lies in a folder of its own, made for it under a name that nobody could foresee, mode 0700. So
-//! whatever else lies in `--data`, or in the temporary folder that all users share, is not touched. What a killed process
-//! left is removed by the next one, if it is this user's own. Names in a shared folder may be anything (a link to
-//! somewhere, a pipe that blocks whoever opens it), so they are opened without following or waiting, and looked at.
+//! Rules:
+//! 1. What a run keeps lies in a folder of its own, made for it under a name that nobody could foresee, mode 0700. So a run does
+//!    not touch what else lies in `--data`, or in the temporary folder that all users share.
+//! 2. The next process removes what a killed one left, if that is this user's own.
+//! 3. Names in a shared folder may be anything (a link to somewhere, a pipe that blocks whoever opens it), so they are opened
+//!    without following links and without waiting, and then looked at.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions, TryLockError},

@@ -12,9 +12,9 @@
 //!    nothing is missing, else to the newest one behind the delay. So the delay holds over hours, and a short hitch
 //!    costs nothing that the viewer would miss. One that has not begun within [`MAX_DRIFT`] leaps, too: the first
 //!    viewers of a channel find nobody who has what is behind the live edge.
-//! 4. When the source got nothing for [`SOURCE_GAP`], or the picture leaps over as much, and it stands still, what comes
-//!    then is held back until the delay is reached again: given at once, it would leave the player without a buffer from
-//!    then on.
+//! 4. When the source got nothing for [`SOURCE_GAP`], or the picture leaps over as much, and the picture stands still, then
+//!    what comes is held back until the delay is reached again. Given at once, it would leave the player without a buffer
+//!    from then on.
 //! 5. Serials that the source never used (it was restarted) are passed over once a later piece is there and the picture
 //!    stands still.
 //! 6. The broadcast is over when its source says so and the last byte of its last segment was given. Trackers bring that

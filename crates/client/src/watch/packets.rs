@@ -1,6 +1,8 @@
-//! Whole MPEG-TS packets for the player, and nothing else (ISO 13818-1). Pieces end anywhere in a packet, so where
-//! playback begins, and where it leaps, what is left of a packet would be taken for damage. And a player that is given
-//! something else guesses its format: a playlist would make it contact whom the broadcaster likes. Pure.
+//! Whole MPEG-TS packets for the player, and nothing else (ISO 13818-1). Pure.
+//!
+//! Pieces end anywhere in a packet. Where playback begins, and where it leaps, a player would take the rest of a packet for
+//! damage. And a player that is given something else guesses its format: a playlist would make it contact whomever the
+//! broadcaster likes.
 
 /// Length of a transport stream packet in bytes.
 const PACKET: usize = 188;

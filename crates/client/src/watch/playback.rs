@@ -1,10 +1,11 @@
 //! Playing minutes in order.
 //!
-//! Rules: a minute is given to the player as its verified bytes come; the first one once what is missing of it will
-//! come in less time than what is here from its start takes to play ([`plays_through`]), or [`patience`] is over. When
-//! the picture has stood still for [`patience`] and a later minute is known, what is missing is skipped, and playback
-//! goes on with the newest minute but one; this is said, and counted. When nothing can be played for the time of
-//! `--give-up`, watching fails.
+//! Rules:
+//! 1. A minute is given to the player as its verified bytes come. The first minute is given once what is missing of it will come
+//!    in less time than what is here from its start takes to play ([`plays_through`]), or once [`patience`] is over.
+//! 2. When the picture has stood still for [`patience`] and a later minute is known, playback skips what is missing and goes on
+//!    with the newest minute but one. It says so, and counts it.
+//! 3. When nothing can be played for the time of `--give-up`, watching fails.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 

@@ -1,12 +1,12 @@
 //! The HTTP client of everything that a node fetches and posts.
 //!
 //! Rules:
-//! - Whom it contacts is judged by who named the URL: an address in the URL before each request, a name after it was
-//!   resolved. Each request counts, on a connection that is kept too; an answer other than success does not make it free.
+//! - It judges whom it contacts by who named the URL: an address in the URL before each request, a name after it was resolved.
+//!   Each request counts, even on a connection that is kept. A request that is not answered by success is not free.
 //! - A redirect stays on its host and port, or goes from http to https on its host; at most [`MAX_REDIRECTS`].
-//! - Method and body are kept when the server asks for that (307, 308), and when a POST only goes over to https: servers
-//!   that send everybody to https mostly do so with 301. Any other redirect of a POST is an error that names the new
-//!   address: followed, it would become a GET (RFC 9110, 15.4), and what was posted would be lost without a word.
+//! - It keeps method and body when the server asks for that (307, 308), and when a POST only goes over to https: servers that
+//!   send everybody to https mostly do so with 301. Any other redirect of a POST is an error that names the new address. If
+//!   it were followed, it would become a GET (RFC 9110, 15.4), and what was posted would be lost without a word.
 
 use std::{
     net::{IpAddr, SocketAddr},

@@ -1,4 +1,4 @@
-//! The end of a broadcast: who has all of it stays a little for those who have not.
+//! The end of a broadcast: a node that has all of it stays a little for those that have not.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The line that the parts of one program share, and what earlier runs have learned of it. What it can send the session
-//! finds out.
+//! The line that the parts of one program share, and what earlier runs have learned of it. The session finds out what the line
+//! can send.
 
 use std::sync::{
     Arc,

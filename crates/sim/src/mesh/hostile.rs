@@ -1,7 +1,7 @@
 //! Hostile nodes: an honest core whose driver lies.
 //!
-//! Rule: they keep every rule whose breach would end the link before the harm is done, so that what
-//! is tested is the defence against the vice itself.
+//! Rule: a hostile node keeps every rule whose breach would end its link before the harm is done. So a run tests the defence
+//! against the vice itself.
 
 use bytes::{Bytes, BytesMut};
 use minuet_proto::{

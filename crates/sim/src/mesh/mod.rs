@@ -1,4 +1,4 @@
-//! Mesh nodes on the network: each runs the real core; only sockets, store and hashing are modelled.
+//! Mesh nodes on the network: each runs the real session; only sockets, store and hashing are modelled.
 //!
 //! [`world`] is a run, [`shard`] drives the nodes that one thread runs, [`media`] stands for their stores, [`hostile`] makes some of them harm.
 

@@ -1,7 +1,7 @@
 //! The nodes that one thread runs: tells their sessions what happens in the network, and does what they say.
 //!
-//! Rule: between two barriers a shard knows only its own nodes, and of others what does not change or changes at a
-//! barrier only, so that it cannot be told from the figures how many shards there are.
+//! Rule: between two barriers a shard knows its own nodes, and of others only what does not change, or changes at a barrier. So
+//! the figures do not show how many shards there are.
 
 use bytes::{Bytes, BytesMut};
 use minuet_line::{LOOK, LinkSample};

@@ -3,10 +3,10 @@
 //! Rules:
 //! 1. At most [`MAX_ACCEPTING`] are in their handshake. Under pressure the places are shared by household
 //!    ([`minuet_guard::shares`]).
-//! 2. Once [`UNPROVEN`] places are taken, whoever has not shown that it receives what is sent to its address is told to
-//!    show it first (QUIC Retry, RFC 9000, 8.1.2), which costs no memory here. So addresses that are made up hold
-//!    [`UNPROVEN`] places at most, and those for [`UNPROVEN_TIMEOUT`] only.
-//! 3. Nobody waits in line: each is taken, told to show its address, or refused, at once.
+//! 2. Once [`UNPROVEN`] places are taken, a newcomer must first show that it receives what is sent to its address (QUIC Retry,
+//!    RFC 9000, 8.1.2), which costs no memory here. So made-up addresses hold [`UNPROVEN`] places at most, and for
+//!    [`UNPROVEN_TIMEOUT`] only.
+//! 3. Nobody waits in line: each newcomer is taken, told to show its address, or refused, at once.
 
 use std::{
     net::{IpAddr, Ipv4Addr},

@@ -1,8 +1,8 @@
 //! What is counted of a path, for the estimate of the line: bytes delivered and lost, and the shortest round trip of late.
 //!
-//! The transport shows a smoothed round trip only, which is a second old where an acknowledgement comes ten times a second.
-//! The samples behind it are what the far end's own wait is taken off from, and they follow from two smoothed values:
-//! `smoothed = 7/8 before + 1/8 sample` (RFC 9002, section 5.3).
+//! The transport shows a smoothed round trip only, which is a second old where an acknowledgement comes ten times a second. The
+//! samples behind it follow from two smoothed values: `smoothed = 7/8 before + 1/8 sample` (RFC 9002, section 5.3). The far
+//! end's own wait is already subtracted from them.
 
 use std::{
     sync::{
