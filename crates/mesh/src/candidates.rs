@@ -286,11 +286,6 @@ impl Candidates {
         self.dialling.iter().any(|d| d.node == *node)
     }
 
-    /// Nodes that others may be told of: those that did not come by gossip.
-    pub fn told(&self) -> impl Iterator<Item = &PeerInfo> {
-        self.list.iter().filter(|c| !matches!(c.word, Word::Gossip(_)) && c.failed == 0).map(|c| &c.info)
-    }
-
     /// Number of nodes known.
     pub fn len(&self) -> usize {
         self.list.len()

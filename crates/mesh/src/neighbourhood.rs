@@ -217,13 +217,9 @@ impl Node {
         true
     }
 
-    /// Tells a neighbour of a few others.
+    /// Tells a neighbour of a few others. What this node has only heard of it does not pass on.
     fn tell_peers(&mut self, to: Slab, now: Timestamp) {
-        let told = self.neighbours.get(to).map(|n| n.node);
-        let linked = |info: &PeerInfo| self.neighbours.iter().any(|(_, n)| n.node == info.node);
-        let candidates =
-            self.candidates.told().filter(|info| Some(info.node) != told && !linked(info)).cloned();
-        let known = self.findable(Some(to)).chain(candidates).collect::<Vec<_>>();
+        let known = self.findable(Some(to)).collect::<Vec<_>>();
         let list = known.into_iter().sample(&mut self.rng, TOLD);
         if !list.is_empty() {
             self.send(to, Message::Peers(list), now);
@@ -245,7 +241,9 @@ impl Node {
             if silent || neighbour.heard + idle < self.edge_at {
                 self.hang_up(slab, HangUpReason::Idle, false, now);
             } else if neighbour.greeted && neighbour.told + keep_alive < now && !neighbour.closing {
-                let newest = (self.window.base()..self.window.edge()).rfind(|s| self.window.held.get(*s));
+                // Who passes nothing on promises nothing: an empty list says as well that it is there.
+                let held = |serial: &u64| self.config.upload && self.window.held.get(*serial);
+                let newest = (self.window.base()..self.window.edge()).rfind(held);
                 let newest = newest.map(Serial::new).into_iter().collect();
                 self.send(slab, Message::Have(newest), now);
             }

@@ -170,6 +170,7 @@ impl Choices<'_> {
                 let count = if self.yes() { u32::MAX } else { self.byte().into() };
                 Message::GetHeads { first: self.serial(edge), count }
             }
+            14 if self.byte().is_multiple_of(3) => Message::State(Bytes::from(vec![self.byte() % 16; 300])),
             14 if self.yes() => Message::Record(Bytes::from(vec![self.byte() % 16; 400])),
             14 => Message::Peers((0..self.byte() % 64).map(|_| self.peer()).collect()),
             _ => Message::Bye(minuet_proto::mesh::ByeReason::Leaving),

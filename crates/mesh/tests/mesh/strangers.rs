@@ -108,8 +108,9 @@ fn frames_of_unknown_type_are_charged_by_their_length() {
 fn records_and_long_lists_are_charged() {
     /// What is sent, the number-th of it, and how many of it a neighbour may send at most.
     type Flood = (&'static str, fn(u64) -> Message, u64);
-    let lists: [Flood; 3] = [
+    let lists: [Flood; 4] = [
         ("records", |n| Message::Record(Bytes::from(n.to_le_bytes().to_vec())), 150),
+        ("states", |n| Message::State(Bytes::from(n.to_le_bytes().to_vec())), 150),
         ("lists", |_| Mesh::have((0..4096).map(|n| 10_000 + n)), 30),
         ("peers", |n| Message::Peers(vec![info(key(n as usize), "x")]), 150),
     ];

@@ -15,7 +15,7 @@ pub const MAX_PIECE_LEN: u32 = PieceLength::MAX.get();
 pub const MAX_BLOCK_LEN: u32 = 32 * 1024;
 /// Least payload bytes in one [`Block`], but for the last of its piece: what a block costs its receiver must be paid for.
 pub const MIN_BLOCK_LEN: u32 = 1024;
-/// Longest signed record in bytes.
+/// Longest signed statement, a record or a state, in bytes.
 pub const MAX_STATEMENT_LEN: usize = 4096;
 /// Longest encoded [`SignedHead::body`].
 pub(super) const MAX_HEAD_LEN: usize = 2048 + 64 * 12;
@@ -52,7 +52,7 @@ pub type SerialList = SmallVec<[Serial; 4]>;
 pub enum Message {
     /// First message in both directions.
     Hello(Hello),
-    /// Which pieces the sender holds (BEP 3 bitfield). Follows Hello; replaces what was known.
+    /// Which pieces the sender holds (BEP 3 bitfield). Follows Hello; adds to what was known.
     Bitfield(Window),
     /// The sender holds these pieces, or has begun to receive them from somebody and will hold them soon.
     Have(SerialList),
