@@ -89,6 +89,8 @@ pub(crate) struct Neighbour {
     pub told: Timestamp,
     /// Hello came in.
     pub greeted: bool,
+    /// The version that both ends speak; 0 before Hello.
+    pub version: u32,
     pub flags: HelloFlags,
     pub upload_kbps: u32,
     /// How others can reach it, if it told or was dialled there.
@@ -191,6 +193,7 @@ impl Neighbour {
             told: now,
             greeted: false,
             flags: HelloFlags::default(),
+            version: 0,
             upload_kbps: 0,
             address: Bytes::new(),
             rtt,

@@ -39,7 +39,7 @@ use crate::contact::{Contact, Contacts, Teller};
 
 /// Names the protocol in the handshake (RFC 7301). The number is that of the framing, not of the mesh messages, whose
 /// version is negotiated in Hello.
-const ALPN: &[u8] = b"minuet-mesh/1";
+const ALPN: &[u8] = b"minuet-mesh/2";
 /// How long a port that is in use may take to become free, and how often that is looked at.
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
 const PORT_LOOK: Duration = Duration::from_millis(20);
