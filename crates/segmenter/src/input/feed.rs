@@ -75,11 +75,12 @@ impl Feed {
                 return Ok(self.data(len));
             }
         }
+        let stands_in = self.levels.len() > 1;
         let level = &mut self.levels[self.active];
         let patience = if self.active == 0 { MAX_WAIT } else { MAX_WAIT / 10 };
         let read = match level.read(buf, patience, self.silence) {
-            // What stands in must not end the channel when it fails.
-            Err(error) if self.active > 0 => {
+            // What stands in must not end the channel when it fails, and stands in when what was on air fails.
+            Err(error) if self.active > 0 || stands_in && level.was_on_air() => {
                 tracing::warn!("{error}");
                 level.ended = true;
                 Read::End
@@ -143,6 +144,11 @@ impl Feed {
     /// Whether the user wants it as fast as it comes.
     pub fn is_hurried(&self) -> bool {
         self.levels[self.active].is_hurried()
+    }
+
+    /// Whether the input in use was made before: what is wrong with it went wrong then.
+    pub fn is_recorded(&self) -> bool {
+        self.levels[self.active].is_recorded()
     }
 
     /// Whether whoever reads the input in use passes one program on, as ffmpeg does.

@@ -18,10 +18,11 @@ use minuet_proto::Secrets;
 
 use super::{
     Input, InputError, InputOptions, READ_LEN, Read,
+    dash::Manifest,
     error::Listed,
     ffmpeg::{self, Fed, Ffmpeg, Job, Origin},
     file::{self, FileInput, Kind},
-    hls::{Aired, Segment},
+    hls::Aired,
     http::{self, Http},
     native::{Looks, Native, looks},
     pace::{Pace, Paced},
@@ -33,6 +34,7 @@ use super::{
 
 /// What has come is kept for ffmpeg, if it need be, up to so much. Beyond, ffmpeg begins with what comes then.
 const MAX_KEPT: usize = 4 << 20;
+const _: () = assert!(MAX_KEPT >= READ_LEN);
 /// Datagrams with so much in them that is not MPEG-TS are for ffmpeg. A few of a stranger's are not enough.
 const DATAGRAMS_LOOKED_AT: usize = 128 << 10;
 /// Playlists that lead to playlists.
@@ -42,7 +44,6 @@ const MAX_HOPS: u32 = 3;
 #[derive(Debug)]
 pub struct Source {
     reader: Reader,
-    /// What the reader needs to know of itself.
     about: About,
     pace: Pace,
 }
@@ -77,10 +78,9 @@ struct About {
     fed: Option<Instant>,
     /// Bytes have come of it that can be used.
     fruitful: bool,
-    /// Of a live playlist: what was on air when it was opened, its newest segment then, and where ffmpeg is to begin.
+    /// Of a live playlist: what was on air when it was opened, and what was found in it then.
     aired: Aired,
-    newest: Option<Segment>,
-    start: Option<usize>,
+    listed: Listed,
     remarks: VecDeque<Remark>,
     /// Where encoders come to; nobody else gets in while one is on air.
     door: Option<Rtmp>,
@@ -116,8 +116,7 @@ impl Source {
             fed: None,
             fruitful: false,
             aired,
-            newest: None,
-            start: None,
+            listed: Listed::default(),
             remarks: VecDeque::new(),
             door: None,
         };
@@ -148,6 +147,11 @@ impl Source {
         Ok(Read::Idle)
     }
 
+    /// Whether it was made before: it has a length.
+    pub fn is_recorded(&self) -> bool {
+        self.about.is_finite(&self.reader)
+    }
+
     /// How many bytes the writer of a named pipe has brought, or of a device; `None` if it is neither.
     pub fn came(&self) -> Option<u64> {
         self.about.came.as_ref().map(|came| came.load(Ordering::Relaxed))
@@ -166,8 +170,11 @@ impl Source {
     /// What has been on air of a live playlist by now; `None` if nothing has come of this connection.
     pub fn aired(&self) -> Option<Aired> {
         let Reader::Ffmpeg(ffmpeg) = &self.reader else { return None };
-        let newest = self.about.newest.clone()?;
-        Some(ffmpeg.aired()?.after(Some(newest)))
+        let aired = ffmpeg.aired()?;
+        if self.about.listed.manifest {
+            return Some(Aired::all_of_manifest(Manifest::default()));
+        }
+        Some(aired.after(Some(self.about.listed.newest.clone()?)))
     }
 
     /// Whether its end is only that of a connection: what has no length and no mark of its end goes on later.
@@ -218,13 +225,12 @@ impl Source {
 
     /// Something that the user should know: the same again from a connection to the next.
     pub fn remark(&mut self) -> Option<Remark> {
-        let udp = if let Reader::Native(Native::Udp(udp)) = &mut self.reader { udp.remark() } else { None };
-        let of_ffmpeg = match &mut self.reader {
-            Reader::Ffmpeg(ffmpeg) => ffmpeg.remark(),
-            Reader::Native(Native::Raw(ffmpeg)) => ffmpeg.remark(),
+        let warning = match &mut self.reader {
+            Reader::Native(Native::Udp(udp)) => udp.remark(),
+            Reader::Ffmpeg(ffmpeg) | Reader::Native(Native::Raw(ffmpeg)) => ffmpeg.remark(),
             _ => None,
         };
-        udp.or(of_ffmpeg).map(Remark::Warning).or_else(|| self.about.remarks.pop_front())
+        warning.map(Remark::Warning).or_else(|| self.about.remarks.pop_front())
     }
 }
 
@@ -316,7 +322,9 @@ impl About {
             arguments: self.options.ffmpeg.clone(),
             program: self.options.program,
             insecure: self.options.insecure,
-            start: self.start,
+            finite: self.finite,
+            start: self.listed.start,
+            skip: self.listed.skip,
         }
     }
 
@@ -413,10 +421,9 @@ impl Reader {
             }
             Err(InputError::ForFfmpeg { why, finite, listed, .. }) => {
                 about.finite = finite.then_some(true);
-                let Listed { playlist, newest, start, warnings } =
-                    listed.map_or_else(Listed::default, |it| *it);
-                (about.newest, about.start) = (newest, start);
-                about.remarks.extend(warnings.into_iter().map(Remark::Warning));
+                about.listed = listed.map_or_else(Listed::default, |it| *it);
+                about.remarks.extend(about.listed.warnings.drain(..).map(Remark::Warning));
+                let playlist = about.listed.playlist.take();
                 self.hand_over(about, &why, playlist)?;
                 Ok(Read::Idle)
             }
@@ -487,8 +494,6 @@ impl Reader {
         Ok(())
     }
 }
-
-const _: () = assert!(MAX_KEPT >= READ_LEN);
 
 #[cfg(test)]
 mod tests;
