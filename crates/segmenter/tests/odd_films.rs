@@ -6,7 +6,7 @@ mod common;
 
 use std::{
     fs,
-    io::Write as _,
+    io::{Read as _, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
@@ -23,7 +23,9 @@ use common::{
 /// A segmenter that must fail; its log.
 fn fails(data: &Path, arguments: &[&str]) -> String {
     let options = ["--exit-at-end", "--segment", "2s", "--no-realtime"];
-    let (status, _, log) = Segmenter::start(data, &[arguments, &options].concat()).finish();
+    let mut segmenter = Segmenter::start(data, &[arguments, &options].concat());
+    segmenter.wait_for("ERROR");
+    let (status, _, log) = segmenter.finish();
     assert!(!status.success(), "{log}");
     log
 }
@@ -141,8 +143,13 @@ fn pictures_without_their_headers_are_refused() {
 }
 
 /// A server that gives the first half of this and breaks off, whatever it is asked, once in each connection; how often it was
-/// asked. With `ranges` it gives the rest when it is asked for that.
-fn breaks_off(body: Vec<u8>, ranges: bool, first_status: &'static str) -> (String, Arc<AtomicUsize>) {
+/// asked. With `ranges` it gives the rest when it is asked for that; where it `hangs`, it does not hang up.
+fn breaks_off(
+    body: Vec<u8>,
+    ranges: bool,
+    hangs: bool,
+    first_status: &'static str,
+) -> (String, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     let server = serve(move |head, peer| {
@@ -168,6 +175,10 @@ fn breaks_off(body: Vec<u8>, ranges: bool, first_status: &'static str) -> (Strin
         let part = if ranges && from > 0 { &body[from..] } else { &body[..body.len() / 2] };
         let answer = format!("HTTP/1.1 {answer}\r\nConnection: close\r\n\r\n");
         let _ = peer.write_all(answer.as_bytes()).and_then(|()| peer.write_all(part));
+        if hangs && part.len() < body.len() - from {
+            // Until the other side gives up.
+            let _ = peer.read(&mut [0]);
+        }
     });
     (format!("http://{server}/film"), asked)
 }
@@ -176,12 +187,14 @@ fn breaks_off(body: Vec<u8>, ranges: bool, first_status: &'static str) -> (Strin
 fn a_film_that_breaks_off_for_good_is_not_begun_again() {
     let dir = tempfile::tempdir().unwrap();
     let mkv = fs::read(film(dir.path(), "film.mkv", &["-c", "copy"])).unwrap();
-    for (name, body, status) in [
-        ("native", CLIP.clone(), "200 OK"),
-        ("ffmpeg", mkv.clone(), "200 OK"),
-        ("to ffmpeg only", mkv, "403 Forbidden"),
+    for (name, body, hangs, status) in [
+        ("native", CLIP.clone(), false, "200 OK"),
+        ("ffmpeg", mkv.clone(), false, "200 OK"),
+        ("to ffmpeg only", mkv.clone(), false, "403 Forbidden"),
+        ("native, hanging", CLIP.clone(), true, "200 OK"),
+        ("ffmpeg, hanging", mkv, true, "200 OK"),
     ] {
-        let (url, asked) = breaks_off(body, false, status);
+        let (url, asked) = breaks_off(body, false, hangs, status);
         let data = dir.path().join(name);
         let log = fails(&data, &[&url]);
         assert!(log.contains("ends early: "), "{name}: {log}");
@@ -191,7 +204,7 @@ fn a_film_that_breaks_off_for_good_is_not_begun_again() {
     }
     // With something that stands in, the channel goes on.
     let slate = film(dir.path(), "slate.ts", &["-c", "copy"]);
-    let (url, _) = breaks_off(CLIP.clone(), false, "200 OK");
+    let (url, _) = breaks_off(CLIP.clone(), false, false, "200 OK");
     let options = [&url, "--no-realtime", "--slate", &slate, "--segment", "2s"];
     let mut segmenter = Segmenter::start(&dir.path().join("slate"), &options);
     segmenter.wait_for("ends early: ");
@@ -206,8 +219,13 @@ fn a_film_that_breaks_off_for_good_is_not_begun_again() {
 fn a_film_that_breaks_off_goes_on_from_there_whoever_reads_it() {
     let dir = tempfile::tempdir().unwrap();
     let mkv = fs::read(film(dir.path(), "film.mkv", &["-c", "copy"])).unwrap();
-    for (name, body) in [("native", CLIP.clone()), ("ffmpeg", mkv)] {
-        let (url, _) = breaks_off(body, true, "200 OK");
+    for (name, body, hangs) in [
+        ("native", CLIP.clone(), false),
+        ("ffmpeg", mkv.clone(), false),
+        ("native, hanging", CLIP.clone(), true),
+        ("ffmpeg, hanging", mkv, true),
+    ] {
+        let (url, _) = breaks_off(body, true, hangs, "200 OK");
         let data = dir.path().join(name);
         let log = record(&data, &[&url], Stdio::null());
         assert!((7900..8200).contains(&recorded_ms(&data)), "{name}: {} {log}", recorded_ms(&data));
@@ -301,6 +319,10 @@ fn one_picture_is_held_in_a_loop_and_refused_otherwise() {
         let log = fails(&dir.path().join("once"), &[&picture]);
         assert!(log.contains("is one picture, which has no duration") && log.contains("--loop"), "{log}");
         assert!(!log.contains("sealed"), "{log}");
+        let pipe = Stdio::from(fs::File::open(&picture).unwrap());
+        let options = ["-", "--exit-at-end"];
+        let (status, _, log) = Segmenter::start_with(&dir.path().join("pipe"), &options, pipe).finish();
+        assert!(!status.success() && log.contains("is one picture"), "{log}");
         let data = dir.path().join(format!("{name}-data"));
         let mut segmenter =
             Segmenter::start(&data, &[&picture, "--loop", "--no-realtime", "--segment", "2s"]);

@@ -68,11 +68,18 @@ impl Feed {
     /// What cannot be mended by waiting.
     pub fn read(&mut self, buf: &mut [u8]) -> Result<Fed, InputError> {
         for index in 0..self.active {
-            if let Ok(Read::Data(len)) = self.levels[index].read(buf, Duration::ZERO, self.silence) {
-                tracing::info!("back to {}", self.levels[index].name());
-                self.levels[index + 1..].iter_mut().for_each(Level::close);
-                self.active = index;
-                return Ok(self.data(len));
+            match self.levels[index].read(buf, Duration::ZERO, self.silence) {
+                Ok(Read::Data(len)) => {
+                    tracing::info!("back to {}", self.levels[index].name());
+                    self.levels[index + 1..].iter_mut().for_each(Level::close);
+                    self.active = index;
+                    return Ok(self.data(len));
+                }
+                Ok(Read::Idle | Read::End) => {}
+                Err(error) => {
+                    tracing::warn!("{error}");
+                    self.levels[index].ended = true;
+                }
             }
         }
         let stands_in = self.levels.len() > 1;

@@ -44,6 +44,8 @@ const NO_LENGTH: u64 = 1 << 40;
 /// How often in a row a file is asked for from where it broke off, and how long it is waited before.
 const MAX_RESUMES: u32 = 5;
 const RESUME_WAIT: Duration = Duration::from_secs(1);
+/// A file of which nothing has come for so long, while it was waited for, has broken off.
+const STALLED: Duration = Duration::from_secs(10);
 /// What the TLS library says of a server that answers in plain HTTP.
 const NO_TLS: &str = "InvalidContentType";
 /// What came is a web page: the player's, a login, a network's portal.
@@ -173,11 +175,19 @@ impl Request {
         let mut head = Some(BytesMut::new());
         let (mut received, mut resumes) = (0, 0);
         loop {
-            let chunk = match body.next().await {
-                None => break,
-                Some(Ok(chunk)) => chunk,
-                Some(Err(error)) => {
-                    let cause = root_cause(&error);
+            // What has no length may be silent for as long as whoever reads it lets it.
+            let next = match length {
+                Some(_) => timeout(STALLED, body.next()).await.ok(),
+                None => Some(body.next().await),
+            };
+            let chunk = match next {
+                Some(None) => break,
+                Some(Some(Ok(chunk))) => chunk,
+                broken => {
+                    let cause = match broken {
+                        Some(Some(Err(error))) => root_cause(&error),
+                        _ => format!("nothing came for {} s", STALLED.as_secs()),
+                    };
                     let Some(length) = length.filter(|_| head.is_none()) else {
                         return Err(self.failed(format!("broke off ({cause})")));
                     };

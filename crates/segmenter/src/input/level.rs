@@ -184,7 +184,9 @@ impl Level {
             }
             Ok(Read::Idle) => {
                 // One that waits for an encoder to come is left alone; one that went dead is not.
-                if self.fruitful && self.input.reopens() && self.silent_for() >= silence {
+                // What has a length would begin again; whoever reads it asks for the rest.
+                let goes_on = self.input.reopens() && !source.is_recorded();
+                if self.fruitful && goes_on && self.silent_for() >= silence {
                     tracing::info!("opening {} again", self.input);
                     self.put_off();
                 } else if looking && self.input.reopens() {

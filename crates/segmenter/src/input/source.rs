@@ -4,6 +4,8 @@
 //! that speaks another HTTP, packets without usable tables. Why is said once. Files and servers ffmpeg opens itself;
 //! what comes to us, it is given, from the first byte on.
 
+mod kept;
+
 use std::{
     collections::VecDeque,
     path::Path,
@@ -17,7 +19,7 @@ use std::{
 use minuet_proto::Secrets;
 
 use super::{
-    Input, InputError, InputOptions, READ_LEN, Read,
+    Input, InputError, InputOptions, Read,
     dash::Manifest,
     error::Listed,
     ffmpeg::{self, Fed, Ffmpeg, Job, Origin},
@@ -32,9 +34,6 @@ use super::{
     udp::Udp,
 };
 
-/// What has come is kept for ffmpeg, if it need be, up to so much. Beyond, ffmpeg begins with what comes then.
-const MAX_KEPT: usize = 4 << 20;
-const _: () = assert!(MAX_KEPT >= READ_LEN);
 /// Datagrams with so much in them that is not MPEG-TS are for ffmpeg. A few of a stranger's are not enough.
 const DATAGRAMS_LOOKED_AT: usize = 128 << 10;
 /// Playlists that lead to playlists.
@@ -124,7 +123,7 @@ impl Source {
         Ok(Self { reader, about, pace: Pace::Undecided })
     }
 
-    /// Waits as long as `patience` for bytes and puts them into `buf`, which should hold [`READ_LEN`].
+    /// Waits as long as `patience` for bytes and puts them into `buf`, which should hold [`READ_LEN`](super::READ_LEN).
     ///
     /// # Errors
     /// What ended the input before its time, as a sentence that names the remedy.
@@ -340,28 +339,6 @@ impl About {
             Reader::Waiting | Reader::Failed => false,
         })
     }
-
-    /// The next of what was kept and not handed out.
-    fn take_kept(&mut self, buf: &mut [u8]) -> Option<usize> {
-        let at = self.handed_out?;
-        let rest = self.kept.as_ref()?.get(at..).filter(|rest| !rest.is_empty())?;
-        let len = rest.len().min(buf.len());
-        buf[..len].copy_from_slice(&rest[..len]);
-        self.handed_out = Some(at + len);
-        Some(len)
-    }
-
-    /// Keeps what has come for as long as there is room.
-    fn keep(&mut self, bytes: &[u8]) {
-        if let Some(kept) = &mut self.kept {
-            if kept.len() + bytes.len() > MAX_KEPT {
-                self.kept = None;
-                return;
-            }
-            kept.extend_from_slice(bytes);
-            self.handed_out = self.handed_out.map(|at| at + bytes.len());
-        }
-    }
 }
 
 impl Reader {
@@ -412,11 +389,15 @@ impl Reader {
                 }
                 Ok(Read::Idle)
             }
-            // Too short to tell.
             Ok(Read::End)
                 if about.handed_out.is_none() && about.kept.as_ref().is_some_and(|kept| !kept.is_empty()) =>
             {
-                about.handed_out = Some(0);
+                // Whoever reads a pipe once more may get the next writer's.
+                if matches!(about.input, Input::Stdin) {
+                    self.hand_over(about, "is not MPEG-TS", None)?;
+                } else {
+                    about.handed_out = Some(0);
+                }
                 Ok(Read::Idle)
             }
             Err(InputError::ForFfmpeg { why, finite, listed, .. }) => {

@@ -14,7 +14,9 @@ const TRUSTED: &[&str] = &[
 /// What a playlist that was made smaller may lead to: never a file of this machine.
 const OF_A_PLAYLIST: &str = "http,https,tls,tcp,crypto,httpproxy,data";
 
-/// A film whose connection broke goes on from there, if the server takes ranges.
+/// A server that brings nothing for ten seconds has broken off.
+const STALLED: &[&str] = &["-rw_timeout", "10000000"];
+/// A film that broke off goes on from there, if the server takes ranges.
 const RESUMES: &[&str] = &["-reconnect", "1", "-reconnect_delay_max", "5"];
 /// Still pictures, as a slate may be one.
 const PICTURES: &[&str] = &["png", "jpg", "jpeg", "bmp", "webp", "tif", "tiff"];
@@ -68,8 +70,8 @@ pub fn command(job: &Job, plan: &Plan) -> Command {
         Origin::Url(url) => {
             let (url, own) = as_ffmpeg_takes_it(url, job.insecure);
             command.args(own);
-            if job.finite == Some(true) && url.starts_with("http") {
-                command.args(RESUMES);
+            if url.starts_with("http://") || url.starts_with("https://") {
+                command.args(STALLED).args(RESUMES);
             }
             if url.strip_prefix("file:").is_some_and(|path| is_session(Path::new(path))) {
                 command.args(["-protocol_whitelist", OF_A_SESSION]);
@@ -77,7 +79,7 @@ pub fn command(job: &Job, plan: &Plan) -> Command {
             url
         }
         Origin::Playlist(playlist) => {
-            command.args(["-protocol_whitelist", OF_A_PLAYLIST, "-f", "hls"]);
+            command.args(STALLED).args(["-protocol_whitelist", OF_A_PLAYLIST, "-f", "hls"]);
             playlist.clone()
         }
         // Opened anew, so that ffmpeg can look at its end first.
