@@ -3,7 +3,7 @@
 //! Both run in turn over one made-up feed (8 Mbit/s, key frames each 2 s) in 256 KiB chunks; medians of the
 //! rounds and their ratio are printed, so that a noisy machine disturbs both alike.
 
-#[path = "../tests/common/mod.rs"]
+#[path = "../tests/it/common/mod.rs"]
 mod common;
 
 use std::{

@@ -2,7 +2,7 @@
 //!
 //! The mesh lives without it once it stands: a tracker that is away costs retries, and newcomers who know only it.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use minuet_guard::net::household;
 use minuet_mesh::Role;
@@ -21,13 +21,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use minuet_session::Reach;
+
 use super::{
     MeshOptions,
     driver::Command,
-    endpoint::{RelayServer, Transport},
     known::peer_info,
     met::Met,
-    reach::Reach,
+    transport::{RelayServer, Transport},
 };
 use crate::{
     Backoff, TrackerClient,
@@ -57,7 +58,7 @@ pub(super) struct Rendezvous {
     tracker: TrackerClient,
     channel: ChannelId,
     request: JoinRequest,
-    transport: Transport,
+    transport: Arc<dyn Transport>,
     reach: watch::Receiver<Reach>,
     dialable: watch::Receiver<bool>,
     commands: mpsc::Sender<Command>,
@@ -71,7 +72,7 @@ impl Rendezvous {
     pub fn new(
         tracker: TrackerClient,
         options: &MeshOptions,
-        transport: Transport,
+        transport: Arc<dyn Transport>,
         reach: watch::Receiver<Reach>,
         dialable: watch::Receiver<bool>,
         commands: mpsc::Sender<Command>,

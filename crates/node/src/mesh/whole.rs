@@ -4,30 +4,47 @@
 use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use minuet_mesh::{Direction, Role};
+use minuet_mesh::Role;
 use minuet_proto::mesh::{Frame, Hello, HelloFlags, Message, NodeId, PeerInfo};
+use minuet_session::{Reach, ReaderId};
 use proptest::prelude::*;
 
 use super::{
     Mesh,
-    driver::{Command, Done},
+    driver::Command,
     faults,
-    link::memory::{self, Far},
-    reach::Reach,
+    transport::memory::{Far, Network},
 };
 
 /// How long anything that must happen may take before a test fails.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-impl Mesh {
+/// A node that is linked in memory.
+struct Alone {
+    mesh: Mesh,
+    network: Network,
+}
+
+impl std::ops::Deref for Alone {
+    type Target = Mesh;
+
+    fn deref(&self) -> &Mesh {
+        &self.mesh
+    }
+}
+
+impl Alone {
     /// Gives the node a link to `peer`, which seems to be at `remote`.
     async fn join(&self, peer: NodeId, remote: Option<SocketAddr>) -> Far {
-        let (near, far) = memory::pair(peer, remote);
-        let done = Done::Opened { peer: None, direction: Direction::Accepted, opened: Some(Box::new(near)) };
-        assert!(self.door.send(done).await.is_ok(), "the driver has gone");
-        far
+        self.network.link_to(self.mesh.id(), peer, remote).await
     }
 
+    async fn stop(self) {
+        self.mesh.stop().await;
+    }
+}
+
+impl Mesh {
     /// Waits until the driver has looked at everything that came before.
     async fn settle(&self) {
         let mut stats = self.watch_stats();
@@ -45,11 +62,22 @@ impl Mesh {
     }
 }
 
-async fn alone(role: Role, folder: &Path) -> Mesh {
+/// A node of the network that nobody has told of others.
+fn node(network: &Network, number: u8, role: Role, folder: &Path) -> Mesh {
     let mut options = faults::options(role, folder);
     options.trackers.clear();
     options.known = None;
-    Mesh::start(options).await.unwrap().0
+    Mesh::start_over(network.node(NodeId([number; 32]), addr(number)), options).unwrap()
+}
+
+fn addr(number: u8) -> SocketAddr {
+    ([198, 51, 100, number], 4000).into()
+}
+
+fn alone(role: Role, folder: &Path) -> Alone {
+    let network = Network::default();
+    let mesh = node(&network, 250, role, folder);
+    Alone { mesh, network }
 }
 
 fn frame(message: &Message) -> Bytes {
@@ -101,7 +129,7 @@ async fn told_of(far: &mut Far, last: NodeId) -> Vec<(NodeId, Vec<SocketAddr>)> 
 #[tokio::test]
 async fn others_are_told_of_neighbours_alone_and_where_they_were_seen() {
     let folder = tempfile::tempdir().unwrap();
-    let mesh = alone(Role::Relay, folder.path()).await;
+    let mesh = alone(Role::Relay, folder.path());
     let addr = |text: &str| Some(text.parse::<SocketAddr>().unwrap());
     let liar = NodeId([1; 32]);
     let from_liar = mesh.join(liar, addr("198.51.100.1:4000")).await;
@@ -142,7 +170,7 @@ async fn others_are_told_of_neighbours_alone_and_where_they_were_seen() {
 #[tokio::test]
 async fn what_waits_for_the_driver_is_bounded_in_bytes() {
     let folder = tempfile::tempdir().unwrap();
-    let mesh = alone(Role::Source, folder.path()).await;
+    let mesh = alone(Role::Source, folder.path());
     let publisher = mesh.publisher();
     let piece = super::ClosedPiece {
         id: minuet_proto::PieceId {
@@ -233,7 +261,7 @@ fn act() -> impl Strategy<Value = Act> {
 /// Does all of it to a node, which must go on.
 async fn live_through(role: Role, acts: Vec<Act>) {
     let folder = tempfile::tempdir().unwrap();
-    let mesh = alone(role, folder.path()).await;
+    let mesh = alone(role, folder.path());
     let mut links: Vec<Far> = Vec::new();
     let mut opened = 0u8;
     for act in acts {
@@ -270,6 +298,8 @@ async fn live_through(role: Role, acts: Vec<Act>) {
                 let _ = mesh
                     .commands
                     .send(Command::Playhead {
+                        reader: ReaderId(0),
+                        alive: std::sync::Weak::new(),
                         next: minuet_proto::mesh::Serial::new(next),
                         due: std::time::Instant::now(),
                     })
@@ -298,7 +328,7 @@ proptest! {
 #[tokio::test]
 async fn numbers_that_cannot_be_are_no_end_of_the_node() {
     let folder = tempfile::tempdir().unwrap();
-    let mesh = alone(Role::Viewer, folder.path()).await;
+    let mesh = alone(Role::Viewer, folder.path());
     let mut key = [0; 32];
     for number in [u64::MAX, u64::MAX - 1, 1 << 63, 1 << 62, (1 << 62) - 1] {
         for kind in [1u8, 2, 3, 4, 5, 6, 7, 9, 13] {
@@ -322,4 +352,78 @@ async fn numbers_that_cannot_be_are_no_end_of_the_node() {
         mesh.settle().await;
     }
     mesh.stop().await;
+}
+
+/// Over links that are no network's, with nothing but the name of one node to begin with, a source and viewers do what they
+/// do over QUIC: the seam between driver and transport is where it should be.
+#[tokio::test]
+async fn the_stream_and_what_is_said_of_it_spread_over_another_transport() {
+    let folders: Vec<_> = (0..5).map(|_| tempfile::tempdir().unwrap()).collect();
+    let network = Network::default();
+    let nodes: Vec<Mesh> = (1..=5u8)
+        .zip(&folders)
+        .map(|(number, folder)| {
+            let role = if number == 1 { Role::Source } else { Role::Viewer };
+            node(&network, number, role, folder.path())
+        })
+        .collect();
+    // Each is told of the one before it alone; peer exchange does the rest.
+    for (known, mesh) in (1..5u8).zip(&nodes[1..]) {
+        let told = vec![info(known, &[&addr(known).to_string()])];
+        mesh.commands.send(Command::Peers(told)).await.unwrap();
+    }
+    let key = minuet_proto::ChannelKey::from_seed(&[3; 32]);
+    let state = minuet_proto::ChannelState {
+        channel: key.channel(),
+        at_ms: 1,
+        phase: minuet_proto::Phase::Live,
+        next: minuet_proto::SegmentSeq(0),
+        segment_ms: 60_000,
+        title: "Radio Tower".into(),
+        listed: false,
+        origin: None,
+    };
+    nodes[0].state(&minuet_proto::SignedState::sign(&key, state)).await;
+    let publisher = nodes[0].publisher();
+    let closing = async {
+        for index in 0u32.. {
+            let data = Bytes::from(vec![index as u8; 30_000]);
+            let piece = super::ClosedPiece {
+                id: minuet_proto::PieceId {
+                    segment: minuet_proto::SegmentSeq(0),
+                    piece: minuet_proto::PieceIndex(index),
+                },
+                hash: minuet_proto::PieceHash::of(&data),
+                ingest_ms: 1_700_000_000_000 + u64::from(index) * 50,
+                random_access: true,
+                data,
+            };
+            assert!(publisher.publish(piece));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let hearing = async {
+        for mesh in &nodes[1..] {
+            let mut heard = mesh.heard();
+            let state = heard.wait_for(|heard| heard.state.is_some()).await.unwrap().state.clone();
+            assert_eq!(state.unwrap().title, "Radio Tower");
+            let mut changed = mesh.window().subscribe();
+            loop {
+                let newest = mesh.window().newest().map_or(0, |newest| newest.piece.serial.get());
+                let held = |serial| mesh.window().read(minuet_proto::mesh::Serial::new(serial));
+                if let Some(bytes) = newest.checked_sub(10).and_then(held).filter(|_| newest > 40) {
+                    assert_eq!(bytes, vec![(newest - 10) as u8; 30_000]);
+                    break;
+                }
+                changed.changed().await.unwrap();
+            }
+        }
+    };
+    tokio::select! {
+        () = closing => {}
+        done = tokio::time::timeout(DEADLINE, hearing) => done.expect("it spreads in time"),
+    }
+    for mesh in nodes {
+        mesh.stop().await;
+    }
 }

@@ -4,7 +4,6 @@
 //! is tested is the defence against the vice itself.
 
 use bytes::{Bytes, BytesMut};
-use minuet_mesh::Input;
 use minuet_proto::{
     PieceHash, PieceIndex, SegmentSeq,
     mesh::{
@@ -12,9 +11,10 @@ use minuet_proto::{
         SignedHead,
     },
 };
+use minuet_session::Event;
 
 use super::{
-    contacts::{VICTIM, address},
+    contacts::{VICTIM, reach},
     media::Media,
     member::core_id,
 };
@@ -49,13 +49,13 @@ pub fn says(vice: Vice, message: &Message) -> bool {
 }
 
 /// Whether the node's core hears what others say. One that idles hears only that somebody is there.
-pub fn hears(vice: Vice, input: &Input) -> bool {
-    match (vice, input) {
-        (Vice::Idles | Vice::Crowds, Input::Message { message, .. }) => {
+pub fn hears(vice: Vice, event: &Event) -> bool {
+    match (vice, event) {
+        (Vice::Idles | Vice::Crowds, Event::Frame { message, .. }) => {
             matches!(message, Message::Hello(_) | Message::Bye(_))
         }
-        (Vice::Idles | Vice::Crowds, Input::Head { .. } | Input::Record { .. }) => false,
-        (Vice::Crowds, Input::PeersLearned { .. }) => false,
+        (Vice::Idles | Vice::Crowds, Event::Head(_) | Event::Statement(_)) => false,
+        (Vice::Crowds, Event::Peers(_)) => false,
         _ => true,
     }
 }
@@ -135,7 +135,7 @@ fn poison(turn: u64, nodes: u32) -> Vec<PeerInfo> {
         } else {
             (turn as u32).wrapping_add(number) % nodes
         });
-        PeerInfo { node: core_id(id), flags, upload_kbps: 10_000, address: address(VICTIM) }
+        PeerInfo { node: core_id(id), flags, upload_kbps: 10_000, address: reach(VICTIM, &[]).encode() }
     };
     (0..POISON).map(poisoned).collect()
 }

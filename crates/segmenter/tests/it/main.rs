@@ -1,0 +1,11 @@
+//! The segmenter from input to swarm. One binary: each that is linked by itself costs a build as much as all of them.
+
+mod broken_feeds;
+mod common;
+mod feeds;
+mod inputs;
+mod odd_feeds;
+mod recording;
+mod sharing;
+mod status;
+mod strangers;

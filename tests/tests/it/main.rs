@@ -1,0 +1,21 @@
+//! The built programs, end to end. One binary: each that is linked by itself costs a build as much as all of them.
+
+mod capped;
+mod cases;
+mod clock;
+mod cut_off;
+mod dead_log;
+mod dialable;
+mod families;
+mod first_light;
+mod flood;
+mod full_disk;
+mod hostile;
+mod live;
+mod proxies;
+mod recordings;
+mod restart;
+mod seeding;
+mod set_ups;
+mod slate;
+mod wire;
