@@ -30,6 +30,8 @@ const CUT_SHORT: &[&str] = &[
     "File ended prematurely",
     "Stream ends prematurely",
     "Input/output error",
+    "Connection timed out",
+    "Connection reset by peer",
     "Failed to reconnect",
 ];
 /// What it says before it asks a server for the rest.

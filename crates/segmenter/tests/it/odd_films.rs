@@ -2,8 +2,6 @@
 //! own.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests: a panic is how they fail")]
 
-mod common;
-
 use std::{
     fs,
     io::{Read as _, Write as _},
@@ -15,7 +13,7 @@ use std::{
     },
 };
 
-use common::{
+use crate::common::{
     CLIP, Segmenter,
     field::{codecs, ffmpeg, record, recorded_ms, serve, set},
 };
