@@ -63,6 +63,12 @@ impl Pace {
         Self { common, own, all, households: HashMap::new() }
     }
 
+    /// Whether the common allowance is used up.
+    pub fn is_tight(&mut self, now: Duration) -> bool {
+        self.all.fill(self.common, now);
+        self.all.left < 1.0
+    }
+
     /// Somebody at `ip` comes. False if that is too often.
     pub fn admit(&mut self, ip: IpAddr, now: Duration) -> bool {
         if self.all.take(self.common, now) {

@@ -33,6 +33,7 @@ use super::{
     hls::{Aired, Media, News},
     native::{Looks, looks},
     playlist::{self, Playlist, Variant},
+    redirects,
 };
 
 /// How long a connection and the answer's head may take.
@@ -160,6 +161,7 @@ impl Request {
     async fn fetch(&self, out: &Sender<Result<Bytes, InputError>>) -> Result<(), InputError> {
         let client = Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
+            .redirect(redirects::policy())
             .danger_accept_invalid_certs(self.insecure)
             .build()
             .map_err(|error| self.failed(error.to_string()))?;
@@ -260,8 +262,8 @@ impl Request {
                 false => self.failed(format!("cannot be reached ({reason})")),
             };
         }
-        if error.is_redirect() {
-            return self.failed(format!("redirects in a circle, or too often ({reason})"));
+        if let Some(refused) = redirects::refused(error) {
+            return self.failed(refused.to_string());
         }
         // An answer that is no HTTP, or leads somewhere that is none.
         self.for_ffmpeg(format!("gives no answer in HTTP ({})", mask(&reason)), false, None)

@@ -26,6 +26,7 @@ mod native;
 mod pace;
 mod pipe;
 mod playlist;
+mod redirects;
 mod remark;
 mod rtmp;
 mod rtp;

@@ -43,9 +43,9 @@ enum Judgement {
     ShowAddress,
 }
 
-/// Rule 2.
-fn judge(proven: bool, taken: u64) -> Judgement {
-    if proven || taken < UNPROVEN { Judgement::Take } else { Judgement::ShowAddress }
+/// Rule 2; and an allowance is only charged to who shows that it is its own.
+fn judge(proven: bool, tight: bool, taken: u64) -> Judgement {
+    if proven || !tight && taken < UNPROVEN { Judgement::Take } else { Judgement::ShowAddress }
 }
 
 /// Takes connections that others open.
@@ -61,7 +61,8 @@ pub(super) async fn accept(
         let Some(incoming) = transport.incoming().await else { return Err("the socket is closed") };
         // Relay servers know who their clients are.
         let proven = incoming.is_proven();
-        if judge(proven, places.used()) == Judgement::ShowAddress {
+        let tight = pace.is_tight(began.elapsed());
+        if judge(proven, tight, places.used()) == Judgement::ShowAddress {
             incoming.show_address();
             continue;
         }
@@ -102,8 +103,9 @@ mod tests {
 
     #[test]
     fn addresses_are_to_be_shown_once_some_places_are_taken() {
-        assert_eq!(judge(false, UNPROVEN - 1), Judgement::Take);
-        assert_eq!(judge(false, UNPROVEN), Judgement::ShowAddress);
-        assert_eq!(judge(true, MAX_ACCEPTING), Judgement::Take);
+        assert_eq!(judge(false, false, UNPROVEN - 1), Judgement::Take);
+        assert_eq!(judge(false, false, UNPROVEN), Judgement::ShowAddress);
+        assert_eq!(judge(false, true, 0), Judgement::ShowAddress);
+        assert_eq!(judge(true, true, MAX_ACCEPTING), Judgement::Take);
     }
 }
