@@ -35,10 +35,10 @@ use std::time::Duration;
 use minuet_proto::mesh::{Block, Message, Request, Serial, SerialList};
 use smallvec::SmallVec;
 
-use crate::contribution::{self, Standing};
-use crate::neighbour::{CROSSING, Neighbour, Slab, Want};
+use crate::members::neighbour::{CROSSING, Neighbour, Slab, Want};
 use crate::node::Node;
-use crate::push::hop_us;
+use crate::supply::contribution::{self, Standing};
+use crate::supply::push::hop_us;
 use crate::{LinkId, Output, Role, Timestamp};
 
 /// Longest block: BEP 3's 16 KiB.

@@ -11,8 +11,8 @@ use std::collections::VecDeque;
 
 use minuet_proto::mesh::Message;
 
-use crate::greeting::KNOWS_STATES;
-use crate::neighbour::Slab;
+use crate::members::greeting::KNOWS_STATES;
+use crate::members::neighbour::Slab;
 use crate::node::Node;
 use crate::{Output, Statement, Timestamp};
 

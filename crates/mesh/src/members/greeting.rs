@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use minuet_proto::mesh::{Hello, HelloFlags, Message, PeerInfo, Serial, Window};
 
-use crate::neighbour::Slab;
+use crate::members::neighbour::Slab;
 use crate::node::Node;
-use crate::window::AHEAD;
+use crate::stream::window::AHEAD;
 use crate::{Role, Timestamp};
 
 /// The highest protocol version that this crate speaks; each neighbour is spoken to in the lower of its own and this.

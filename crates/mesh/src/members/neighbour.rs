@@ -7,9 +7,9 @@ use bytes::{Bytes, BytesMut};
 use minuet_proto::mesh::{HelloFlags, NodeId, Serial, SerialList};
 use smallvec::SmallVec;
 
-use crate::arrival::Pace;
-use crate::bits::Bits;
-use crate::tempo::Tempo;
+use crate::demand::arrival::Pace;
+use crate::stream::bits::Bits;
+use crate::stream::tempo::Tempo;
 use crate::{Direction, LinkId, Timestamp};
 
 /// Index of a neighbour in its [`Neighbours`] table; free to be reused once the neighbour is gone.
@@ -222,7 +222,7 @@ impl Neighbour {
             given: 0,
             taken_lately: 0.0,
             given_lately: 0.0,
-            allowance: crate::flood::FULL_ALLOWANCE,
+            allowance: crate::trust::flood::FULL_ALLOWANCE,
             charged: now,
             newest: 0,
             live_from: u64::MAX,
@@ -244,7 +244,7 @@ impl Neighbour {
 
     /// Whether it tells of new pieces, as everybody does who gets the stream.
     pub fn tells(&self, edge: u64) -> bool {
-        self.newest > 0 && self.newest.saturating_add(crate::uplink::LIVE) > edge
+        self.newest > 0 && self.newest.saturating_add(crate::supply::uplink::LIVE) > edge
     }
 
     /// Notes a request that is given up without an answer.

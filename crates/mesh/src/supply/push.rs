@@ -23,12 +23,12 @@ use minuet_proto::mesh::Serial;
 use rand::RngExt;
 use smallvec::SmallVec;
 
-use crate::contribution::{self, Standing};
-use crate::neighbour::{Neighbour, Slab};
+use crate::members::neighbour::{Neighbour, Slab};
 use crate::node::Node;
-use crate::reappearance::Reappearance;
-use crate::tempo::Tempo;
-use crate::uplink::FRESH_CLASS;
+use crate::stream::tempo::Tempo;
+use crate::supply::contribution::{self, Standing};
+use crate::supply::reappearance::Reappearance;
+use crate::supply::uplink::FRESH_CLASS;
 use crate::{LinkId, Role, Timestamp};
 
 /// At which age the source offers a piece to all who lack it, as a part of that at which it would push it again.

@@ -21,7 +21,7 @@ use minuet_guard::shares::weighed;
 use minuet_proto::mesh::{ByeReason, Message};
 use smallvec::{SmallVec, smallvec};
 
-use crate::neighbour::{Neighbour, Slab};
+use crate::members::neighbour::{Neighbour, Slab};
 use crate::node::Node;
 use crate::{HangUpReason, Timestamp};
 
