@@ -28,6 +28,8 @@ const FLOOD: u64 = 200;
 /// Nodes that a poisoning node names at a time, and every how many times it does: the most that is not a flood.
 const POISON: u32 = 64;
 const POISON_TURNS: u64 = 10;
+/// What a hostile node says that its uplink has, in bytes a second: 1 Gbit/s, so that it is given much.
+pub const BOAST: u64 = 125_000_000;
 /// Pieces that a lying node claims at a time.
 const CLAIMS: u64 = 32;
 

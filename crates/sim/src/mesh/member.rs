@@ -8,7 +8,7 @@ use minuet_proto::mesh::{self, HelloFlags, PeerInfo, Serial};
 
 use super::{
     contacts::{Contacts, address},
-    hostile::Drip,
+    hostile::{BOAST, Drip},
     media::ModelKey,
 };
 use crate::{
@@ -135,6 +135,7 @@ pub fn peer_info(id: NodeId, life: &Life) -> PeerInfo {
             source: life.part == Part::Source,
         },
         upload_kbps: match life.knows {
+            _ if matches!(life.part, Part::Hostile(_)) => (BOAST / 125) as u32,
             Knows::Nothing => 0,
             _ => (life.access.up.0 * 8 / 1_000) as u32,
         },

@@ -283,6 +283,7 @@ impl<'a> Shard<'a> {
         self.member(id).harm_at = Some(now + HARM_EVERY);
         let Part::Hostile(vice) = self.member(id).life.part else { return };
         let newest = Serial::new(self.next_serial.get().saturating_sub(1));
+        self.feed(id, Input::UploadPromise { bytes_per_s: hostile::BOAST });
         self.drip(id);
         for message in hostile::harm(vice, newest, now / HARM_EVERY, self.lives.len() as u32) {
             for link in self.member(id).links.clone() {
