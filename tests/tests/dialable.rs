@@ -82,7 +82,7 @@ async fn who_is_never_dialled_says_so_until_it_is() {
         let role = if number == 0 { MeshRole::Source } else { MeshRole::Viewer };
         let folder = dir.join(number.to_string());
         std::fs::create_dir(&folder).unwrap();
-        let (mesh, _) = Mesh::start(options(&key, role, &folder, &tracker)).await.unwrap();
+        let mesh = Mesh::start(options(&key, role, &folder, &tracker)).await.unwrap();
         let mut stats = mesh.watch_stats();
         let linked = stats.wait_for(|stats| stats.peers == number);
         tokio::time::timeout(Duration::from_secs(30), linked).await.expect("all are linked").unwrap();
@@ -101,6 +101,6 @@ async fn who_is_never_dialled_says_so_until_it_is() {
     // A newcomer who finds too few others dials it all the same.
     let folder = dir.join("newcomer");
     std::fs::create_dir(&folder).unwrap();
-    let (_newcomer, _) = Mesh::start(options(&key, MeshRole::Viewer, &folder, &tracker)).await.unwrap();
+    let _newcomer = Mesh::start(options(&key, MeshRole::Viewer, &folder, &tracker)).await.unwrap();
     wait_for(&tracker, &key, &ports, &[true, true]).await;
 }

@@ -119,7 +119,7 @@ async fn link(id: EndpointId, target: SocketAddr, channel: ChannelId) -> bool {
 async fn newcomers_have_their_links_in_a_flood_of_forged_handshakes() {
     let dir = tempfile::tempdir().expect("a folder");
     let key = ChannelKey::from_seed(&[9; 32]);
-    let (mesh, _) = Mesh::start(options(&key, dir.path())).await.expect("a source");
+    let mesh = Mesh::start(options(&key, dir.path())).await.expect("a source");
     let target = mesh.listen_addrs()[0];
     let id = EndpointId::from_bytes(&mesh.id().0).expect("a key");
     let forged = forge(id).await;

@@ -53,6 +53,11 @@ async fn published_joined_pushed_and_still_there_after_a_restart() {
     assert_eq!(torrent.headers()["content-type"], "application/x-bittorrent");
     assert_eq!(torrent.headers()["cache-control"], "public, max-age=31536000, immutable");
     assert_eq!(torrent.bytes().await.unwrap(), second.torrent.encode());
+    assert_eq!(
+        get(&format!("{at}c/{}/+1.torrent", publisher.channel())).await.0,
+        404,
+        "one address for each"
+    );
     let page = get(&at).await.1;
     assert!(page.contains("Radio &lt;Tower&gt;") && !page.contains("<Tower>"), "{page}");
 
@@ -294,6 +299,13 @@ async fn what_stops_a_start_is_one_sentence() {
     assert!(error.to_string().contains("move it away"), "{error}");
     let error = Tracker::start(config(&file)).await.unwrap_err();
     assert!(error.to_string().contains("--data"), "{error}");
+
+    let victim = data.path().join("victim");
+    std::fs::rename(&file, &victim).unwrap();
+    std::os::unix::fs::symlink(&victim, &file).unwrap();
+    let error = Tracker::start(config(data.path())).await.unwrap_err();
+    assert!(error.to_string().contains("is a link"), "{error}");
+    assert_eq!(std::fs::read(&victim).unwrap(), b"this is no database");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@
 //! host and port, or goes from http to https on its host: [`may_follow`].
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::net::{Net, household};
@@ -115,6 +115,15 @@ pub fn may_name(target: IpAddr, teller: Teller) -> Result<(), Forbidden> {
         Teller::Unknown => Scope::Public,
     };
     if scope >= reach { Ok(()) } else { Err(Forbidden::TooNear(target)) }
+}
+
+/// Which of `targets` somebody at `teller` may name. Their ports are not 0.
+pub fn nameable<'a>(
+    targets: impl IntoIterator<Item = &'a SocketAddr> + 'a,
+    teller: Teller,
+) -> impl Iterator<Item = SocketAddr> + 'a {
+    let may = move |target: &SocketAddr| target.port() != 0 && may_name(target.ip(), teller).is_ok();
+    targets.into_iter().copied().filter(may)
 }
 
 /// What a redirect is judged by: a URL's scheme, host and port (the scheme's own where none is written).

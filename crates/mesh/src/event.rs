@@ -37,6 +37,15 @@ pub struct PieceRef {
     pub ingest_ms: u64,
 }
 
+/// What the source has signed, besides heads; at most 4,096 bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Statement {
+    /// The record of a sealed segment.
+    Record(Bytes),
+    /// What the channel is and whether it is on air.
+    State(Bytes),
+}
+
 /// Something that happened.
 #[derive(Debug, Clone)]
 pub enum Input {
@@ -136,12 +145,9 @@ pub enum Input {
         /// Whether a random access point starts in it.
         random_access: bool,
     },
-    /// A signed record: at the source when a segment is sealed, elsewhere when the tracker brought one. The
-    /// driver has verified it. It is passed on to all neighbours.
-    Record {
-        /// The record, at most 4096 bytes.
-        record: Bytes,
-    },
+    /// A signed statement that the host has verified and that is news to it: at the source its own, elsewhere one that
+    /// somebody brought. It is passed on to all neighbours, and the last of its kind to each new one.
+    Statement(Statement),
     /// The tracker brought a signed head. Verified here.
     Head {
         /// The head.
@@ -253,12 +259,9 @@ pub enum Output {
         /// When it is due.
         due: Timestamp,
     },
-    /// A record that was not seen before came in from a neighbour, not verified. If it verifies, the driver
-    /// gives it back as [`Input::Record`].
-    Record {
-        /// The record.
-        record: Bytes,
-    },
+    /// A statement that was not given before came in from a neighbour, not verified. If it verifies and is news, the
+    /// host gives it back as [`Input::Statement`].
+    Statement(Statement),
     /// The window has moved: nothing before this piece is served or accounted for any more.
     Release {
         /// First piece that is kept.

@@ -28,8 +28,8 @@ pub(crate) mod price {
     pub const HEAD_ASKED: f32 = 2.0;
     /// A list of peers, or a bitmap.
     pub const LIST: f32 = 50.0;
-    /// A record: a signature to check. An honest neighbour passes on one a segment.
-    pub const RECORD: f32 = 50.0;
+    /// A record or a state: a signature to check. An honest neighbour passes on one or two a segment.
+    pub const STATEMENT: f32 = 50.0;
     /// Each byte of a frame of a type that this version does not know: it was read for nothing.
     pub const UNKNOWN_BYTE: f32 = 1.0 / 256.0;
     /// A new piece that was promised, and then denied when it was asked for: it costs a round trip. Promises are
@@ -48,7 +48,7 @@ pub(crate) fn price_of(message: &Message) -> f32 {
         Message::Have(serials) | Message::DontHave(serials) => {
             price::MESSAGE + price::SERIAL * serials.len() as f32
         }
-        Message::Record(_) => price::RECORD,
+        Message::Record(_) | Message::State(_) => price::STATEMENT,
         Message::Bitfield(_) | Message::Peers(_) => price::LIST,
         _ => price::MESSAGE,
     }

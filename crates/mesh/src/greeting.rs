@@ -31,6 +31,7 @@ impl Node {
         let bits = self.promised_bits();
         self.send(to, Message::Bitfield(bits), now);
         self.tell_address(to, now);
+        self.tell_statements(to, now);
     }
 
     pub(crate) fn say_hello(&mut self, to: Slab, now: Timestamp) {

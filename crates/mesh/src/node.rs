@@ -15,11 +15,12 @@ use crate::greeting::kbps;
 use crate::neighbour::{Neighbours, Slab};
 use crate::playback::Playback;
 use crate::push::Push;
+use crate::statements::Statements;
 use crate::strain::{Shortage, Strain};
 use crate::tempo::Tempo;
 use crate::uplink::Uplink;
 use crate::window::PieceWindow;
-use crate::{Config, HangUpReason, Input, LinkId, Output, Role, Timestamp};
+use crate::{Config, HangUpReason, Input, LinkId, Output, Role, Statement, Timestamp};
 
 /// How often requests, deadlines and offers are looked at without an event.
 const TICK: Duration = Duration::from_millis(100);
@@ -27,8 +28,6 @@ const TICK: Duration = Duration::from_millis(100);
 const UPKEEP_TICKS: u32 = 10;
 /// Who lets so many pieces pass without a word is quiet.
 const QUIET_PIECES: u64 = 8;
-/// Records remembered so that each is passed on once.
-const MAX_RECORDS: usize = 8;
 
 /// Counters since the node was made. Bytes are frame bytes; payload is media bytes in blocks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -111,8 +110,7 @@ pub struct Node {
     /// not make everything look rare.
     pub(crate) listeners: usize,
     pub(crate) leaving: bool,
-    /// Records passed on, newest last.
-    records: VecDeque<Bytes>,
+    pub(crate) statements: Statements,
     next_tick: Timestamp,
     ticks: u32,
 }
@@ -157,7 +155,7 @@ impl Node {
             promised_at: now,
             listeners: 0,
             leaving: false,
-            records: VecDeque::new(),
+            statements: Statements::default(),
             next_tick,
             ticks: 0,
         }
@@ -203,7 +201,7 @@ impl Node {
             }
             Input::Address { address, dialable } => self.on_address(address, dialable, now),
             closed @ Input::PieceClosed { .. } => self.on_piece_closed(closed, now),
-            Input::Record { record } => self.pass_record_on(record, now),
+            Input::Statement(statement) => self.pass_on(statement, now),
             Input::Head { head } => self.on_head(None, head, now),
             Input::Verified { serial, ok } => self.on_verified(serial, ok, now),
             Input::Stored { serial } => self.on_held(serial, now),
@@ -359,11 +357,8 @@ impl Node {
             Message::GetHeads { first, count } => self.on_get_heads(from, first, count, now),
             Message::Hello(hello) => self.on_hello(from, hello, now),
             Message::Bitfield(window) => self.on_bitfield(from, window, now),
-            Message::Record(record) => {
-                if !self.records.contains(&record) {
-                    self.out.push_back(Output::Record { record });
-                }
-            }
+            Message::Record(record) => self.hear_statement(Statement::Record(record)),
+            Message::State(state) => self.hear_statement(Statement::State(state)),
             Message::Peers(peers) => self.on_peers(peers, Some(from), now),
             Message::Bye(_) => self.hang_up(from, HangUpReason::Leaving, false, now),
         }
@@ -466,19 +461,6 @@ impl Node {
         }
         self.hang_up(from, HangUpReason::Flood, true, now);
         true
-    }
-
-    fn pass_record_on(&mut self, record: Bytes, now: Timestamp) {
-        if self.records.contains(&record) {
-            return;
-        }
-        if self.records.len() == MAX_RECORDS {
-            self.records.pop_front();
-        }
-        self.records.push_back(record.clone());
-        for slab in self.neighbours.slabs() {
-            self.send(slab, Message::Record(record.clone()), now);
-        }
     }
 
     /// Closes a link: its requests go elsewhere at once, its state goes with [`Input::LinkDown`].

@@ -4,6 +4,9 @@
 //! when it breaks. What they bring goes through one [`Chain`]; a tracker that lies, repeats itself, or dies costs
 //! a log line. As long as one tracker answers, nothing is missed.
 //!
+//! Neighbours in the mesh bring records and states as well: what they bring is as good as a tracker's word, for the source
+//! has signed it, but they name nothing that is contacted.
+//!
 //! That a broadcast has ended is final to a relay. One tracker may be stale, or may repeat what it was told long ago; so
 //! this news waits until every tracker has answered or failed once, and a newer statement takes its place.
 
@@ -17,6 +20,7 @@ use crate::{
     Backoff, Error, TrackerClient,
     chain::{Chain, Verdict},
     contact::Teller,
+    mesh::Heard,
     tracker::{Begin, News, Snapshot},
 };
 
@@ -52,8 +56,9 @@ pub enum Followed {
     Joined(Vec<Peer>, Option<u32>),
     /// The next segment.
     Record(SignedRecord),
-    /// The source's newest statement about the channel, and who told it: what it names is judged by that.
-    State(SignedState, Teller),
+    /// The source's newest statement about the channel, and which tracker told it: what it names is judged by where that is.
+    /// None: a neighbour did, and a tracker may follow with the same.
+    State(SignedState, Option<Teller>),
     /// A tracker failed just now, after it had worked or at the first try.
     Failed(Arc<(String, Error)>),
 }
@@ -66,11 +71,12 @@ enum Brought {
 
 /// Follows `channel` on all `trackers` until `tasks` are cancelled; the receiver ends when all tasks have ended.
 ///
-/// `now_ms` gives Unix time in milliseconds. Whoever owns `tasks` listens to their faults: when a part of this dies,
+/// `heard`: what neighbours in the mesh have told. `now_ms` gives Unix time in milliseconds. Whoever owns `tasks` listens to their faults: when a part of this dies,
 /// nothing more may come.
 pub fn follow(
     channel: ChannelId,
     trackers: Vec<TrackerClient>,
+    heard: Option<watch::Receiver<Heard>>,
     start: Start,
     now_ms: fn() -> u64,
     tasks: &Spawner,
@@ -90,11 +96,11 @@ pub fn follow(
         now_ms,
         position,
         chain: Chain::default(),
-        state_at_ms: 0,
+        state: (0, None),
         waiting,
         out,
     };
-    tasks.spawn("following the channel", until_cancelled(merger.run(brought)));
+    tasks.spawn("following the channel", until_cancelled(merger.run(brought, heard)));
     followed
 }
 
@@ -155,6 +161,16 @@ async fn visit(
     }
 }
 
+/// What neighbours have told, once there is news; never, if there is no mesh.
+async fn changed(heard: &mut Option<watch::Receiver<Heard>>) -> Heard {
+    if let Some(news) = heard
+        && news.changed().await.is_ok()
+    {
+        return news.borrow_and_update().clone();
+    }
+    std::future::pending().await
+}
+
 struct Merger {
     channel: ChannelId,
     trackers: Vec<TrackerClient>,
@@ -163,7 +179,8 @@ struct Merger {
     /// The segment wanted next: where event streams resume.
     position: watch::Sender<Option<SegmentSeq>>,
     chain: Chain,
-    state_at_ms: u64,
+    /// When the newest state was made, and which tracker told it, if any has.
+    state: (u64, Option<Teller>),
     waiting: Waiting,
     out: mpsc::Sender<Followed>,
 }
@@ -172,7 +189,7 @@ struct Merger {
 struct Waiting {
     /// Which trackers have neither answered nor failed yet.
     unheard: Vec<bool>,
-    ended: Option<(SignedState, Teller)>,
+    ended: Option<(SignedState, Option<Teller>)>,
 }
 
 impl Waiting {
@@ -185,32 +202,62 @@ impl Waiting {
 struct Gone;
 
 impl Merger {
-    async fn run(mut self, mut brought: mpsc::Receiver<(usize, Brought)>) {
+    async fn run(
+        mut self,
+        mut brought: mpsc::Receiver<(usize, Brought)>,
+        mut heard: Option<watch::Receiver<Heard>>,
+    ) {
         let mut failing = vec![false; self.trackers.len()];
-        while let Some((at, item)) = brought.recv().await {
-            let name = self.trackers[at].name();
-            let failed = matches!(item, Brought::Failed(_));
-            let heard = failed || matches!(item, Brought::Snapshot(_));
-            let given = match item {
-                Brought::Snapshot(snapshot) => self.snapshot(snapshot).await,
-                Brought::News(News::Record(record)) => self.record(record).await,
-                Brought::News(News::State(state)) => self.state(state, self.trackers[at].teller()).await,
-                Brought::Failed(error) if failing[at] => {
-                    tracing::debug!("{name} {error}");
-                    Ok(())
-                }
-                Brought::Failed(error) => self.give(Followed::Failed(Arc::new((name.clone(), error)))).await,
+        loop {
+            let given = tokio::select! {
+                item = brought.recv() => match item {
+                    Some((at, item)) => self.brought(at, item, &mut failing).await,
+                    None => return,
+                },
+                heard = changed(&mut heard) => self.heard(heard).await,
             };
-            if failing[at] && !failed {
-                tracing::info!("{name} answers again");
-            }
-            failing[at] = failed;
-            if heard {
-                self.waiting.unheard[at] = false;
-            }
             if given.is_err() || self.tell_end().await.is_err() {
                 return;
             }
+        }
+    }
+
+    async fn brought(&mut self, at: usize, item: Brought, failing: &mut [bool]) -> Result<(), Gone> {
+        let name = self.trackers[at].name();
+        let failed = matches!(item, Brought::Failed(_));
+        let heard = failed || matches!(item, Brought::Snapshot(_));
+        let given = match item {
+            Brought::Snapshot(snapshot) => self.snapshot(snapshot).await,
+            Brought::News(News::Record(record)) => self.record(record).await,
+            Brought::News(News::State(state)) => self.state(state, Some(self.trackers[at].teller())).await,
+            Brought::Failed(error) if failing[at] => {
+                tracing::debug!("{name} {error}");
+                Ok(())
+            }
+            Brought::Failed(error) => self.give(Followed::Failed(Arc::new((name.clone(), error)))).await,
+        };
+        if failing[at] && !failed {
+            tracing::info!("{name} answers again");
+        }
+        failing[at] = failed;
+        if heard {
+            self.waiting.unheard[at] = false;
+        }
+        given
+    }
+
+    /// What neighbours have told.
+    async fn heard(&mut self, heard: Heard) -> Result<(), Gone> {
+        for record in heard.records {
+            if self.position.borrow().is_none() {
+                // No tracker has said where the channel is.
+                self.chain.start_at(record.seq);
+            }
+            self.record(record).await?;
+        }
+        match heard.state {
+            Some(state) => self.state(state, None).await,
+            None => Ok(()),
         }
     }
 
@@ -229,7 +276,7 @@ impl Merger {
             self.position.send_replace(self.chain.wanted());
         }
         match snapshot.state {
-            Some(state) => self.state(state, snapshot.teller).await,
+            Some(state) => self.state(state, Some(snapshot.teller)).await,
             None => Ok(()),
         }
     }
@@ -258,11 +305,12 @@ impl Merger {
         }
     }
 
-    async fn state(&mut self, state: SignedState, teller: Teller) -> Result<(), Gone> {
-        if state.at_ms <= self.state_at_ms {
+    async fn state(&mut self, state: SignedState, teller: Option<Teller>) -> Result<(), Gone> {
+        let (known, told_by) = self.state;
+        if state.at_ms < known || state.at_ms == known && (told_by.is_some() || teller.is_none()) {
             return Ok(());
         }
-        self.state_at_ms = state.at_ms;
+        self.state = (state.at_ms, teller);
         self.waiting.ended = None;
         if state.phase == Phase::Ended && !self.waiting.is_over() {
             self.waiting.ended = Some((state, teller));

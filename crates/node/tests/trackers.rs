@@ -144,7 +144,7 @@ impl Following {
         let tasks = Tasks::new();
         // Long after every record was sealed.
         let now_ms = || 1_000_000_000;
-        let events = follow(key().channel(), trackers, start, now_ms, tasks.spawner());
+        let events = follow(key().channel(), trackers, None, start, now_ms, tasks.spawner());
         Self { events, tasks }
     }
 

@@ -123,7 +123,14 @@ impl Statement for ChannelState {
 fn parse_origin(text: &str) -> Result<Url, Error> {
     const WHAT: &str = "an origin's URL";
     Error::check_length(WHAT, text.len(), MAX_ORIGIN_LENGTH)?;
+    // Parsers of URLs drop line ends and tabs; then others would read another URL than this one.
+    if text.chars().any(|c| c.is_control() || c == ' ') {
+        return Err(Error::malformed(WHAT, "it holds spaces or control characters"));
+    }
     let url = Url::parse(text).map_err(|error| Error::malformed(WHAT, error))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(Error::malformed(WHAT, "it names a user or a password"));
+    }
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() || !url.path().ends_with('/') {
         return Err(Error::malformed(WHAT, "it is no http:// or https:// URL of a folder"));
     }
@@ -164,8 +171,17 @@ mod tests {
         };
         let read = |state| SignedState::decode(&SignedState::sign(&key, state).encode(), key.channel());
         assert_eq!(read(with(None)).unwrap().origin, None);
-        for bad in ["file:///etc/", "http://x/no-folder", &format!("http://x/{}/", "y".repeat(300))] {
+        for bad in [
+            "file:///etc/",
+            "http://x/no-folder",
+            "http://user@x/",
+            "http://:word@x/",
+            &format!("http://x/{}/", "y".repeat(300)),
+        ] {
             assert!(read(with(Some(bad))).is_err(), "{bad}");
+        }
+        for bad in ["http://x/\r\nHost: y/", "http://x/a b/", " http://x/", "http://x/\t/"] {
+            assert!(parse_origin(bad).is_err(), "{bad:?}");
         }
     }
 

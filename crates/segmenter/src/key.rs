@@ -7,16 +7,22 @@
 use std::{
     fs::{self, File},
     io::{self, ErrorKind, Read, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileTypeExt as _, MetadataExt, OpenOptionsExt},
     path::Path,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 use minuet_proto::ChannelKey;
-use rustix::fs::{CWD, RenameFlags, StatVfsMountFlags};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{CWD, OFlags, RenameFlags, StatVfsMountFlags},
+};
 
 /// The most bytes of a key file that are read.
 const MAX_KEY_FILE: u64 = 1024;
+/// How long a pipe's other end may take for the key.
+const PIPE_WAIT: Duration = Duration::from_secs(5);
 
 /// Types of file systems that have no modes of their own, or none that can be changed (statfs(2)): FAT, exFAT, NTFS,
 /// SMB, 9P (the folders that virtual machines share), VirtualBox, HFS+, and whatever FUSE brings (sshfs).
@@ -36,7 +42,9 @@ const WITHOUT_MODES: &[u64] = &[
 
 /// Reads the key file, or makes one with a new key when there is none. True when it was made.
 pub fn load_or_make(path: &Path) -> Result<(ChannelKey, bool)> {
-    match File::open(path) {
+    // A link is followed, since containers give their secrets so. A pipe is not waited for here.
+    let opened = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
+    match opened {
         Ok(file) => load(path, file).map(|key| (key, false)),
         Err(error) if error.kind() == ErrorKind::NotFound => make(path).map(|key| (key, true)),
         Err(error) => Err(error).with_context(|| {
@@ -49,8 +57,11 @@ fn load(path: &Path, file: File) -> Result<ChannelKey> {
     let name = path.display();
     let cannot = || format!("cannot read the key file {name}; it is to hold 64 hexadecimal digits");
     let metadata = file.metadata().with_context(cannot)?;
+    let kind = metadata.file_type();
     if metadata.is_dir() {
         bail!("{name} is a folder; let --key name a file");
+    } else if !kind.is_file() && !kind.is_fifo() {
+        bail!("{name} is no file that could hold a key; let --key name one");
     }
     let mode = metadata.mode() & 0o777;
     match exposure(mode, metadata.uid(), rustix::process::geteuid().as_raw(), || is_fixed(&file)) {
@@ -64,13 +75,33 @@ fn load(path: &Path, file: File) -> Result<ChannelKey> {
              as it is, since its mode is not this user's to change"
         ),
     }
-    let mut text = String::new();
-    file.take(MAX_KEY_FILE).read_to_string(&mut text).with_context(cannot)?;
+    let text = read(file, Instant::now() + PIPE_WAIT).with_context(cannot)?;
     text.parse().with_context(|| {
         format!(
             "{name} holds no channel key; name another file with --key, or a missing one to have a key made"
         )
     })
+}
+
+/// Reads a file, or a pipe to its end (a shell's `<(...)`). Errors if a pipe's other end says nothing until the deadline.
+fn read(file: File, deadline: Instant) -> io::Result<String> {
+    let mut text = String::new();
+    let mut file = file.take(MAX_KEY_FILE);
+    loop {
+        match file.read_to_string(&mut text) {
+            Ok(_) => return Ok(text),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec {
+            tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        if poll(&mut [PollFd::new(file.get_ref(), PollFlags::IN)], Some(&left))? == 0 {
+            return Err(io::Error::other("it is a pipe, and nothing came through it"));
+        }
+    }
 }
 
 /// Whether others can read a key, and whether that can be mended.
@@ -221,6 +252,36 @@ mod tests {
         fs::write(&path, "not a key").unwrap();
         assert!(load_or_make(&path).unwrap_err().to_string().contains("holds no channel key"));
         assert!(load_or_make(dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_key_comes_through_a_pipe_and_a_pipe_that_says_nothing_ends_the_wait() {
+        let (from, mut to) = io::pipe().unwrap();
+        let key = ChannelKey::from_seed(&[5; 32]);
+        let from = File::from(std::os::fd::OwnedFd::from(from));
+        rustix::fs::fcntl_setfl(&from, OFlags::NONBLOCK).unwrap();
+        let hex = key.to_secret_hex();
+        let writer = std::thread::spawn(move || {
+            let (first, rest) = hex.as_bytes().split_at(10);
+            to.write_all(first).unwrap();
+            std::thread::yield_now();
+            to.write_all(rest).unwrap();
+        });
+        assert_eq!(read(from, Instant::now() + Duration::from_secs(60)).unwrap(), key.to_secret_hex());
+        writer.join().unwrap();
+
+        let (from, _to) = io::pipe().unwrap();
+        let from = File::from(std::os::fd::OwnedFd::from(from));
+        rustix::fs::fcntl_setfl(&from, OFlags::NONBLOCK).unwrap();
+        assert!(read(from, Instant::now()).unwrap_err().to_string().contains("nothing came"));
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_writes_to_is_no_key_and_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("channel.key");
+        rustix::fs::mknodat(CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        assert!(load_or_make(&path).unwrap_err().to_string().contains("holds no channel key"));
     }
 
     #[test]

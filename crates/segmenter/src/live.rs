@@ -19,7 +19,7 @@ use minuet_node::{
         Uplink,
     },
 };
-use minuet_proto::{ChannelKey, SegmentSeq, SignedRecord, mesh::Serial};
+use minuet_proto::{ChannelKey, SegmentSeq, SignedRecord, SignedState, mesh::Serial};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -117,12 +117,18 @@ impl Source {
         self.mesh.listen_addrs()
     }
 
-    /// Passes records on and joins anew whenever the mesh has died, until stopped. Then it stays until neighbours ask
+    /// Passes records and states on and joins anew whenever the mesh has died, until stopped. Then it stays until neighbours ask
     /// for nothing more, but not for ever, and takes leave.
-    pub async fn run(mut self, shelf: Arc<Shelf>, stop: CancellationToken) -> Result<(), Infallible> {
+    pub async fn run(
+        mut self,
+        shelf: Arc<Shelf>,
+        mut states: watch::Receiver<SignedState>,
+        stop: CancellationToken,
+    ) -> Result<(), Infallible> {
         let mut offered = shelf.watch_offered();
         let mut passed: Option<SegmentSeq> = *offered.borrow_and_update();
         let mut stats = self.mesh.watch_stats();
+        states.mark_changed();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -133,6 +139,11 @@ impl Source {
                     let Some(again) = self.join_again(&stop).await else { return Ok(()) };
                     self = again;
                     stats = self.mesh.watch_stats();
+                    states.mark_changed();
+                }
+                Ok(()) = states.changed() => {
+                    let state = states.borrow_and_update().clone();
+                    self.mesh.state(&state).await;
                 }
                 Ok(()) = stats.changed() => {
                     let now = *stats.borrow_and_update();
@@ -143,11 +154,13 @@ impl Source {
                     let news = shelf.after(passed).into_iter().filter(|record| Some(record.seq) <= newest);
                     for record in news {
                         passed = Some(record.seq);
-                        self.mesh.record(record).await;
+                        self.mesh.record(&record).await;
                     }
                 }
             }
         }
+        let last = states.borrow().clone();
+        self.mesh.state(&last).await;
         self.current.send_replace(None);
         self.mesh.linger().await;
         self.mesh.stop().await;
@@ -219,7 +232,7 @@ async fn open(join: &Join, first_serial: Serial) -> Result<Mesh, Error> {
         trackers: join.trackers.clone(),
     };
     // Records come from here, so none that a neighbour brings is news.
-    Mesh::start(options).await.map(|(mesh, _)| mesh)
+    Mesh::start(options).await
 }
 
 /// The serials of one mesh.
@@ -344,16 +357,16 @@ mod tests {
             uplink: Uplink::default(),
             trackers: vec![client()],
         };
-        let (viewer, _records) = Mesh::start(viewer).await.unwrap();
+        let viewer = Mesh::start(viewer).await.unwrap();
         let window = Arc::clone(viewer.window());
         let (die, dead) = tokio::sync::oneshot::channel::<()>();
         let stop = CancellationToken::new();
         let running = {
-            let (shelf, stop) = (Arc::new(Shelf::new(Vec::new())), stop.clone());
+            let (shelf, states, stop) = (Arc::new(Shelf::new(Vec::new())), state.subscribe(), stop.clone());
             tokio::spawn(async move {
                 let _ = dead.await;
                 source.kill("the live mesh");
-                source.run(shelf, stop).await
+                source.run(shelf, states, stop).await
             })
         };
         // The recorder goes on and on; some of its pieces find no mesh.

@@ -29,13 +29,9 @@ pub(crate) struct Begun {
 impl Begun {
     pub(crate) fn open(dir: &Path, channel: ChannelId) -> Result<Self, Error> {
         let path = dir.join("begun");
-        let mut file = File::options()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(Error::of(&path))?;
+        let mut file =
+            minuet_files::open(File::options().create(true).truncate(false).read(true).write(true), &path)
+                .map_err(Error::of(&path))?;
         let mut line = Vec::new();
         file.by_ref().take(MAX_LINE).read_to_end(&mut line).map_err(Error::of(&path))?;
         let found = parse(&line, channel);

@@ -62,11 +62,7 @@ impl Store {
         let segments_dir = dir.join("segments");
         fs::create_dir_all(&segments_dir).map_err(Error::of(&segments_dir))?;
         let lock_path = dir.join("lock");
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
+        let lock = minuet_files::open(File::options().create(true).truncate(false).write(true), &lock_path)
             .map_err(Error::of(&lock_path))?;
         let locked = lock.try_lock().map_err(|error| match error {
             fs::TryLockError::WouldBlock => Error::InUse { path: dir.to_owned() },

@@ -100,9 +100,7 @@ fn is_whole(store: &Store, record: &SignedRecord) -> bool {
 }
 
 fn read_bounded(path: &Path, limit: usize) -> Option<Vec<u8>> {
-    let length = fs::metadata(path).ok()?.len();
-    usize::try_from(length).ok().filter(|length| *length <= limit)?;
-    fs::read(path).ok()
+    minuet_files::read(path, limit as u64).ok()
 }
 
 fn remove_all(store: &Store, seq: SegmentSeq) -> Result<(), Error> {

@@ -18,6 +18,24 @@ fn key() -> ChannelKey {
     ChannelKey::from_seed(&[5; 32])
 }
 
+#[test]
+fn names_that_are_links_or_pipes_are_refused_without_waiting() {
+    for name in ["lock", "begun"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        let error = Store::open(dir.path(), key().channel()).unwrap_err().to_string();
+        assert!(error.contains("is a link") && error.contains(name), "{error}");
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        fs::remove_file(&path).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let error = Store::open(dir.path(), key().channel()).unwrap_err().to_string();
+        assert!(error.contains("no regular file") && error.contains(name), "{error}");
+    }
+}
+
 /// Records one segment; its media are a few bytes that tell it from others.
 fn record(store: &Store, key: &ChannelKey, seq: u64, prev: Option<&SignedRecord>) -> SignedRecord {
     let open = store.create(SegmentSeq(seq)).unwrap();

@@ -7,11 +7,13 @@
 //! One thread writes. It takes all that is waiting (up to [`GROUP`]) into one commit, since a commit costs an
 //! fsync whatever its size.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use minuet_proto::{ChannelId, SegmentSeq, SignedRecord, SignedState};
+use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
@@ -43,6 +45,14 @@ pub enum StoreError {
     )]
     Folder {
         /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file cannot be opened.
+    #[error("cannot use {path}: {source}; or choose another folder with --data")]
+    File {
+        /// The file.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
@@ -124,7 +134,11 @@ impl Store {
         let in_folder = |source| StoreError::Folder { path: folder.to_owned(), source };
         std::fs::create_dir_all(folder).map_err(in_folder)?;
         let path = folder.join(FILE);
-        let opened = Database::builder().set_cache_size(CACHE_BYTES).create(&path);
+        let file =
+            minuet_files::open(File::options().read(true).write(true).create(true).truncate(false), &path);
+        let file = file.map_err(|source| StoreError::File { path: path.clone(), source })?;
+        let opened = FileBackend::new(file)
+            .and_then(|file| Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(file));
         let unreadable = |why: String| StoreError::Unreadable { path: path.clone(), why };
         let database = opened.map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(folder.to_owned()),

@@ -60,8 +60,8 @@ pub(super) async fn answer(
             }
             Err(sentence) => text(StatusCode::BAD_REQUEST, sentence),
         },
-        _ => match rest.strip_suffix(".torrent").and_then(|seq| seq.parse().ok()) {
-            Some(seq) => torrent(&shared, &channel, SegmentSeq(seq)).await,
+        _ => match rest.strip_suffix(".torrent").and_then(number) {
+            Some(seq) => torrent(&shared, &channel, seq).await,
             None => text(
                 StatusCode::NOT_FOUND,
                 "a channel has /events, /<number>.torrent, /records, /state, /join and /heads\n",
@@ -82,11 +82,14 @@ pub(super) fn parse_from(query: &str) -> Result<Option<SegmentSeq>, &'static str
     match query.split('&').find_map(|pair| pair.strip_prefix("from=")) {
         None => Ok(None),
         Some("oldest") => Ok(Some(SegmentSeq(0))),
-        Some(number) => number
-            .parse()
-            .map(|number| Some(SegmentSeq(number)))
-            .map_err(|_| "from= takes a segment number or the word oldest\n"),
+        Some(seq) => number(seq).map(Some).ok_or("from= takes a segment number or the word oldest\n"),
     }
+}
+
+/// A segment's number in digits alone: each torrent has one address.
+fn number(digits: &str) -> Option<SegmentSeq> {
+    let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+    plain.then(|| digits.parse().ok().map(SegmentSeq)).flatten()
 }
 
 fn join(shared: &Shared, channel: &Channel, peer: SocketAddr, request: &Request<Incoming>) -> Response<Body> {

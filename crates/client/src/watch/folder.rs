@@ -6,14 +6,13 @@
 //! somewhere, a pipe that blocks whoever opens it), so they are opened without following or waiting, and looked at.
 
 use std::{
-    fs::{self, File, Permissions, TryLockError},
+    fs::{self, File, OpenOptions, Permissions, TryLockError},
     io,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, bail};
-use rustix::fs::{Mode, OFlags};
 
 const LOCK: &str = "lock";
 const PREFIX: &str = "minuet-watch-";
@@ -107,12 +106,13 @@ impl Outer {
         let path = folder.join(LOCK);
         for _ in 0..LOCK_ATTEMPTS {
             // Made anew or found, but never both: what was there before stays there.
-            let (file, is_new) = match open_lock(&path, OFlags::CREATE | OFlags::EXCL | OFlags::RDWR) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    (open_lock(&path, OFlags::RDWR), false)
-                }
-                made => (made, true),
-            };
+            let (file, is_new) =
+                match open_lock(&path, File::options().read(true).write(true).create_new(true).mode(0o600)) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                        (open_lock(&path, File::options().read(true).write(true)), false)
+                    }
+                    made => (made, true),
+                };
             let file = match file {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !is_new => continue,
                 file => file.with_context(|| {
@@ -145,15 +145,10 @@ fn is_at(file: &File, path: &Path) -> bool {
     file.metadata().is_ok_and(|open| fs::symlink_metadata(path).is_ok_and(|named| same(open, named)))
 }
 
-/// Opens a file of one's own under a name that may be anything: a link is not followed, and a pipe does not block.
-fn open_lock(path: &Path, flags: OFlags) -> io::Result<File> {
-    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
-    let found = file.metadata()?;
-    if !found.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    if found.uid() != own_uid() {
+/// Opens a lock of one's own under a name that may be anything.
+fn open_lock(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let file = minuet_files::open(options, path)?;
+    if file.metadata()?.uid() != own_uid() {
         return Err(io::Error::other("it belongs to another user"));
     }
     Ok(file)
@@ -193,7 +188,8 @@ fn sweep(parent: &Path) {
 
 fn is_abandoned(folder: &Path) -> bool {
     let ours = fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir() && found.uid() == own_uid());
-    ours && open_lock(&folder.join(LOCK), OFlags::RDONLY).is_ok_and(|lock| lock.try_lock().is_ok())
+    ours && open_lock(&folder.join(LOCK), File::options().read(true))
+        .is_ok_and(|lock| lock.try_lock().is_ok())
 }
 
 #[cfg(test)]

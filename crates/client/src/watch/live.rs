@@ -27,7 +27,7 @@ use std::{
 };
 
 use anyhow::bail;
-use minuet_node::mesh::{LivePiece, LiveWindow, Mesh};
+use minuet_node::mesh::{LivePiece, LiveWindow, Mesh, Reader};
 use minuet_proto::{Phase, PieceId, SignedRecord, SignedState, mesh::Serial};
 use tokio::sync::watch;
 
@@ -89,6 +89,8 @@ impl Said {
 pub struct LivePlayback {
     /// The mesh.
     pub mesh: Arc<Mesh>,
+    /// The player, as the mesh sees it.
+    pub reader: Reader,
     /// What the source has said.
     pub said: watch::Receiver<Said>,
     /// Where the media goes.
@@ -233,13 +235,13 @@ impl LivePlayback {
                 at.since = Instant::now();
                 at.packets.leap();
                 // What lies between is not wanted any more, whether the picture runs or not.
-                self.mesh.playhead(target, Instant::now() + REPRIEVE).await;
+                self.reader.playhead(target, Instant::now() + REPRIEVE).await;
                 told = None;
                 continue;
             }
             let wait = if self.stands_still() { LOOK } else { TELL };
             if told.is_none_or(|told| told.elapsed() >= wait)
-                && tell(&self.mesh, &self.figures, &window, &at).await
+                && tell(&self.reader, &self.figures, &window, &at).await
             {
                 told = Some(Instant::now());
             }
@@ -311,7 +313,7 @@ impl LivePlayback {
             loop {
                 match tokio::time::timeout(TELL, &mut writing).await {
                     Ok(written) => break written?,
-                    Err(_) => tell(&self.mesh, &self.figures, window, at).await,
+                    Err(_) => tell(&self.reader, &self.figures, window, at).await,
                 };
             }
         };
@@ -363,7 +365,7 @@ impl LivePlayback {
 
 /// Tells the mesh when the next piece is due, once that can be told: until then every piece is as welcome as ever.
 /// What the picture waits for is not late, but due [`REPRIEVE`] from now: the mesh asks for nothing that is past.
-async fn tell(mesh: &Mesh, figures: &Figures, window: &LiveWindow, at: &Position) -> bool {
+async fn tell(reader: &Reader, figures: &Figures, window: &LiveWindow, at: &Position) -> bool {
     let due = {
         let (mut figures, now) = figures.lock();
         let playout = figures.playout();
@@ -376,7 +378,7 @@ async fn tell(mesh: &Mesh, figures: &Figures, window: &LiveWindow, at: &Position
         let position = known.map_or(Duration::ZERO, |known| at.of(&known));
         Instant::now() + (hold + playout.until(position, now)).clamp(REPRIEVE, FARTHEST)
     };
-    mesh.playhead(at.next, due).await;
+    reader.playhead(at.next, due).await;
     true
 }
 

@@ -81,8 +81,7 @@ impl LiveNode {
             lines: remembered(common).map(|folder| folder.join("lines.json")),
             trackers: trackers.to_vec(),
         };
-        // Records come from the trackers.
-        let (mesh, _) = Mesh::start(options).await?;
+        let mesh = Mesh::start(options).await?;
         let mesh = Arc::new(mesh);
         let mut listen = common.listen();
         if let Some(bound) = mesh.listen_addrs().iter().find(|addr| addr.is_ipv4() == listen.is_ipv4()) {
@@ -124,7 +123,7 @@ impl LiveNode {
             // A minute that finds no place here is not seeded.
             let _ = seeding.records.try_send(record.clone());
         }
-        self.mesh.record(record).await;
+        self.mesh.record(&record).await;
     }
 
     /// The next fault of a part of it. Cancel-safe.

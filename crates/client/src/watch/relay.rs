@@ -41,7 +41,8 @@ async fn run(options: Relay, screen: Screen) -> anyhow::Result<()> {
     let reporter = Reporter { figures: Arc::clone(&figures), traffic: node.traffic(), screen, stats };
     reporter.start(&reporting);
 
-    let mut followed = follow(channel, trackers.to_vec(), Start::Live, now_ms, tasks.spawner());
+    let heard = Some(node.mesh.heard());
+    let mut followed = follow(channel, trackers.to_vec(), heard, Start::Live, now_ms, tasks.spawner());
     let following = async {
         let mut lookout = Lookout::new();
         let mut looks = tokio::time::interval(LOOK);
@@ -66,6 +67,7 @@ async fn run(options: Relay, screen: Screen) -> anyhow::Result<()> {
             match news {
                 Followed::State(state, _) => {
                     figures.lock().0.hear(state.get());
+                    node.mesh.state(&state).await;
                     if state.phase == Phase::Ended {
                         tracing::info!("the broadcast has ended");
                         // Viewers get its last pieces after this news.

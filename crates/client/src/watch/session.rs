@@ -58,7 +58,9 @@ impl Session {
     /// Plays the open minute, over the live mesh.
     pub async fn play_live(&self, node: &LiveNode, out: Out) -> anyhow::Result<()> {
         let (channel, delay) = (self.link.channel, self.options.delay);
-        let mut followed = follow(channel, self.trackers.to_vec(), Start::Live, now_ms, self.tasks.spawner());
+        let heard = Some(node.mesh.heard());
+        let mut followed =
+            follow(channel, self.trackers.to_vec(), heard, Start::Live, now_ms, self.tasks.spawner());
         let (say, said) = watch::channel(Said::default());
         self.figures.lock().0.playout().set_head_start(live::head_start(delay));
         let start = self.find_start(node, &mut followed, &say).await?;
@@ -75,6 +77,7 @@ impl Session {
         let closed = player.as_ref().map(|player| player.closed().clone());
         let mut playback = LivePlayback {
             mesh: Arc::clone(&node.mesh),
+            reader: node.mesh.reader(),
             said,
             sink,
             figures: Arc::clone(&self.figures),
@@ -150,11 +153,11 @@ impl Session {
         match news {
             Followed::State(new, teller) => {
                 self.figures.lock().0.hear(new.get());
-                let mut before = Some(new.clone());
-                say.send_modify(|said| std::mem::swap(&mut said.state, &mut before));
-                if before.and_then(|before| before.origin.clone()) != new.origin {
+                node.mesh.state(&new).await;
+                if let Some(teller) = teller {
                     node.mesh.set_origin(new.origin.clone(), teller).await;
                 }
+                say.send_modify(|said| said.state = Some(new));
             }
             Followed::Record(record) => {
                 self.figures.lock().0.newest = Some(record.seq);
@@ -174,7 +177,7 @@ impl Session {
     /// Plays finished minutes, over BitTorrent.
     pub async fn play_minutes(&self, swarm: &Arc<Swarm>, out: Out) -> anyhow::Result<()> {
         let (channel, start) = (self.link.channel, self.start);
-        let mut followed = follow(channel, self.trackers.to_vec(), start, now_ms, self.tasks.spawner());
+        let mut followed = follow(channel, self.trackers.to_vec(), None, start, now_ms, self.tasks.spawner());
         let (mut joiner, minutes) =
             Joiner::new(Arc::clone(swarm), Arc::clone(&self.trackers), self.tasks.spawner().clone());
         let (say_state, state) = watch::channel(None);

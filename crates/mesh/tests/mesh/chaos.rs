@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use minuet_mesh::{Config, Direction, HeadKey, Input, LinkId, Node, Output, Role, Timestamp};
+use minuet_mesh::{Config, Direction, HeadKey, Input, LinkId, Node, Output, Role, Statement, Timestamp};
 use minuet_proto::mesh::{
     Block, Frame, Head, HeadPiece, Hello, HelloFlags, MAX_BLOCK_LEN, MAX_FRAME_LEN, MAX_PIECE_LEN, Message,
     NodeId, PeerInfo, Request, SIGNATURE_LEN, Serial, SignedHead, Window,
@@ -326,7 +326,10 @@ impl Chaos<'_> {
             3 => Input::PeersLearned { peers: (0..choices.byte()).map(|_| choices.peer()).collect() },
             4 => Input::UploadLimit { bytes_per_s: [0, 1, 100_000, u64::MAX][choices.below(4)] },
             5 => Input::Address { address: Bytes::from_static(b"elsewhere"), dialable: choices.yes() },
-            6 => Input::Record { record: Bytes::from(vec![choices.byte(); 400]) },
+            6 => Input::Statement(match choices.yes() {
+                true => Statement::Record(Bytes::from(vec![choices.byte(); 400])),
+                false => Statement::State(Bytes::from(vec![choices.byte(); 300])),
+            }),
             7 => Input::Head { head: choices.signed_head(edge) },
             8 if choices.yes() => Input::LinkRtt {
                 link: LinkId(choices.byte().into()),
@@ -395,8 +398,8 @@ impl Chaos<'_> {
                     assert_eq!(data.len(), piece.len as usize);
                     self.verify.push_back(piece.serial);
                 }
-                Output::Record { record } if self.choices.yes() => {
-                    self.node.handle(Input::Record { record }, self.now);
+                Output::Statement(statement) if self.choices.yes() => {
+                    self.node.handle(Input::Statement(statement), self.now);
                 }
                 _ => {}
             }

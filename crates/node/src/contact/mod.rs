@@ -6,22 +6,9 @@
 mod http;
 mod resolver;
 
-use std::net::SocketAddr;
-
-use minuet_guard::contact::may_name;
-
 pub(crate) use http::literal;
 pub use http::{Http, Request};
 pub use minuet_guard::{
-    contact::{Forbidden, Scope, Teller},
+    contact::{Forbidden, Scope, Teller, nameable},
     contacts::{Contact, Contacts},
 };
-
-/// Which of `targets` somebody at `teller` may name. Their ports are not 0.
-pub fn nameable<'a>(
-    targets: impl IntoIterator<Item = &'a SocketAddr> + 'a,
-    teller: Teller,
-) -> impl Iterator<Item = SocketAddr> + 'a {
-    let may = move |target: &SocketAddr| target.port() != 0 && may_name(target.ip(), teller).is_ok();
-    targets.into_iter().copied().filter(may)
-}

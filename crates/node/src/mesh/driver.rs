@@ -1,89 +1,67 @@
-//! The driver: owns the core and its links, and does what the core says.
+//! The driver: owns the session and its links, and does what the session says.
 //!
 //! One task, fed by queues; nothing in it waits for a peer, a disk beyond the page cache, or whoever reads the window.
 
 mod accept;
-mod named;
-mod review;
 
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
 use minuet_guard::tasks::Spawner;
-use minuet_mesh::{Direction, Input, LinkId, Node, Output, PieceRef, Role, Timestamp};
+use minuet_mesh::{Direction, LinkId, PieceRef, Role, Statement, Timestamp};
 use minuet_proto::{
-    ChannelId, PieceHash, PieceId, SignedRecord,
+    ChannelId,
     mesh::{Head, Message, NodeId, PeerInfo, Serial, SignedHead},
 };
+use minuet_session::{ClosedPiece, Effect, Event, Figures, Path, Reach, ReaderId, Session};
 use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     MeshStats,
-    dialable::Dialable,
-    early::EarlyBlocks,
     endpoint::Transport,
-    estimate::{Uplink, UplinkEstimate},
+    heard::Heard,
     link::{self, Link, LinkEvent, Opening},
     live::LiveWindow,
     origin::Origin,
-    reach::Reach,
+    shared_line::Uplink,
 };
 
 /// Events of links that may wait for the driver; links that bring more are held up by their own flow control.
 pub(super) const EVENT_QUEUE: usize = 512;
-/// Events taken in before outputs are looked at.
+/// Events taken in before anything else is looked at.
 const BATCH: usize = 64;
 /// How often links that have not drained are looked at.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 /// How late a timer may be and count as in time.
 const TIMER_LATENESS: Duration = Duration::from_millis(5);
-/// How often round trips are told to the core and figures are published.
+/// How often paths are looked at and figures are published.
 const REVIEW: Duration = Duration::from_millis(500);
-/// Part of an upload limit that packet headers, acknowledgements and packets sent again take, in per cent: measured at
-/// 8 Mbit/s each way. The core's limit is what is left.
-const OVERHEAD_PERCENT: u64 = 8;
-
-/// What a rate on the wire leaves for mesh messages.
-pub(super) fn message_rate(wire_bytes_per_s: u64) -> u64 {
-    wire_bytes_per_s.saturating_mul(100 - OVERHEAD_PERCENT) / 100
-}
+/// Reviews between two lists of neighbours.
+const REVIEWS_PER_LIST: u32 = 4;
+/// Finished work that may wait for the driver.
+const DONE_QUEUE: usize = 64;
 
 /// What the driver is told.
 #[derive(Debug)]
 pub(super) enum Command {
     /// Source: a piece is complete. The permit says that there is room for it to wait.
     Closed(ClosedPiece, OwnedSemaphorePermit),
-    /// A signed record, verified.
-    Record(SignedRecord),
+    /// What the source says, as the node's owner has it.
+    Statement(Statement),
     /// The tracker, or a list from an earlier run, named nodes.
     Peers(Vec<PeerInfo>),
     /// The tracker brought heads.
     Heads(Vec<SignedHead>),
-    /// Where the player is.
-    Playhead { next: Serial, due: Instant },
+    /// Where a reader is. It has gone when nobody holds `alive` any more.
+    Playhead { reader: ReaderId, alive: Weak<()>, next: Serial, due: Instant },
     /// Where late pieces may be had.
     Origin(Option<Origin>),
-}
-
-/// A piece as the source closes it.
-#[derive(Debug, Clone)]
-pub struct ClosedPiece {
-    /// Segment and index.
-    pub id: PieceId,
-    /// SHA-1 of `data`.
-    pub hash: PieceHash,
-    /// When its last byte came in, Unix milliseconds.
-    pub ingest_ms: u64,
-    /// Whether a random access point starts in it.
-    pub random_access: bool,
-    /// Its bytes.
-    pub data: Bytes,
 }
 
 /// What becomes of work that the driver has given out.
@@ -94,100 +72,71 @@ pub(super) enum Done {
     Fetched { piece: PieceRef, bytes: Option<Bytes> },
 }
 
-/// Finished work that may wait for the driver.
-const DONE_QUEUE: usize = 64;
+/// Where the driver's news go.
+pub(super) struct News {
+    /// What the source has said.
+    pub heard: watch::Sender<Heard>,
+    /// New heads, for who passes them on by other ways.
+    pub heads: broadcast::Sender<Head>,
+    pub stats: watch::Sender<MeshStats>,
+    /// Neighbours that others can find, and where they were seen, now and then.
+    pub neighbours: watch::Sender<Vec<(PeerInfo, Option<IpAddr>)>>,
+    /// Whether others can dial this node.
+    pub dialable: watch::Sender<bool>,
+    /// What the line can send.
+    pub learned: watch::Sender<Option<minuet_line::Learned>>,
+}
+
+/// What the driver is given when it begins.
+pub(super) struct Parts {
+    pub session: Session,
+    pub role: Role,
+    pub channel: ChannelId,
+    /// Time zero of the session.
+    pub epoch: Instant,
+    pub transport: Transport,
+    /// How this node can be reached.
+    pub reach: watch::Receiver<Reach>,
+    /// The line that the mesh shares with other parts of the program.
+    pub uplink: Uplink,
+    pub window: Arc<LiveWindow>,
+    pub news: News,
+    pub tasks: Spawner,
+    /// Ends links, once they have had time for their last words.
+    pub links_cancel: CancellationToken,
+}
 
 /// The driver's state.
 pub(super) struct Driver {
-    node: Node,
-    channel: ChannelId,
-    epoch: Instant,
-    transport: Transport,
-    /// How this node can be reached.
-    reach: watch::Receiver<Reach>,
-    dialable: Dialable,
-    /// Whether others can dial it, as it was last told.
-    said_dialable: watch::Sender<bool>,
-    /// What the line can send, where nobody said so, and whether it carries the stream.
-    estimate: UplinkEstimate,
-    uplink: Uplink,
-    window: Arc<LiveWindow>,
-    /// The time of the last input.
+    parts: Parts,
+    /// The time of the last event.
     handled: Timestamp,
     links: HashMap<LinkId, Link>,
-    /// Blocks of links that came before their heads.
-    early: HashMap<LinkId, EarlyBlocks>,
     next_link: u64,
-    next_serial: Serial,
+    readers: HashMap<ReaderId, Weak<()>>,
     origin: Option<Origin>,
-    http_bytes: u64,
     /// Of links that are gone: bytes on the wire, sent and received.
     past_wire: (u64, u64),
     relayed: usize,
-    records: mpsc::Sender<SignedRecord>,
-    /// New heads, for who passes them on by other ways.
-    heads: broadcast::Sender<Head>,
-    stats: watch::Sender<MeshStats>,
-    /// Neighbours that others can find, and where they were seen, now and then.
-    neighbours: watch::Sender<Vec<(PeerInfo, Option<IpAddr>)>>,
-    /// Looks taken.
     reviews: u32,
     events: (mpsc::Sender<LinkEvent>, mpsc::Receiver<LinkEvent>),
     done: (mpsc::Sender<Done>, mpsc::Receiver<Done>),
-    tasks: Spawner,
-    /// Ends links, once they have had time for their last words.
-    links_cancel: CancellationToken,
 }
 
 impl Driver {
-    #[allow(clippy::too_many_arguments, reason = "all parts of a node meet here, once")]
-    pub fn new(
-        node: Node,
-        channel: ChannelId,
-        first_serial: Serial,
-        epoch: Instant,
-        transport: Transport,
-        reach: watch::Receiver<Reach>,
-        estimate: UplinkEstimate,
-        uplink: Uplink,
-        window: Arc<LiveWindow>,
-        records: mpsc::Sender<SignedRecord>,
-        heads: broadcast::Sender<Head>,
-        stats: watch::Sender<MeshStats>,
-        neighbours: watch::Sender<Vec<(PeerInfo, Option<IpAddr>)>>,
-        said_dialable: watch::Sender<bool>,
-        tasks: Spawner,
-        links_cancel: CancellationToken,
-    ) -> Self {
+    pub fn new(parts: Parts) -> Self {
         Self {
-            node,
-            channel,
-            epoch,
-            transport,
-            reach,
-            dialable: Dialable::default(),
-            said_dialable,
-            estimate,
-            uplink,
-            window,
+            parts,
             handled: Timestamp::ZERO,
             links: HashMap::new(),
-            early: HashMap::new(),
             next_link: 0,
-            next_serial: first_serial,
+            readers: HashMap::new(),
             origin: None,
-            http_bytes: 0,
             past_wire: (0, 0),
             relayed: 0,
-            records,
-            heads,
-            stats,
-            neighbours,
             reviews: 0,
             events: mpsc::channel(EVENT_QUEUE),
             done: mpsc::channel(DONE_QUEUE),
-            tasks,
-            links_cancel,
         }
     }
 
@@ -199,24 +148,24 @@ impl Driver {
 
     /// Runs until cancelled, then takes leave of all neighbours.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        let accepting =
-            accept::accept(self.transport.clone(), self.channel, self.done.0.clone(), self.tasks.clone());
-        self.tasks.spawn("taking links", accepting);
-        let cancel = self.tasks.token().clone();
-        if let Some(limit) = self.estimate.for_mesh() {
-            self.handle(Input::UploadLimit { bytes_per_s: message_rate(limit) });
-        }
-        let mut review = tokio::time::interval(REVIEW);
-        review.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut look = tokio::time::interval(minuet_line::LOOK);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let transport = self.parts.transport.clone();
+        let accepting = accept::accept(
+            transport.clone(),
+            self.parts.channel,
+            self.done.0.clone(),
+            self.parts.tasks.clone(),
+        );
+        self.parts.tasks.spawn("taking links", accepting);
+        let cancel = self.parts.tasks.token().clone();
+        let (mut reach, mut relays) = (self.parts.reach.clone(), transport.watch_relays());
+        let mut review = interval(REVIEW);
+        let mut look = interval(minuet_line::LOOK);
         loop {
-            self.do_outputs();
             let now = self.now();
-            let core = self.node.poll_timeout().unwrap_or(now + REVIEW);
+            let due = self.parts.session.poll_timeout().unwrap_or(now + REVIEW);
             let draining = self.links.values().any(Link::is_draining);
-            let due = if draining { core.min(now + DRAIN_LOOK) } else { core };
-            let wake = tokio::time::Instant::from_std(self.epoch + Duration::from_micros(due.0));
+            let due = if draining { due.min(now + DRAIN_LOOK) } else { due };
+            let wake = tokio::time::Instant::from_std(self.parts.epoch + Duration::from_micros(due.0));
             tokio::select! {
                 () = cancel.cancelled() => break,
                 event = self.events.1.recv() => {
@@ -240,285 +189,267 @@ impl Driver {
                     Some(command) => self.on_command(command),
                     None => break,
                 },
-                Ok(()) = self.reach.changed() => {
-                    tracing::debug!("reached at {:?}", *self.reach.borrow_and_update());
-                    self.tell_address();
+                Ok(()) = reach.changed() => {
+                    let reach = reach.borrow_and_update().clone();
+                    tracing::debug!("reached at {reach:?}");
+                    self.tell(Event::Reached(reach));
+                }
+                Ok(()) = relays.changed() => {
+                    let relays = relays.borrow_and_update().clone();
+                    self.tell(Event::Relays(relays));
                 }
                 _ = review.tick() => self.review(),
                 _ = look.tick() => self.look_at_line(),
-                () = tokio::time::sleep_until(wake) => {
-                    self.on_timeout(due);
-                    self.release_early();
-                }
+                () = tokio::time::sleep_until(wake) => self.on_timeout(due),
             }
         }
-        self.handle(Input::Leave);
-        self.do_outputs();
+        self.tell(Event::Leave);
         self.review();
     }
 
     fn now(&self) -> Timestamp {
-        let micros = self.epoch.elapsed().as_micros();
+        let micros = self.parts.epoch.elapsed().as_micros();
         Timestamp(u64::try_from(micros).unwrap_or(u64::MAX))
     }
 
-    fn handle(&mut self, input: Input) {
-        let now = self.now();
-        self.handled = now;
-        self.node.handle(input, now);
+    /// Tells the session what has happened, and does what it says.
+    fn tell(&mut self, event: Event) {
+        self.tell_as_of(event, self.now());
     }
 
-    /// Tells the core what has drained, and that its time has come, as of that time: timers are late by a millisecond or
-    /// two, and the core spaces blocks from one to the next, so that a tenth of an upload limit would never be used.
+    fn tell_as_of(&mut self, event: Event, now: Timestamp) {
+        // The session's time never goes back.
+        self.handled = self.handled.max(now);
+        self.parts.session.handle(event, self.handled, &mut &*self.parts.window);
+        while let Some(effect) = self.parts.session.poll_effect() {
+            self.do_effect(effect);
+        }
+    }
+
+    /// Tells the session what has drained, and that its time has come, as of that time: timers are late by a millisecond
+    /// or two, and the core spaces blocks from one to the next, so that a tenth of an upload limit would never be used.
     fn on_timeout(&mut self, due: Timestamp) {
         let now = self.now();
-        let in_time = now.since(due) <= TIMER_LATENESS;
-        // The core's time never goes back.
-        let as_of = if in_time { due.max(self.handled) } else { now };
-        self.handled = as_of;
-        for (id, link) in &mut self.links {
-            let bytes = link.take_drained();
-            if bytes > 0 {
-                self.node.handle(Input::Drained { link: *id, bytes }, as_of);
-            }
+        let as_of = if now.since(due) <= TIMER_LATENESS { due } else { now };
+        let drained = self.links.iter_mut().map(|(id, link)| (*id, link.take_drained()));
+        let drained: Vec<(LinkId, u64)> = drained.filter(|(_, bytes)| *bytes > 0).collect();
+        for (link, bytes) in drained {
+            self.tell_as_of(Event::Drained { link, bytes }, as_of);
         }
-        self.node.handle(Input::Timeout, as_of);
+        self.tell_as_of(Event::Timeout, as_of);
     }
 
     fn on_link_event(&mut self, event: LinkEvent) {
-        if let LinkEvent::Frame(id, message, _) = &event {
-            tracing::trace!("from {id:?}: {message:?}");
-        }
         match event {
-            LinkEvent::Frame(link, Message::Block(block), payload) if self.links.contains_key(&link) => {
-                let known = self.window.knows(block.serial);
-                let now = self.now();
-                let early = self.early.entry(link).or_default();
-                if let Some((block, payload)) = early.take(block, payload, known, now) {
-                    self.handle(Input::Message { link, message: Message::Block(block), payload });
-                }
+            LinkEvent::Frame(link, message, payload) => {
+                tracing::trace!("from {link:?}: {message:?}");
+                self.tell(Event::Frame { link, message, payload });
             }
-            LinkEvent::Frame(link, message, payload) if self.links.contains_key(&link) => {
-                let message = self.heard(link, message);
-                self.handle(Input::Message { link, message, payload });
-                self.do_outputs();
-                self.release_early();
-            }
-            LinkEvent::Malformed(link) if self.links.contains_key(&link) => {
-                self.handle(Input::Malformed { link });
-            }
-            LinkEvent::Unknown(link, bytes) if self.links.contains_key(&link) => {
-                self.handle(Input::Unknown { link, bytes });
-            }
-            LinkEvent::Down(link) => self.drop_link(link),
-            // Of a link that was hung up.
-            LinkEvent::Frame(..) | LinkEvent::Unknown(..) | LinkEvent::Malformed(_) => {}
-        }
-        self.do_outputs();
-    }
-
-    /// Gives the core what need not wait for its head any longer.
-    fn release_early(&mut self) {
-        if self.early.values().all(EarlyBlocks::is_empty) {
-            return;
-        }
-        let now = self.now();
-        let links: Vec<LinkId> = self.early.keys().copied().collect();
-        for link in links {
-            while let Some(early) = self.early.get_mut(&link)
-                && let Some((block, payload)) = early.release(|block| self.window.knows(block.serial), now)
-            {
-                self.handle(Input::Message { link, message: Message::Block(block), payload });
-                self.do_outputs();
-            }
+            LinkEvent::Malformed(link) => self.tell(Event::Malformed { link }),
+            LinkEvent::Unknown(link, bytes) => self.tell(Event::Unknown { link, bytes }),
+            LinkEvent::Down(link) => self.lose(link),
         }
     }
 
-    /// Tells all how others can reach this node, and whether they can dial it at all.
-    fn tell_address(&mut self) {
-        let reach = self.reach.borrow().clone();
-        let dialable = self.dialable.look(self.links.len(), &reach, self.now());
-        self.said_dialable.send_if_modified(|said| std::mem::replace(said, dialable) != dialable);
-        self.handle(Input::Address { address: reach.encode(), dialable });
+    /// A link has gone.
+    fn lose(&mut self, link: LinkId) {
+        if self.drop_link(link) {
+            self.tell(Event::LinkDown { link });
+        }
     }
 
-    fn drop_link(&mut self, id: LinkId) {
-        self.early.remove(&id);
-        if let Some(link) = self.links.remove(&id) {
-            let (sent, received) = link.wire_bytes();
-            self.past_wire.0 += sent;
-            self.past_wire.1 += received;
-            self.handle(Input::LinkDown { link: id });
-        }
+    /// Lets go of a link. False if there is none.
+    fn drop_link(&mut self, link: LinkId) -> bool {
+        let Some(link) = self.links.remove(&link) else { return false };
+        let (sent, received) = link.wire_bytes();
+        self.past_wire.0 += sent;
+        self.past_wire.1 += received;
+        true
     }
 
     fn on_done(&mut self, done: Done) {
         match done {
             Done::Opened { direction, opened: Some(opened), .. } => {
-                let id = LinkId(self.next_link);
+                let link = LinkId(self.next_link);
                 self.next_link += 1;
-                if direction == Direction::Accepted {
-                    self.dialable.note_dialled();
-                }
                 let (peer, path) = (opened.peer(), opened.path());
-                let link =
-                    opened.start(id, self.channel, self.events.0.clone(), &self.tasks, &self.links_cancel);
-                self.links.insert(id, link);
-                tracing::debug!("{id:?}: {direction:?} {peer:?}, round trip {} ms", path.rtt.as_millis());
-                let (rtt, ip) = (path.rtt, path.ip);
-                self.handle(Input::LinkUp { link: id, peer, direction, rtt, ip });
+                let Parts { channel, tasks, links_cancel, .. } = &self.parts;
+                let open = opened.start(link, *channel, self.events.0.clone(), tasks, links_cancel);
+                tracing::debug!("{link:?}: {direction:?} {peer:?}, round trip {} ms", path.rtt.as_millis());
+                let path = Path { rtt: path.rtt, remote: open.remote() };
+                self.links.insert(link, open);
+                self.tell(Event::LinkUp { link, peer, direction, path });
             }
-            Done::Opened { peer: Some(peer), .. } => self.handle(Input::DialFailed { peer }),
+            Done::Opened { peer: Some(peer), .. } => self.tell(Event::DialFailed { peer }),
             Done::Opened { .. } => {}
-            Done::Fetched { piece, bytes } => {
-                let good = bytes.filter(|bytes| PieceHash::of(bytes) == piece.hash);
-                match good {
-                    Some(bytes) if self.window.keep(piece.serial, &bytes).is_ok() => {
-                        self.http_bytes += bytes.len() as u64;
-                        self.handle(Input::Stored { serial: piece.serial });
-                    }
-                    _ => self.handle(Input::HttpFailed { serial: piece.serial }),
-                }
-            }
+            Done::Fetched { piece, bytes } => self.tell(Event::Fetched { piece, bytes }),
         }
     }
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Closed(closed, _room) => self.publish(closed),
-            Command::Record(record) => self.handle(Input::Record { record: record.encode() }),
-            Command::Peers(peers) => self.handle(Input::PeersLearned { peers }),
-            Command::Heads(heads) => {
-                for head in heads {
-                    self.handle(Input::Head { head });
-                }
-            }
-            Command::Playhead { next, due } => {
+            Command::Closed(closed, _room) => self.tell(Event::Closed(closed)),
+            Command::Statement(statement) => self.take_statement(statement),
+            Command::Peers(peers) => self.tell(Event::Peers(peers)),
+            Command::Heads(heads) => heads.into_iter().for_each(|head| self.tell(Event::Head(head))),
+            Command::Playhead { reader, alive, next, due } => {
+                self.readers.insert(reader, alive);
                 // A time before the epoch is past all the same.
-                let due = due.checked_duration_since(self.epoch).unwrap_or_default();
-                self.handle(Input::Playhead { next, due: Timestamp::ZERO + due });
+                let due = due.checked_duration_since(self.parts.epoch).unwrap_or_default();
+                self.tell(Event::Playhead { reader, next, due: Timestamp::ZERO + due });
             }
             Command::Origin(origin) => self.origin = origin,
         }
     }
 
-    fn publish(&mut self, closed: ClosedPiece) {
-        let ClosedPiece { id, hash, ingest_ms, random_access, data } = closed;
-        // At most the longest piece, which the ring checks.
-        let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        if let Err(error) = self.window.keep(self.next_serial, &data) {
-            tracing::error!("a piece is not shared live: {error}");
-            return;
-        }
-        self.next_serial = self.next_serial.next();
-        self.handle(Input::PieceClosed { id, len, hash, ingest_ms, random_access });
-    }
-
-    fn do_outputs(&mut self) {
-        while let Some(output) = self.node.poll_output() {
-            match output {
-                Output::Send { link, message } => self.send(link, message),
-                Output::Dial { peer } => self.dial(peer),
-                Output::HangUp { link, reason, ban } => {
-                    if ban {
-                        tracing::info!("a peer is banned: {reason:?}");
-                    } else {
-                        tracing::debug!("{link:?} is hung up: {reason:?}");
-                    }
-                    self.drop_link(link);
+    fn do_effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send { link, message, payload } => self.send(link, &message, payload),
+            Effect::Dial { peer } => self.dial(peer),
+            Effect::HangUp { link, reason, ban } => {
+                if ban {
+                    tracing::info!("a peer is banned: {reason:?}");
+                } else {
+                    tracing::debug!("{link:?} is hung up: {reason:?}");
                 }
-                Output::Verify { piece, data } => self.verify(piece, &data),
-                Output::Head(head) => {
-                    self.window.note_head(&head, self.node.role() == Role::Source);
-                    let _ = self.heads.send(head);
-                }
-                Output::Start { serial } => self.window.set_start(serial),
-                Output::FetchHttp { piece, .. } => self.fetch(piece),
-                Output::Record { record } => self.take_record(&record),
-                Output::Release { before } => self.window.forget_before(before),
-                Output::Equivocation { serial } => {
-                    tracing::warn!(
-                        "the source has said two things about piece {}; the first stands",
-                        serial.get()
-                    );
-                }
+                self.drop_link(link);
             }
+            Effect::Fetch { piece, offset } => self.fetch(piece, offset),
+            Effect::Head(head) => {
+                self.parts.window.note_head(&head);
+                let _ = self.parts.news.heads.send(head);
+            }
+            Effect::Held(piece) => self.parts.window.note_held(piece.serial),
+            Effect::Start(serial) => self.parts.window.set_start(serial),
+            Effect::Release(before) => self.parts.window.forget_before(before),
+            Effect::Statement(statement) => self.take_statement(statement),
+            Effect::Equivocation(serial) => {
+                let serial = serial.get();
+                tracing::warn!("the source has said two things about piece {serial}; the first stands");
+            }
+            Effect::PiecesFailed { serial, reason } if reason.is_empty() => {
+                tracing::error!("piece {} cannot be read back", serial.get());
+            }
+            Effect::PiecesFailed { reason, .. } if self.parts.role == Role::Source => {
+                tracing::error!("a piece is not shared live: {reason}");
+            }
+            Effect::PiecesFailed { reason, .. } => tracing::error!("a piece cannot be kept: {reason}"),
         }
     }
 
-    fn send(&mut self, id: LinkId, message: Message) {
+    fn send(&mut self, id: LinkId, message: &Message, payload: Bytes) {
         tracing::trace!("to {id:?}: {message:?}");
-        let Some(link) = self.links.get(&id) else { return };
-        let counted = message.encoded_len() as u64;
-        let told = self.told(link, message);
-        let left = told.as_ref().map_or(0, |message| message.encoded_len() as u64);
-        if left < counted {
-            // The core counts on it that all of its message goes out.
-            self.handle(Input::Drained { link: id, bytes: counted - left });
-        }
-        let (Some(message), Some(link)) = (told, self.links.get_mut(&id)) else { return };
+        let Some(link) = self.links.get_mut(&id) else { return };
         let mut frame = BytesMut::with_capacity(message.encoded_len() - message.payload_len());
         message.encode(&mut frame);
         let taken = match message {
-            Message::Block(block) => match self.window.read_part(block.serial, block.offset, block.len) {
-                Some(payload) => link.send_block(frame.freeze(), payload),
-                None => {
-                    tracing::error!("piece {} cannot be read back", block.serial.get());
-                    false
-                }
-            },
+            Message::Block(_) => link.send_block(frame.freeze(), payload),
             _ => link.send_control(frame.freeze()),
         };
         if !taken {
             tracing::debug!("{id:?} takes no more");
-            self.drop_link(id);
+            self.lose(id);
         }
     }
 
-    fn verify(&mut self, piece: PieceRef, data: &Bytes) {
-        let mut ok = PieceHash::of(data) == piece.hash;
-        if ok && let Err(error) = self.window.keep(piece.serial, data) {
-            tracing::error!("a piece cannot be kept: {error}");
-            ok = false;
-        }
-        self.handle(Input::Verified { serial: piece.serial, ok });
-    }
-
-    fn take_record(&mut self, record: &Bytes) {
-        match SignedRecord::decode(record, self.channel) {
-            Ok(record) => {
-                self.handle(Input::Record { record: record.encode() });
-                // Who follows records and lags this far behind finds them at the tracker.
-                let _ = self.records.try_send(record);
-            }
-            Err(error) => tracing::debug!("thrown away: {error}"),
+    fn take_statement(&mut self, statement: Statement) {
+        let (channel, mut news) = (self.parts.channel, None);
+        self.parts.news.heard.send_if_modified(|heard| {
+            news = heard.take(statement, channel);
+            news.is_some()
+        });
+        if let Some(news) = news {
+            self.tell(Event::Statement(news));
         }
     }
 
     fn dial(&mut self, peer: PeerInfo) {
-        let (transport, channel, done) = (self.transport.clone(), self.channel, self.done.0.clone());
+        let (transport, channel, done) =
+            (self.parts.transport.clone(), self.parts.channel, self.done.0.clone());
         let dialling = async move {
             let opened = match transport.dial(peer.node, &Reach::decode(&peer.address)).await {
                 Some(connection) => link::open(connection, channel, false).await,
                 None => None,
             };
-            let _ = done
-                .send(Done::Opened { peer: Some(peer.node), direction: Direction::Dialled, opened })
-                .await;
+            let direction = Direction::Dialled;
+            let _ = done.send(Done::Opened { peer: Some(peer.node), direction, opened }).await;
         };
-        self.tasks.errand("a dial", dialling);
+        self.parts.tasks.errand("a dial", dialling);
     }
 
-    fn fetch(&mut self, piece: PieceRef) {
-        let found = self.origin.clone().zip(self.window.offset(&piece));
-        let Some((origin, offset)) = found else {
-            return self.handle(Input::HttpFailed { serial: piece.serial });
+    fn fetch(&mut self, piece: PieceRef, offset: u64) {
+        let Some(origin) = self.origin.clone() else {
+            return self.tell(Event::Fetched { piece, bytes: None });
         };
-        let (channel, done) = (self.channel, self.done.0.clone());
+        let (channel, done) = (self.parts.channel, self.done.0.clone());
         let fetching = async move {
             let bytes = origin.fetch(channel, piece, offset).await;
             let _ = done.send(Done::Fetched { piece, bytes }).await;
         };
-        self.tasks.errand("a fetch", fetching);
+        self.parts.tasks.errand("a fetch", fetching);
     }
+
+    /// Bytes on the wire since the start, of all links: sent and received.
+    fn wire(&self) -> (u64, u64) {
+        self.links.values().map(Link::wire_bytes).fold(self.past_wire, |(sent, received), link| {
+            (sent.saturating_add(link.0), received.saturating_add(link.1))
+        })
+    }
+
+    /// Ten times a second: what the line has sent, for the limit that fits it, and for the other parts of the program.
+    fn look_at_line(&mut self) {
+        let links: Vec<_> = self.links.values().filter_map(Link::sample).collect();
+        let (sent, received) = self.wire();
+        let others = self.parts.uplink.others_bytes();
+        self.tell(Event::Line { links, received, others });
+        let limit = self.parts.session.figures().upload_limit;
+        self.parts.uplink.say(sent, limit.filter(|_| !self.links.is_empty()));
+        let news = self.parts.session.learned();
+        self.parts.news.learned.send_if_modified(|learned| std::mem::replace(learned, news) != news);
+    }
+
+    /// Twice a second: the links' paths and which readers have gone, for the session, and figures, for who reads them.
+    fn review(&mut self) {
+        let gone: Vec<ReaderId> =
+            self.readers.extract_if(|_, alive| alive.strong_count() == 0).map(|(reader, _)| reader).collect();
+        gone.into_iter().for_each(|reader| self.tell(Event::ReaderGone(reader)));
+        let paths = self.links.iter().map(|(id, link)| {
+            let path = link.path();
+            tracing::trace!("{id:?}: {path:?}, on its way: {:?}", link.undrained());
+            (*id, path.relayed, Path { rtt: path.rtt, remote: link.remote() })
+        });
+        let paths: Vec<(LinkId, bool, Path)> = paths.collect();
+        self.relayed = paths.iter().filter(|(_, relayed, _)| *relayed).count();
+        for (link, _, path) in paths {
+            self.tell(Event::Path { link, path });
+        }
+        let Parts { session, news, .. } = &self.parts;
+        let dialable = session.is_dialable();
+        if news.dialable.send_if_modified(|said| std::mem::replace(said, dialable) != dialable) {
+            tracing::debug!("others {} dial this node", if dialable { "can" } else { "cannot" });
+        }
+        let (wire_sent, wire_received) = self.wire();
+        let Figures { core, peers, upload_limit, narrow, stream, http_bytes } = session.figures();
+        news.stats.send_replace(MeshStats {
+            core,
+            peers,
+            relayed: self.relayed,
+            upload_limit,
+            narrow,
+            stream,
+            http_bytes,
+            wire_sent,
+            wire_received,
+        });
+        self.reviews = self.reviews.wrapping_add(1);
+        if self.reviews.is_multiple_of(REVIEWS_PER_LIST) {
+            news.neighbours.send_replace(session.seen());
+        }
+    }
+}
+
+fn interval(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    interval
 }

@@ -21,13 +21,13 @@ use iroh::{
 };
 use minuet_line::LinkSample;
 use minuet_proto::mesh::NodeId;
+use minuet_session::reach::{MAX_DIALLED, Reach};
 use tokio::sync::watch;
 
 use super::{
     Error,
     certificates::Pins,
     congestion::{self, WindowFactory},
-    reach::{MAX_DIALLED, Reach},
 };
 use crate::contact::{Contact, Contacts, Teller};
 
@@ -63,6 +63,8 @@ pub(super) struct Transport {
     contacts: Contacts,
     /// The relay server of each tracker, by the tracker's URL.
     relays: Arc<Mutex<HashMap<String, RelayUrl>>>,
+    /// Their URLs, for whoever wants to know when they change.
+    said_relays: Arc<watch::Sender<Vec<String>>>,
 }
 
 /// A relay server, as a tracker describes its own.
@@ -117,7 +119,7 @@ impl Transport {
         }
         let endpoint =
             builder.bind().await.map_err(|error| Error::Bind { listen, reason: innermost(&error) })?;
-        Ok(Self { endpoint, pins, contacts, relays: Arc::default() })
+        Ok(Self { endpoint, pins, contacts, relays: Arc::default(), said_relays: Arc::default() })
     }
 
     /// This node's public key.
@@ -179,11 +181,21 @@ impl Transport {
             self.endpoint.remove_relay(&before).await;
         }
         self.endpoint.insert_relay(url, Arc::new(config)).await;
+        let urls = self.lock_relays().values().map(ToString::to_string).collect();
+        self.said_relays.send_replace(urls);
         Ok(())
     }
 
+    /// The URLs of the relay servers in use, as they change.
+    pub fn watch_relays(&self) -> watch::Receiver<Vec<String>> {
+        let mut relays = self.said_relays.subscribe();
+        // Those of before are news to who asks now.
+        relays.mark_changed();
+        relays
+    }
+
     /// The relay server at this URL, if it is one of those in use.
-    pub fn used_relay(&self, url: &str) -> Option<RelayUrl> {
+    fn used_relay(&self, url: &str) -> Option<RelayUrl> {
         let url: RelayUrl = url.parse().ok()?;
         self.lock_relays().values().any(|used| *used == url).then_some(url)
     }

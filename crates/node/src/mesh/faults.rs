@@ -46,14 +46,14 @@ async fn the_end_of_each_part_is_heard_of_and_the_node_can_be_started_again() {
     ] {
         let folder = tempfile::tempdir().unwrap();
         let mut options = options(Role::Source, folder.path());
-        let (mesh, _) = Mesh::start(options.clone()).await.unwrap();
+        let mesh = Mesh::start(options.clone()).await.unwrap();
         mesh.kill(part);
         let fault = mesh.fault().await;
         assert_eq!(fault.task, part);
         assert!(fault.to_string().ends_with("killed by a test"), "{fault}");
         options.listen = mesh.listen_addrs()[0];
         mesh.stop().await;
-        let (again, _) = Mesh::start(options).await.expect("its port is free again");
+        let again = Mesh::start(options).await.expect("its port is free again");
         again.stop().await;
     }
 }

@@ -5,8 +5,7 @@
 //! files of channels that were not watched for as long are removed.
 
 use std::{
-    fs::File,
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     net::IpAddr,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -16,12 +15,11 @@ use minuet_proto::{
     channel_api::mesh::MeshNode,
     mesh::{HelloFlags, PeerInfo},
 };
-use rustix::fs::{Mode, OFlags};
+use minuet_session::Reach;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::reach::Reach;
 use crate::contact::{Teller, nameable};
 
 /// Most nodes in a file.
@@ -121,22 +119,7 @@ pub(super) fn read(path: &Path) -> Vec<PeerInfo> {
 }
 
 fn load(path: &Path) -> Known {
-    Known::parse(&read_own(path).unwrap_or_default(), now_s())
-}
-
-/// Reads a file that is a regular one and not too long. A link is not followed, and a pipe not waited for: in a folder
-/// where others may write, either could be theirs.
-fn read_own(path: &Path) -> io::Result<Vec<u8>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
-    let mut json = Vec::new();
-    if file.metadata()?.is_file() {
-        file.take(MAX_LEN + 1).read_to_end(&mut json)?;
-    }
-    if json.len() as u64 > MAX_LEN {
-        json.clear();
-    }
-    Ok(json)
+    Known::parse(&minuet_files::read(path, MAX_LEN).unwrap_or_default(), now_s())
 }
 
 /// Keeps the file up to date until cancelled.
@@ -279,16 +262,16 @@ mod tests {
         let victim = dir.path().join("victim");
         std::fs::write(&victim, "{\"nodes\":[]}").unwrap();
         symlink(&victim, &path).unwrap();
-        assert!(read_own(&path).is_err());
+        assert!(minuet_files::read(&path, MAX_LEN).is_err());
         write(&path, b"mine").unwrap();
         assert_eq!(std::fs::read(&victim).unwrap(), b"{\"nodes\":[]}");
-        assert_eq!(read_own(&path).unwrap(), b"mine");
+        assert_eq!(minuet_files::read(&path, MAX_LEN).unwrap(), b"mine");
         let mode = std::fs::symlink_metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         std::fs::remove_file(&path).unwrap();
-        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
             .unwrap();
-        assert!(read_own(&path).is_ok_and(|json| json.is_empty()), "a pipe was waited for");
+        assert!(minuet_files::read(&path, MAX_LEN).unwrap_err().to_string().contains("no regular file"));
     }
 
     proptest! {

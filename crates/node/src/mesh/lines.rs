@@ -2,14 +2,12 @@
 //! several nodes may share it; each reads it anew before it writes it whole.
 
 use std::{
-    fs::File,
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use minuet_line::{Learned, Memory};
-use rustix::fs::{Mode, OFlags};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -20,16 +18,10 @@ const WRITE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_sec
 
 /// What is remembered. A file that cannot be read remembers nothing.
 pub(super) fn read(path: &Path) -> Memory {
-    let read = || {
-        // Neither waits for a pipe that somebody has put there, nor follows a link out of the folder.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
-        let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
-        let mut json = Vec::new();
-        file.take(MAX_LEN).read_to_end(&mut json)?;
-        Ok::<_, io::Error>(json)
-    };
-    let mut memory: Memory =
-        read().ok().and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
+    let mut memory: Memory = minuet_files::read(path, MAX_LEN)
+        .ok()
+        .and_then(|json| serde_json::from_slice(&json).ok())
+        .unwrap_or_default();
     memory.tidy(now_s());
     memory
 }

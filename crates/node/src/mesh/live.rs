@@ -10,12 +10,10 @@ use std::{
 
 use bytes::Bytes;
 use minuet_mesh::PieceRef;
-use minuet_proto::mesh::{Head, Serial};
+use minuet_proto::mesh::{Block, Head, Serial};
+use minuet_session::Pieces;
 use minuet_store::{Found, Medium, PieceRing};
 use tokio::sync::watch;
-
-/// Over how much of the stream its rate is taken, in milliseconds.
-const RATE_MS: u64 = 4000;
 
 /// A piece that a verified head has named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,34 +63,9 @@ impl LiveWindow {
         self.lock().pieces.get(&serial).copied()
     }
 
-    /// Whether a head has named the piece, or it is older than all that is known.
-    pub(super) fn knows(&self, serial: Serial) -> bool {
-        let state = self.lock();
-        let oldest = state.pieces.first_key_value();
-        oldest.is_some_and(|(oldest, _)| serial < *oldest) || state.pieces.contains_key(&serial)
-    }
-
     /// The newest piece that is known.
     pub fn newest(&self) -> Option<LivePiece> {
         self.lock().pieces.last_key_value().map(|(_, piece)| *piece)
-    }
-
-    /// The stream's rate of late in bytes a second, 0 where too little is known.
-    pub(super) fn rate(&self) -> u64 {
-        let state = self.lock();
-        let Some(newest) = state.pieces.last_key_value().map(|(_, known)| known.piece.ingest_ms) else {
-            return 0;
-        };
-        let (mut bytes, mut oldest) = (0, newest);
-        for known in state.pieces.values().rev() {
-            if known.piece.ingest_ms.saturating_add(RATE_MS) < newest {
-                break;
-            }
-            bytes += u64::from(known.piece.len);
-            oldest = oldest.min(known.piece.ingest_ms);
-        }
-        let ms = newest - oldest;
-        if ms * 2 < RATE_MS { 0 } else { bytes * 1000 / ms }
     }
 
     /// The first known piece after `serial`.
@@ -176,47 +149,33 @@ impl LiveWindow {
         pieces
     }
 
-    /// Where a piece begins in its segment's file, in bytes. All pieces of a segment but the last have one length; a
-    /// piece that is the only one known of its segment may be that last one, so its place is not known.
-    pub fn offset(&self, piece: &PieceRef) -> Option<u64> {
-        let index = piece.id.piece.0;
-        if index == 0 {
-            return Some(0);
-        }
-        let pieces = self.of_segment(piece.id.segment);
-        let (first, last) = (pieces.first()?.piece, pieces.last()?.piece);
-        let length = if first.id.piece.0 < index {
-            first.len
-        } else if last.id.piece.0 > index {
-            piece.len
-        } else {
-            return None;
-        };
-        Some(u64::from(index) * u64::from(length))
-    }
-
-    pub(super) fn note_head(&self, head: &Head, held: bool) {
+    pub(super) fn note_head(&self, head: &Head) {
         let mut state = self.lock();
         for (serial, id, piece) in head.iter() {
             let piece_ref =
                 PieceRef { serial, id, len: piece.len, hash: piece.hash, ingest_ms: piece.ingest_ms };
-            let known = LivePiece { piece: piece_ref, random_access: piece.random_access, held };
+            let known = LivePiece { piece: piece_ref, random_access: piece.random_access, held: false };
             state.pieces.entry(serial).or_insert(known);
         }
         drop(state);
         self.changed.send_replace(());
     }
 
+    /// A piece's bytes are here.
+    pub(super) fn note_held(&self, serial: Serial) {
+        if let Some(known) = self.lock().pieces.get_mut(&serial) {
+            known.held = true;
+        }
+        self.changed.send_replace(());
+    }
+
     /// Keeps a verified piece. Only the driver does, so one is written at a time; readers do not wait for it.
-    pub(super) fn keep(&self, serial: Serial, bytes: &[u8]) -> io::Result<()> {
+    fn keep(&self, serial: Serial, bytes: &[u8]) -> io::Result<()> {
         let place = self.lock().ring.begin(serial, bytes.len())?;
         let medium = place.write(bytes)?;
         let mut state = self.lock();
         state.ring.finish(&place, medium, bytes);
         let changed = std::mem::replace(&mut state.medium, medium) != medium;
-        if let Some(known) = state.pieces.get_mut(&serial) {
-            known.held = true;
-        }
         drop(state);
         match medium {
             Medium::Memory if changed => {
@@ -227,7 +186,6 @@ impl LiveWindow {
             Medium::Disk if changed => tracing::info!("the disk has room again for live pieces"),
             _ => {}
         }
-        self.changed.send_replace(());
         Ok(())
     }
 
@@ -244,6 +202,16 @@ impl LiveWindow {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each entry is whole by itself.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pieces for &LiveWindow {
+    fn keep(&mut self, serial: Serial, data: &Bytes) -> io::Result<()> {
+        LiveWindow::keep(self, serial, data)
+    }
+
+    fn part(&mut self, block: &Block) -> Option<Bytes> {
+        self.read_part(block.serial, block.offset, block.len)
     }
 }
 
@@ -272,9 +240,10 @@ mod tests {
                 first_index: PieceIndex((serial % 50) as u32),
                 pieces: vec![piece],
             };
-            window.note_head(&head, false);
+            window.note_head(&head);
             if held(serial) {
                 window.keep(Serial::new(serial), b"data").unwrap();
+                window.note_held(Serial::new(serial));
             }
         }
         window
@@ -296,20 +265,13 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_has_its_place_in_its_segment_if_that_can_be_told() {
+    fn what_is_held_can_be_read_until_it_is_forgotten() {
         let window = window(60, |serial| serial < 55);
-        let offset = |serial| window.get(Serial::new(serial)).and_then(|known| window.offset(&known.piece));
-        assert_eq!((offset(50), offset(53), offset(59)), (Some(0), Some(12), Some(36)));
+        let held = |serial| window.get(Serial::new(serial)).map(|known| known.held);
+        assert_eq!((held(54), held(55), held(60)), (Some(true), Some(false), None));
         assert_eq!(window.read(Serial::new(3)).as_deref(), Some(&b"data"[..]));
         assert_eq!(window.read(Serial::new(57)), None);
         window.forget_before(Serial::new(59));
-        assert_eq!(offset(59), None);
-        assert!(window.knows(Serial::new(3)) && !window.knows(Serial::new(60)));
-    }
-
-    #[test]
-    fn the_rate_is_that_of_the_last_seconds() {
-        assert_eq!(window(10, |_| false).rate(), 0);
-        assert!((40..=42).contains(&window(100, |_| false).rate()));
+        assert_eq!((held(58), held(59)), (None, Some(false)));
     }
 }

@@ -5,14 +5,12 @@
 
 mod certificates;
 mod congestion;
-mod dialable;
 mod driver;
-mod early;
 mod endpoint;
 mod error;
-mod estimate;
 #[cfg(test)]
 mod faults;
+mod heard;
 mod known;
 mod lines;
 mod linger;
@@ -21,8 +19,8 @@ mod live;
 mod met;
 mod network;
 mod origin;
-mod reach;
 mod rendezvous;
+mod shared_line;
 #[cfg(test)]
 mod whole;
 
@@ -30,32 +28,35 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use minuet_guard::tasks::{Fault, Tasks};
-use minuet_mesh::{Config, HeadKey, Node, Role, Start, Timestamp};
+use minuet_mesh::{Config, HeadKey, Role, Start, Statement, Timestamp};
 use minuet_proto::{
-    ChannelId, ChannelKey, SignedRecord,
+    ChannelId, ChannelKey, SignedRecord, SignedState,
     mesh::{NodeId, SIGNATURE_LEN, Serial},
 };
 use minuet_store::PieceRing;
 use reqwest::Url;
-use tokio::sync::{Semaphore, broadcast, mpsc, watch};
+use tokio::sync::{Mutex, Semaphore, broadcast, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use driver::ClosedPiece;
-use driver::{Command, Driver};
+use driver::{Command, Driver, News, Parts};
 use endpoint::Transport;
 pub use error::Error;
-pub use estimate::Uplink;
-use estimate::UplinkEstimate;
+pub use heard::Heard;
 pub use live::{LivePiece, LiveWindow};
 pub use met::Met;
 pub use minuet_mesh::{PieceRef, Role as MeshRole, Start as MeshStart};
+pub use minuet_session::{ClosedPiece, Reach};
+use minuet_session::{Dialability, ReaderId, Session, Settings, message_rate};
 use origin::Origin;
-pub use reach::Reach;
+pub use shared_line::Uplink;
 
 use crate::{
     TrackerClient,
@@ -66,8 +67,6 @@ use crate::{
 const COMMAND_QUEUE: usize = 1024;
 /// Bytes of pieces among them: half a minute of 16 Mbit/s.
 const MAX_UNSHARED: usize = 64 << 20;
-/// Records from neighbours that may wait for who follows.
-const RECORD_QUEUE: usize = 16;
 /// Heads that may wait for who posts them; older ones are passed over.
 const HEAD_QUEUE: usize = 256;
 /// How long a node may take to take leave.
@@ -140,9 +139,14 @@ pub struct Mesh {
     unshared: Arc<Semaphore>,
     /// What the mesh and the other parts of the program tell each other of their line.
     uplink: Uplink,
+    /// Readers that there ever were.
+    readers: AtomicU64,
+    /// The origin that was named last, and who told it.
+    origin: Mutex<Option<(Option<Url>, Teller)>>,
     window: Arc<LiveWindow>,
     stats: watch::Receiver<MeshStats>,
     met: watch::Receiver<Met>,
+    heard: watch::Receiver<Heard>,
     transport: Transport,
     tasks: Tasks,
     /// How links are given to the driver.
@@ -170,20 +174,39 @@ impl PiecePublisher {
     }
 }
 
+/// Somebody who reads the stream: a player, a recorder, a server. Dropped when it stops reading.
+#[derive(Debug)]
+pub struct Reader {
+    id: ReaderId,
+    /// The driver sees that it is dropped.
+    alive: Arc<()>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Reader {
+    /// Says that this reader needs piece `next` at `due`, and those after it by their ingest times.
+    pub async fn playhead(&self, next: Serial, due: Instant) {
+        let _ = self
+            .commands
+            .send(Command::Playhead { reader: self.id, alive: Arc::downgrade(&self.alive), next, due })
+            .await;
+    }
+}
+
 /// QUIC's queue is not the line's: packets go out as the windows of their links allow, whatever the line does. With two
 /// blocks in it (25 ms at 10 Mbit/s), links whose windows losses keep small left a fifth of a limit unused.
 const TRANSPORT_QUEUE: Duration = Duration::from_millis(110);
 
 impl Mesh {
-    /// Starts a node. Records that neighbours bring come out of the receiver, verified.
-    pub async fn start(options: MeshOptions) -> Result<(Self, mpsc::Receiver<SignedRecord>), Error> {
+    /// Starts a node.
+    pub async fn start(options: MeshOptions) -> Result<Self, Error> {
         let transport = Transport::bind(options.listen, rand::random(), Contacts::of_process()).await?;
         let ring = PieceRing::new(&options.folder, options.window)
             .map_err(|reason| Error::Store { folder: options.folder.clone(), reason })?;
         let window = Arc::new(LiveWindow::new(ring));
         let key = Arc::new(ChannelHeads { channel: options.channel, key: options.key.clone() });
         let config = Config {
-            upload_limit: options.upload_limit.map(driver::message_rate),
+            upload_limit: options.upload_limit.map(message_rate),
             transport_queue: TRANSPORT_QUEUE,
             upload: options.upload,
             target_delay: options.target_delay,
@@ -191,13 +214,11 @@ impl Mesh {
             window: options.window,
             first_serial: options.first_serial,
             http_origin: options.role == Role::Viewer,
-            address: transport.reach().encode(),
             ..Config::new(transport.id(), key)
         };
         let epoch = Instant::now();
-        let node = Node::new(config, options.role, rand::random(), Timestamp::ZERO);
         let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
-        let (records, brought) = mpsc::channel(RECORD_QUEUE);
+        let (say_heard, heard) = watch::channel(Heard::default());
         let (heads, _) = broadcast::channel(HEAD_QUEUE);
         let (say_stats, stats) = watch::channel(MeshStats::default());
         let (tasks, links) = (Tasks::new(), CancellationToken::new());
@@ -211,30 +232,40 @@ impl Mesh {
             let remembering = known::remember(path, neighbours, spawner.token().clone());
             spawner.spawn_to_end("the list of nodes to find again", endless(remembering));
         }
-        let uplink = options.uplink.clone();
-        let estimate = UplinkEstimate::start(&options, uplink.clone(), spawner);
+        let (learned, remembered) = shared_line::remember(&options, spawner);
         let (say_reach, reach) = watch::channel(transport.reach());
         spawner
             .spawn("the watch over this node's addresses", endless(transport.clone().watch_reach(say_reach)));
         let (say_dialable, dialable) = watch::channel(true);
-        let driver = Driver::new(
-            node,
-            options.channel,
-            options.first_serial,
+        let settings = Settings {
+            core: config,
+            role: options.role,
+            reach: transport.reach(),
+            dialability: Dialability::FoundOut,
+            remembered,
+            seed: rand::random(),
+        };
+        let news = News {
+            heard: say_heard,
+            heads: heads.clone(),
+            stats: say_stats,
+            neighbours: say_neighbours,
+            dialable: say_dialable,
+            learned,
+        };
+        let driver = Driver::new(Parts {
+            session: Session::new(settings, Timestamp::ZERO),
+            role: options.role,
+            channel: options.channel,
             epoch,
-            transport.clone(),
-            reach.clone(),
-            estimate,
-            uplink.clone(),
-            Arc::clone(&window),
-            records,
-            heads.clone(),
-            say_stats,
-            say_neighbours,
-            say_dialable,
-            spawner.clone(),
-            links.clone(),
-        );
+            transport: transport.clone(),
+            reach: reach.clone(),
+            uplink: options.uplink.clone(),
+            window: Arc::clone(&window),
+            news,
+            tasks: spawner.clone(),
+            links_cancel: links.clone(),
+        });
         #[cfg(test)]
         let door = driver.door();
         spawner.spawn_to_end("the live mesh", endless(driver.run(queue)));
@@ -258,22 +289,22 @@ impl Mesh {
         }
         let _links = links.drop_guard();
         let unshared = Arc::new(Semaphore::new(MAX_UNSHARED));
-        Ok((
-            Self {
-                commands,
-                unshared,
-                uplink,
-                window,
-                stats,
-                met,
-                transport,
-                tasks,
-                #[cfg(test)]
-                door,
-                _links,
-            },
-            brought,
-        ))
+        Ok(Self {
+            commands,
+            unshared,
+            uplink: options.uplink,
+            readers: AtomicU64::new(0),
+            origin: Mutex::default(),
+            window,
+            stats,
+            met,
+            heard,
+            transport,
+            tasks,
+            #[cfg(test)]
+            door,
+            _links,
+        })
     }
 
     /// The next fault: a part of the node has died, and the node with it. Waits for ever while all is well; one of several
@@ -329,18 +360,34 @@ impl Mesh {
         PiecePublisher { commands: self.commands.clone(), room: Arc::clone(&self.unshared) }
     }
 
-    /// Passes a signed record on to all neighbours.
-    pub async fn record(&self, record: SignedRecord) {
-        let _ = self.commands.send(Command::Record(record)).await;
+    /// A signed record that is known here: neighbours are told.
+    pub async fn record(&self, record: &SignedRecord) {
+        let _ = self.commands.send(Command::Statement(Statement::Record(record.encode()))).await;
     }
 
-    /// Says where the player is: it needs piece `next` at `due`, and those after it by their ingest times.
-    pub async fn playhead(&self, next: Serial, due: Instant) {
-        let _ = self.commands.send(Command::Playhead { next, due }).await;
+    /// What the source says of the channel, as it is known here: neighbours are told.
+    pub async fn state(&self, state: &SignedState) {
+        let _ = self.commands.send(Command::Statement(Statement::State(state.encode()))).await;
+    }
+
+    /// What the source has said, as neighbours and the node's owner have told it.
+    pub fn heard(&self) -> watch::Receiver<Heard> {
+        self.heard.clone()
+    }
+
+    /// A reader of the stream: what it needs next is fetched in time.
+    pub fn reader(&self) -> Reader {
+        let id = ReaderId(self.readers.fetch_add(1, Ordering::Relaxed));
+        Reader { id, alive: Arc::default(), commands: self.commands.clone() }
     }
 
     /// Names the HTTP origin, below which segments lie by their file names, as `teller` has told it; none: there is none.
+    /// Nothing happens if it is the one that was named last.
     pub async fn set_origin(&self, base: Option<Url>, teller: Teller) {
+        let named = Some((base.clone(), teller));
+        if std::mem::replace(&mut *self.origin.lock().await, named.clone()) == named {
+            return;
+        }
         let origin = base.and_then(|base| {
             let made = Origin::new(base, Contacts::of_process(), teller);
             made.inspect_err(|error| tracing::warn!("the HTTP origin is not used: {error}")).ok()

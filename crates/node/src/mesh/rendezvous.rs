@@ -21,13 +21,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use minuet_session::Reach;
+
 use super::{
     MeshOptions,
     driver::Command,
     endpoint::{RelayServer, Transport},
     known::peer_info,
     met::Met,
-    reach::Reach,
 };
 use crate::{
     Backoff, TrackerClient,

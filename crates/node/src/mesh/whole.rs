@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use minuet_mesh::{Direction, Role};
 use minuet_proto::mesh::{Frame, Hello, HelloFlags, Message, NodeId, PeerInfo};
+use minuet_session::{Reach, ReaderId};
 use proptest::prelude::*;
 
 use super::{
@@ -13,7 +14,6 @@ use super::{
     driver::{Command, Done},
     faults,
     link::memory::{self, Far},
-    reach::Reach,
 };
 
 /// How long anything that must happen may take before a test fails.
@@ -49,7 +49,7 @@ async fn alone(role: Role, folder: &Path) -> Mesh {
     let mut options = faults::options(role, folder);
     options.trackers.clear();
     options.known = None;
-    Mesh::start(options).await.unwrap().0
+    Mesh::start(options).await.unwrap()
 }
 
 fn frame(message: &Message) -> Bytes {
@@ -270,6 +270,8 @@ async fn live_through(role: Role, acts: Vec<Act>) {
                 let _ = mesh
                     .commands
                     .send(Command::Playhead {
+                        reader: ReaderId(0),
+                        alive: std::sync::Weak::new(),
                         next: minuet_proto::mesh::Serial::new(next),
                         due: std::time::Instant::now(),
                     })

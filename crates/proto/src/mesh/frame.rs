@@ -6,8 +6,8 @@ use super::codec::{self, DecodeError};
 use super::head::{SIGNATURE_LEN, SignedHead};
 use super::message::{
     Block, ByeReason, Extension, Hello, HelloFlags, MAX_ADDRESS_LEN, MAX_BITMAP_LEN, MAX_BLOCK_LEN,
-    MAX_EXTENSION_LEN, MAX_EXTENSIONS, MAX_FRAME_LEN, MAX_HEAD_LEN, MAX_PEERS, MAX_PIECE_LEN, MAX_RECORD_LEN,
-    MAX_SERIALS, MIN_BLOCK_LEN, Message, NodeId, PeerInfo, Request, SerialList, Window,
+    MAX_EXTENSION_LEN, MAX_EXTENSIONS, MAX_FRAME_LEN, MAX_HEAD_LEN, MAX_PEERS, MAX_PIECE_LEN, MAX_SERIALS,
+    MAX_STATEMENT_LEN, MIN_BLOCK_LEN, Message, NodeId, PeerInfo, Request, SerialList, Window,
 };
 use super::serial::Serial;
 
@@ -37,6 +37,7 @@ mod kind {
     pub const PEERS: u64 = 11;
     pub const BYE: u64 = 12;
     pub const OFFER: u64 = 13;
+    pub const STATE: u64 = 14;
 }
 
 impl Message {
@@ -120,6 +121,10 @@ impl Message {
                 put_kind(out, kind::RECORD);
                 out.put_slice(record);
             }
+            Self::State(state) => {
+                put_kind(out, kind::STATE);
+                out.put_slice(state);
+            }
             Self::Peers(peers) => {
                 put_kind(out, kind::PEERS);
                 for peer in peers {
@@ -165,7 +170,7 @@ impl Message {
             ]),
             Self::Head(head) => sum([kind, SIGNATURE_LEN, head.body.len()]),
             Self::GetHeads { first, count } => sum([kind, varint(first.get()), number(*count)]),
-            Self::Record(record) => sum([kind, record.len()]),
+            Self::Record(statement) | Self::State(statement) => sum([kind, statement.len()]),
             Self::Peers(peers) => {
                 let peer = |p: &PeerInfo| {
                     sum([32, 1, number(p.upload_kbps), varint(p.address.len() as u64), p.address.len()])
@@ -212,7 +217,8 @@ impl Message {
                 first: get_serial(&mut buf)?,
                 count: codec::get_varint_u32(&mut buf, "head count")?,
             },
-            kind::RECORD => Self::Record(take_rest(&mut buf, MAX_RECORD_LEN, "record")?),
+            kind::RECORD => Self::Record(take_rest(&mut buf, MAX_STATEMENT_LEN, "record")?),
+            kind::STATE => Self::State(take_rest(&mut buf, MAX_STATEMENT_LEN, "state")?),
             kind::PEERS => Self::Peers(get_peers(&mut buf)?),
             kind::BYE => Self::Bye(ByeReason::from_byte(codec::get_u8(&mut buf, "reason")?)),
             _ => return Ok(Frame { message: None, payload, len }),

@@ -16,7 +16,7 @@ pub const MAX_BLOCK_LEN: u32 = 32 * 1024;
 /// Least payload bytes in one [`Block`], but for the last of its piece: what a block costs its receiver must be paid for.
 pub const MIN_BLOCK_LEN: u32 = 1024;
 /// Longest signed record in bytes.
-pub const MAX_RECORD_LEN: usize = 4096;
+pub const MAX_STATEMENT_LEN: usize = 4096;
 /// Longest encoded [`SignedHead::body`].
 pub(super) const MAX_HEAD_LEN: usize = 2048 + 64 * 12;
 /// Most serials in one [`SerialList`] on the wire.
@@ -79,6 +79,8 @@ pub enum Message {
     },
     /// The signed record of a sealed segment, opaque to the mesh.
     Record(Bytes),
+    /// The signed state of the channel, opaque to the mesh.
+    State(Bytes),
     /// Nodes of this channel that the sender knows of (BEP 11).
     Peers(Vec<PeerInfo>),
     /// The sender is about to close the link.

@@ -29,6 +29,6 @@ pub use frame::Frame;
 pub use head::{Head, HeadPiece, MAX_HEAD_PIECES, SIGNATURE_LEN, SignedHead};
 pub use message::{
     Block, ByeReason, Extension, Hello, HelloFlags, MAX_BLOCK_LEN, MAX_FRAME_LEN, MAX_PIECE_LEN,
-    MAX_RECORD_LEN, MIN_BLOCK_LEN, Message, NodeId, PeerInfo, Request, SerialList, Window,
+    MAX_STATEMENT_LEN, MIN_BLOCK_LEN, Message, NodeId, PeerInfo, Request, SerialList, Window,
 };
 pub use serial::Serial;

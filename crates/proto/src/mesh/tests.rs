@@ -97,7 +97,8 @@ fn message() -> impl Strategy<Value = Message> {
         (head(), signature)
             .prop_map(|(head, signature)| Message::Head(SignedHead { body: head.encode(), signature })),
         (serial(), any::<u32>()).prop_map(|(first, count)| Message::GetHeads { first, count }),
-        bytes(MAX_RECORD_LEN).prop_map(Message::Record),
+        bytes(MAX_STATEMENT_LEN).prop_map(Message::Record),
+        bytes(MAX_STATEMENT_LEN).prop_map(Message::State),
         vec(peer(), 0..6).prop_map(Message::Peers),
         bye.prop_map(Message::Bye),
     ]

@@ -261,7 +261,7 @@ impl Running {
             tracing::info!("live viewers connect to {:?} by UDP", source.listen_addrs());
             spawner.spawn_to_end(
                 "the watch over the live mesh",
-                source.run(Arc::clone(&shelf), spawner.token().clone()),
+                source.run(Arc::clone(&shelf), announcer.subscribe(), spawner.token().clone()),
             );
             live = Some(seen);
         }

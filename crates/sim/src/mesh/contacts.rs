@@ -3,36 +3,47 @@
 //! An address names the node that is there. A dial reaches its node only if the key is that node's; else somebody else is
 //! bothered, and the dial fails. Every dial goes by the budgets of `minuet-guard`, as in the product.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use minuet_guard::contact::{Budgets, Teller};
 use minuet_proto::mesh;
+use minuet_session::Reach;
 
 use crate::{
     engine::{Micros, NodeId, SECOND},
     plan::Life,
 };
 
-/// Bytes of a typical address in peer exchange: an IPv4 and an IPv6 socket address.
-const ADDRESS_BYTES: usize = 24;
 /// Somebody who has nothing to do with the mesh.
 pub const VICTIM: NodeId = NodeId(u32::MAX);
 /// How long a dial takes to fail where nobody with that key is.
 const NOBODY: Micros = 3 * SECOND;
 
-/// The address of a node.
-pub fn address(id: NodeId) -> Bytes {
-    let mut address = BytesMut::with_capacity(ADDRESS_BYTES);
-    address.put_u32(id.0);
-    address.resize(ADDRESS_BYTES, 0);
-    address.freeze()
+/// How a node is reached.
+pub fn reach(id: NodeId, lives: &[Life]) -> Reach {
+    Reach { addrs: vec![remote(id, lives)], relay: None }
 }
 
-/// Who is at an address.
-fn at(address: &[u8]) -> NodeId {
-    NodeId(address.first_chunk().map_or(u32::MAX, |number| u32::from_be_bytes(*number)))
+/// Where a node's packets come from. Those who are all in one network have a port each.
+pub fn remote(id: NodeId, lives: &[Life]) -> SocketAddr {
+    SocketAddr::new(ip(id, lives), (id.0 % u32::from(u16::MAX)) as u16 + 1)
+}
+
+/// Who is at the first of these addresses: the victim, who is no node, if nobody else is.
+fn at(address: &Bytes) -> NodeId {
+    let first = Reach::decode(address).addrs.first().copied();
+    match first.map(|addr| (addr.ip(), addr.port())) {
+        Some((IpAddr::V4(ip), port)) if ip.octets()[..3] == [198, 51, 100] => NodeId(u32::from(port) - 1),
+        Some((IpAddr::V4(ip), _)) if ip != Ipv4Addr::new(203, 0, 113, 9) => {
+            let [high, middle, low, _] = ip.octets();
+            NodeId(u32::from_be_bytes([0, high.wrapping_sub(20), middle, low]))
+        }
+        _ => VICTIM,
+    }
 }
 
 /// The IP address of a node. Each is in a network of its own, but for those who are all in one.

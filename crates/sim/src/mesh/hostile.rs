@@ -4,7 +4,6 @@
 //! is tested is the defence against the vice itself.
 
 use bytes::{Bytes, BytesMut};
-use minuet_mesh::Input;
 use minuet_proto::{
     PieceHash, PieceIndex, SegmentSeq,
     mesh::{
@@ -12,9 +11,10 @@ use minuet_proto::{
         SignedHead,
     },
 };
+use minuet_session::Event;
 
 use super::{
-    contacts::{VICTIM, address},
+    contacts::{VICTIM, reach},
     media::Media,
     member::core_id,
 };
@@ -28,8 +28,8 @@ const FLOOD: u64 = 200;
 /// Nodes that a poisoning node names at a time, and every how many times it does: the most that is not a flood.
 const POISON: u32 = 64;
 const POISON_TURNS: u64 = 10;
-/// What a hostile node says that its uplink has, in bytes a second: 1 Gbit/s, so that it is given much.
-pub const BOAST: u64 = 125_000_000;
+/// What a hostile node says that its uplink has, in kbit/s: 1 Gbit/s, so that it is given much.
+pub const BOAST: u32 = 1_000_000;
 /// Pieces that a lying node claims at a time.
 const CLAIMS: u64 = 32;
 
@@ -42,6 +42,17 @@ pub fn block(vice: Vice, media: &Media, honest: Bytes) -> Option<Bytes> {
     }
 }
 
+/// What a hostile node called `own` says of itself in place of what its core says.
+pub fn boast(message: &mut Message, own: minuet_proto::mesh::NodeId) {
+    match message {
+        Message::Hello(hello) => hello.upload_kbps = BOAST,
+        Message::Peers(peers) => {
+            peers.iter_mut().filter(|peer| peer.node == own).for_each(|peer| peer.upload_kbps = BOAST);
+        }
+        _ => {}
+    }
+}
+
 /// Whether the node's driver passes on what its core says, blocks apart.
 pub fn says(vice: Vice, message: &Message) -> bool {
     match vice {
@@ -51,13 +62,13 @@ pub fn says(vice: Vice, message: &Message) -> bool {
 }
 
 /// Whether the node's core hears what others say. One that idles hears only that somebody is there.
-pub fn hears(vice: Vice, input: &Input) -> bool {
-    match (vice, input) {
-        (Vice::Idles | Vice::Crowds, Input::Message { message, .. }) => {
+pub fn hears(vice: Vice, event: &Event) -> bool {
+    match (vice, event) {
+        (Vice::Idles | Vice::Crowds, Event::Frame { message, .. }) => {
             matches!(message, Message::Hello(_) | Message::Bye(_))
         }
-        (Vice::Idles | Vice::Crowds, Input::Head { .. } | Input::Record { .. }) => false,
-        (Vice::Crowds, Input::PeersLearned { .. }) => false,
+        (Vice::Idles | Vice::Crowds, Event::Head(_) | Event::Statement(_)) => false,
+        (Vice::Crowds, Event::Peers(_)) => false,
         _ => true,
     }
 }
@@ -137,7 +148,7 @@ fn poison(turn: u64, nodes: u32) -> Vec<PeerInfo> {
         } else {
             (turn as u32).wrapping_add(number) % nodes
         });
-        PeerInfo { node: core_id(id), flags, upload_kbps: 10_000, address: address(VICTIM) }
+        PeerInfo { node: core_id(id), flags, upload_kbps: 10_000, address: reach(VICTIM, &[]).encode() }
     };
     (0..POISON).map(poisoned).collect()
 }

@@ -9,9 +9,13 @@ use bytes::Bytes;
 use minuet_mesh::{HeadKey, PieceRef};
 use minuet_proto::{
     PieceHash,
-    mesh::{MAX_BLOCK_LEN, SIGNATURE_LEN, Serial},
+    mesh::{Block, MAX_BLOCK_LEN, SIGNATURE_LEN, Serial},
 };
-use std::hash::{DefaultHasher, Hash, Hasher};
+use minuet_session::Pieces;
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+};
 
 /// What honest and dishonest modelled blocks are slices of.
 static ZEROS: [u8; MAX_BLOCK_LEN as usize] = [0; MAX_BLOCK_LEN as usize];
@@ -61,6 +65,14 @@ impl Media {
         }
     }
 
+    /// All bytes of a piece, as its source has them.
+    pub fn closed(&mut self, serial: Serial, len: u32) -> Bytes {
+        match self {
+            Self::Modelled => vec![0; len as usize].into(),
+            Self::Real(cache) => made(cache, serial, len).0,
+        }
+    }
+
     /// What a corrupting node sends in place of `honest`.
     pub fn corrupted(&self, honest: &Bytes) -> Bytes {
         match self {
@@ -74,13 +86,23 @@ impl Media {
             }
         }
     }
+}
 
-    /// Whether a piece's bytes have the hash that is expected of it.
-    pub fn verify(&mut self, piece: &PieceRef, data: &Bytes) -> bool {
+impl Pieces for Media {
+    fn verify(&mut self, piece: &PieceRef, data: &Bytes) -> bool {
         match self {
             Self::Modelled => data.len() == piece.len as usize && data.iter().all(|byte| *byte == 0),
             Self::Real(_) => PieceHash::of(data) == piece.hash,
         }
+    }
+
+    /// Who has verified a piece has it: its bytes are made anew whenever they are needed.
+    fn keep(&mut self, _serial: Serial, _data: &Bytes) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn part(&mut self, block: &Block) -> Option<Bytes> {
+        Some(self.block(block.serial, block.offset, block.len, block.piece_len))
     }
 }
 

@@ -1,13 +1,13 @@
-//! One node: the core, and what its driver must remember.
+//! One node: the session, and what its host must remember.
 
 use std::{sync::Arc, time::Duration};
 
-use minuet_line::{Estimate, Settings};
-use minuet_mesh::{Config, Node, PickOrder, Role, Start, Timestamp};
+use minuet_mesh::{Config, PickOrder, Role, Start, Timestamp};
 use minuet_proto::mesh::{self, HelloFlags, PeerInfo, Serial};
+use minuet_session::{Dialability, Session, Settings, message_rate};
 
 use super::{
-    contacts::{Contacts, address},
+    contacts::{Contacts, reach},
     hostile::{BOAST, Drip},
     media::ModelKey,
 };
@@ -47,7 +47,7 @@ pub const TRACKER_INTERVAL: Micros = 30 * SECOND;
 /// A node and its driver's state.
 pub struct Member {
     /// The real thing.
-    pub core: Node,
+    pub session: Session,
     /// Its life.
     pub life: Life,
     /// When the core next hears from the player.
@@ -60,9 +60,7 @@ pub struct Member {
     pub tracker_wait: Micros,
     /// Whether its user was ever told that there is less than the stream.
     pub told: bool,
-    /// Finds out what its line can send, where nobody has said so.
-    pub estimate: Option<Estimate>,
-    /// When it next looks at its links.
+    /// When it next looks at what its links have sent, where nobody has said what its line can send.
     pub look_at: Option<Micros>,
     /// Links that are up, for those who use them without the core.
     pub links: Vec<crate::engine::network::LinkId>,
@@ -74,7 +72,8 @@ pub struct Member {
 
 impl Member {
     /// A node that begins its life now.
-    pub fn new(life: Life, config: Config, at_once: bool, seed: u64, now: Micros) -> Self {
+    pub fn new(id: NodeId, lives: &[Life], config: Config, at_once: bool, seed: u64, now: Micros) -> Self {
+        let life = lives[id.index()];
         let role = match life.part {
             Part::Source => Role::Source,
             Part::Relay => Role::Relay,
@@ -82,18 +81,22 @@ impl Member {
             _ if at_once => Role::Relay,
             Part::Viewer | Part::LateViewer(_) | Part::Hostile(_) => Role::Viewer,
         };
+        let settings = Settings {
+            core: config,
+            role,
+            reach: reach(id, lives),
+            dialability: Dialability::Known(dialable(&life)),
+            remembered: None,
+            seed,
+        };
         Self {
-            core: Node::new(config, role, seed, Timestamp(now)),
+            session: Session::new(settings, Timestamp(now)),
             life,
             playhead_at: None,
             harm_at: matches!(life.part, Part::Hostile(_)).then_some(now + HARM_EVERY),
             tracker_at: now,
             tracker_wait: TRACKER_RETRY,
             told: false,
-            estimate: (life.knows == Knows::Nothing && life.upload).then(|| {
-                let settings = Settings { is_source: life.part == Part::Source, remembered: None };
-                Estimate::new(settings, Duration::from_micros(now))
-            }),
             look_at: (life.knows == Knows::Nothing && life.upload).then_some(now),
             links: Vec::new(),
             contacts: Contacts::default(),
@@ -108,24 +111,16 @@ impl Member {
 
     /// When the driver must look at this node again.
     pub fn wakes_at(&self) -> Option<Micros> {
-        let core = self.core.poll_timeout().map(|at| at.0);
+        let session = self.session.poll_timeout().map(|at| at.0);
         let others =
             [self.playhead_at, self.harm_at, self.look_at, Some(self.tracker_at), self.contacts.wakes_at()];
-        core.into_iter().chain(others.into_iter().flatten()).min()
+        session.into_iter().chain(others.into_iter().flatten()).min()
     }
 }
 
-/// What the messages of a node may take of a limit on the wire: packet headers and acknowledgements take the rest, as the
-/// nodes' driver reckons it.
-pub(super) fn message_rate(wire: u64) -> u64 {
-    wire * (100 - OVERHEAD_PERCENT) / 100
-}
-
-/// See [`message_rate`].
-const OVERHEAD_PERCENT: u64 = 8;
-
 /// What the tracker and peer exchange say of a node.
-pub fn peer_info(id: NodeId, life: &Life) -> PeerInfo {
+pub fn peer_info(id: NodeId, lives: &[Life]) -> PeerInfo {
+    let life = &lives[id.index()];
     PeerInfo {
         node: core_id(id),
         flags: HelloFlags {
@@ -135,11 +130,11 @@ pub fn peer_info(id: NodeId, life: &Life) -> PeerInfo {
             source: life.part == Part::Source,
         },
         upload_kbps: match life.knows {
-            _ if matches!(life.part, Part::Hostile(_)) => (BOAST / 125) as u32,
+            _ if matches!(life.part, Part::Hostile(_)) => BOAST,
             Knows::Nothing => 0,
             _ => (life.access.up.0 * 8 / 1_000) as u32,
         },
-        address: address(id),
+        address: reach(id, lives).encode(),
     }
 }
 
@@ -175,8 +170,6 @@ impl Keys {
         let key = if life.part == Part::Source { &self.private } else { &self.public };
         let mut config = Config::new(core_id(id), key.clone());
         config.upload = life.upload;
-        config.dialable = dialable(life);
-        config.address = address(id);
         config.target_delay = Duration::from_micros(target_delay(stream));
         config.first_serial = first_serial;
         config.source_pushes = !tuning.on_request;

@@ -21,7 +21,7 @@ impl World<'_> {
         let (mut received, mut wasted) = (0, 0);
         for id in self.nodes() {
             let (sent, member) = (self.shard_of(id).net.sent(id), self.shard_of(id).node(id));
-            let stats = member.core.stats();
+            let stats = member.session.core().stats();
             media += sent.media;
             control += sent.control;
             overhead += sent.control + sent.control_overhead + sent.transport;
@@ -63,7 +63,7 @@ impl World<'_> {
             }
             figures.viewers += 1;
             figures.told += u64::from(member.told);
-            links += member.core.link_count();
+            links += member.session.core().link_count();
             if member.life.upload {
                 let could = member.life.access.up.bytes(end - member.life.joins);
                 shares.push(net.sent(id).media as f64 / could as f64);

@@ -1,8 +1,9 @@
 //! What the mesh gives to the network: messages, and things to come back to.
 
 use bytes::Bytes;
-use minuet_mesh::{Input, LinkId as CoreLink};
+use minuet_mesh::LinkId as CoreLink;
 use minuet_proto::mesh::{Frame, Message};
+use minuet_session::Event;
 
 /// A message on the wire.
 pub(super) enum Packet {
@@ -48,14 +49,14 @@ impl Token {
     }
 }
 
-/// A message as the core gets it.
-pub(super) fn received(link: CoreLink, packet: Packet) -> Input {
+/// A message as the session gets it.
+pub(super) fn received(link: CoreLink, packet: Packet) -> Event {
     match packet {
-        Packet::Plain(message, payload) => Input::Message { link, message, payload },
+        Packet::Plain(message, payload) => Event::Frame { link, message, payload },
         Packet::Encoded(header, payload) => match Frame::decode_split(&header, payload) {
-            Ok(Frame { message: Some(message), payload, .. }) => Input::Message { link, message, payload },
-            Ok(Frame { len, .. }) => Input::Unknown { link, bytes: len },
-            Err(_) => Input::Malformed { link },
+            Ok(Frame { message: Some(message), payload, .. }) => Event::Frame { link, message, payload },
+            Ok(Frame { len, .. }) => Event::Unknown { link, bytes: len },
+            Err(_) => Event::Malformed { link },
         },
     }
 }

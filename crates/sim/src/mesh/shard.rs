@@ -1,12 +1,13 @@
-//! The nodes that one thread runs: feeds what happens in the network to their cores, and does what they say.
+//! The nodes that one thread runs: tells their sessions what happens in the network, and does what they say.
 //!
 //! Rule: between two barriers a shard knows only its own nodes, and of others what does not change or changes at a
 //! barrier only, so that it cannot be told from the figures how many shards there are.
 
 use bytes::{Bytes, BytesMut};
-use minuet_line::{LOOK, LinkSample, Look};
-use minuet_mesh::{Direction, Input, LinkId as CoreLink, Output, PieceRef, Timestamp};
+use minuet_line::{LOOK, LinkSample};
+use minuet_mesh::{Direction, LinkId as CoreLink, PieceRef, Timestamp};
 use minuet_proto::mesh::{Message, Serial, SignedHead};
+use minuet_session::{Effect, Event, Path, ReaderId};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -17,8 +18,7 @@ use super::{
     hostile::{self, Drip},
     media::Media,
     member::{
-        HARM_EVERY, Keys, Member, PLAYHEAD_EVERY, TRACKER_INTERVAL, TRACKER_RETRY, Tuning, core_id,
-        engine_id, message_rate,
+        HARM_EVERY, Keys, Member, PLAYHEAD_EVERY, TRACKER_INTERVAL, TRACKER_RETRY, Tuning, core_id, engine_id,
     },
     packet::{Packet, Token, received},
     trace,
@@ -34,6 +34,9 @@ use crate::{
     scenario::Scenario,
     stream::StreamPiece,
 };
+
+/// The only reader at a node.
+const PLAYER: ReaderId = ReaderId(0);
 
 /// A shard's nodes, and what is seen of them.
 pub(super) struct Shard<'a> {
@@ -54,8 +57,8 @@ pub(super) struct Shard<'a> {
     /// Heads that the source has sent since the last barrier.
     pub heads: Vec<SignedHead>,
     traced: Option<NodeId>,
-    /// Bytes that the core at work has sent and that have left already.
-    drained: Vec<(CoreLink, u64)>,
+    /// What the session at work is to be told next, the last first.
+    answers: Vec<Event>,
     scratch: BytesMut,
     pub corrupt_delivered: u64,
     pub banned: BTreeSet<NodeId>,
@@ -91,7 +94,7 @@ impl<'a> Shard<'a> {
             next_serial: Serial::new(0),
             heads: Vec::new(),
             traced,
-            drained: Vec::new(),
+            answers: Vec::new(),
             scratch: BytesMut::new(),
             corrupt_delivered: 0,
             banned: BTreeSet::new(),
@@ -119,7 +122,7 @@ impl<'a> Shard<'a> {
         }
         let seed = self.seed ^ u64::from(id.0 + 1) << 32;
         let config = self.keys.config(id, &life, &self.scenario.stream, self.tuning, self.next_serial);
-        let member = Member::new(life, config, self.scenario.stream.at_once, seed, now);
+        let member = Member::new(id, &self.lives, config, self.scenario.stream.at_once, seed, now);
         if member.is_audience() {
             // Those whom a scenario does not guard: who came with the crowd, leave, or do not contribute.
             let crowd = self.scenario.crowd.is_some_and(|crowd| life.joins >= crowd.at);
@@ -133,7 +136,7 @@ impl<'a> Shard<'a> {
     /// A node that this shard runs goes.
     pub fn leave(&mut self, id: NodeId) {
         if !self.node(id).life.silent {
-            self.feed(id, Input::Leave);
+            self.feed(id, Event::Leave);
         }
         self.audience.leave(id, self.net.now());
         self.net.kill(id);
@@ -172,22 +175,22 @@ impl<'a> Shard<'a> {
                 if dialled {
                     self.members[index].contacts.succeeded(peer, &self.lives, now);
                 }
-                let (link, peer, ip) =
-                    (core_link(link), core_id(peer), Some(contacts::ip(peer, &self.lives)));
-                self.feed(node, Input::LinkUp { link, peer, direction, rtt, ip });
+                let remote = Some(contacts::remote(peer, &self.lives));
+                let (link, peer) = (core_link(link), core_id(peer));
+                self.feed(node, Event::LinkUp { link, peer, direction, path: Path { rtt, remote } });
             }
             Happening::LinkDown { node, link, .. } => {
                 self.member(node).links.retain(|up| *up != link);
-                self.feed(node, Input::LinkDown { link: core_link(link) });
+                self.feed(node, Event::LinkDown { link: core_link(link) });
             }
             Happening::DialFailed { node, peer } => {
-                self.feed(node, Input::DialFailed { peer: core_id(peer) });
+                self.feed(node, Event::DialFailed { peer: core_id(peer) });
             }
             Happening::Message { node, link, message, .. } => {
                 self.feed(node, received(core_link(link), message));
             }
             Happening::Drained { node, link, bytes } => {
-                self.feed(node, Input::Drained { link: core_link(link), bytes });
+                self.feed(node, Event::Drained { link: core_link(link), bytes });
             }
             Happening::Timer { node } => self.wake(node),
             // Concerns all shards: the world takes it from the network itself.
@@ -211,10 +214,10 @@ impl<'a> Shard<'a> {
             self.do_harm(id);
         }
         while let Some(peer) = self.member(id).contacts.take_failed(now) {
-            self.feed(id, Input::DialFailed { peer });
+            self.feed(id, Event::DialFailed { peer });
         }
-        if self.member(id).core.poll_timeout().is_some_and(|at| at.0 <= now) {
-            self.feed(id, Input::Timeout);
+        if self.member(id).session.poll_timeout().is_some_and(|at| at.0 <= now) {
+            self.feed(id, Event::Timeout);
         }
         self.set_timer(id);
     }
@@ -231,7 +234,7 @@ impl<'a> Shard<'a> {
         let aim = self.tuning.neighbours.unwrap_or(16);
         let member = self.member(id);
         let first = member.life.joins == now;
-        let lacking = member.core.link_count() < aim / 2;
+        let lacking = member.session.core().link_count() < aim / 2;
         member.tracker_wait =
             if lacking { (member.tracker_wait * 2).min(TRACKER_INTERVAL) } else { TRACKER_INTERVAL };
         if first {
@@ -249,13 +252,13 @@ impl<'a> Shard<'a> {
         self.member(id).playhead_at = Some(now + PLAYHEAD_EVERY);
         if let Some((position, due)) = self.audience.playhead(id, now) {
             let next = self.serial(position);
-            self.feed(id, Input::Playhead { next, due: Timestamp(due) });
+            self.feed(id, Event::Playhead { reader: PLAYER, next, due: Timestamp(due) });
         }
     }
 
     /// The node looks at what its links have sent and learns what its line can do.
     fn look_at_line(&mut self, id: NodeId) {
-        let (now, stream) = (self.net.now(), self.scenario.stream.rate);
+        let now = self.net.now();
         let links = self.member(id).links.clone();
         let sample = |link: LinkId| {
             let (counts, round_trip) = self.net.look(id, link)?;
@@ -268,14 +271,9 @@ impl<'a> Shard<'a> {
             })
         };
         let links: Vec<LinkSample> = links.into_iter().filter_map(sample).collect();
-        let member = self.member(id);
-        member.look_at = Some(now + LOOK.as_micros() as Micros);
-        let Some(estimate) = &mut member.estimate else { return };
-        let look = Look { links: &links, others_bytes: 0, stream };
-        let limit = estimate.look(look, Duration::from_micros(now));
-        let promise = message_rate(estimate.promise());
-        self.feed(id, Input::UploadLimit { bytes_per_s: message_rate(limit) });
-        self.feed(id, Input::UploadPromise { bytes_per_s: promise });
+        self.member(id).look_at = Some(now + LOOK.as_micros() as Micros);
+        // What comes in is not counted: nobody is told of a line that brings too little.
+        self.feed(id, Event::Line { links, received: 0, others: 0 });
     }
 
     fn do_harm(&mut self, id: NodeId) {
@@ -283,7 +281,6 @@ impl<'a> Shard<'a> {
         self.member(id).harm_at = Some(now + HARM_EVERY);
         let Part::Hostile(vice) = self.member(id).life.part else { return };
         let newest = Serial::new(self.next_serial.get().saturating_sub(1));
-        self.feed(id, Input::UploadPromise { bytes_per_s: hostile::BOAST });
         self.drip(id);
         for message in hostile::harm(vice, newest, now / HARM_EVERY, self.lives.len() as u32) {
             for link in self.member(id).links.clone() {
@@ -315,77 +312,69 @@ impl<'a> Shard<'a> {
         honest.map(|member| member.contacts.to_victim).max().unwrap_or(0)
     }
 
-    /// Gives one input to a core and does all that it says.
-    pub(super) fn feed(&mut self, id: NodeId, input: Input) {
+    /// Tells a session what has happened and does all that it says.
+    pub(super) fn feed(&mut self, id: NodeId, event: Event) {
         if !self.net.is_alive(id) {
             return;
         }
         if let Part::Hostile(vice) = self.member(id).life.part
-            && !hostile::hears(vice, &input)
+            && !hostile::hears(vice, &event)
         {
             return;
         }
-        let now = self.net.now();
+        let (now, index) = (self.net.now(), self.net.index(id));
         if self.traced == Some(id) {
-            trace::input(id, now, &input);
+            trace::event(id, now, &event);
         }
-        self.member(id).core.handle(input, Timestamp(now));
-        loop {
-            while let Some(output) = self.member(id).core.poll_output() {
+        let mut next = Some(event);
+        while let Some(event) = next {
+            self.members[index].session.handle(event, Timestamp(now), &mut self.media);
+            while let Some(effect) = self.members[index].session.poll_effect() {
                 if self.traced == Some(id) {
-                    trace::output(id, now, &output);
+                    trace::effect(id, now, &effect);
                 }
-                self.act(id, output);
+                self.act(id, effect);
             }
-            let Some((link, bytes)) = self.drained.pop() else { break };
-            self.member(id).core.handle(Input::Drained { link, bytes }, Timestamp(now));
+            next = self.answers.pop();
         }
         let member = self.member(id);
-        member.told |= member.core.shortage().is_some();
+        member.told |= member.session.core().shortage().is_some();
         self.set_timer(id);
     }
 
-    fn act(&mut self, id: NodeId, output: Output) {
-        let now = Timestamp(self.net.now());
-        match output {
-            Output::Send { link, message } => self.send(id, link, message),
-            Output::Dial { peer } => {
+    fn act(&mut self, id: NodeId, effect: Effect) {
+        let now = self.net.now();
+        match effect {
+            Effect::Send { link, message, payload } => self.send(id, link, message, payload),
+            Effect::Dial { peer } => {
                 let (target, index) = (engine_id(peer.node), self.net.index(id));
-                if self.members[index].contacts.dial(&peer, target, &self.lives, now.0) {
+                if self.members[index].contacts.dial(&peer, target, &self.lives, now) {
                     self.net.dial(id, target);
                 }
             }
-            Output::HangUp { link, reason, ban } => {
+            Effect::HangUp { link, reason, ban } => {
                 if ban && let Some(peer) = self.net.peer(id, engine_link(link)) {
                     self.note_ban(id, peer);
                 }
                 *self.hang_ups.entry(format!("{reason:?}")).or_default() += 1;
                 self.net.hang_up(id, engine_link(link));
                 self.member(id).links.retain(|up| *up != engine_link(link));
-                self.member(id).core.handle(Input::LinkDown { link }, now);
             }
-            Output::Verify { piece, data } => {
-                let ok = self.media.verify(&piece, &data);
-                if ok {
-                    self.stored(id, &piece);
-                }
-                let input = Input::Verified { serial: piece.serial, ok };
-                self.member(id).core.handle(input, now);
-            }
-            Output::Start { serial } => {
+            Effect::Held(piece) if self.member(id).life.part != Part::Source => self.stored(id, &piece),
+            Effect::Start(serial) => {
                 if let Some(position) = self.position(serial) {
-                    self.audience.start(id, position, now.0);
+                    self.audience.start(id, position, now);
                     self.begin_if_playing(id);
                 }
             }
-            Output::Record { record } => {
-                self.member(id).core.handle(Input::Record { record }, now);
-            }
-            Output::FetchHttp { piece, .. } => {
-                let input = Input::HttpFailed { serial: piece.serial };
-                self.member(id).core.handle(input, now);
-            }
-            Output::Head(_) | Output::Release { .. } | Output::Equivocation { .. } => {}
+            Effect::Statement(statement) => self.answers.push(Event::Statement(statement)),
+            // There is no origin.
+            Effect::Fetch { piece, .. } => self.answers.push(Event::Fetched { piece, bytes: None }),
+            Effect::Held(_)
+            | Effect::Head(_)
+            | Effect::Release(_)
+            | Effect::Equivocation(_)
+            | Effect::PiecesFailed { .. } => {}
         }
     }
 
@@ -407,14 +396,16 @@ impl<'a> Shard<'a> {
         }
     }
 
-    fn send(&mut self, id: NodeId, core: CoreLink, message: Message) {
-        let (link, bytes) = (engine_link(core), message.encoded_len());
+    fn send(&mut self, id: NodeId, core: CoreLink, mut message: Message, payload: Bytes) {
         let part = self.member(id).life.part;
+        if matches!(part, Part::Hostile(_)) {
+            hostile::boast(&mut message, core_id(id));
+        }
+        let (link, bytes) = (engine_link(core), message.encoded_len());
         if let Message::Block(block) = &message {
-            let honest = self.media.block(block.serial, block.offset, block.len, block.piece_len);
             let payload = match part {
-                Part::Hostile(vice) => hostile::block(vice, &self.media, honest),
-                _ => Some(honest),
+                Part::Hostile(vice) => hostile::block(vice, &self.media, payload),
+                _ => Some(payload),
             };
             match payload {
                 Some(payload) => {
@@ -426,7 +417,7 @@ impl<'a> Shard<'a> {
                         let drip = Drip::of(link, *block);
                         self.member(id).drips.push(drip);
                     }
-                    self.drained.push((core, bytes as u64));
+                    self.drained(core, bytes as u64);
                 }
             }
             return;
@@ -434,7 +425,7 @@ impl<'a> Shard<'a> {
         if let Part::Hostile(vice) = part
             && !hostile::says(vice, &message)
         {
-            return self.drained.push((core, bytes as u64));
+            return self.drained(core, bytes as u64);
         }
         if let (Part::Source, Message::Head(head)) = (part, &message)
             && self.heads.last() != Some(head)
@@ -443,8 +434,12 @@ impl<'a> Shard<'a> {
         }
         let packet = self.packet(message, Bytes::new());
         if let Some(bytes) = self.net.send_control(id, link, bytes, packet) {
-            self.drained.push((core, bytes));
+            self.drained(core, bytes);
         }
+    }
+
+    fn drained(&mut self, link: CoreLink, bytes: u64) {
+        self.answers.push(Event::Drained { link, bytes });
     }
 
     fn packet(&mut self, message: Message, payload: Bytes) -> Packet {

@@ -2,30 +2,27 @@
 
 use std::io::Write;
 
-use minuet_mesh::{Input, Output};
 use minuet_proto::mesh::{Head, Message};
+use minuet_session::{Effect, Event};
 
 use crate::engine::{Micros, NodeId};
 
 /// Prints what a node is told.
-pub fn input(node: NodeId, now: Micros, input: &Input) {
-    match input {
-        Input::Message { link, message, .. } => {
+pub fn event(node: NodeId, now: Micros, event: &Event) {
+    match event {
+        Event::Frame { link, message, .. } => {
             line(node, now, "<", &format_args!("{link:?} {}", short(message)));
         }
-        Input::Head { head } => {
-            line(node, now, "<", &format_args!("{}", short(&Message::Head(head.clone()))))
-        }
-        Input::Drained { .. } | Input::Timeout => {}
+        Event::Head(head) => line(node, now, "<", &format_args!("{}", short(&Message::Head(head.clone())))),
+        Event::Drained { .. } | Event::Timeout | Event::Line { .. } => {}
         other => line(node, now, "<", &format_args!("{other:?}")),
     }
 }
 
 /// Prints what a node does.
-pub fn output(node: NodeId, now: Micros, output: &Output) {
-    match output {
-        Output::Verify { piece, .. } => line(node, now, ">", &format_args!("Verify {:?}", piece.serial)),
-        Output::Send { link, message } => {
+pub fn effect(node: NodeId, now: Micros, effect: &Effect) {
+    match effect {
+        Effect::Send { link, message, .. } => {
             line(node, now, ">", &format_args!("{link:?} {}", short(message)));
         }
         other => line(node, now, ">", &format_args!("{other:?}")),
@@ -44,6 +41,7 @@ fn short(message: &Message) -> String {
         }
         Message::Peers(peers) => format!("Peers, {}", peers.len()),
         Message::Record(record) => format!("Record, {} bytes", record.len()),
+        Message::State(state) => format!("State, {} bytes", state.len()),
         other => format!("{other:?}"),
     }
 }

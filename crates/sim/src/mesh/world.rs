@@ -4,8 +4,9 @@
 //! nodes come and go, pieces close and the tracker answers at barriers only (see [`crate::engine::window`]).
 
 use bytes::Bytes;
-use minuet_mesh::Input;
+use minuet_mesh::Statement;
 use minuet_proto::mesh::{PeerInfo, Serial, SignedHead};
+use minuet_session::{ClosedPiece, Event};
 use std::collections::VecDeque;
 
 use super::{
@@ -247,12 +248,13 @@ impl<'a> World<'a> {
             let shard = self.shard_of_mut(source);
             let StreamPiece { id, len, random_access, .. } = piece;
             let hash = shard.media.hash(serial, len);
-            shard.feed(source, Input::PieceClosed { id, len, hash, ingest_ms, random_access });
+            let data = shard.media.closed(serial, len);
+            shard.feed(source, Event::Closed(ClosedPiece { id, hash, ingest_ms, random_access, data }));
             if piece.seals {
                 let mut record = vec![0; RECORD_BYTES];
                 record[..8].copy_from_slice(&id.segment.0.to_le_bytes());
                 let record = Bytes::from(record);
-                shard.feed(source, Input::Record { record: record.clone() });
+                shard.feed(source, Event::Statement(Statement::Record(record.clone())));
                 self.record = Some(record);
             }
             if !self.scenario.stream.at_once {
@@ -271,18 +273,17 @@ impl<'a> World<'a> {
         let reach = shard.net.reach(id);
         let sample = self.tracker.sample(id, reach);
         self.tracker.announce(id, reach, shard.lives[id.index()].in_one_net);
-        let peers: Vec<PeerInfo> =
-            sample.into_iter().map(|peer| peer_info(peer, &shard.lives[peer.index()])).collect();
+        let peers: Vec<PeerInfo> = sample.into_iter().map(|peer| peer_info(peer, &shard.lives)).collect();
         if shard.lives[id.index()].part != Part::Source {
             for head in &self.heads {
-                shard.feed(id, Input::Head { head: head.clone() });
+                shard.feed(id, Event::Head(head.clone()));
             }
             if let Some(record) = self.record.clone() {
-                shard.feed(id, Input::Record { record });
+                shard.feed(id, Event::Statement(Statement::Record(record)));
             }
         }
         if !peers.is_empty() {
-            shard.feed(id, Input::PeersLearned { peers });
+            shard.feed(id, Event::Peers(peers));
         }
     }
 }

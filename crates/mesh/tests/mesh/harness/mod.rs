@@ -372,7 +372,7 @@ impl Mesh {
             }
             Output::Equivocation { .. } => self.members[member].equivocations += 1,
             Output::Release { before } => self.members[member].kept.retain(|serial| *serial >= before),
-            Output::Head(_) | Output::FetchHttp { .. } | Output::Record { .. } => {}
+            Output::Head(_) | Output::FetchHttp { .. } | Output::Statement(_) => {}
         }
     }
 

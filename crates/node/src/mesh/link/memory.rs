@@ -106,9 +106,9 @@ impl Opening for Near {
         tasks: &Spawner,
         _cancel: &CancellationToken,
     ) -> Link {
-        let Self { peer, remote, control, media, out } = *self;
+        let Self { remote, control, media, out, .. } = *self;
         let sent = Arc::new(AtomicU64::new(0));
-        let (link, queues) = Link::new(Box::new(Count { remote, sent: Arc::clone(&sent) }), peer);
+        let (link, queues) = Link::new(Box::new(Count { remote, sent: Arc::clone(&sent) }));
         tasks.errand("writing to a link", write(queues, out, sent));
         tasks.errand("reading from a link", async move {
             let good = read_both(control, async { Ok(media) }, id, &events).await;

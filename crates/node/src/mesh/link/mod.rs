@@ -95,7 +95,6 @@ struct Queues {
 #[derive(Debug)]
 pub(super) struct Link {
     line: Box<dyn Line>,
-    peer: NodeId,
     control: mpsc::Sender<Bytes>,
     media: mpsc::Sender<[Bytes; 2]>,
     wire: Wire,
@@ -137,16 +136,11 @@ impl Wire {
 }
 
 impl Link {
-    fn new(line: Box<dyn Line>, peer: NodeId) -> (Self, Queues) {
+    fn new(line: Box<dyn Line>) -> (Self, Queues) {
         let (control, control_queue) = mpsc::channel(CONTROL_QUEUE);
         let (media, media_queue) = mpsc::channel(MEDIA_QUEUE);
         let queues = Queues { control: control_queue, media: media_queue };
-        (Self { line, peer, control, media, wire: Wire::default() }, queues)
-    }
-
-    /// The far end's key.
-    pub fn peer(&self) -> NodeId {
-        self.peer
+        (Self { line, control, media, wire: Wire::default() }, queues)
     }
 
     /// Where the far end's packets come from; none if they come through a relay server.

@@ -90,8 +90,8 @@ impl Opening for Opened {
         tasks: &Spawner,
         cancel: &CancellationToken,
     ) -> Link {
-        let Self { peer, connection, control_out, media_out, control_in } = *self;
-        let (link, queues) = Link::new(Box::new(connection.clone()), peer);
+        let Self { connection, control_out, media_out, control_in, .. } = *self;
+        let (link, queues) = Link::new(Box::new(connection.clone()));
         let (writing, cancelled) =
             (write(connection.clone(), control_out, media_out, queues), cancel.clone());
         tasks.errand_to_end("writing to a link", async move {

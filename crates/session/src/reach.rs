@@ -1,18 +1,17 @@
 //! How a node is reached, in the bytes that the mesh passes on without reading
 //! ([`PeerInfo::address`](minuet_proto::mesh::PeerInfo)). Pure.
 //!
-//! A row of entries, each a type byte and its content: 4 and 6 are a socket address (IP, port, big-endian), 1 is the
-//! URL of a relay server behind its length in one byte. An entry of another type ends what is read. 256 bytes at most.
+//! A row of entries: a type byte, the length of its value in one byte, the value. Types 4 and 6 are a UDP socket address
+//! (IP, port, big-endian), type 1 is the URL of a relay server. An entry of another type is skipped, and so is one of
+//! these whose length is another than its own; one that is cut off ends the row. 256 bytes at most.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use minuet_guard::{
-    contact::{Scope, Teller},
+    contact::{Scope, Teller, nameable},
     net::household,
 };
-
-use crate::contact::nameable;
 
 /// Longest encoded form in bytes.
 const MAX_LEN: usize = 256;
@@ -81,28 +80,22 @@ impl Reach {
     /// The encoded form. What does not fit is left out, the last addresses first.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
+        let mut put = |kind: u8, value: &[u8]| {
+            let Ok(len) = u8::try_from(value.len()) else { return };
+            if out.len().saturating_add(value.len()).saturating_add(2) <= MAX_LEN {
+                out.put_slice(&[kind, len]);
+                out.put_slice(value);
+            }
+        };
         if let Some(relay) = self.relay.as_ref().filter(|relay| relay.len() <= MAX_RELAY_LEN) {
-            out.put_u8(RELAY);
-            // At most MAX_RELAY_LEN.
-            out.put_u8(relay.len() as u8);
-            out.put_slice(relay.as_bytes());
+            put(RELAY, relay.as_bytes());
         }
         for addr in self.addrs.iter().take(MAX_ADDRS) {
-            let len = if addr.is_ipv4() { 7 } else { 19 };
-            if out.len() + len > MAX_LEN {
-                break;
-            }
+            let port = addr.port().to_be_bytes();
             match addr.ip() {
-                IpAddr::V4(ip) => {
-                    out.put_u8(V4);
-                    out.put_slice(&ip.octets());
-                }
-                IpAddr::V6(ip) => {
-                    out.put_u8(V6);
-                    out.put_slice(&ip.octets());
-                }
+                IpAddr::V4(ip) => put(V4, &[&ip.octets()[..], &port].concat()),
+                IpAddr::V6(ip) => put(V6, &[&ip.octets()[..], &port].concat()),
             }
-            out.put_u16(addr.port());
         }
         out.freeze()
     }
@@ -111,26 +104,22 @@ impl Reach {
     pub fn decode(bytes: &Bytes) -> Self {
         let mut buf = bytes.slice(..bytes.len().min(MAX_LEN));
         let mut reach = Self::default();
-        while buf.has_remaining() {
-            let addr = match buf.get_u8() {
-                RELAY if buf.remaining() > usize::from(buf[0]) => {
-                    let len = usize::from(buf.get_u8());
-                    let url = buf.split_to(len);
-                    if len <= MAX_RELAY_LEN && reach.relay.is_none() {
-                        reach.relay = std::str::from_utf8(&url).ok().map(str::to_owned);
-                    }
+        while buf.remaining() >= 2 {
+            let (kind, len) = (buf.get_u8(), usize::from(buf.get_u8()));
+            if buf.remaining() < len {
+                break;
+            }
+            let mut value = buf.split_to(len);
+            let ip: IpAddr = match (kind, len) {
+                (V4, 6) => Ipv4Addr::from_bits(value.get_u32()).into(),
+                (V6, 18) => Ipv6Addr::from_bits(value.get_u128()).into(),
+                (RELAY, ..=MAX_RELAY_LEN) if reach.relay.is_none() => {
+                    reach.relay = std::str::from_utf8(&value).ok().map(str::to_owned);
                     continue;
                 }
-                V4 if buf.remaining() >= 6 => {
-                    let ip = Ipv4Addr::from_bits(buf.get_u32());
-                    SocketAddr::new(ip.into(), buf.get_u16())
-                }
-                V6 if buf.remaining() >= 18 => {
-                    let ip = Ipv6Addr::from_bits(buf.get_u128());
-                    SocketAddr::new(ip.into(), buf.get_u16())
-                }
-                _ => break,
+                _ => continue,
             };
+            let addr = SocketAddr::new(ip, value.get_u16());
             let possible = addr.port() != 0 && Scope::of(addr.ip()).is_some();
             if possible && reach.addrs.len() < MAX_ADDRS && !reach.addrs.contains(&addr) {
                 reach.addrs.push(addr);
@@ -156,6 +145,19 @@ mod tests {
         let many =
             Reach { addrs: vec!["[2001:db8::1]:7".parse().unwrap(); 99], relay: Some("x".repeat(100)) };
         assert!(many.encode().len() <= MAX_LEN);
+    }
+
+    #[test]
+    fn entries_that_are_not_known_are_skipped() {
+        let known = Reach { addrs: vec!["192.0.2.7:4433".parse().unwrap()], relay: None }.encode();
+        let mut grown = BytesMut::new();
+        // A type of another version, a known type with a length that is not its own, and one without a value.
+        for entry in [&[9, 3, 1, 2, 3][..], &[4, 2, 192, 0], &[200, 0]] {
+            grown.put_slice(entry);
+        }
+        grown.put_slice(&known);
+        grown.put_slice(&[6, 18, 1]);
+        assert_eq!(Reach::decode(&grown.freeze()), Reach::decode(&known));
     }
 
     #[test]

@@ -17,26 +17,21 @@ const MAX_WAITING: usize = 64;
 
 /// The blocks of one link that wait, in order of arrival.
 #[derive(Debug, Default)]
-pub(super) struct EarlyBlocks {
+pub(crate) struct EarlyBlocks {
     waiting: VecDeque<(Block, Bytes, Timestamp)>,
 }
 
 impl EarlyBlocks {
-    /// Takes a block in; gives it back if it need not wait.
-    pub fn take(
-        &mut self,
-        block: Block,
-        payload: Bytes,
-        known: bool,
-        now: Timestamp,
-    ) -> Option<(Block, Bytes)> {
-        if known && self.waiting.is_empty() {
-            return Some((block, payload));
-        }
+    /// Takes a block in, behind those that wait.
+    pub fn take(&mut self, block: Block, payload: Bytes, now: Timestamp) {
         if self.waiting.len() < MAX_WAITING {
             self.waiting.push_back((block, payload, now));
         }
-        None
+    }
+
+    /// When the first of them has waited long enough.
+    pub fn expires(&self) -> Option<Timestamp> {
+        self.waiting.front().map(|(_, _, since)| *since + PATIENCE)
     }
 
     /// The next block that need not wait any longer, given whether a piece is known.
@@ -69,19 +64,19 @@ mod tests {
         let mut early = EarlyBlocks::default();
         let at = |ms: u64| Timestamp(ms * 1000);
         let payload = Bytes::from_static(b"x");
-        assert!(early.take(block(1), payload.clone(), true, at(0)).is_some());
-        assert!(early.take(block(2), payload.clone(), false, at(0)).is_none());
-        assert!(early.take(block(1), payload.clone(), true, at(1)).is_none());
+        early.take(block(2), payload.clone(), at(0));
+        early.take(block(1), payload.clone(), at(1));
         assert!(early.release(|block| block.serial.get() == 1, at(2)).is_none());
         let order: Vec<u64> = std::iter::from_fn(|| early.release(|_| true, at(3)))
             .map(|(block, _)| block.serial.get())
             .collect();
         assert_eq!(order, [2, 1]);
-        assert!(early.take(block(3), payload.clone(), false, at(10)).is_none());
+        early.take(block(3), payload.clone(), at(10));
+        assert_eq!(early.expires(), Some(at(410)));
         assert!(early.release(|_| false, at(300)).is_none());
         assert!(early.release(|_| false, at(410)).is_some());
         for _ in 0..1000 {
-            early.take(block(4), payload.clone(), false, at(500));
+            early.take(block(4), payload.clone(), at(500));
         }
         assert_eq!(early.waiting.len(), MAX_WAITING);
     }

@@ -14,7 +14,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use minuet_mesh::Timestamp;
 
-use super::reach::Reach;
+use crate::Reach;
 
 /// So many links say that others are there who could have dialled.
 const LINKS: usize = 4;
@@ -23,7 +23,7 @@ const UNPROVEN: Duration = Duration::from_secs(120);
 
 /// What is known so far.
 #[derive(Debug, Default)]
-pub(super) struct Dialable {
+pub(crate) struct Dialable {
     dialled: bool,
     addrs: Vec<SocketAddr>,
     /// Since when there are links enough, if there are.
