@@ -376,7 +376,8 @@ impl Estimate {
 
     fn least(&self, stream: f64) -> f64 {
         let least = LEAST.max(self.proof.most() * LEAST_PART);
-        if self.is_source { least.max(stream * SOURCE_NEED) } else { least }
+        let least = if self.is_source { least.max(stream * SOURCE_NEED) } else { least };
+        least.min(MOST)
     }
 
     fn back_off(&mut self, seen: Seen, now: Duration) {

@@ -4,6 +4,10 @@
 //! acknowledgements may wait there. This node's own queue delays all links alike, so it is no longer than the shortest
 //! wait among them. The second shortest counts where there are links enough, since one link's base may be too long.
 //!
+//! A far end whose own line has a queue (an upload there, or a downlink that is full) tells of a wait that is not this
+//! node's. Where it is the only one to tell for a moment, that wait would count. So what a link waits beyond the others at
+//! the same time is taken off for as long as it does ([`Waits::far`]).
+//!
 //! Bases are the least of two minutes, in the way of LEDBAT (RFC 6817, section 4.2, `base_delay`), so another program
 //! that fills the queue for so long is still seen. A link that opens while a queue stands is given a base without it, as a
 //! guess: otherwise newcomers would hide the queue. Links with a base that was measured set the guess right, and they alone
@@ -33,6 +37,10 @@ const SPANS: usize = 4;
 const MANY: usize = 3;
 /// No more than this waits: the queue is empty.
 const EMPTY: Duration = Duration::from_millis(5);
+/// Not all of what a link waits beyond others is taken off: that much they may differ while the queue grows.
+const FAR_MARGIN: Duration = Duration::from_millis(10);
+/// A longer one is no measure of anything.
+const MOST_ROUND_TRIP: Duration = Duration::from_secs(30);
 /// No round trip on the Internet is shorter.
 const LEAST_BASE: Duration = Duration::from_micros(100);
 /// The jitter's memory in samples: RFC 3550's 16 (section 6.4.1) are so few that the mean itself jitters.
@@ -50,6 +58,8 @@ pub(crate) struct Queue {
 struct Waits {
     /// What its base must be, while a queue has stood before the line ever since it opened.
     guess: Option<Duration>,
+    /// How much longer this link waits than others at the same time.
+    far: Duration,
     /// Least round trips of spans, the newest last.
     bases: VecDeque<Duration>,
     span_ends: Duration,
@@ -82,9 +92,11 @@ impl Queue {
 
     /// A link's shortest round trip since the last look.
     pub fn note(&mut self, link: u64, round_trip: Duration, now: Duration) {
+        let round_trip = round_trip.min(MOST_ROUND_TRIP);
         let standing = self.standing;
         let waits = self.links.entry(link).or_insert_with(|| Waits {
             guess: (standing > EMPTY).then(|| round_trip.saturating_sub(standing).max(LEAST_BASE)),
+            far: Duration::ZERO,
             bases: VecDeque::from([round_trip]),
             span_ends: now + SPAN,
             recent: VecDeque::new(),
@@ -99,7 +111,7 @@ impl Queue {
     pub fn look(&mut self, now: Duration) -> Option<Seen> {
         let mut samples: Vec<(Duration, u64, Duration)> = Vec::with_capacity(self.links.len());
         for (link, waits) in &self.links {
-            let base = waits.base();
+            let base = waits.base() + waits.far.saturating_sub(FAR_MARGIN);
             let fresh = waits.recent.iter().filter(|(at, _)| *at + WINDOW > now);
             samples.extend(fresh.map(|(at, round_trip)| (*at, *link, round_trip.saturating_sub(base))));
         }
@@ -124,10 +136,13 @@ impl Queue {
         waits.sort_unstable_by_key(|(_, wait)| *wait);
         let (_, wait) = *waits.get(usize::from(waits.len() >= MANY))?;
         self.standing = wait;
-        for known in
-            self.links.values_mut().filter(|known| known.recent.back().is_some_and(|(at, _)| *at == now))
-        {
-            known.correct(wait);
+        let fresh = |waits: &Waits| waits.recent.back().is_some_and(|(at, _)| *at == now);
+        let several = self.links.values().filter(|waits| fresh(waits)).count() > 1;
+        for link in self.links.values_mut().filter(|waits| fresh(waits)) {
+            link.correct(wait);
+            if several {
+                link.compare(wait);
+            }
         }
         let known = || waits.iter().filter_map(|(link, _)| self.links.get(link));
         let mut bases: Vec<Duration> = known().map(Waits::base).collect();
@@ -183,6 +198,13 @@ impl Waits {
         self.guess.map_or(measured, |guess| guess.min(measured))
     }
 
+    /// Others wait so long at the same time.
+    fn compare(&mut self, wait: Duration) {
+        let Some((_, newest)) = self.recent.back() else { return };
+        let far = newest.saturating_sub(self.base() + wait);
+        self.far = far.min((self.far + far) / 2);
+    }
+
     /// So much waits now. A guess that says more was too short.
     fn correct(&mut self, wait: Duration) {
         let newest = self.recent.back().map(|(_, round_trip)| round_trip.saturating_sub(wait));
@@ -209,24 +231,52 @@ mod tests {
             queue.look(now).map(|seen| seen.wait)
         };
         assert_eq!(look(&[(1, 50)]), Some(ms(0)));
-        for _ in 0..5 {
-            assert_eq!(look(&[(1, 150)]), Some(ms(100)));
+        // The shortest of the last looks counts.
+        for waits in [0, 100, 100, 100] {
+            assert_eq!(look(&[(1, 150)]), Some(ms(waits)));
         }
         // The other end is 80 ms away. The queue has drained to 60 ms by the time that the first packet goes there.
         look(&[(1, 110), (2, 140)]);
+        look(&[(1, 110), (2, 140)]);
+        look(&[(2, 140)]);
         assert_eq!(look(&[(2, 140)]), Some(ms(60)), "it does not hide the queue");
         assert_eq!(look(&[(1, 50), (2, 80)]), Some(ms(0)));
         for _ in 0..5 {
             assert_eq!(look(&[(2, 80)]), Some(ms(0)), "nor is there one when it alone tells");
         }
-        assert_eq!(
-            look(&[(2, 120)]).map(|wait| wait > ms(0)),
-            Some(false),
-            "the shortest of the last looks counts"
-        );
         look(&[(2, 120)]);
         look(&[(2, 120)]);
         assert_eq!(look(&[(2, 120)]), Some(ms(40)));
+    }
+
+    #[test]
+    fn a_wait_at_a_far_end_is_not_this_lines() {
+        let mut queue = Queue::default();
+        let mut now = ms(0);
+        let mut look = |links: &[(u64, u64)]| {
+            now += ms(100);
+            links.iter().for_each(|(link, round_trip)| queue.note(*link, ms(*round_trip), now));
+            queue.look(now).map_or(ms(0), |seen| seen.wait)
+        };
+        look(&[(1, 50), (2, 80)]);
+        // Somebody uploads at the second far end.
+        for _ in 0..8 {
+            look(&[(1, 50), (2, 330)]);
+        }
+        for _ in 0..5 {
+            assert!(look(&[(2, 330)]) <= ms(15));
+        }
+        // This line's own queue is on top of that.
+        for _ in 0..5 {
+            look(&[(2, 430)]);
+        }
+        assert!((ms(100)..ms(120)).contains(&look(&[(2, 430)])));
+        // And once nobody uploads any more all is as before.
+        look(&[(1, 50), (2, 80)]);
+        for _ in 0..5 {
+            look(&[(2, 180)]);
+        }
+        assert_eq!(look(&[(2, 180)]), ms(100));
     }
 
     #[test]

@@ -42,8 +42,28 @@ fn a_line_at_home_is_filled_and_its_queue_is_not() {
         case.at_least("part of the line that is used", settled.own / node.line.bytes_per_s, 0.85, 0.6);
         // The line is overrun once, by what is under way until that shows.
         let long = start.waits.iter().filter(|wait| **wait > 0.1).count() as f64 / 1e3;
-        case.at_most("seconds of a wait of 100 ms in the first ten", long, 0.75, 3.0);
+        case.at_most("seconds of a wait of 100 ms in the first ten", long, 0.8, 3.0);
         case.at_most("the longest wait in the first ten seconds", start.wait(1.0), 0.35, 0.7);
+    });
+}
+
+#[test]
+fn what_waits_at_far_ends_is_not_taken_for_this_lines_queue() {
+    over(HOMES, |case| {
+        let mut node = of(case);
+        node.run(20.0);
+        let mut used = 0.0;
+        for _ in 0..4 {
+            node.line.far_s = case.rng.random_range(0.1..0.4);
+            used += node.run(10.0).own / node.line.bytes_per_s / 4.0;
+            node.line.far_s = 0.0;
+            node.run(10.0);
+        }
+        // Where there is but one far end, its queue cannot be told from this line's, and where half of all have one it takes
+        // some looks until each is known.
+        if case.line.round_trips.len() > 2 {
+            case.at_least("part of the line that is used", used, 0.5, 0.2);
+        }
     });
 }
 
@@ -57,7 +77,7 @@ fn a_fast_line_is_found_soon() {
         let fifth = node.run(1.0).own / node.line.bytes_per_s;
         node.run(5.0);
         let tenth = node.run(5.0).own / node.line.bytes_per_s;
-        case.at_least("part that is used in the third second", third, 0.5, 0.05);
+        case.at_least("part that is used in the third second", third, 0.4, 0.05);
         case.at_least("part that is used in the fifth second", fifth, 0.75, 0.3);
         case.at_least("part that is used after ten seconds", tenth, 0.8, 0.4);
     });
@@ -126,8 +146,8 @@ fn what_is_not_used_is_not_learned() {
         // No more than a limit is of which `USED` is in use, one step on.
         let limit = node.estimate.limit() as f64 / node.wanted;
         case.at_least("the limit, as a multiple of what is sent", limit, 1.0, 1.0);
-        case.at_most("the limit, as a multiple of what is sent,", limit, 1.6, 2.2);
-        case.at_most("what is promised", node.estimate.promise() as f64 / node.wanted, 1.15, 1.5);
+        case.at_most("the limit, as a multiple of what is sent,", limit, 1.7, 2.2);
+        case.at_most("what is promised", node.estimate.promise() as f64 / node.wanted, 1.15, 1.4);
     });
 }
 
@@ -140,7 +160,7 @@ fn a_bad_line_is_no_narrow_one() {
         let mut node = of(case);
         node.wanted = 30.0 * MBIT;
         node.run(10.0);
-        case.at_least("part of what is wanted", node.run(20.0).own / node.wanted, 0.9, 0.6);
+        case.at_least("part of what is wanted", node.run(20.0).own / node.wanted, 0.9, 0.2);
     });
 }
 
@@ -169,6 +189,11 @@ fn what_was_learned_is_used_at_once() {
         let mut narrow = Node::new(case.line.clone(), settings, case.seed + 2);
         narrow.run(5.0);
         let bound = wait(case);
-        case.at_most("a stranger's wait where it is narrower today", narrow.run(20.0).wait(0.95), bound, 2.5 * bound);
+        case.at_most(
+            "a stranger's wait where it is narrower today",
+            narrow.run(20.0).wait(0.95),
+            bound,
+            2.5 * bound,
+        );
     });
 }
