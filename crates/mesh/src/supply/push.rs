@@ -43,7 +43,7 @@ const WATCHED: Duration = Duration::from_secs(3);
 /// to now and then, and can show that it has become better.
 const SPREADS_STEP: f32 = 0.25;
 const SPREADS_LEAST: f32 = 0.02;
-/// No receiver is taken to be faster than so many times the stream: that is what it says of itself, and who says more
+/// No neighbour is taken to be faster than so many times the stream: that is what it says of itself, and who says more
 /// than anybody has would be pushed everything.
 const FASTEST: f32 = 4.0;
 /// A viewer pushes while fewer than one in this many neighbours have the piece.
@@ -175,7 +175,6 @@ impl Node {
         let (quiet_after, tempo) = (self.quiet_after, self.tempo);
         let edge = self.window.edge();
         let usual = 1e5 * tempo.scale();
-        let fastest = tempo.piece_len as f32 * 1e6 / (FASTEST * tempo.rate);
         let fit = |n: &Neighbour| {
             may_push(n, serial)
                 && !contribution::is_rider(n, &tempo)
@@ -190,8 +189,8 @@ impl Node {
                 continue;
             }
             let spreads = neighbour.spreads.max(SPREADS_LEAST);
-            let hop = neighbour.rtt.as_micros() as f32 / 2.0 + neighbour.transfer_us(&tempo).max(fastest);
-            let weight = (usual / hop).powi(3) * trust(neighbour, &tempo, now) * spreads;
+            let weight =
+                (usual / hop_us(neighbour, &tempo)).powi(3) * trust(neighbour, &tempo, now) * spreads;
             total += weight;
             neighbour.credit += weight;
             if best.is_none_or(|(_, credit)| neighbour.credit > credit) {
@@ -285,9 +284,10 @@ impl Node {
     }
 }
 
-/// Time for a piece to reach `neighbour` and leave it again, in microseconds.
+/// Time for a piece to reach `neighbour` and leave it again, in microseconds, on no more than [`FASTEST`].
 pub(crate) fn hop_us(neighbour: &Neighbour, tempo: &Tempo) -> f32 {
-    neighbour.rtt.as_micros() as f32 / 2.0 + neighbour.transfer_us(tempo)
+    let fastest = tempo.piece_len as f32 * 1e6 / (FASTEST * tempo.rate);
+    neighbour.rtt.as_micros() as f32 / 2.0 + neighbour.transfer_us(tempo).max(fastest)
 }
 
 /// How gladly `neighbour` is pushed to: who has just come may as well be gone again soon, and is one of a crowd.
