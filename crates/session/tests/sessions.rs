@@ -70,6 +70,8 @@ impl Host {
         let settings = Settings {
             core: Config {
                 target_delay: Duration::from_secs(1),
+                // Nothing here looks at the line.
+                upload_limit: Some(10_000_000),
                 ..Config::new(NodeId([node; 32]), Arc::new(NoKey))
             },
             role,
@@ -288,6 +290,7 @@ fn nobody_is_told_of_addresses_that_were_not_seen() {
 #[test]
 fn what_the_source_says_reaches_everybody_once_and_newcomers_from_anybody() {
     let mut net = Net::new(3);
+    net.run(Duration::from_millis(200));
     let said =
         [Statement::State(Bytes::from_static(b"on air")), Statement::Record(Bytes::from_static(b"one"))];
     let older = Statement::State(Bytes::from_static(b"before"));
