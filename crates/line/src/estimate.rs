@@ -343,11 +343,11 @@ impl Estimate {
         // What was lost of that which was sent before the limit fell was that queue's.
         let since = now.saturating_sub(self.held_until).max(LOOK);
         let overflows = self.deliveries.overflows(LOSS_WINDOW.min(since), LOSS);
-        if overflows || seen.wait > FULL + 2 * packet + seen.jitter * 3 / 2 {
+        if overflows || seen.wait > FULL + packet + seen.jitter * 3 / 2 {
             self.back_off(seen, now);
         } else if self.draining.is_some() {
             // The limit is as low as it must be.
-        } else if seen.wait > LITTLE + packet + seen.jitter {
+        } else if seen.wait > LITTLE + packet / 2 + seen.jitter {
             // One look may see a jitter.
             let again = std::mem::replace(&mut self.waited, true);
             if again {

@@ -42,7 +42,7 @@ fn a_line_at_home_is_filled_and_its_queue_is_not() {
         case.at_least("part of the line that is used", settled.own / node.line.bytes_per_s, 0.85, 0.6);
         // The line is overrun once, by what is under way until that shows.
         let long = start.waits.iter().filter(|wait| **wait > 0.1).count() as f64 / 1e3;
-        case.at_most("seconds of a wait of 100 ms in the first ten", long, 0.8, 3.0);
+        case.at_most("seconds of a wait of 100 ms in the first ten", long, 0.9, 4.0);
         case.at_most("the longest wait in the first ten seconds", start.wait(1.0), 0.35, 0.7);
     });
 }
@@ -62,7 +62,7 @@ fn what_waits_at_far_ends_is_not_taken_for_this_lines_queue() {
         // Where there is but one far end, its queue cannot be told from this line's, and where half of all have one it takes
         // some looks until each is known.
         if case.line.round_trips.len() > 2 {
-            case.at_least("part of the line that is used", used, 0.5, 0.2);
+            case.at_least("part of the line that is used", used, 0.4, 0.2);
         }
     });
 }

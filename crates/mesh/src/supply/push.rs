@@ -44,7 +44,7 @@ const SPREADS_STEP: f32 = 0.25;
 const SPREADS_LEAST: f32 = 0.02;
 /// No neighbour is taken to be faster than so many times the stream: that is what it says of itself, and who says more
 /// than anybody has would be pushed everything.
-const FASTEST: f32 = 4.0;
+const FASTEST: f32 = 2.0;
 /// A viewer pushes while fewer than one in this many neighbours have the piece.
 const PUSH_BELOW: usize = 10;
 /// How many times as near another must be that hidden nodes can serve, too, to be pushed to first.

@@ -165,7 +165,7 @@ fn pushes_by_claim(claims: &[u32]) -> Vec<usize> {
 }
 
 #[test]
-fn who_claims_a_gigabit_is_pushed_what_four_times_the_stream_would_be() {
+fn who_claims_a_gigabit_is_pushed_no_more_than_who_claims_a_few_times_the_stream() {
     let honest = [10_000, 10_000, 10_000];
     let with = |claim| pushes_by_claim(&[&honest[..], &[claim]].concat())[3];
     // The stream has 8 Mbit/s, a thirtieth of a claim either way is what its pieces' lengths make of that.
