@@ -166,5 +166,5 @@ pub fn over(space: Space, judge: impl Fn(&mut Case)) {
         }
     }
     assert!(holds, "\n{told}");
-    println!("{told}");
+    eprintln!("{told}");
 }

@@ -35,10 +35,11 @@ use std::time::Duration;
 use minuet_proto::mesh::{Block, Message, Request, Serial, SerialList};
 use smallvec::SmallVec;
 
-use crate::members::neighbour::{CROSSING, Neighbour, Slab, Want};
+use crate::members::neighbour::{CROSSING, Slab, Want};
 use crate::node::Node;
+use crate::supply::contribution::{self, Standing};
 use crate::supply::rank::Rank;
-use crate::{LinkId, Output, Role, Timestamp};
+use crate::{LinkId, Output, Timestamp};
 
 /// Longest block: BEP 3's 16 KiB.
 const MAX_BLOCK: u64 = 16 * 1024;
@@ -101,9 +102,9 @@ pub(crate) struct Uplink {
     log: VecDeque<(Timestamp, u64)>,
     logged: u64,
     /// Media bytes that newcomers may still have before others.
-    guest_credit: i64,
+    pub guest_credit: i64,
     /// Media bytes that may go to what is about to be due before they go to what is rare.
-    urgent_credit: i64,
+    pub urgent_credit: i64,
     /// Control messages that wait for room under the limit, and their bytes.
     backlog: VecDeque<(LinkId, Message)>,
     backlog_bytes: usize,

@@ -155,7 +155,7 @@ fn pushes_by_claim(claims: &[u32]) -> Vec<usize> {
         mesh.run(SECOND / 16);
         for (to, message) in std::mem::take(&mut mesh.inbox) {
             let Message::Block(Block { serial, offset: 0, .. }) = message else { continue };
-            pushes[links.iter().position(|link| *link == to).unwrap()] += 1;
+            pushes[links.iter().position(|link| *link == to).expect("it pushes to a link")] += 1;
             for link in &links {
                 mesh.say(0, *link, Mesh::have(serial.get()..serial.get() + 1), Bytes::new());
             }
