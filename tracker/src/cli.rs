@@ -184,11 +184,11 @@ pub struct Options {
           env = "MINUET_TRACKER_DISCOVERY_LISTEN", help_heading = "Relay server")]
     discovery_listen: Option<UdpListen>,
 
-    /// The most nodes that are connected for address discovery at once
+    /// The most nodes that are connected for address discovery at once. Some 60 KB each
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 20_000,
+        default_value_t = 768,
         env = "MINUET_TRACKER_DISCOVERY_CONNECTIONS",
         help_heading = "Relay server"
     )]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use minuet_guard::families;
+use minuet_guard::pool::SLACK;
 
 use crate::channel::ChannelLimits;
 use crate::channel::window::WindowLimits;
@@ -114,7 +115,7 @@ impl Default for Config {
                 client_rate: 2_500_000,
                 total_rate: 25_000_000,
                 discovery_listen: DiscoveryListen::Beside,
-                discovery_connections: 20_000,
+                discovery_connections: 768,
             },
             http: HttpLimits {
                 connections: 20_000,
@@ -186,9 +187,39 @@ impl Config {
     }
 }
 
+/// Open files besides connections: sockets that listen, the store's, the fleet's.
+const OTHER_FILES: u64 = 128;
+
 impl HttpLimits {
+    /// Lowers the limit of connections to what so many open files allow, also while some that were told to go have not gone.
+    /// Returns whether that was needed. Without it files would run out first, and nobody's connections would make room.
+    pub fn fit(&mut self, files: u64) -> bool {
+        let most = files.saturating_sub(OTHER_FILES).saturating_mul(SLACK) / (SLACK + 1);
+        let most = usize::try_from(most).unwrap_or(usize::MAX).max(1);
+        let lowered = most < self.connections;
+        self.connections = self.connections.min(most);
+        lowered
+    }
+
     /// Whether `ip` may say whom it speaks for.
     pub fn trusts(&self, ip: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|net| net.contains(&ip))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_fit_into_the_files_that_there_may_be() {
+        let mut http = Config::default().http;
+        assert!(!http.fit(65_536));
+        assert_eq!(http.connections, 20_000);
+        assert!(http.fit(4096));
+        let (most, slack) = (http.connections as u64, http.connections as u64 / SLACK);
+        assert!(most + slack + OTHER_FILES <= 4096 && most > 3_700, "{most}");
+        assert!(http.fit(10));
+        assert_eq!(http.connections, 1);
     }
 }

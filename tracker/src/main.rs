@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::CommandFactory as _;
 use minuet_console::{Screen, Setup, complain, flush};
 use minuet_tracker::Tracker;
+use rustix::process::{Resource, getrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
@@ -67,7 +68,17 @@ async fn run(options: cli::Options) -> anyhow::Result<()> {
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let tracker = Tracker::start(options.into_config()).await?;
+    let mut config = options.into_config();
+    if let Some(files) = getrlimit(Resource::Nofile).current
+        && config.http.fit(files)
+    {
+        warn!(
+            "the system allows {files} open files, so there are at most {} connections; raise its limit (ulimit -n, or \
+             LimitNOFILE= of the service)",
+            config.http.connections
+        );
+    }
+    let tracker = Tracker::start(config).await?;
     let fault = loop {
         tokio::select! {
             fault = tracker.fault() => break Some(fault),

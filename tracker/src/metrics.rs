@@ -57,8 +57,6 @@ pub struct Metrics {
     pub publications: Counter,
     /// Records and states refused.
     pub publications_refused: Counter,
-    /// HTTP connections now.
-    pub connections: Counter,
     /// HTTP connections closed because there were too many.
     pub connections_refused: Counter,
     /// Subscribers of event streams now.
@@ -72,6 +70,8 @@ pub struct Metrics {
 pub struct Levels {
     /// Seconds since the start.
     pub uptime_seconds: u64,
+    /// HTTP connections, those of the relay server's clients too.
+    pub connections: u64,
     /// Channels known.
     pub channels: usize,
     /// Nodes of live meshes.
@@ -163,12 +163,16 @@ impl Metrics {
         let swarms = &levels.swarms;
         for (name, help, level) in [
             ("uptime_seconds", "Seconds since the start.", levels.uptime_seconds),
-            ("connections", "HTTP connections.", self.connections.get()),
+            (
+                "connections",
+                "HTTP connections, with those of the relay server's clients.",
+                levels.connections,
+            ),
             ("subscribers", "Subscribers of event streams.", self.subscribers.get()),
             ("channels", "Channels known.", levels.channels as u64),
             ("interval_seconds", "The mean interval that clients are told.", levels.interval_seconds.into()),
             ("fleet_connected", "Whether the shared store answers.", levels.fleet_connected.into()),
-            ("relay_clients", "Clients of the relay server.", relay.clients as u64),
+            ("relay_clients", "Clients of the relay server.", relay.clients),
             ("relay_client_rate_bytes", "What one client may relay, in bytes a second.", relay.client_rate),
             ("discovery_connections", "Nodes connected for address discovery.", levels.discovery_connections),
             ("mesh_nodes", "Nodes of live meshes.", levels.mesh_nodes as u64),

@@ -84,6 +84,8 @@ pub(crate) struct Shared {
     pub swarms: Arc<Swarms>,
     pub channels: Arc<Channels>,
     pub tls: Option<Tls>,
+    /// Places of HTTP connections.
+    pub connections: Connections,
     pub fleet: Option<Fleet>,
     pub relay: Option<RelayServer>,
     pub discovery: Option<Discovery>,
@@ -157,6 +159,7 @@ impl Shared {
     pub fn levels(&self) -> Levels {
         Levels {
             uptime_seconds: u64::from(self.clock.uptime().0),
+            connections: self.connections.used(),
             channels: self.channels.len(),
             mesh_nodes: self.channels.nodes().taken(),
             torrent_bytes: self.channels.torrent_bytes(),
@@ -247,6 +250,7 @@ impl Tracker {
             swarms,
             channels,
             tls,
+            connections: Connections::new(config.http.connections, config.http.connections_per_address),
             fleet,
             relay,
             discovery,
@@ -259,10 +263,8 @@ impl Tracker {
             tasks: TaskTracker::new(),
             config,
         });
-        let http = &shared.config.http;
-        let connections = Connections::new(http.connections, http.connections_per_address);
         for listener in listeners {
-            let accepting = http::accept(Arc::clone(&shared), listener, connections.clone());
+            let accepting = http::accept(Arc::clone(&shared), listener);
             until_told(spawner, HTTP_LISTENER, accepting);
         }
         until_told(spawner, HOUSE_KEEPER, keep_house(Arc::clone(&shared)));
@@ -320,12 +322,13 @@ impl Tracker {
     pub async fn shutdown(self) {
         let Self { shared, tasks, udp_workers, .. } = self;
         tasks.cancel();
-        if let Some(relay) = &shared.relay {
-            relay.shutdown().await;
-        }
         tasks.stop().await;
         shared.tasks.close();
         shared.tasks.wait().await;
+        // Now that nobody hands it connections any more.
+        if let Some(relay) = &shared.relay {
+            relay.shutdown().await;
+        }
         let end = move || {
             for worker in udp_workers {
                 if worker.join().is_err() {

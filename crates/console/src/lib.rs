@@ -7,9 +7,13 @@
 //! line says how many were lost. So nothing here panics, and one thread of its own does all the writing. For the same
 //! reason no program uses `eprintln!` or `println!`, which panic: [`complain`] and [`print()`] stand in for them.
 //!
+//! Nor does a log fill a disk, whatever strangers do: of each kind of line there are a hundred at once and then one in a second,
+//! which says how many were left out. What is asked for with `debug` comes whole.
+//!
 //! Nor does a program say what is secret: in each line passwords, stream keys and tokens are masked
 //! ([`minuet_proto::mask()`]), and so is what [`Screen::keep_secret`] was told.
 
+mod flood;
 mod out;
 mod screen;
 #[cfg(feature = "signals")]

@@ -8,9 +8,10 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use minuet_proto::Secrets;
+use tracing::Metadata;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-use crate::writer::Writer;
+use crate::{flood::Flood, writer::Writer};
 
 /// The process's screen: there is one standard error.
 static SCREEN: OnceLock<Screen> = OnceLock::new();
@@ -34,6 +35,7 @@ pub struct Screen {
     writer: Writer,
     terminal: bool,
     secrets: Arc<RwLock<Secrets>>,
+    flood: Arc<Flood>,
 }
 
 impl Screen {
@@ -74,7 +76,12 @@ impl Screen {
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
             bar
         });
-        Self { writer: Writer::start(io::stderr(), bar), terminal, secrets: Arc::default() }
+        Self {
+            writer: Writer::start(io::stderr(), bar),
+            terminal,
+            secrets: Arc::default(),
+            flood: Arc::new(Flood::new()),
+        }
     }
 
     /// Whether a status line can be seen.
@@ -112,7 +119,11 @@ impl<'a> MakeWriter<'a> for Screen {
     type Writer = Line<'a>;
 
     fn make_writer(&'a self) -> Line<'a> {
-        Line { screen: self, text: Vec::new() }
+        Line { screen: self, text: Vec::new(), left_out: Some(0) }
+    }
+
+    fn make_writer_for(&'a self, line: &Metadata<'_>) -> Line<'a> {
+        Line { screen: self, text: Vec::new(), left_out: self.flood.admit(line) }
     }
 }
 
@@ -121,11 +132,15 @@ impl<'a> MakeWriter<'a> for Screen {
 pub struct Line<'a> {
     screen: &'a Screen,
     text: Vec<u8>,
+    /// How many like it were left out before; `None`: so is this one.
+    left_out: Option<u64>,
 }
 
 impl Write for Line<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.text.extend_from_slice(bytes);
+        if self.left_out.is_some() {
+            self.text.extend_from_slice(bytes);
+        }
         Ok(bytes.len())
     }
 
@@ -137,6 +152,10 @@ impl Write for Line<'_> {
 impl Drop for Line<'_> {
     fn drop(&mut self) {
         if !self.text.is_empty() {
+            if let Some(more @ 1..) = self.left_out {
+                self.text.truncate(self.text.trim_ascii_end().len());
+                self.text.extend(format!(" ({more} more lines like this one were left out)\n").into_bytes());
+            }
             let text = self.screen.masked(&String::from_utf8_lossy(&self.text));
             self.screen.writer.line(text.into_bytes());
         }

@@ -3,90 +3,57 @@
 //! Rules:
 //! 1. While few come, everybody does, as many as may live behind one address.
 //! 2. When more come than the common allowance holds, each household has an allowance of its own.
-//! 3. Households that have theirs in full are not remembered. When too many are remembered, those that nobody knows yet
-//!    share what the common allowance gains.
+//!    Wider networks have some, too, so that many addresses of one customer are not many customers ([`Rates`]).
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::net::{Net, household};
+use crate::rate::{Bucket, Rates};
 
-/// Households that are remembered.
-const MOST: usize = 4096;
+/// Networks that are remembered.
+const MOST: usize = 8192;
 
-/// An allowance: so many at once, and so many a second.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// An allowance: so many at once, and one more each time that `cost` has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allowance {
     /// At once.
-    pub burst: f64,
-    /// A second; above 0.
-    pub per_s: f64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    left: f64,
-    at: Duration,
-}
-
-impl Bucket {
-    fn fill(&mut self, allowance: Allowance, now: Duration) {
-        let gained = now.saturating_sub(self.at).as_secs_f64() * allowance.per_s;
-        self.left = (self.left + gained).min(allowance.burst);
-        self.at = self.at.max(now);
-    }
-
-    fn take(&mut self, allowance: Allowance, now: Duration) -> bool {
-        self.fill(allowance, now);
-        let has = self.left >= 1.0;
-        if has {
-            self.left -= 1.0;
-        }
-        has
-    }
+    pub burst: u32,
+    /// Time for one more; above zero.
+    pub cost: Duration,
 }
 
 /// Lets strangers in, one by one.
 #[derive(Debug)]
 pub struct Pace {
     common: Allowance,
-    own: Allowance,
     all: Bucket,
-    households: HashMap<Net, Bucket>,
+    households: Rates,
 }
 
 impl Pace {
     /// What all may take together, and what each household may take beyond that.
     pub fn new(common: Allowance, own: Allowance) -> Self {
-        let all = Bucket { left: common.burst, at: Duration::ZERO };
-        Self { common, own, all, households: HashMap::new() }
+        Self { common, all: Bucket::default(), households: Rates::new(own.burst, own.cost, MOST) }
     }
 
     /// Whether the common allowance is used up.
-    pub fn is_tight(&mut self, now: Duration) -> bool {
-        self.all.fill(self.common, now);
-        self.all.left < 1.0
+    pub fn is_tight(&self, now: Duration) -> bool {
+        let mut all = self.all;
+        !self.takes(&mut all, now)
     }
 
     /// Somebody at `ip` comes. False if that is too often.
     pub fn admit(&mut self, ip: IpAddr, now: Duration) -> bool {
-        if self.all.take(self.common, now) {
+        let mut all = self.all;
+        if self.takes(&mut all, now) {
+            self.all = all;
             return true;
         }
-        let net = household(ip);
-        if self.households.len() >= MOST && !self.households.contains_key(&net) {
-            let own = self.own;
-            self.households.retain(|_, bucket| {
-                bucket.fill(own, now);
-                bucket.left < own.burst
-            });
-            if self.households.len() >= MOST {
-                return false;
-            }
-        }
-        let bucket = self.households.entry(net).or_insert(Bucket { left: self.own.burst, at: now });
-        bucket.take(self.own, now)
+        self.households.take(ip, now)
+    }
+
+    fn takes(&self, all: &mut Bucket, now: Duration) -> bool {
+        all.take(now, self.common.cost, self.common.cost.saturating_mul(self.common.burst))
     }
 }
 
@@ -96,11 +63,12 @@ mod tests {
 
     use super::*;
 
-    const COMMON: Allowance = Allowance { burst: 50.0, per_s: 10.0 };
-    const OWN: Allowance = Allowance { burst: 4.0, per_s: 0.5 };
+    const COMMON: Allowance = Allowance { burst: 50, cost: Duration::from_millis(100) };
+    const OWN: Allowance = Allowance { burst: 4, cost: Duration::from_secs(2) };
 
     fn ip(number: u32) -> IpAddr {
-        IpAddr::V4((0x1400_0000 + number).into())
+        // Each in a /24 of its own.
+        IpAddr::V4((0x1400_0000 + (number << 8)).into())
     }
 
     #[test]
@@ -122,7 +90,7 @@ mod tests {
             came += u32::from(pace.admit(ip(1), now));
             if ms % 1000 == 999 {
                 // Each second somebody else.
-                assert!(pace.admit(ip(2 + ms as u32), now), "{ms}");
+                assert!(pace.admit(ip(2 + (ms / 1000) as u32), now), "{ms}");
             }
         }
         // What all may take in a minute, and what one may take beyond that.
@@ -143,8 +111,8 @@ mod tests {
                 came += u64::from(pace.admit(ip(number), now));
             }
             let seconds = now.as_secs_f64();
-            let each = OWN.burst + seconds * OWN.per_s;
-            let most = COMMON.burst + seconds * COMMON.per_s + households.len().min(MOST) as f64 * each;
+            let each = 4.0 + seconds * 0.5;
+            let most = 50.0 + seconds * 10.0 + (households.len() + 1) as f64 * each;
             prop_assert!(came as f64 <= most + 1.0);
             prop_assert!(pace.households.len() <= MOST);
         }

@@ -102,6 +102,11 @@ impl Pool {
         self.lock().shares.held(net)
     }
 
+    /// Whether `ip` could take `amount`, from others if need be. Takes nothing, and tells nobody to go.
+    pub fn has_room(&self, ip: IpAddr, amount: u64) -> bool {
+        self.lock().shares.room(ip, amount).is_ok()
+    }
+
     /// Whether nothing is free, so that whoever takes some takes it from another.
     pub fn is_full(&self) -> bool {
         self.lock().shares.free() == 0
@@ -266,6 +271,14 @@ mod tests {
         let newcomers: Vec<Taken> = (2..200).filter_map(|n| pool.take(ip(n), 1).ok()).collect();
         assert!(pool.used() <= 34, "{}", pool.used());
         drop((greedy, newcomers));
+    }
+
+    #[test]
+    fn who_asks_whether_there_is_room_pushes_nobody_out() {
+        let pool = Pool::new(32);
+        let greedy: Vec<Taken> = (0..32).map(|_| pool.take(ip(1), 1).unwrap()).collect();
+        assert!(!pool.has_room(ip(1), 1) && pool.has_room(ip(2), 1) && !pool.has_room(ip(2), 33));
+        assert!(greedy.iter().all(|taken| !taken.is_evicted()));
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub const SITE_WEIGHT: u64 = 4;
 /// What an IPv6 /32 may hold, as a multiple of a household's.
 pub const PROVIDER_WEIGHT: u64 = 64;
 /// Weight of each of [`nets`], the narrowest first.
-const WEIGHTS: [u64; 3] = [1, SITE_WEIGHT, PROVIDER_WEIGHT];
+pub(crate) const WEIGHTS: [u64; 3] = [1, SITE_WEIGHT, PROVIDER_WEIGHT];
 
 /// What `amount` is in a network, for its weight: comparable between networks of different width.
 pub fn weighed(net: Net, amount: u64) -> u64 {

@@ -2,22 +2,28 @@
 //!
 //! News, samples and the comparison of windows go side by side, so that none waits for another. What concerns many channels
 //! is asked for [`AT_ONCE`] at a time, in one round trip. What others than trackers have left in the store is passed over:
-//! only a store that does not answer ends the connection.
+//! only a store that does not answer ends the connection. Nothing is fetched before it is known to be no longer than trackers
+//! write, and what grows meanwhile is cut off ([`store`](super::store)).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
-use minuet_proto::channel_api::Publication;
+use minuet_proto::channel_api::{MAX_PUBLICATION_LENGTH, Publication};
 use minuet_proto::{ChannelId, SignedRecord};
-use redis::aio::MultiplexedConnection;
-use redis::{FromRedisValue, Pipeline, RedisError, RedisResult, pipe};
+use redis::aio::{MultiplexedConnection, PubSub};
+use redis::{AsyncConnectionConfig, FromRedisValue, Pipeline, RedisError, RedisResult, pipe};
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info};
 
-use super::news::{Kind, News, STATE_FIELD, Sample, TrackerId, field_record, record_field};
+use super::news::{
+    Kind, MAX_NEWS_LENGTH, MAX_SAMPLE_LENGTH, News, STATE_FIELD, Sample, TrackerId, field_record,
+    record_field,
+};
+use super::store::{self, Backlog};
 use super::{EXCHANGE_EVERY, Fleet, RECONCILE_EVERY, SAMPLE_TTL};
 use crate::channel::window::PlaceError;
 use crate::channel::{Channel, PublishError};
@@ -35,8 +41,14 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const MOST_TRACKERS: usize = 64;
 /// Channels that one round trip is about.
 const AT_ONCE: usize = 16;
-/// Records that one round trip carries, each with its torrent.
+/// Records that one round trip carries to the store, each with its torrent.
 const RECORDS_AT_ONCE: usize = 8;
+/// Bytes of values that one round trip carries from the store, unless one alone has more.
+const BYTES_AT_ONCE: u64 = 4 << 20;
+/// The longest name and key.
+const MAX_NAME_LENGTH: u64 = 64;
+/// Bytes of a message of news besides what was said.
+const MESSAGE_OVERHEAD: usize = "message".len() + NEWS.len() + 6;
 /// Fields of a channel's hash that are looked at besides as many as a window has records.
 const SPARE_FIELDS: usize = 64;
 
@@ -53,7 +65,10 @@ fn sample_key(channel: &ChannelId) -> String {
 pub(super) struct Link<'a> {
     shared: &'a Arc<Shared>,
     fleet: &'a Fleet,
-    store: MultiplexedConnection,
+    /// For names, lengths, and all that is written.
+    names: MultiplexedConnection,
+    /// For values.
+    values: MultiplexedConnection,
 }
 
 impl<'a> Link<'a> {
@@ -65,10 +80,22 @@ impl<'a> Link<'a> {
         waiting: &mut mpsc::Receiver<News>,
     ) -> RedisResult<()> {
         // Subscribed before the windows are compared, so that nothing falls in between.
-        let mut subscription = timely(client.get_async_pubsub()).await?;
+        let settings = client.get_connection_info().redis_settings();
+        let backlog = Arc::new(Backlog::default());
+        let most = MAX_NEWS_LENGTH as u64;
+        let stream = store::open(client, most, &fleet.oversized, Some(Arc::clone(&backlog)));
+        let mut subscription = timely(PubSub::new(settings, timely(stream).await?)).await?;
         timely(subscription.subscribe(NEWS)).await?;
-        let store = timely(client.get_multiplexed_async_connection()).await?;
-        let mut link = Self { shared, fleet, store };
+        let open = async |longest| {
+            let stream = timely(store::open(client, longest, &fleet.oversized, None)).await?;
+            let config = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+            let opened = MultiplexedConnection::new_with_config(settings, stream, config);
+            let (connection, driver) = timely(opened).await?;
+            RedisResult::Ok((connection, AbortOnDropHandle::new(tokio::spawn(driver))))
+        };
+        let (names, _driven) = open(MAX_NAME_LENGTH).await?;
+        let (values, _driven_too) = open(MAX_PUBLICATION_LENGTH as u64).await?;
+        let mut link = Self { shared, fleet, names, values };
         link.share_nonces().await?;
         link.reconcile().await?;
         if !fleet.connected.swap(true, Ordering::Relaxed) {
@@ -77,7 +104,7 @@ impl<'a> Link<'a> {
         let (mut exchanging, mut reconciling) = (link.clone(), link.clone());
         // Each goes on until the store fails.
         tokio::select! {
-            result = link.pass_news(subscription.on_message(), waiting) => result,
+            result = link.pass_news(subscription.on_message(), &backlog, waiting) => result,
             result = exchanging.exchange_often() => result,
             result = reconciling.reconcile_often() => result,
         }
@@ -86,12 +113,17 @@ impl<'a> Link<'a> {
     async fn pass_news(
         &mut self,
         mut messages: impl Stream<Item = redis::Msg> + Unpin,
+        backlog: &Backlog,
         waiting: &mut mpsc::Receiver<News>,
     ) -> RedisResult<()> {
         loop {
             tokio::select! {
                 message = messages.next() => match message {
-                    Some(message) => self.hear(message.get_payload_bytes()).await?,
+                    Some(message) => {
+                        let payload = message.get_payload_bytes();
+                        self.hear(payload).await?;
+                        backlog.taken(payload.len() + MESSAGE_OVERHEAD);
+                    }
                     None => return Err(lost(std::io::ErrorKind::ConnectionReset)),
                 },
                 Some(news) = waiting.recv() => self.tell(news).await?,
@@ -120,9 +152,9 @@ impl<'a> Link<'a> {
         let own = self.shared.nonces.key();
         let mut commands = pipe();
         commands.cmd("SET").arg(NONCES).arg(&own[..]).arg("NX").ignore();
-        commands.cmd("GET").arg(NONCES);
-        let key: Option<(Option<Vec<u8>>,)> = self.ask(&commands).await?;
-        if let Some(key) = key.and_then(|(key,)| key?.try_into().ok()) {
+        commands.cmd("GETRANGE").arg(NONCES).arg(0).arg(own.len());
+        let key: Option<(Vec<u8>,)> = self.ask(&commands).await?;
+        if let Some(key) = key.and_then(|(key,)| key.try_into().ok()) {
             self.shared.nonces.set_key(key);
         }
         Ok(())
@@ -201,9 +233,10 @@ impl<'a> Link<'a> {
         // What is said to be from the future would stay for ever.
         commands.cmd("ZREMRANGEBYSCORE").arg(CHANNELS).arg(newest).arg("+inf").ignore();
         commands.cmd("ZREVRANGE").arg(CHANNELS).arg(0).arg(most.saturating_sub(1));
-        let known: Option<(Vec<Vec<u8>>,)> = self.ask(&commands).await?;
+        let known: Option<(Vec<Option<Vec<u8>>>,)> = self.ask(&commands).await?;
         let known = known.map_or_else(Vec::new, |(known,)| known);
-        let known = known.iter().filter_map(|bytes| bytes.as_slice().try_into().ok()).map(ChannelId::new);
+        let known =
+            known.iter().flatten().filter_map(|bytes| bytes.as_slice().try_into().ok()).map(ChannelId::new);
         let own = self.shared.channels.all().into_iter().map(|channel| *channel.id());
         let all: Vec<ChannelId> = known.chain(own).collect::<BTreeSet<_>>().into_iter().collect();
         for some in all.chunks(AT_ONCE) {
@@ -221,30 +254,69 @@ impl<'a> Link<'a> {
     /// The names of the fields of channels' hashes, as many as a window can need.
     async fn fields(&mut self, channels: &[ChannelId]) -> RedisResult<Vec<BTreeSet<String>>> {
         let most = self.shared.config.channels.window.records.saturating_add(SPARE_FIELDS);
-        let mut fields = Vec::with_capacity(channels.len());
-        let asked = |channels: &[ChannelId]| {
+        let keys: Vec<String> = channels.iter().map(window_key).collect();
+        let names = self.names_in(&keys, most).await?;
+        Ok(names.into_iter().map(BTreeSet::from_iter).collect())
+    }
+
+    /// The names of the fields of hashes, at most so many of each.
+    async fn names_in(&mut self, keys: &[String], most: usize) -> RedisResult<Vec<Vec<String>>> {
+        // What is too long to be a tracker's is none.
+        type Names = Vec<Option<Vec<u8>>>;
+        let asked = |keys: &[String]| {
             let mut commands = pipe();
-            for channel in channels {
+            for key in keys {
                 // Names alone, and no more than this however many somebody has put there.
-                commands.cmd("HRANDFIELD").arg(window_key(channel)).arg(most);
+                commands.cmd("HRANDFIELD").arg(key).arg(most);
             }
             commands
         };
-        let mut found: Option<Vec<Vec<Vec<u8>>>> = self.ask(&asked(channels)).await?;
+        let mut found: Option<Vec<Names>> = self.ask(&asked(keys)).await?;
         if found.is_none() {
             // One of them is no hash; then each is asked for alone.
-            let mut each = Vec::with_capacity(channels.len());
-            for channel in channels {
-                let one: Option<Vec<Vec<Vec<u8>>>> = self.ask(&asked(&[*channel])).await?;
+            let mut each = Vec::with_capacity(keys.len());
+            for key in keys {
+                let one: Option<Vec<Names>> = self.ask(&asked(std::slice::from_ref(key))).await?;
                 each.push(one.and_then(|mut one| one.pop()).unwrap_or_default());
             }
             found = Some(each);
         }
-        for names in found.unwrap_or_default() {
-            fields.push(names.into_iter().filter_map(|name| String::from_utf8(name).ok()).collect());
+        let text = |names: Names| names.into_iter().flatten().filter_map(|name| String::from_utf8(name).ok());
+        let mut names: Vec<Vec<String>> =
+            found.unwrap_or_default().into_iter().map(|names| text(names).collect()).collect();
+        names.resize_with(keys.len(), Vec::new);
+        Ok(names)
+    }
+
+    /// Which of `wanted`, fields of hashes, may be fetched: those that are no longer than `longest`, in batches of
+    /// [`BYTES_AT_ONCE`].
+    async fn measure<'f>(&mut self, wanted: &'f [Field], longest: usize) -> RedisResult<Vec<Vec<&'f Field>>> {
+        let mut commands = pipe();
+        for (key, field) in wanted {
+            commands.cmd("HSTRLEN").arg(key).arg(field);
         }
-        fields.resize_with(channels.len(), BTreeSet::new);
-        Ok(fields)
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let lengths: Vec<u64> = self.ask(&commands).await?.unwrap_or_default();
+        let measured = wanted.iter().zip(lengths).filter(|(_, length)| {
+            let fits = *length <= longest as u64;
+            if !fits {
+                self.fleet.oversized.tell(*length);
+            }
+            fits
+        });
+        Ok(batches(measured, BYTES_AT_ONCE))
+    }
+
+    /// The values of fields, as far as they are there.
+    async fn values_of(&mut self, fields: &[&Field]) -> RedisResult<Vec<Option<Vec<u8>>>> {
+        let mut commands = pipe();
+        for (key, field) in fields {
+            commands.cmd("HGET").arg(key).arg(field);
+        }
+        let found = ask(&mut self.values, &commands).await?;
+        Ok(found.unwrap_or_default())
     }
 
     /// Takes from the store what this tracker has not.
@@ -259,16 +331,15 @@ impl<'a> Link<'a> {
         records.sort_unstable();
         let state = fields.contains(STATE_FIELD).then_some((Kind::State, STATE_FIELD.to_owned()));
         let records = records.into_iter().map(|seq| (Kind::Record(seq), record_field(seq)));
-        let wanted: Vec<(Kind, String)> = state.into_iter().chain(records).collect();
-        for some in wanted.chunks(RECORDS_AT_ONCE) {
-            let mut command = pipe();
-            command
-                .cmd("HMGET")
-                .arg(window_key(&id))
-                .arg(some.iter().map(|(_, field)| field).collect::<Vec<_>>());
-            let bodies: Option<(Vec<Option<Vec<u8>>>,)> = self.ask(&command).await?;
-            for ((kind, _), body) in some.iter().zip(bodies.map_or_else(Vec::new, |(bodies,)| bodies)) {
-                if let Some(body) = body {
+        let key = window_key(&id);
+        let (kinds, wanted): (HashMap<String, Kind>, Vec<Field>) = state
+            .into_iter()
+            .chain(records)
+            .map(|(kind, field)| ((field.clone(), kind), (key.clone(), field)))
+            .unzip();
+        for some in self.measure(&wanted, MAX_PUBLICATION_LENGTH).await? {
+            for ((_, field), body) in some.iter().zip(self.values_of(&some).await?) {
+                if let (Some(kind), Some(body)) = (kinds.get(field), body) {
                     self.take(News { channel: id, kind: *kind, body: body.into() }).await;
                 }
             }
@@ -316,58 +387,49 @@ impl<'a> Link<'a> {
     /// Leaves samples of this tracker's nodes and peers, and takes in the others'.
     async fn exchange(&mut self) -> RedisResult<()> {
         for some in self.shared.channels.all().chunks(AT_ONCE) {
-            let found = match self.ask(&self.samples(some)).await? {
-                Some(found) => found,
-                None => {
-                    let mut each: Vec<Scanned> = Vec::with_capacity(some.len());
-                    for channel in some {
-                        let one: Option<Vec<Scanned>> =
-                            self.ask(&self.samples(std::slice::from_ref(channel))).await?;
-                        each.push(one.and_then(|mut one| one.pop()).unwrap_or_default());
+            self.run(&self.own_samples(some)).await?;
+            let keys: Vec<String> = some.iter().map(|channel| sample_key(channel.id())).collect();
+            let names = self.names_in(&keys, 2 * MOST_TRACKERS).await?;
+            let own = self.fleet.id;
+            // A field that is no tracker's is somebody else's.
+            let is_other = |name: &String| name.parse().is_ok_and(|tracker: TrackerId| tracker != own);
+            let others = |names: Vec<String>| names.into_iter().filter(is_other).take(MOST_TRACKERS);
+            let wanted: Vec<Field> = keys
+                .iter()
+                .zip(names)
+                .flat_map(|(key, names)| others(names).map(move |name| (key.clone(), name)))
+                .collect();
+            let mut samples: HashMap<&str, Vec<Sample>> = HashMap::new();
+            for some in self.measure(&wanted, MAX_SAMPLE_LENGTH).await? {
+                for ((key, _), json) in some.iter().copied().zip(self.values_of(&some).await?) {
+                    if let Some(sample) = json.and_then(|json| Sample::decode(&json)) {
+                        samples.entry(key).or_default().push(sample);
                     }
-                    each
                 }
-            };
-            for (channel, (_, fields)) in some.iter().zip(found) {
-                let samples = fields
-                    .iter()
-                    // A field that is no tracker's is somebody else's.
-                    .filter_map(|(name, json)| Some((std::str::from_utf8(name).ok()?.parse().ok()?, json)))
-                    .filter(|(tracker, _): &(TrackerId, _)| *tracker != self.fleet.id)
-                    .take(MOST_TRACKERS)
-                    .filter_map(|(_, json)| Sample::decode(json));
-                self.shared.take_samples(channel, samples);
+            }
+            for (channel, key) in some.iter().zip(&keys) {
+                let samples = samples.remove(key.as_str()).unwrap_or_default();
+                self.shared.take_samples(channel, samples.into_iter());
             }
         }
         Ok(())
     }
 
-    /// Leaves a sample of each channel and asks for those of all trackers.
-    fn samples(&self, channels: &[Arc<Channel>]) -> Pipeline {
+    /// Leaves a sample of each channel.
+    fn own_samples(&self, channels: &[Arc<Channel>]) -> Pipeline {
         let mut commands = pipe();
         for channel in channels {
             let (key, sample) = (sample_key(channel.id()), self.shared.sample(channel));
             let json = serde_json::to_vec(&sample).unwrap_or_default();
             commands.cmd("HSET").arg(&key).arg(self.fleet.id).arg(&json[..]).ignore();
             commands.cmd("EXPIRE").arg(&key).arg(SAMPLE_TTL.as_secs()).ignore();
-            commands.cmd("HSCAN").arg(&key).arg(0).arg("COUNT").arg(2 * MOST_TRACKERS);
         }
         commands
     }
 
-    /// Asks the store. `None` when it answers that it cannot do that with what is there; an error when it does not
-    /// answer.
+    /// Asks the store for what is short.
     async fn ask<T: FromRedisValue>(&mut self, commands: &Pipeline) -> RedisResult<Option<T>> {
-        match timely(commands.query_async(&mut self.store)).await {
-            Ok(answer) => Ok(Some(answer)),
-            Err(error) if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() => {
-                Err(error)
-            }
-            Err(error) => {
-                debug!(%error, "something in the shared store is not what a tracker has put there");
-                Ok(None)
-            }
-        }
+        ask(&mut self.names, commands).await
     }
 
     async fn run(&mut self, commands: &Pipeline) -> RedisResult<()> {
@@ -378,8 +440,43 @@ impl<'a> Link<'a> {
     }
 }
 
-/// A cursor, and fields with their values.
-type Scanned = (Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>);
+/// The key of a hash and the name of a field.
+type Field = (String, String);
+
+/// Asks the store. `None` when it answers that it cannot do that with what is there; an error when it does not answer.
+async fn ask<T: FromRedisValue>(
+    store: &mut MultiplexedConnection,
+    commands: &Pipeline,
+) -> RedisResult<Option<T>> {
+    match timely(commands.query_async(store)).await {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() => {
+            Err(error)
+        }
+        Err(error) => {
+            debug!(%error, "something in the shared store is not what a tracker has put there");
+            Ok(None)
+        }
+    }
+}
+
+/// In the same order, in batches that have no more than `most` in all, unless one alone has more.
+fn batches<T>(all: impl Iterator<Item = (T, u64)>, most: u64) -> Vec<Vec<T>> {
+    let (mut batches, mut room) = (Vec::<Vec<T>>::new(), 0);
+    for (one, length) in all {
+        match batches.last_mut().filter(|_| length <= room) {
+            Some(batch) => {
+                batch.push(one);
+                room -= length;
+            }
+            None => {
+                batches.push(vec![one]);
+                room = most.saturating_sub(length);
+            }
+        }
+    }
+    batches
+}
 
 fn lost(kind: std::io::ErrorKind) -> RedisError {
     RedisError::from(std::io::Error::from(kind))
@@ -387,4 +484,16 @@ fn lost(kind: std::io::ErrorKind) -> RedisError {
 
 async fn timely<T>(work: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
     tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(lost(std::io::ErrorKind::TimedOut)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_fetched_at_once_is_bounded() {
+        let lengths = [3, 4, 2, 9, 1, 0, 10, 11, 0];
+        let batched = batches(lengths.into_iter().map(|length| (length, length)), 10);
+        assert_eq!(batched, [vec![3, 4, 2], vec![9, 1, 0], vec![10], vec![11, 0]]);
+    }
 }

@@ -7,11 +7,13 @@
 //!   and every [`RECONCILE_EVERY`], both ways. So a store that has lost everything is filled again by whoever has it;
 //! - *samples* of nodes and peers, every [`EXCHANGE_EVERY`], in a hash of each channel with a field for each tracker.
 //!
-//! Keys expire, and nothing in the store is trusted: what is not signed by the channel is thrown away. When the
+//! Keys expire, and nothing in the store is trusted: what is not signed by the channel is thrown away, and what is longer than
+//! trackers write is not even read. When the
 //! store is away each tracker goes on alone and tries again after a pause that grows up to [`LONGEST_PAUSE`].
 
 mod link;
 pub mod news;
+mod store;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +26,7 @@ use crate::metrics::Counter;
 use crate::tracker::Shared;
 use link::Link;
 use news::{News, TrackerId};
+use store::Oversized;
 
 /// How often samples of nodes and peers are exchanged.
 pub const EXCHANGE_EVERY: Duration = Duration::from_secs(2);
@@ -44,6 +47,7 @@ pub struct Fleet {
     id: TrackerId,
     outbox: mpsc::Sender<News>,
     connected: AtomicBool,
+    oversized: Oversized,
     /// What was taken in from others.
     pub received: Counter,
     /// What was told to others.
@@ -58,6 +62,7 @@ impl Fleet {
             id: rand::random(),
             outbox,
             connected: AtomicBool::new(false),
+            oversized: Oversized::default(),
             received: Counter::default(),
             told: Counter::default(),
         };

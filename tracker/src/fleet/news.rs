@@ -11,7 +11,7 @@ use minuet_proto::{ChannelId, SegmentSeq};
 use serde::{Deserialize, Serialize};
 
 /// The longest message, in bytes.
-const MAX_NEWS_LENGTH: usize = MAX_PUBLICATION_LENGTH + 256;
+pub const MAX_NEWS_LENGTH: usize = MAX_PUBLICATION_LENGTH + 256;
 /// Nodes of one channel that a tracker tells the others of.
 pub const SHARED_NODES: usize = 64;
 /// Peers of one channel that a tracker tells the others of.

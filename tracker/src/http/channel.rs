@@ -18,15 +18,19 @@ use minuet_proto::{ChannelId, SegmentSeq, SignedRecord};
 use super::body::{Body, FRAME};
 use super::client_addr::client_ip;
 use super::request_body::{self, Look};
+use super::under_way::busy;
 use super::{events, mesh, query, respond, text, try_later, wrong_method};
 use crate::channel::store::{Part, StoreError};
-use crate::channel::window::{HOT_TORRENTS, Place, PlaceError};
+use crate::channel::window::{HOT_TORRENTS, Place, PlaceError, Window};
 use crate::channel::{Channel, PublishError, Published};
 use crate::fleet::news::{Kind, News};
 use crate::tracker::Shared;
 
 /// Records in a join that does not ask for more: the running minute and what a late start may want.
 const DEFAULT_JOIN_RECORDS: usize = 5;
+/// Bytes of an answer besides each of its records, and besides all of them: no less than there are.
+const BESIDES_RECORD: usize = 3;
+const BESIDES_RECORDS: usize = 8 << 10;
 /// Header of a refused publication that names the newest segment known, so that a publisher can go on from it.
 const NEWEST: HeaderName = HeaderName::from_static("minuet-newest");
 
@@ -98,8 +102,27 @@ fn join(shared: &Shared, channel: &Channel, peer: SocketAddr, request: &Request<
         Err(sentence) => return text(StatusCode::BAD_REQUEST, sentence),
     };
     let ip = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
+    // Looked at before it is written: a client that pipelines thousands of requests and reads none of the answers would have
+    // the tracker write them all, and refuse to keep them.
+    let length: usize = {
+        let window = channel.window();
+        let (start, most) = span(&window, from);
+        let records = window.entries().iter().skip(start).take(most);
+        records.map(|entry| entry.base64().len() + BESIDES_RECORD).sum::<usize>() + BESIDES_RECORDS
+    };
+    if length > FRAME && !shared.answers.has_room(ip, (length - FRAME) as u64) {
+        return busy();
+    }
     shared.metrics.joins.increment();
     json(&join_of(shared, channel, from, ip))
+}
+
+/// Which records of a window an answer has: the index of the first, and the most that there may be.
+fn span(window: &Window, from: Option<SegmentSeq>) -> (usize, usize) {
+    match from {
+        None => (window.entries().len().saturating_sub(DEFAULT_JOIN_RECORDS), DEFAULT_JOIN_RECORDS),
+        Some(seq) => (window.first_after(seq.previous()), MAX_JOIN_RECORDS),
+    }
 }
 
 /// An answer that nobody may keep.
@@ -116,10 +139,7 @@ pub(super) fn join_of(shared: &Shared, channel: &Channel, from: Option<SegmentSe
     let (mut join, running) = {
         let window = channel.window();
         let all = window.entries();
-        let (start, most) = match from {
-            None => (all.len().saturating_sub(DEFAULT_JOIN_RECORDS), DEFAULT_JOIN_RECORDS),
-            Some(seq) => (window.first_after(seq.previous()), MAX_JOIN_RECORDS),
-        };
+        let (start, most) = span(&window, from);
         let join = Join {
             channel: channel.id().to_string(),
             state: window.state().map(|state| state.to_base64()),

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use minuet_guard::net::household;
 use minuet_guard::pool::{Pool, Taken};
+use tokio_util::sync::CancellationToken;
 
 /// Places for connections. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -35,12 +36,22 @@ impl Connections {
         }
         self.places.take(ip, 1).ok().map(Place)
     }
+
+    /// Connections now, those of the relay server's clients too.
+    pub fn used(&self) -> u64 {
+        self.places.used()
+    }
 }
 
 impl Place {
     /// Resolves when this connection has to go for another. Cancel-safe.
     pub async fn evicted(&self) {
         self.0.evicted().await;
+    }
+
+    /// Is cancelled when this connection has to go for another.
+    pub fn eviction(&self) -> CancellationToken {
+        self.0.eviction()
     }
 
     /// Says whether the connection is of use; those that are not go first.

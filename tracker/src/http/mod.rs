@@ -25,6 +25,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -39,10 +40,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use crate::relay::{RELAY_PATH, RELAY_PROBE_PATH};
+use crate::relay::{self, RELAY_PATH, RELAY_PROBE_PATH};
 use crate::tracker::Shared;
 use body::Body;
-use connections::{Connections, Place};
+use connections::Place;
 use under_way::UnderWay;
 
 /// How long a client may take to send a request's head; how long a connection may be idle.
@@ -53,6 +54,9 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes a second that a client takes at least of an answer, once [`SEND_TIMEOUT`] is over.
 pub const LEAST_RATE: u64 = 8 << 10;
+/// Bytes that the kernel takes of an answer beyond what is on its way to the client. It would take megabytes, which are nobody's
+/// account: of a client that reads nothing, and for hundreds of its requests.
+const UNSENT_BYTES: u32 = 64 << 10;
 /// How long a shutdown waits for answers under way.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest request head in bytes.
@@ -82,7 +86,7 @@ fn patience(bytes: u64) -> Duration {
 }
 
 /// Accepts connections until the tracker shuts down.
-pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, connections: Connections) {
+pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -98,22 +102,24 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, connectio
             }
         };
         let trusted = shared.config.http.trusts(peer.ip().to_canonical());
-        let Some(place) = connections.enter(peer.ip(), trusted) else {
+        let Some(place) = shared.connections.enter(peer.ip(), trusted) else {
             shared.metrics.connections_refused.increment();
             continue;
         };
         let connection = Arc::clone(&shared);
         shared.tasks.spawn(async move {
-            connection.metrics.connections.increment();
             serve(&connection, stream, peer, Arc::new(place)).await;
-            connection.metrics.connections.decrement();
         });
     }
 }
 
 async fn serve(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, place: Arc<Place>) {
     let options = SockRef::from(&stream);
-    if let Err(error) = options.set_tcp_nodelay(true).and(options.set_tcp_user_timeout(Some(SEND_TIMEOUT))) {
+    let set = options
+        .set_tcp_nodelay(true)
+        .and(options.set_tcp_user_timeout(Some(SEND_TIMEOUT)))
+        .and(options.set_tcp_notsent_lowat(UNSENT_BYTES));
+    if let Err(error) = set {
         debug!(%error, %peer, "cannot set socket options");
     }
     let stream = match opening(shared, stream).await.map(|stream| *stream) {
@@ -196,14 +202,20 @@ fn connection(
     under_way: Arc<watch::Sender<UnderWay>>,
 ) -> Pin<Box<UpgradeableConnection<TokioIo<MaybeTlsStream>, impl Service + use<>>>> {
     let secure = matches!(*stream, MaybeTlsStream::Tls(_));
+    let first = AtomicBool::new(true);
     let shared = Arc::clone(shared);
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (shared, place, under_way) = (Arc::clone(&shared), Arc::clone(&place), Arc::clone(&under_way));
         if secure {
             request.extensions_mut().insert(Secure);
         }
+        let first = first.swap(false, Ordering::Relaxed);
         // Boxed, so that a connection has no room of its own for what answers a request while it is idle or streams.
         Box::pin(async move {
+            // However many requests a client sends at once, others have their turn between them.
+            if !first {
+                tokio::task::yield_now().await;
+            }
             // Idle until the next answer is under way.
             under_way.send_replace(UnderWay::default());
             let trusts = |ip| shared.config.http.trusts(ip);
@@ -250,7 +262,7 @@ async fn answer(
         return wrong_method("GET, HEAD");
     }
     match path {
-        RELAY_PATH => relay(shared, peer, place, request).await,
+        RELAY_PATH => relay(&shared, peer, place, request),
         // Nodes measure their way to a relay server by this.
         RELAY_PROBE_PATH if shared.relay.is_some() => text(StatusCode::OK, "pong\n"),
         "/announce" => {
@@ -277,17 +289,17 @@ fn query(request: &Request<Incoming>) -> &str {
 }
 
 /// Hands a connection to the relay server.
-async fn relay(
-    shared: Arc<Shared>,
+fn relay(
+    shared: &Arc<Shared>,
     peer: SocketAddr,
     place: Arc<Place>,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let Some(relay) = &shared.relay else {
+    if shared.relay.is_none() {
         return text(StatusCode::NOT_FOUND, "this tracker has no relay server\n");
-    };
+    }
     let ip = client_addr::client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
-    relay.upgrade(request, ip, place).await.map(Body::from)
+    relay::upgrade(shared, request, ip, place).map(Body::from)
 }
 
 /// An answer of a content type.

@@ -57,7 +57,7 @@ pub(super) fn status(shared: &Shared) -> Response<Body> {
         peers: swarms.peers,
         seeders: swarms.seeders,
         subscribers: shared.metrics.subscribers.get(),
-        connections: shared.metrics.connections.get(),
+        connections: shared.connections.used(),
         announces: shared.metrics.announces.get(),
         listed: listed(shared),
     };

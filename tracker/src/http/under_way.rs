@@ -61,10 +61,15 @@ pub fn send(
                 evicted = Some(account.eviction());
                 body.hold(Arc::new(account));
             }
-            Err(_) => response = try_later("the tracker is answering as many as it can; try again\n", 1),
+            Err(_) => response = busy(),
         }
     }
     let until = response.body().length().map(|bytes| Instant::now() + patience(bytes) + HEAD_TIMEOUT);
     under_way.send_replace(UnderWay { until, evicted });
     response
+}
+
+/// What is said in place of an answer that there is no memory for.
+pub fn busy() -> Response<Body> {
+    try_later("the tracker is answering as many as it can; try again\n", 1)
 }

@@ -5,8 +5,10 @@
 //! The tracker makes the certificate anew at each start and signs it by itself. Nodes learn its SHA-256 when they join, and
 //! accept that one. An address that a stranger made up would cost a node a few dials that lead nowhere.
 //!
-//! Bounds: connections in all, shared between households; no state for a sender that has not shown that it gets what is sent to
-//! its address (Retry, RFC 9000 8.1.2); no streams, no datagrams, and windows of a few kilobytes.
+//! Bounds: connections in all, shared between households; handshakes in a moment and in the long run, by household; no state for
+//! a sender that has not shown that it gets what is sent to its address (Retry, RFC 9000 8.1.2); no streams, no datagrams,
+//! no tickets and tokens for another time, and buffers of one packet. A connection takes some 60 KB all the same, most of it
+//! in the transport's own tables. So there are few of them, and when there are many, who has been told makes room.
 
 use std::io;
 use std::net::UdpSocket;
@@ -15,9 +17,14 @@ use std::time::Duration;
 
 use iroh_relay::quic::ALPN_QUIC_ADDR_DISC;
 use minuet_guard::pool::{Pool, Taken};
+use minuet_guard::rate::Rates;
 use noq::crypto::rustls::QuicServerConfig;
-use noq::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+use noq::{
+    Endpoint, EndpointConfig, Incoming, NoneTokenLog, ServerConfig, TokioRuntime, TransportConfig,
+    ValidationTokenConfig, VarInt,
+};
 use sha2::{Digest as _, Sha256};
+use tokio::time::{Instant, interval_at, timeout};
 use tokio_rustls::rustls;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,20 +33,34 @@ use tracing::debug;
 use crate::metrics::Counter;
 
 /// How long a connection may be silent; nodes say something every 25 s.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(40);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes that a connection may have in flight: there is nothing to send but the handshake.
-const WINDOW: u32 = 16 << 10;
+const WINDOW: u32 = 4 << 10;
+/// Bytes of a handshake that are kept until what is before them has come.
+const HANDSHAKE_BYTES: usize = 8 << 10;
 /// Handshakes that may wait to be looked at.
-const MAX_INCOMING: usize = 1024;
-/// Bytes of theirs that are kept meanwhile, of all.
-const INCOMING_BYTES: u64 = 1 << 20;
+const MAX_INCOMING: usize = 256;
+/// Bytes of theirs that are kept meanwhile, of one and of all.
+const INCOMING_BYTES: (u64, u64) = (4 << 10, 256 << 10);
+/// Handshakes of one household at once: a school's viewers come when the lesson begins.
+const HANDSHAKES: u32 = 200;
+/// The time in which a household may have one more.
+const HANDSHAKE_EVERY: Duration = Duration::from_millis(200);
+/// How long who has been told may stay when half of the places are taken; it comes back when it wants to know again.
+const STAY: Duration = Duration::from_secs(10);
+/// Which part of the places those may have beside them who have gone, until the transport has forgotten them.
+const LEAVING: usize = 16;
+/// Networks whose handshakes are counted.
+const MOST_NETWORKS: usize = 8192;
 
 /// What has been done, for metrics.
 #[derive(Debug, Default)]
 pub struct DiscoveryMetrics {
     /// Connections now.
     pub connections: Counter,
-    /// Connections refused because there were too many.
+    /// Connections refused because there were too many, or came too fast.
     pub refused: Counter,
 }
 
@@ -67,6 +88,9 @@ impl Certificate {
             .with_single_cert(vec![cert], key)
             .map_err(io::Error::other)?;
         tls.alpn_protocols = vec![ALPN_QUIC_ADDR_DISC.to_vec()];
+        // Nobody comes back for what was said before.
+        tls.send_tls13_tickets = 0;
+        tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         Ok(Self { tls, fingerprint })
     }
 
@@ -84,15 +108,25 @@ pub fn open(socket: UdpSocket, certificate: Certificate) -> io::Result<Endpoint>
     transport
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
-        .datagram_receive_buffer_size(None)
+        .stream_receive_window(VarInt::from_u32(0))
         .receive_window(VarInt::from_u32(WINDOW))
         .send_window(WINDOW.into())
+        .crypto_buffer_size(HANDSHAKE_BYTES)
+        .datagram_receive_buffer_size(None)
+        .datagram_send_buffer_size(0)
+        // Packets are few and small.
+        .mtu_discovery_config(None)
+        .enable_segmentation_offload(false)
         .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().map_err(io::Error::other)?))
         .send_observed_address_reports(true);
+    let mut tokens = ValidationTokenConfig::default();
+    tokens.sent(0).log(Arc::new(NoneTokenLog));
     config
         .transport_config(Arc::new(transport))
+        .validation_token_config(tokens)
         .max_incoming(MAX_INCOMING)
-        .incoming_buffer_size_total(INCOMING_BYTES);
+        .incoming_buffer_size(INCOMING_BYTES.0)
+        .incoming_buffer_size_total(INCOMING_BYTES.1);
     Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))
 }
 
@@ -108,6 +142,7 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let connections = TaskTracker::new();
     let places = Pool::new(most as u64);
+    let (started, mut rates) = (Instant::now(), Rates::new(HANDSHAKES, HANDSHAKE_EVERY, MOST_NETWORKS));
     let mut broken = false;
     loop {
         let incoming = tokio::select! {
@@ -128,15 +163,18 @@ pub(crate) async fn serve(
             continue;
         }
         // Its address is proved by now.
-        let Ok(place) = places.take(incoming.remote_address().ip(), 1) else {
+        let ip = incoming.remote_address().ip();
+        let room = endpoint.open_connections() < most.saturating_add(most / LEAVING).saturating_add(1);
+        let place = (room && rates.take(ip, started.elapsed())).then(|| places.take(ip, 1));
+        let Some(Ok(place)) = place else {
             metrics.refused.increment();
             incoming.refuse();
             continue;
         };
-        let metrics = Arc::clone(&metrics);
+        let (metrics, places) = (Arc::clone(&metrics), places.clone());
         connections.spawn(async move {
             metrics.connections.increment();
-            hold(incoming, &place).await;
+            hold(incoming, &place, || places.used() > most as u64 / 2).await;
             metrics.connections.decrement();
         });
     }
@@ -147,20 +185,32 @@ pub(crate) async fn serve(
 }
 
 /// The transport reports the address by itself; the connection only has to last as long as the node wants it, or until
-/// another needs the place.
-async fn hold(incoming: Incoming, place: &Taken) {
+/// another needs the place: this one, or any when they are `scarce`.
+async fn hold(incoming: Incoming, place: &Taken, scarce: impl Fn() -> bool) {
     let connection = tokio::select! {
-        connection = incoming => connection,
+        connection = timeout(HANDSHAKE_TIMEOUT, incoming) => connection,
         () = place.evicted() => return,
     };
     match connection {
-        Ok(connection) => {
+        Ok(Ok(connection)) => {
             place.set_useful(true);
+            let others = async {
+                let mut stayed = interval_at(Instant::now() + STAY, STAY);
+                loop {
+                    stayed.tick().await;
+                    if scarce() {
+                        return;
+                    }
+                }
+            };
             tokio::select! {
-                _ = connection.closed() => {}
-                () = place.evicted() => connection.close(VarInt::from_u32(0), b"others need the place"),
+                _ = connection.closed() => return,
+                () = place.evicted() => {}
+                () = others => {}
             }
+            connection.close(VarInt::from_u32(0), b"others need the place");
         }
-        Err(error) => debug!(%error, "no connection for address discovery"),
+        Ok(Err(error)) => debug!(%error, "no connection for address discovery"),
+        Err(_) => debug!("no connection for address discovery: the handshake takes too long"),
     }
 }

@@ -12,25 +12,37 @@
 pub mod access;
 pub mod discovery;
 pub mod rate;
+mod socket;
+mod upgrade;
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{HeaderMap, HeaderValue};
-use hyper::service::Service as _;
-use hyper::{Request, Response};
+use hyper::header::HeaderValue;
+use hyper::upgrade::OnUpgrade;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
 use iroh_relay::KeyCache;
-use iroh_relay::server::http_server::{Handlers, RelayService, RelayServiceWithNotify};
-use iroh_relay::server::{ClientRateLimit, Metrics};
-use tokio::sync::Notify;
+use iroh_relay::http::{CLIENT_AUTH_HEADER, ProtocolVersion};
+use iroh_relay::protos::handshake;
+use iroh_relay::server::client::Config;
+use iroh_relay::server::clients::Clients;
+use iroh_relay::server::streams::{MaybeTlsStream, RelayedStream};
+use iroh_relay::server::{Access as Decision, Metrics, OnDisconnectGuard};
+use tokio::time::timeout;
+use tracing::debug;
 
 use crate::http::connections::Place;
-use access::{Access, Joined, OBSERVED};
+use crate::metrics::Counter;
+use crate::tracker::Shared;
+use access::{Access, Joined};
 use minuet_proto::mesh::NodeId;
 use rate::Throttle;
+use socket::{Allowance, ClientSocket};
+use upgrade::Asked;
 
 pub use iroh_relay::http::{RELAY_PATH, RELAY_PROBE_PATH};
 
@@ -68,6 +80,8 @@ pub enum DiscoveryListen {
 
 /// Public keys whose parsed form is remembered, 32 bytes and more each.
 const KEY_CACHE: usize = 4096;
+/// How long a client may take to show its key, from its request on.
+pub const KEY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it is looked how much is relayed.
 pub const OBSERVE_EVERY: Duration = Duration::from_millis(500);
 
@@ -75,7 +89,7 @@ pub const OBSERVE_EVERY: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RelayTotals {
     /// Clients now.
-    pub clients: usize,
+    pub clients: u64,
     /// Clients refused since the start.
     pub refused: u64,
     /// Bytes taken from clients.
@@ -91,60 +105,68 @@ pub struct RelayTotals {
 /// The relay server.
 #[derive(Debug)]
 pub struct RelayServer {
-    service: RelayService,
+    clients: Clients,
+    keys: KeyCache,
     metrics: Arc<Metrics>,
-    access: Arc<Access>,
+    access: Access,
     throttle: std::sync::Mutex<Throttle>,
+    /// What each client may send, in bytes a second.
+    client_rate: Arc<AtomicU32>,
+    limited_bytes: Arc<Counter>,
 }
 
 impl RelayServer {
     /// A relay server without clients.
     /// `joined` says which nodes have joined a channel lately.
     pub fn new(limits: &RelayLimits, joined: Joined) -> Self {
-        let metrics = Arc::new(Metrics::default());
         let joined: Joined = if limits.any_node { Arc::new(|_: &NodeId| true) } else { joined };
-        let access = Arc::new(Access::new(limits.clients, limits.clients_per_address, joined));
         let throttle = Throttle::new(limits.client_rate, limits.total_rate, OBSERVE_EVERY);
-        let service = RelayService::new(
-            Handlers::default(),
-            HeaderMap::new(),
-            Some(limit(throttle.client_rate())),
-            KeyCache::new(KEY_CACHE),
-            Arc::clone(&access) as Arc<_>,
-            Arc::clone(&metrics),
-        );
-        access.set_clients(service.clients().clone());
-        Self { service, metrics, access, throttle: throttle.into() }
+        Self {
+            clients: Clients::default(),
+            keys: KeyCache::new(KEY_CACHE),
+            metrics: Arc::default(),
+            access: Access::new(limits.clients, limits.clients_per_address, joined),
+            client_rate: Arc::new(AtomicU32::new(throttle.client_rate())),
+            throttle: throttle.into(),
+            limited_bytes: Arc::default(),
+        }
     }
 
-    /// Answers a request for [`RELAY_PATH`] from `ip`. The connection keeps its `place` among the tracker's until the
-    /// client has shown its key and has a place of its own here.
-    pub async fn upgrade(
+    /// Takes a connection over: the client shows its key, and is served from then on. The connection's `place` is held all
+    /// the while.
+    async fn take_over(
         &self,
-        mut request: Request<Incoming>,
+        upgrade: OnUpgrade,
+        version: ProtocolVersion,
+        proof: Option<HeaderValue>,
         ip: IpAddr,
         place: Arc<Place>,
-    ) -> Response<Vec<u8>> {
-        // Only the tracker says who it is.
-        if let Ok(observed) = HeaderValue::from_str(&ip.to_string()) {
-            request.headers_mut().insert(OBSERVED, observed);
+    ) -> Result<(), String> {
+        let told = |error: &dyn std::fmt::Display| error.to_string();
+        let parts = upgrade
+            .await
+            .map_err(|error| told(&error))?
+            .downcast::<TokioIo<MaybeTlsStream>>()
+            .map_err(|_| "it is no connection of the tracker's".to_owned())?;
+        if !parts.read_buf.is_empty() {
+            return Err("the client spoke before its request was answered".to_owned());
         }
-        request.extensions_mut().insert(place);
-        let service = RelayServiceWithNotify::new(self.service.clone(), Arc::new(Notify::new()));
-        match service.call(request).await {
-            Ok(response) => {
-                let (parts, body) = response.into_parts();
-                // A sentence at most.
-                let body = http_body_util::BodyExt::collect(body).await.map(|body| body.to_bytes().to_vec());
-                Response::from_parts(parts, body.unwrap_or_default())
+        let allowance = Allowance::new(Arc::clone(&self.client_rate), Arc::clone(&self.limited_bytes));
+        let mut socket = ClientSocket::new(parts.io.into_inner(), place, allowance);
+        let shown = handshake::serverside(&mut socket, proof).await.map_err(|error| told(&error))?;
+        let client = shown.client_key;
+        let decision = match self.access.enter(client, ip) {
+            Ok(place) => {
+                socket.admit(place);
+                Decision::Allow
             }
-            Err(error) => {
-                tracing::debug!(%error, "a relay client's request could not be answered");
-                let mut response = Response::new(Vec::new());
-                *response.status_mut() = hyper::StatusCode::INTERNAL_SERVER_ERROR;
-                response
-            }
-        }
+            Err(reason) => Decision::Deny { reason: Some(reason.to_owned()) },
+        };
+        shown.authorize_if(decision, &mut socket).await.map_err(|error| told(&error))?;
+        let stream = RelayedStream::new(socket, self.keys.clone());
+        let config = Config::new(OnDisconnectGuard::empty(client), stream, version);
+        self.clients.register(config, Arc::clone(&self.metrics));
+        Ok(())
     }
 
     /// Looks how much has been relayed since the last time, and sets what each client may send. To be called every
@@ -154,7 +176,7 @@ impl RelayServer {
         let before = throttle.client_rate();
         throttle.observe(self.metrics.bytes_recv.get());
         if throttle.client_rate() != before {
-            self.service.set_client_rate_limit(Some(limit(throttle.client_rate())));
+            self.client_rate.store(throttle.client_rate(), Ordering::Relaxed);
         }
     }
 
@@ -166,21 +188,47 @@ impl RelayServer {
             refused: self.access.refused(),
             received_bytes: self.metrics.bytes_recv.get(),
             sent_bytes: self.metrics.bytes_sent.get(),
-            limited_bytes: self.metrics.bytes_rx_ratelimited_total.get(),
+            limited_bytes: self.limited_bytes.get(),
             client_rate: throttle.client_rate().into(),
         }
     }
 
     /// Ends all connections.
     pub async fn shutdown(&self) {
-        self.service.shutdown().await;
+        self.clients.shutdown().await;
     }
 }
 
-fn limit(bytes_per_second: u32) -> ClientRateLimit {
-    let rate = NonZeroU32::new(bytes_per_second).unwrap_or(NonZeroU32::MIN);
-    let mut limit = ClientRateLimit::new(rate);
-    // A quarter of a second at once: a piece of a stream goes through without waiting.
-    limit.max_burst_bytes = NonZeroU32::new(bytes_per_second / 4);
-    limit
+/// Answers a request for [`RELAY_PATH`] from `ip`. The connection, with its `place`, is the relay server's from then on;
+/// who has not shown its key within [`KEY_TIMEOUT`] loses it.
+pub(crate) fn upgrade(
+    shared: &Arc<Shared>,
+    mut request: Request<Incoming>,
+    ip: IpAddr,
+    place: Arc<Place>,
+) -> Response<Vec<u8>> {
+    let asked = match Asked::read(request.headers()) {
+        Ok(asked) => asked,
+        Err(sentence) => {
+            let mut response = Response::new(sentence.into_bytes());
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            return response;
+        }
+    };
+    let (upgrade, version) = (hyper::upgrade::on(&mut request), asked.version);
+    let proof = request.headers().get(CLIENT_AUTH_HEADER).cloned();
+    let server = Arc::clone(shared);
+    shared.tasks.spawn(async move {
+        let Some(relay) = &server.relay else { return };
+        let work = relay.take_over(upgrade, version, proof, ip, place);
+        let done = tokio::select! {
+            // Dropped with its socket, and the place with it.
+            done = timeout(KEY_TIMEOUT, work) => done.unwrap_or_else(|_| Err("it has shown no key".to_owned())),
+            () = server.shutdown.cancelled() => return,
+        };
+        if let Err(why) = done {
+            debug!(%ip, "a client of the relay server has failed: {why}");
+        }
+    });
+    asked.answer()
 }

@@ -1,10 +1,11 @@
 //! The UDP tracker protocol (BEP 15, BEP 41), IPv4 and IPv6.
 //!
 //! Each worker is a thread with a socket of its own on the shared port (`SO_REUSEPORT`), which takes packets in
-//! batches (recvmmsg), answers them and sends the answers in batches (sendmmsg). Nothing is kept between
-//! packets but what the swarms keep.
+//! batches (recvmmsg), answers them and sends the answers, each from the address that was asked. Nothing is kept
+//! between packets but what the swarms keep.
 
 pub mod connection_id;
+mod family;
 pub mod packet;
 pub mod respond;
 mod worker;
@@ -44,6 +45,9 @@ pub fn bind(addr: SocketAddr, only_v6: bool, workers: usize) -> io::Result<(Sock
             socket.set_reuse_port(true)?;
         }
         set_buffers(&socket)?;
+        if addr.ip().is_unspecified() {
+            family::ask_for_local(&socket, addr.is_ipv4())?;
+        }
         socket.set_read_timeout(Some(worker::STOP_CHECK))?;
         socket.bind(&addr.into())?;
         let socket = UdpSocket::from(socket);

@@ -270,3 +270,64 @@ async fn trackers_of_a_fleet_take_each_others_nonces() {
     a.shutdown().await;
     b.shutdown().await;
 }
+
+#[tokio::test]
+async fn what_is_longer_in_the_store_than_trackers_write_costs_no_memory() {
+    /// Bytes of each name, value and message, and how many there are of most.
+    const LONG: (usize, usize) = (20_000_000, 4);
+    let folders: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
+    let store = Store::start().await;
+    let mut publisher = Publisher::new(1);
+    let (a, at_a) = started(&store, folders[0].path()).await;
+    publisher.publish_state(&at_a, &publisher.state(5, Phase::Live, "", false)).await;
+    let first = publisher.seal();
+    publisher.publish(&at_a, &first).await;
+    join(&at_a, &publisher, 1).await;
+    // The store makes them itself, so that they are in no memory of this process.
+    let make = "local long = string.rep('x', tonumber(ARGV[1])) for n = 1, tonumber(ARGV[2]) do \
+        redis.call('HSET', KEYS[1], '9' .. n, long) redis.call('HSET', KEYS[1], long .. n, 'x') \
+        redis.call('HSET', KEYS[2], 'r' .. (100 + n), long) redis.call('HSET', KEYS[2], long .. n, 'x') \
+        redis.call('ZADD', 'minuet:channels', ARGV[3], long .. n) end \
+        redis.call('PUBLISH', 'minuet:news', long) redis.call('SET', 'minuet:nonces', long)";
+    let client = redis::Client::open(format!("redis://127.0.0.1:{}/0", store.port)).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    connection.set_response_timeout(Duration::from_secs(60));
+    let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let before = most_memory();
+    let () = redis::cmd("EVAL")
+        .arg(make)
+        .arg(2)
+        .arg(format!("minuet:n:{}", publisher.channel()))
+        .arg(format!("minuet:c:{}", publisher.channel()))
+        .arg(LONG.0)
+        .arg(LONG.1)
+        .arg(u64::try_from(now_ms).unwrap())
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    // One that comes now has the record that is good, and the node that the other knows.
+    let (b, at_b) = started(&store, folders[1].path()).await;
+    until(async || publisher.join(&at_b, "?from=oldest").await.newest == Some(SegmentSeq(0))).await;
+    until(async || {
+        let told = join(&at_b, &publisher, 9).await;
+        told.is_some_and(|told| told.nodes.iter().any(|node| node.node == node_id(1)))
+    })
+    .await;
+    // News go on.
+    let second = publisher.seal();
+    publisher.publish(&at_a, &second).await;
+    until(async || publisher.join(&at_b, "").await.newest == Some(SegmentSeq(1))).await;
+    let more = (most_memory() - before) >> 10;
+    println!("{} texts of {} bytes: {more} MiB more", 5 * LONG.1, LONG.0);
+    // Less than a few of the long ones; two trackers need some for themselves.
+    assert!(more < 60, "{more} MiB more");
+    a.shutdown().await;
+    b.shutdown().await;
+}
+
+/// The most memory that this process has had, in KiB.
+fn most_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}

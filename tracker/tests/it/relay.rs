@@ -1,6 +1,7 @@
 //! The relay server and address discovery, with iroh endpoints as nodes use them: without anybody else's servers.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,8 @@ use minuet_tracker::relay::DiscoveryListen;
 use minuet_tracker::{Config, Tracker};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{
     CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
@@ -335,5 +338,92 @@ async fn a_taken_port_for_address_discovery_stops_only_who_asked_for_it() {
     let without = World::with(|config| config.relay.discovery_listen = DiscoveryListen::Nowhere);
     let world = tokio::time::timeout(Duration::from_secs(60), without).await.unwrap();
     assert_eq!(world.join(1, None).await.relay_quic_port, None);
+    world.tracker.shutdown().await;
+}
+
+/// A client of the relay server that has asked for its WebSocket and says nothing more.
+async fn silent(world: &World, from: Ipv4Addr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    let mut stream = socket.connect(world.tracker.http_addrs()[0]).await?;
+    let request = "GET /relay HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+        sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+        sec-websocket-protocol: iroh-relay-v2\r\n\r\n";
+    stream.write_all(request.as_bytes()).await?;
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).await?;
+    assert_eq!(&head, b"HTTP/1.1 101");
+    Ok(stream)
+}
+
+/// Reads until the tracker hangs up.
+async fn hung_up(mut stream: TcpStream) {
+    // An end as well as a reset.
+    while stream.read(&mut [0; 1024]).await.is_ok_and(|length| length > 0) {}
+}
+
+#[tokio::test]
+async fn who_asks_for_the_relay_server_and_shows_no_key_holds_a_place_and_loses_it() {
+    const PLACES: usize = 32;
+    let world = World::with(|config| config.http.connections = PLACES).await;
+    let greedy = Ipv4Addr::new(127, 0, 0, 2);
+    let mut held = Vec::new();
+    // All that is free, beside what the tests' own HTTP client holds.
+    while let Ok(stream) = silent(&world, greedy).await {
+        held.push(stream);
+        assert!(held.len() <= PLACES, "they hold no places");
+    }
+    // Who asks from elsewhere takes one of them.
+    for n in 3..9 {
+        let other = silent(&world, Ipv4Addr::new(127, 0, 0, n)).await.unwrap();
+        assert!(world.sample("connections").await >= PLACES as u64);
+        drop(other);
+    }
+    let mut ends: Vec<_> = held.into_iter().map(|stream| Box::pin(hung_up(stream))).collect();
+    let (_, _, rest) = futures_util::future::select_all(ends.drain(..)).await;
+    // The others are hung up on because they show no key.
+    futures_util::future::join_all(rest).await;
+    let held = async || world.sample("connections").await;
+    tokio::time::timeout(Duration::from_secs(60), async { while held().await > 4 {} }).await.unwrap();
+    assert_eq!(world.sample("relay_clients").await, 0);
+    world.tracker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_relay_client_keeps_its_place_among_the_connections() {
+    let world = World::with(|_| {}).await;
+    let joined = world.join(1, None).await;
+    let before = world.sample("connections").await;
+    let node = node(&joined, 1, false).await;
+    node.online().await;
+    assert_eq!(world.sample("relay_clients").await, 1);
+    // The tests' own HTTP client may have opened or closed one of its own meanwhile.
+    assert!(world.sample("connections").await > before.saturating_sub(1));
+    node.close().await;
+    world.tracker.shutdown().await;
+}
+
+#[tokio::test]
+async fn address_discovery_shakes_hands_with_one_household_no_faster_than_it_may() {
+    let world = World::with(|_| {}).await;
+    let joined = world.join(1, None).await;
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, joined.relay_quic_port.unwrap()));
+    let fingerprint = parse_fingerprint(&joined.relay_quic_cert.unwrap()).unwrap();
+    let connect = async |endpoint: &noq::Endpoint| {
+        endpoint.connect_with(discovery_client(fingerprint), to, "127.0.0.1").unwrap().await
+    };
+    let hasty = noq::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    // Far fewer than there may be at once, so it is for their number in a moment that one is refused.
+    let mut shaken = 0;
+    while let Ok(connection) = connect(&hasty).await {
+        connection.close(0u32.into(), b"");
+        shaken += 1;
+        assert!(shaken < 100_000, "nobody is ever refused");
+    }
+    assert!(shaken >= 200, "{shaken}");
+    assert_eq!(world.sample("discovery_refused_total").await, 1);
+    // Another household has its own.
+    let other = noq::Endpoint::client((Ipv4Addr::new(127, 0, 1, 2), 0).into()).unwrap();
+    connect(&other).await.unwrap();
     world.tracker.shutdown().await;
 }

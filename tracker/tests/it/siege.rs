@@ -266,3 +266,40 @@ async fn without_being_told_where_a_tracker_listens_on_both_families() {
     }
     tracker.shutdown().await;
 }
+
+/// A client that asks for long answers by the hundred and does not read them has none written that cannot be kept.
+#[tokio::test]
+async fn answers_that_there_is_no_room_for_are_not_written() {
+    let data = tempfile::tempdir().unwrap();
+    let mut limited = crate::support::config(data.path());
+    limited.http.answers = 4 << 20;
+    let tracker = minuet_tracker::Tracker::start(limited).await.unwrap();
+    let (at, addr) = (crate::support::base(&tracker), tracker.http_addrs()[0]);
+    let mut publisher = Publisher::new(1);
+    for _ in 0..500 {
+        let segment = publisher.seal();
+        assert_eq!(publisher.publish(&at, &segment).await.0, 200);
+    }
+    let path = channel_api::join_path(&publisher.channel());
+    let request = format!("GET /{path}?from=oldest HTTP/1.1\r\nhost: t\r\n\r\n");
+    let refused = async || {
+        let mut stream = connection(addr, &request).await;
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).await.unwrap();
+        &status == b"HTTP/1.1 503"
+    };
+    // Those that ask for more than their sockets hold, and do not read, take all the room.
+    let mut held = Vec::new();
+    while !refused().await {
+        held.push(connection(addr, &request.repeat(20)).await);
+        assert!(held.len() < 1_000, "nobody is refused");
+    }
+    let written = async || crate::support::sample(&at, "joins_total").await;
+    let before = written().await;
+    for _ in 0..20 {
+        assert!(refused().await);
+    }
+    assert_eq!(written().await, before, "what was refused has been written");
+    drop(held);
+    tracker.shutdown().await;
+}

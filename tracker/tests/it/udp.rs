@@ -89,3 +89,27 @@ async fn a_port_in_use_names_its_option() {
     let error = Tracker::start(config).await.unwrap_err();
     assert!(error.to_string().contains("--udp-listen"), "{error}");
 }
+
+/// On a host with several addresses, which loopback is, a client hears from the address that it asked.
+#[tokio::test]
+async fn an_answer_leaves_from_the_address_that_was_asked() {
+    let v4 = &["127.0.0.1", "127.0.0.2", "127.1.2.3"][..];
+    let both = &["127.0.0.1", "127.0.0.2", "::1", "127.1.2.3"][..];
+    for (everywhere, asked) in [("0.0.0.0:0", v4), ("[::]:0", both)] {
+        let data = tempfile::tempdir().unwrap();
+        let mut config = config(data.path());
+        config.udp_listen = vec![everywhere.parse().unwrap()];
+        let tracker = Tracker::start(config).await.unwrap();
+        let port = tracker.udp_addrs()[0].port();
+        tokio::task::spawn_blocking(move || {
+            for ip in asked {
+                // Connected, so that the kernel gives it nothing from anywhere else.
+                let mut client = Client::connect(SocketAddr::new(ip.parse().unwrap(), port));
+                assert_eq!(client.scrape(&[7; 20]).len(), 20, "{ip} at {everywhere}");
+            }
+        })
+        .await
+        .unwrap();
+        tracker.shutdown().await;
+    }
+}

@@ -31,8 +31,8 @@ const UNPROVEN: u64 = 8;
 /// How long the handshake may take of one that has not shown its address.
 const UNPROVEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Handshakes that all may begin, and what each household may begin beyond that.
-const COMMON: Allowance = Allowance { burst: 200.0, per_s: 20.0 };
-const OWN: Allowance = Allowance { burst: 8.0, per_s: 0.5 };
+const COMMON: Allowance = Allowance { burst: 200, cost: Duration::from_millis(50) };
+const OWN: Allowance = Allowance { burst: 8, cost: Duration::from_secs(2) };
 /// All that come through relay servers share as one household: whose they are is not known.
 const RELAYED: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
