@@ -25,7 +25,7 @@ use minuet_proto::{
 };
 use tokio::{runtime::Runtime, task::JoinHandle};
 
-const ALPN: &[u8] = b"minuet-mesh/1";
+const ALPN: &[u8] = b"minuet-mesh/2";
 /// How often the tracker is asked for victims, and those who hung up are dialled again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Payload of a block.

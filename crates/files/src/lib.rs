@@ -31,6 +31,18 @@ pub fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     }
 }
 
+/// Opens for reading a regular file that the user has named: a link is followed, but a pipe is not waited for.
+///
+/// Errors as [`File::open`], and with a sentence if it is no regular file.
+pub fn open_named(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK.union(OFlags::NOCTTY).bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no regular file")),
+    }
+}
+
 /// Reads the whole file `path`, opened as by [`open`], of at most `most` bytes.
 ///
 /// Errors as [`open`], and if the file is longer.
@@ -87,5 +99,9 @@ mod tests {
         }
         assert_eq!(fs::read(at("victim")).unwrap(), b"precious");
         assert!(!at("missing").exists());
+        for name in ["folder", "pipe"] {
+            assert!(open_named(&at(name)).unwrap_err().to_string().contains("no regular file"));
+        }
+        assert!(open_named(&at("link")).is_ok() && open_named(&at("dangling")).is_err());
     }
 }

@@ -24,8 +24,10 @@ pub enum Scope {
     Loopback,
     /// This link.
     LinkLocal,
-    /// This site: a private network, also one of a carrier (RFC 1918, 6598, 4193).
+    /// This site: a private network (RFC 1918, 4193).
     Private,
+    /// Behind the same carrier's NAT (RFC 6598): strangers to each other, like those on the internet.
+    Carrier,
     /// The internet.
     Public,
 }
@@ -42,8 +44,10 @@ impl Scope {
                     Some(Self::Loopback)
                 } else if ip.is_link_local() {
                     Some(Self::LinkLocal)
-                } else if ip.is_private() || (a == 100 && b & 0xc0 == 64) {
+                } else if ip.is_private() {
                     Some(Self::Private)
+                } else if a == 100 && b & 0xc0 == 64 {
+                    Some(Self::Carrier)
                 } else {
                     Some(Self::Public)
                 }
@@ -269,7 +273,7 @@ mod tests {
             ("10.1.2.3", Some(Scope::Private)),
             ("172.31.0.1", Some(Scope::Private)),
             ("192.168.1.1", Some(Scope::Private)),
-            ("100.64.0.1", Some(Scope::Private)),
+            ("100.64.0.1", Some(Scope::Carrier)),
             ("fd00::1", Some(Scope::Private)),
             ("fec0::1", Some(Scope::Private)),
             ("172.32.0.1", Some(Scope::Public)),

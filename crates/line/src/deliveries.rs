@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::estimate::LinkSample;
 
 /// How long looks are kept.
-const KEPT: Duration = Duration::from_millis(1200);
+const KEPT: Duration = Duration::from_millis(2500);
 
 /// Bytes of a packet, about.
 const PACKET: f64 = 1200.0;

@@ -7,16 +7,23 @@
 //! 1. *It begins small*, at [`FIRST`], or at a part of what an earlier run learned on the same network. A source begins
 //!    with what the stream needs, since with less there is no broadcast.
 //! 2. *It grows while it is used and nothing waits.* What nobody uses teaches nothing. As long as the line was never
-//!    full, sixfold a second: 40 Mbit/s are found in two or three. After that as CUBIC does (RFC 9438), but relative to the
-//!    ceiling, so that each rate takes the same time: quickly to just below the rate at which the line was full, slowly
-//!    around it, and quickly again once that is passed.
+//!    full, up to twelvefold a second, but never far beyond what was delivered: 40 Mbit/s are found in two to three. After
+//!    that as CUBIC does (RFC 9438), but relative to the ceiling, so that each rate takes the same time: quickly to just
+//!    below the rate at which the line was full, slowly around it, and quickly again once that is passed.
 //! 3. *It stays where it is while a little waits*, and shrinks slowly where more does.
 //! 4. *The line is full* where packets wait for [`FULL`] and more, or where more is lost than a bad line loses. Then the
-//!    limit becomes a part of what was delivered, and stays until the queue has had time to drain.
-//! 5. *Somebody else sends* where the queue has not drained then as it must have, had this node alone filled it. Then the
-//!    limit is halved, again and again, down to [`LEAST_PART`] of what the line is known to deliver: a call or an upload
-//!    over the same line has it within a second, and a queue that stands for minutes does no harm to either.
-//! 6. *A source never gives up the stream*: [`SOURCE_NEED`] of its rate stay.
+//!    limit becomes a part of what was delivered, and stays until that shows.
+//! 5. *A long queue is drained*, and so is the one that ends the start: what is seen of a queue is as old as a round trip and
+//!    the queue itself, so it is longer than it looks, and little can be said of the line that was overrun while the limit
+//!    doubled. The limit falls to [`DRAIN`] of what is delivered until, by what was sent since, nothing waits any more. The
+//!    line is full all that time: what it delivers then is what it can do, and the limit goes on from there.
+//! 6. *Somebody else sends* where the queue does not drain as it must, had this node alone filled it, in what was sent after
+//!    the limit fell. Then the limit is halved, again and again, down to [`LEAST_PART`] of what the line is known to
+//!    deliver: a call or an upload over the same line has it within a second or two, and a queue that stands for minutes
+//!    does no harm to either.
+//! 7. *A source never gives up the stream*: [`SOURCE_NEED`] of its rate stay.
+//!
+//! Waits are longer by a packet's time on a slow line, whatever the limit: that much is allowed for in all of these.
 //!
 //! `--upload-limit` is above all this: where it is given there is no estimate.
 
@@ -45,19 +52,22 @@ const FULL: Duration = Duration::from_millis(20);
 const LITTLE: Duration = Duration::from_millis(8);
 /// How much the limit shrinks in a second in which packets wait longer than a little, but the line is not full.
 const SHRINK: f64 = 0.3;
-/// A queue of this length is no small overshoot: the limit must fall further, to drain it.
+/// A queue of this length is no small overshoot: it is drained.
 const LONG: Duration = Duration::from_millis(50);
 /// What becomes of the limit where the line is full: a part of what was delivered, …
 const BACK_OFF: f64 = 0.85;
-/// … a smaller one where the queue is long, …
-const DRAIN: f64 = 0.7;
+/// … a smaller one while a long queue drains, …
+const DRAIN: f64 = 0.4;
+/// … which takes no longer than this, …
+const MOST_DRAIN: Duration = Duration::from_millis(1500);
 /// … and where somebody else sends.
 const YIELD: f64 = 0.5;
 /// One look never takes more than this: a count that stood still is not yet a line that does.
 const AT_ONCE: f64 = 0.3;
-/// After that the limit stays for the round trip and the wait, after which that shows, but no longer than this, and a
-/// look more.
-const SHOWS: Duration = Duration::from_millis(600);
+/// No longer than this is waited for a limit to show that fell.
+const SHOWS: Duration = Duration::from_millis(1500);
+/// Bytes of a packet, about.
+const PACKET: f64 = 1200.0;
 /// A queue that has not drained so long after that is somebody else's, …
 const PATIENCE: Duration = Duration::from_millis(300);
 /// … and one that has grown by so much is at once.
@@ -81,10 +91,15 @@ const SHORT_WINDOW: Duration = Duration::from_millis(200);
 /// A limit of which so much is used grows.
 const USED: f64 = 0.8;
 /// Growth a second while the line was never full, and at most after that, …
-const STARTUP: f64 = 6.0;
+const STARTUP: f64 = 12.0;
 const REGROWTH: f64 = 4.0;
-/// … as long as the limit is at most so many times what was delivered: what is in doubt is not doubled.
+/// … as long as the limit is at most so many times what was delivered: what is in doubt is not doubled. More while the line was
+/// never full, less beyond the rate at which it was: what overruns a line is not seen at once.
 const AHEAD: f64 = 1.5;
+const STARTUP_AHEAD: f64 = 1.7;
+const BEYOND_AHEAD: f64 = 1.2;
+/// While the limit grows manifold a second, what was delivered over a longer time than this is far less than what is now.
+const STARTUP_WINDOW: Duration = Duration::from_millis(200);
 /// The cubic's coefficient, for a second and a ceiling of one: back at the ceiling after a second and a half, twice the
 /// ceiling three seconds later.
 const CUBIC: f64 = 0.04;
@@ -138,6 +153,7 @@ pub struct Estimate {
     /// No growth and no back-off before this time.
     held_until: Duration,
     last_cut: Option<Cut>,
+    draining: Option<Draining>,
     was_full: bool,
     /// What the last look saw.
     seen: Option<Seen>,
@@ -157,15 +173,61 @@ enum Growth {
     Cubic { ceiling: f64, from: f64, used_s: f64 },
 }
 
+/// A long queue of this node's own making drains. As long as it does the line is full, so what is delivered meanwhile is
+/// what the line can do.
+#[derive(Debug, Clone, Copy)]
+struct Draining {
+    /// When it ends in any case.
+    until: Duration,
+    /// Since when the line was full.
+    since: Duration,
+    /// What the line was taken for, if the limit has just fallen before: what is delivered now may not be all that it can do.
+    ceiling: Option<f64>,
+}
+
 /// What was seen when the limit fell last.
 #[derive(Debug, Clone, Copy)]
 struct Cut {
-    /// When the first packet that was sent after it can be acknowledged.
-    shows_at: Duration,
-    /// The longest wait until then.
+    at: Duration,
+    /// When the queue was drained and the limit rose again.
+    ends: Option<Duration>,
+    /// The longest wait of what was sent before it.
     wait: Duration,
     /// By what part the queue must drain a second, if this node alone filled it.
     drains: f64,
+    /// The queue was short, and the limit fell by little.
+    gentle: bool,
+}
+
+impl Cut {
+    /// How long after it that was sent which is seen now; none if before.
+    fn since(&self, seen: Seen, now: Duration) -> Option<Duration> {
+        now.checked_sub(self.at + lag(seen))
+    }
+
+    fn is_recent(&self, seen: Seen, now: Duration) -> bool {
+        self.since(seen, now).is_none_or(|since| since <= AGAIN)
+    }
+
+    /// What is seen now was sent after the queue was drained.
+    fn is_over(&self, seen: Seen, now: Duration) -> bool {
+        let drained = self.ends.map(|ends| ends.saturating_sub(self.at));
+        drained.zip(self.since(seen, now)).is_some_and(|(drained, since)| since > drained)
+    }
+
+    /// Whether it does not show in what was sent long enough after it, so that somebody else fills the queue.
+    fn has_no_effect(&self, seen: Seen, now: Duration) -> bool {
+        let Some(since) = self.since(seen, now) else { return false };
+        let low = self.ends.map_or(since, |ends| since.min(ends.saturating_sub(self.at)));
+        let must = self.drains * low.as_secs_f64() * SURELY;
+        let drained = seen.wait.as_secs_f64() + must <= self.wait.as_secs_f64();
+        seen.wait > self.wait + GROWN || since >= PATIENCE && !drained
+    }
+}
+
+/// How long ago that was sent from which a wait is seen.
+fn lag(seen: Seen) -> Duration {
+    (seen.round_trip + seen.wait + LOOK).min(SHOWS)
 }
 
 /// The most that the line has delivered of late.
@@ -196,6 +258,7 @@ impl Estimate {
             growth,
             held_until: now,
             last_cut: None,
+            draining: None,
             was_full: false,
             seen: None,
             waited: false,
@@ -253,73 +316,143 @@ impl Estimate {
         self.seen = seen;
         self.proof.note(self.deliveries.delivered(PROOF_WINDOW), now);
         if let (Some(cut), Some(seen)) = (&mut self.last_cut, seen)
-            && now <= cut.shows_at
+            && cut.since(seen, now).is_none()
         {
             cut.wait = cut.wait.max(seen.wait);
         }
-        if now >= self.held_until {
-            let overflows = self.deliveries.overflows(LOSS_WINDOW, LOSS);
-            match seen {
-                Some(seen) if overflows || seen.wait > FULL + seen.jitter * 3 / 2 => self.back_off(seen, now),
-                Some(seen) if seen.wait > LITTLE + seen.jitter => {
-                    // One look may see a jitter.
-                    let again = std::mem::replace(&mut self.waited, true);
-                    if again {
-                        self.limit *= 1.0 - SHRINK * elapsed.min(1.0);
-                    }
-                }
-                Some(_) => {
-                    self.waited = false;
-                    self.last_cut = None;
-                    self.grow(elapsed.min(1.0));
-                }
-                None => {}
-            }
+        if let Some(seen) = seen {
+            self.drain(seen, now);
+            self.judge(seen, elapsed.min(1.0), now);
         }
         let least = self.least(look.stream as f64);
         self.limit = self.limit.clamp(least, MOST);
         self.limit()
     }
 
+    fn judge(&mut self, seen: Seen, elapsed: f64, now: Duration) {
+        let packet = self.packet();
+        if self.draining.is_none()
+            && seen.wait > LONG + packet + seen.jitter * 3 / 2
+            && self.was_gentle(seen, now)
+        {
+            return self.cut(seen, false, true, now);
+        }
+        if now < self.held_until {
+            return;
+        }
+        // What was lost of that which was sent before the limit fell was that queue's.
+        let since = now.saturating_sub(self.held_until).max(LOOK);
+        let overflows = self.deliveries.overflows(LOSS_WINDOW.min(since), LOSS);
+        if overflows || seen.wait > FULL + packet + seen.jitter * 3 / 2 {
+            self.back_off(seen, now);
+        } else if self.draining.is_some() {
+            // The limit is as low as it must be.
+        } else if seen.wait > LITTLE + packet / 2 + seen.jitter {
+            // One look may see a jitter.
+            let again = std::mem::replace(&mut self.waited, true);
+            if again {
+                self.limit *= 1.0 - SHRINK * elapsed;
+            }
+        } else {
+            self.waited = false;
+            self.last_cut = None;
+            self.grow(elapsed);
+        }
+    }
+
+    /// A packet's time on the line.
+    fn packet(&self) -> Duration {
+        let rate = match self.growth {
+            Growth::Startup => self.limit,
+            Growth::Cubic { ceiling, .. } => ceiling.max(self.limit),
+        };
+        Duration::from_secs_f64(PACKET / rate.max(LEAST))
+    }
+
+    /// The limit fell a little, just now: if the queue is long for all that, it was longer than it looked.
+    fn was_gentle(&self, seen: Seen, now: Duration) -> bool {
+        self.last_cut.is_some_and(|cut| cut.gentle && cut.is_recent(seen, now))
+    }
+
     fn least(&self, stream: f64) -> f64 {
         let least = LEAST.max(self.proof.most() * LEAST_PART);
-        if self.is_source { least.max(stream * SOURCE_NEED) } else { least }
+        let least = if self.is_source { least.max(stream * SOURCE_NEED) } else { least };
+        least.min(MOST)
     }
 
     fn back_off(&mut self, seen: Seen, now: Duration) {
-        let delivered = self.delivered_lately().min(self.limit);
-        let last = self.last_cut.filter(|cut| now <= cut.shows_at + AGAIN);
-        let stands = last.is_some_and(|cut| {
-            let since = now.saturating_sub(cut.shows_at);
-            let must = cut.drains * since.as_secs_f64() * SURELY;
-            let drained = seen.wait.as_secs_f64() + must <= cut.wait.as_secs_f64();
-            seen.wait > cut.wait + GROWN || since >= PATIENCE && !drained
-        });
-        if last.is_some() && !stands {
+        let last = self.last_cut.filter(|cut| cut.is_recent(seen, now));
+        let stands = last.is_some_and(|cut| cut.has_no_effect(seen, now));
+        // What was sent after the queue should have been empty waits all the same: the line has less than was thought.
+        let again = last.is_some_and(|cut| cut.is_over(seen, now));
+        if last.is_some() && !stands && !again {
             // It drains.
             return;
         }
+        self.cut(seen, stands, last.is_some(), now);
+    }
+
+    /// The limit falls: to give way if the queue `stands` whatever this node does, to drain it if it falls `again`.
+    fn cut(&mut self, seen: Seen, stands: bool, again: bool, now: Duration) {
         self.was_full = true;
+        let delivered = match self.growth {
+            Growth::Startup => self.deliveries.delivered(RATE_WINDOW.0),
+            Growth::Cubic { .. } => self.delivered_lately(),
+        };
+        let delivered = delivered.min(self.limit);
+        let starts = matches!(self.growth, Growth::Startup);
+        let drains = !stands && (starts || again || seen.wait > LONG + self.packet());
         let part = match () {
             () if stands => YIELD,
-            () if seen.wait > LONG => DRAIN,
+            () if drains => DRAIN,
             () => BACK_OFF,
         };
         // A node that gives way to somebody else comes back to what the line delivered before that.
         let ceiling = match self.growth {
-            Growth::Cubic { ceiling, .. } if stands => ceiling,
+            Growth::Cubic { ceiling, .. } if again => ceiling,
             _ => delivered,
         };
-        let limit = (delivered * part).max(self.limit * AT_ONCE);
-        self.growth = Growth::Cubic {
-            ceiling: ceiling.max(limit),
-            from: limit / ceiling.max(limit).max(1.0),
-            used_s: 0.0,
-        };
-        self.limit = limit;
-        let shows_at = now + (seen.round_trip + seen.wait).min(SHOWS);
-        self.last_cut = Some(Cut { shows_at, wait: seen.wait, drains: 1.0 - part });
-        self.held_until = shows_at + LOOK;
+        self.limit = (delivered * part).max(self.limit * AT_ONCE);
+        self.rise_to(ceiling);
+        let gentle = !stands && !drains;
+        self.last_cut = Some(Cut { at: now, ends: None, wait: seen.wait, drains: 1.0 - part, gentle });
+        self.held_until = now + lag(seen);
+        self.draining = drains.then(|| Draining {
+            until: now + MOST_DRAIN,
+            since: now.saturating_sub(seen.wait),
+            ceiling: again.then_some(ceiling),
+        });
+    }
+
+    /// From now on the limit grows towards what the line could do before.
+    fn rise_to(&mut self, ceiling: f64) {
+        let ceiling = ceiling.max(self.limit);
+        self.growth = Growth::Cubic { ceiling, from: self.limit / ceiling.max(1.0), used_s: 0.0 };
+    }
+
+    fn drain(&mut self, seen: Seen, now: Duration) {
+        let Some(Draining { until, since, ceiling }) = self.draining else { return };
+        if now > until + 2 * LOOK {
+            // Nothing was heard in between.
+            self.draining = None;
+            return;
+        }
+        let line = self.deliveries.delivered(now.saturating_sub(since).max(RATE_WINDOW.0));
+        // What waits now: what was seen of that which was sent some time ago, and what was sent since beyond what left.
+        let ago = seen.round_trip + seen.wait + LOOK;
+        let since = self.deliveries.sent(ago) / line.max(1.0) - 1.0;
+        let waits = seen.wait.as_secs_f64() + since * ago.as_secs_f64();
+        if now < until && waits > (LITTLE + self.packet()).as_secs_f64() {
+            self.limit = (line * DRAIN).max(self.limit * AT_ONCE).min(self.limit);
+            return;
+        }
+        self.draining = None;
+        self.limit = line * BACK_OFF;
+        self.rise_to(ceiling.unwrap_or(line));
+        self.held_until = now + lag(seen);
+        if let Some(cut) = &mut self.last_cut {
+            cut.ends = Some(now);
+        }
     }
 
     /// The rate at which the far ends got something, of late.
@@ -333,19 +466,19 @@ impl Estimate {
         if self.deliveries.sent(SHORT_WINDOW) < self.limit * USED {
             return;
         }
-        // While the limit grows manifold a second, what was delivered over a whole one is far less than what is delivered now.
-        let (delivered, growth) = match self.growth {
-            Growth::Startup => (self.deliveries.delivered(RATE_WINDOW.0), STARTUP),
-            Growth::Cubic { .. } => (self.delivered_lately(), REGROWTH),
+        let (delivered, growth, ahead) = match self.growth {
+            Growth::Startup => (self.deliveries.delivered(STARTUP_WINDOW), STARTUP, STARTUP_AHEAD),
+            Growth::Cubic { .. } => (self.delivered_lately(), REGROWTH, AHEAD),
         };
-        let fast = (self.limit * growth.powf(elapsed)).min(delivered * AHEAD).max(self.limit);
+        let fast = (self.limit * growth.powf(elapsed)).min(delivered * ahead).max(self.limit);
         self.limit = match &mut self.growth {
             Growth::Startup => fast,
             Growth::Cubic { ceiling, from, used_s } => {
                 *used_s += elapsed;
                 let back_at = ((1.0 - *from) / CUBIC).cbrt();
                 let cubic = *ceiling * (1.0 + CUBIC * (*used_s - back_at).powi(3));
-                cubic.clamp(self.limit, fast)
+                let ahead = if cubic > *ceiling { BEYOND_AHEAD } else { AHEAD };
+                cubic.min(delivered * ahead).clamp(self.limit, fast)
             }
         };
     }

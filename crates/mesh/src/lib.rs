@@ -19,36 +19,18 @@
 // overflow, and by `Timestamp`'s operators, which saturate.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
-mod arrival;
-mod bans;
-mod bits;
-mod candidates;
 mod config;
-mod contribution;
+mod demand;
 mod event;
-mod flood;
-mod greeting;
-mod heads;
-mod known;
-mod lateness;
-mod neighbour;
-mod neighbourhood;
+mod members;
 mod node;
-mod offer;
-mod picker;
-mod places;
-mod playback;
-mod push;
-mod reappearance;
-mod statements;
-mod strain;
-mod tempo;
+mod stream;
+mod supply;
 mod time;
-mod uplink;
-mod window;
+mod trust;
 
 pub use config::{Config, HeadKey, PickOrder, Role, Start};
+pub use demand::strain::{Cause, Shortage};
 pub use event::{Direction, HangUpReason, Input, LinkId, Output, PieceRef, Statement};
 pub use node::{Load, Node, Stats};
-pub use strain::{Cause, Shortage};
 pub use time::Timestamp;

@@ -8,18 +8,18 @@ use minuet_proto::mesh::{Message, NodeId, Serial};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use crate::bans::Bans;
-use crate::candidates::Candidates;
-use crate::flood::{self, price};
-use crate::greeting::kbps;
-use crate::neighbour::{Neighbours, Slab};
-use crate::playback::Playback;
-use crate::push::Push;
-use crate::statements::Statements;
-use crate::strain::{Shortage, Strain};
-use crate::tempo::Tempo;
-use crate::uplink::Uplink;
-use crate::window::PieceWindow;
+use crate::demand::playback::Playback;
+use crate::demand::strain::{Shortage, Strain};
+use crate::members::candidates::Candidates;
+use crate::members::greeting::kbps;
+use crate::members::neighbour::{Neighbours, Slab};
+use crate::stream::statements::Statements;
+use crate::stream::tempo::Tempo;
+use crate::stream::window::PieceWindow;
+use crate::supply::push::Push;
+use crate::supply::uplink::Uplink;
+use crate::trust::bans::Bans;
+use crate::trust::flood::{self, price};
 use crate::{Config, HangUpReason, Input, LinkId, Output, Role, Statement, Timestamp};
 
 /// How often requests, deadlines and offers are looked at without an event.
@@ -83,7 +83,7 @@ pub struct Node {
     pub(crate) bans: Bans,
     pub(crate) candidates: Candidates,
     pub(crate) push: Push,
-    pub(crate) offers: Vec<crate::offer::Offer>,
+    pub(crate) offers: Vec<crate::supply::offer::Offer>,
     pub(crate) stats: Stats,
     /// How often pieces come.
     pub(crate) tempo: Tempo,
@@ -148,7 +148,7 @@ impl Node {
             first_head_at: None,
             edge_at: now,
             heads_asked_at: None,
-            quiet_after: crate::neighbour::QUIET,
+            quiet_after: crate::members::neighbour::QUIET,
             retractions: flood::Retractions::new(now),
             strain: Strain::default(),
             promised_kbps: kbps(promised),
@@ -298,7 +298,7 @@ impl Node {
         self.ticks = self.ticks.wrapping_add(1);
         self.tempo.look(&self.window);
         self.delay = self.delay_now(now);
-        self.quiet_after = self.window.span(QUIET_PIECES).max(crate::neighbour::QUIET);
+        self.quiet_after = self.window.span(QUIET_PIECES).max(crate::members::neighbour::QUIET);
         let edge = self.window.edge();
         let telling = self.neighbours.iter().filter(|(_, n)| n.tells(edge)).count();
         self.listeners = if telling == 0 { self.neighbours.len() } else { telling };

@@ -156,9 +156,13 @@ impl TrackerClient {
         &self.base
     }
 
-    /// Where BitTorrent clients announce to it (BEP 3).
+    /// Where BitTorrent clients announce to it (BEP 3), as it may be published: without name and password.
     pub fn announce_url(&self) -> String {
-        self.url("announce").into()
+        let mut url = self.url("announce");
+        // Fails only for addresses that cannot have any.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        url.into()
     }
 
     /// Everything needed to join a channel, in one answer.

@@ -91,6 +91,20 @@ pub fn log(notice: &Notice, line: &str) {
     }
 }
 
+/// Says that packets were lost before they came here, or when `recorded` was made.
+pub fn lost(breaks: u64, recorded: Option<&str>) -> String {
+    match recorded {
+        Some(name) => format!(
+            "the numbers of the packets of {name} broke off {breaks} times: it was joined of parts there, or lost packets when \
+             it was recorded (viewers see it)"
+        ),
+        None => format!(
+            "the numbers of the feed's packets broke off {breaks} times: packets were lost on the way here, or came twice \
+             (viewers see it); check the line from the encoder"
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

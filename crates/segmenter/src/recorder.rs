@@ -209,7 +209,7 @@ impl State {
                 }
                 self.recorder.announcer.set_phase(phase);
             }
-            self.tell_lost(cutter.counters());
+            self.tell_lost(cutter.counters(), feed);
             if count == 0 {
                 continue;
             }
@@ -271,15 +271,12 @@ impl State {
     }
 
     /// Says that packets were lost on the way here, where the feed's own numbers show it.
-    fn tell_lost(&mut self, cutter: Counters) {
+    fn tell_lost(&mut self, cutter: Counters, feed: &Feed) {
         let total = (self.counted + cutter).continuity_errors;
         let (tally, before) = &mut self.lost_before;
         let more = total.saturating_sub(std::mem::replace(before, total));
         if let Some(breaks) = tally.add(more, Instant::now()) {
-            tracing::warn!(
-                "the numbers of the feed's packets broke off {breaks} times: packets were lost on the way here, or came twice \
-                 (viewers see it); check the line from the encoder"
-            );
+            tracing::warn!("{}", notices::lost(breaks, feed.is_recorded().then(|| feed.name()).as_deref()));
         }
     }
 

@@ -57,7 +57,7 @@ impl Reach {
     /// neighbour behind a relay server nothing was observed, and only the relay server is left.
     pub fn as_observed(&self, observed: Option<SocketAddr>) -> Self {
         let Some(observed) = observed else { return Self { addrs: Vec::new(), relay: self.relay.clone() } };
-        let near = Scope::of(observed.ip()).is_some_and(|scope| scope != Scope::Public);
+        let near = Scope::of(observed.ip()).is_some_and(|scope| scope <= Scope::Private);
         let own = |addr: &SocketAddr| {
             let same_site = near && Scope::of(addr.ip()) == Scope::of(observed.ip());
             *addr != observed && (same_site || household(addr.ip()) == household(observed.ip()))

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use minuet_mesh::{Config, Direction, HeadKey, LinkId, Role, Statement, Timestamp};
 use minuet_proto::{
     PieceHash, PieceId, PieceIndex, SegmentSeq,
-    mesh::{Block, Frame, HelloFlags, Message, NodeId, PeerInfo, SIGNATURE_LEN, Serial},
+    mesh::{Block, Frame, Hello, HelloFlags, Message, NodeId, PeerInfo, SIGNATURE_LEN, Serial},
 };
 use minuet_session::{
     ClosedPiece, Dialability, Effect, Event, Path, Pieces, Reach, ReaderId, Session, Settings,
@@ -70,6 +70,8 @@ impl Host {
         let settings = Settings {
             core: Config {
                 target_delay: Duration::from_secs(1),
+                // Nothing here looks at the line.
+                upload_limit: Some(10_000_000),
                 ..Config::new(NodeId([node; 32]), Arc::new(NoKey))
             },
             role,
@@ -183,6 +185,11 @@ impl Net {
     }
 }
 
+fn hello(version: u32) -> Message {
+    let flags = HelloFlags { dialable: true, ..HelloFlags::default() };
+    Message::Hello(Hello { version, flags, upload_kbps: 0, extensions: Vec::new() })
+}
+
 #[test]
 fn media_spreads_and_hosts_hear_of_heads_before_pieces() {
     let mut net = Net::new(4);
@@ -253,25 +260,16 @@ fn nobody_is_told_of_addresses_that_were_not_seen() {
         upload_kbps: 1,
         address: Reach { addrs: vec![at.parse().unwrap()], relay: None }.encode(),
     };
-    let hello = || {
-        let flags = HelloFlags { dialable: true, ..HelloFlags::default() };
-        Message::Hello(minuet_proto::mesh::Hello {
-            version: 1,
-            flags,
-            upload_kbps: 0,
-            extensions: Vec::new(),
-        })
-    };
     for node in [2, 3] {
         host.link_up(u64::from(node), node, Direction::Accepted, now);
         let link = LinkId(u64::from(node));
-        host.tell(Event::Frame { link, message: hello(), payload: Bytes::new() }, now);
+        host.tell(Event::Frame { link, message: hello(2), payload: Bytes::new() }, now);
         // It names a victim as itself, and as somebody else.
         let lies = Message::Peers(vec![info(node, "203.0.113.9:53"), info(9, "203.0.113.9:53")]);
         host.tell(Event::Frame { link, message: lies, payload: Bytes::new() }, now);
     }
     host.link_up(4, 4, Direction::Accepted, now);
-    host.tell(Event::Frame { link: LinkId(4), message: hello(), payload: Bytes::new() }, now);
+    host.tell(Event::Frame { link: LinkId(4), message: hello(2), payload: Bytes::new() }, now);
     let mut at = now;
     for _ in 0..600 {
         at = at + Duration::from_millis(100);
@@ -292,6 +290,7 @@ fn nobody_is_told_of_addresses_that_were_not_seen() {
 #[test]
 fn what_the_source_says_reaches_everybody_once_and_newcomers_from_anybody() {
     let mut net = Net::new(3);
+    net.run(Duration::from_millis(200));
     let said =
         [Statement::State(Bytes::from_static(b"on air")), Statement::Record(Bytes::from_static(b"one"))];
     let older = Statement::State(Bytes::from_static(b"before"));
@@ -306,13 +305,23 @@ fn what_the_source_says_reaches_everybody_once_and_newcomers_from_anybody() {
     let now = net.now;
     let host = &mut net.hosts[2];
     host.effects.clear();
-    host.link_up(9, 9, Direction::Accepted, now);
-    let told = host.effects.iter().filter_map(|effect| match effect {
-        Effect::Send { message: Message::State(state), .. } => Some(Statement::State(state.clone())),
-        Effect::Send { message: Message::Record(record), .. } => Some(Statement::Record(record.clone())),
-        _ => None,
-    });
-    assert_eq!(told.collect::<Vec<_>>(), said);
+    for (newcomer, version) in [(9, 2), (10, 1), (11, 7)] {
+        host.link_up(newcomer.into(), newcomer, Direction::Accepted, now);
+        let link = LinkId(newcomer.into());
+        host.tell(Event::Frame { link, message: hello(version), payload: Bytes::new() }, now);
+        let told = host.effects.iter().filter_map(|effect| match effect {
+            Effect::Send { link: to, message: Message::State(state), .. } if *to == link => {
+                Some(Statement::State(state.clone()))
+            }
+            Effect::Send { link: to, message: Message::Record(record), .. } if *to == link => {
+                Some(Statement::Record(record.clone()))
+            }
+            _ => None,
+        });
+        // Version 1 knows no states.
+        let known = if version == 1 { &said[1..] } else { &said[..] };
+        assert_eq!(told.collect::<Vec<_>>(), known);
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, TransportAddr, endpoin
 use minuet_node::mesh::{Mesh, MeshOptions, MeshRole, MeshStart};
 use minuet_proto::{ChannelId, ChannelKey, mesh::Serial};
 
-const ALPN: &[u8] = b"minuet-mesh/1";
+const ALPN: &[u8] = b"minuet-mesh/2";
 /// Forged packets a second.
 const RATE: u64 = 1000;
 /// Different packets, and addresses that they seem to come from. Each port of each address is another sender to the node.

@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     io::{ErrorKind, Read as _},
     path::{Path, PathBuf},
     time::Duration,
@@ -217,7 +216,7 @@ fn whole(torrent: &Path, channel: &str) -> Option<Vec<(u64, u64)>> {
 
 /// A whole file of at most so many bytes.
 fn read(path: &Path, most: u64) -> Option<Vec<u8>> {
-    let file = File::open(path).ok()?;
+    let file = minuet_files::open_named(path).ok()?;
     let mut bytes = Vec::new();
     file.take(most + 1).read_to_end(&mut bytes).ok()?;
     (bytes.len() as u64 <= most).then_some(bytes)

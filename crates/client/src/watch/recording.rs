@@ -6,7 +6,6 @@
 //! ends with an error: whoever keeps a recording wants to know.
 
 use std::{
-    fs::File,
     io::{Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     time::Duration,
@@ -81,6 +80,7 @@ async fn play(out: Out, segments: &[Part]) -> anyhow::Result<()> {
 
 async fn give(segments: &[Part], sink: &mut Sink, left_out: &mut LeftOut) -> anyhow::Result<Written> {
     let mut chunk = vec![0; CHUNK];
+    let mut has_media = false;
     for part in segments {
         let path = &part.path;
         let unreadable = || format!("{} cannot be read", path.display());
@@ -91,19 +91,29 @@ async fn give(segments: &[Part], sink: &mut Sink, left_out: &mut LeftOut) -> any
                 continue;
             }
         }
-        let mut file = tokio::fs::File::open(path).await.with_context(unreadable)?;
+        let mut file = tokio::fs::File::from_std(minuet_files::open_named(path).with_context(unreadable)?);
         sink.leap();
         loop {
             let count = file.read(&mut chunk).await.with_context(unreadable)?;
             if count == 0 {
                 break;
             }
+            has_media = has_media || looks_like_media(&chunk[..count]);
             if sink.write(&chunk[..count]).await? == Written::Closed {
                 return Ok(Written::Closed);
             }
         }
     }
+    if !has_media {
+        bail!("the recording holds no media: its files are not MPEG-TS, or empty");
+    }
     Ok(Written::Yes)
+}
+
+/// Whether some bytes of a file are MPEG-TS: three sync bytes, a packet apart, somewhere in them.
+fn looks_like_media(bytes: &[u8]) -> bool {
+    let sync = |at: usize| bytes.get(at) == Some(&0x47);
+    (0..bytes.len().min(4 * 188)).any(|at| sync(at) && sync(at + 188) && sync(at + 376))
 }
 
 /// The folder of a recording, named by itself or by its torrent beside it.
@@ -158,7 +168,7 @@ fn duration(part: &Part) -> anyhow::Result<Duration> {
         return Ok(part.recorded().unwrap_or_default());
     }
     let read = || -> std::io::Result<(Vec<u8>, Vec<u8>)> {
-        let mut file = File::open(path)?;
+        let mut file = minuet_files::open_named(path)?;
         let length = file.metadata()?.len();
         let (mut head, mut tail) = (Vec::new(), Vec::new());
         (&mut file).take(LOOK_LEN).read_to_end(&mut head)?;

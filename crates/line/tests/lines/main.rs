@@ -1,162 +1,199 @@
 //! The estimate on modelled lines: what others on the line feel, and what of the line is used.
 
 mod model;
+mod space;
 
 use minuet_line::Settings;
-use model::{Line, MBIT, Node, Other};
-use proptest::prelude::*;
+use model::{MBIT, Node, Other};
+use rand::RngExt;
+use space::{ALL, Case, HOMES, over};
 
-fn node(line: Line) -> Node {
-    Node::new(line, Settings::default(), 1)
+fn of(case: &Case) -> Node {
+    Node::new(case.line.clone(), Settings::default(), case.seed)
+}
+
+/// What a stranger's packet may wait, but for one in twenty: the aim, and what the line itself makes of it. What the far ends
+/// tell comes a round trip later, and slow lines need time for each packet.
+fn wait(case: &Case) -> f64 {
+    0.06 + case.round_trip() / 4.0 + 3.0 * case.packet()
 }
 
 #[test]
-fn a_line_is_filled_and_its_queue_is_not() {
-    for mbit in [1.0, 3.0, 10.0, 40.0, 200.0] {
-        let mut node = node(Line::new(mbit));
-        let start = node.run(15.0);
+fn any_line_is_used_and_strangers_hardly_wait() {
+    over(ALL, |case| {
+        let mut node = of(case);
+        node.run(15.0);
+        let seen = node.run(45.0);
+        let wait = wait(case);
+        case.at_most("a stranger's wait", seen.wait(0.95), wait, 2.0 * wait);
+        case.at_least("part of the line that is used", seen.own / node.line.bytes_per_s, 0.8, 0.3);
+    });
+}
+
+#[test]
+fn a_line_at_home_is_filled_and_its_queue_is_not() {
+    over(HOMES, |case| {
+        let mut node = of(case);
+        let start = node.run(10.0);
+        node.run(5.0);
         let settled = node.run(60.0);
-        let (used, wait) = (settled.own / node.line.bytes_per_s, settled.wait(0.95));
-        assert!(used > 0.85, "{used} of {mbit} Mbit/s");
-        assert!(wait < 0.065, "{wait} s at {mbit} Mbit/s");
-        assert!(start.wait(0.95) < 0.12, "{} s while {mbit} Mbit/s are found", start.wait(0.95));
-    }
+        let wait = wait(case);
+        case.at_most("a stranger's wait", settled.wait(0.95), wait, 1.5 * wait);
+        case.at_least("part of the line that is used", settled.own / node.line.bytes_per_s, 0.85, 0.6);
+        // The line is overrun once, by what is under way until that shows.
+        let long = start.waits.iter().filter(|wait| **wait > 0.1).count() as f64 / 1e3;
+        case.at_most("seconds of a wait of 100 ms in the first ten", long, 0.9, 4.0);
+        case.at_most("the longest wait in the first ten seconds", start.wait(1.0), 0.35, 0.7);
+    });
+}
+
+#[test]
+fn what_waits_at_far_ends_is_not_taken_for_this_lines_queue() {
+    over(HOMES, |case| {
+        let mut node = of(case);
+        node.run(20.0);
+        let mut used = 0.0;
+        for _ in 0..4 {
+            node.line.far_s = case.rng.random_range(0.1..0.4);
+            used += node.run(10.0).own / node.line.bytes_per_s / 4.0;
+            node.line.far_s = 0.0;
+            node.run(10.0);
+        }
+        // Where there is but one far end, its queue cannot be told from this line's, and where half of all have one it takes
+        // some looks until each is known.
+        if case.line.round_trips.len() > 2 {
+            case.at_least("part of the line that is used", used, 0.4, 0.2);
+        }
+    });
 }
 
 #[test]
 fn a_fast_line_is_found_soon() {
-    let mut node = node(Line::new(40.0));
-    node.run(4.0);
-    let half = node.run(1.0).own / node.line.bytes_per_s;
-    node.run(5.0);
-    let most = node.run(5.0).own / node.line.bytes_per_s;
-    assert!(half > 0.5, "{half}");
-    assert!(most > 0.8, "{most}");
+    over(HOMES, |case| {
+        let mut node = of(case);
+        node.run(2.0);
+        let third = node.run(1.0).own / node.line.bytes_per_s;
+        node.run(1.5);
+        let fifth = node.run(1.0).own / node.line.bytes_per_s;
+        node.run(5.0);
+        let tenth = node.run(5.0).own / node.line.bytes_per_s;
+        case.at_least("part that is used in the third second", third, 0.4, 0.05);
+        case.at_least("part that is used in the fifth second", fifth, 0.75, 0.3);
+        case.at_least("part that is used after ten seconds", tenth, 0.8, 0.4);
+    });
 }
 
 #[test]
 fn a_call_has_its_part_within_two_seconds() {
-    for (mbit, call) in [(1.0, 0.3), (3.0, 1.5), (10.0, 3.0)] {
-        let mut node = node(Line::new(mbit));
+    over(HOMES, |case| {
+        let call = case.rng.random_range(0.1..0.5) * case.line.bytes_per_s;
+        let mut node = of(case);
         node.run(30.0);
-        node.others = vec![Other::Call(call * MBIT)];
+        node.others = vec![Other::Call(call)];
         // The limit falls within the first second; what stands in the queue then takes its time to drain.
         node.run(2.0);
         let rest = node.run(20.0);
-        assert!(rest.wait(0.95) < 0.075, "{} s at {mbit} Mbit/s", rest.wait(0.95));
-        assert!(rest.own > 0.6 * (mbit - call) * MBIT, "{}", rest.own / MBIT);
-    }
+        let wait = wait(case);
+        case.at_most("the call's wait", rest.wait(0.95), wait, 2.0 * wait);
+        case.at_least("part that is used of the rest", rest.own / (node.line.bytes_per_s - call), 0.8, 0.5);
+    });
 }
 
 #[test]
 fn an_upload_gets_the_line() {
-    for mbit in [1.0, 3.0, 10.0] {
-        for queue_s in [0.1, 0.3, 1.0] {
-            let mut node = node(Line { queue_s, ..Line::new(mbit) });
-            node.run(30.0);
-            node.others = vec![Other::Upload];
-            let beside = node.run(30.0).others / node.line.bytes_per_s;
-            node.others.clear();
-            node.run(5.0);
-            let after = node.run(10.0).own / node.line.bytes_per_s;
-            assert!(beside > 0.8, "{beside} of {mbit} Mbit/s, queue {queue_s} s");
-            assert!(after > 0.8, "{after} of {mbit} Mbit/s, queue {queue_s} s");
-        }
-    }
+    over(HOMES, |case| {
+        let mut node = of(case);
+        node.run(30.0);
+        node.others = vec![Other::Upload];
+        let beside = node.run(30.0).others;
+        node.others.clear();
+        node.run(5.0);
+        let after = node.run(10.0).own / node.line.bytes_per_s;
+        let mut alone = of(case);
+        alone.wanted = 0.0;
+        alone.others = vec![Other::Upload];
+        let alone = alone.run(30.0).others;
+        case.at_least("part that the upload gets of what it gets alone", beside / alone, 0.8, 0.7);
+        case.at_least("part of the line that is used after it", after, 0.75, 0.3);
+    });
 }
 
 #[test]
 fn a_line_that_falls_to_a_third_is_followed() {
-    for mbit in [3.0, 10.0, 40.0] {
-        let mut node = node(Line::new(mbit));
+    over(HOMES, |case| {
+        let mut node = of(case);
         node.run(30.0);
         node.line.bytes_per_s /= 3.0;
+        // By now all is in the queue that was sent before the fall showed, and that drains.
         node.run(1.5);
         let third = node.run(8.5);
         node.line.bytes_per_s *= 3.0;
         node.run(8.0);
         let back = node.run(8.0);
-        assert!(third.wait(0.95) < 0.2);
-        assert!(third.own * 3.0 > 0.7 * mbit * MBIT);
-        assert!(back.own > 0.7 * mbit * MBIT);
-    }
+        case.at_most("a stranger's wait", third.wait(0.95), 0.2, 1.0);
+        case.at_least("part of the third that is used", third.own * 3.0 / node.line.bytes_per_s, 0.75, 0.4);
+        case.at_least("part of the line that is used after it", back.own / node.line.bytes_per_s, 0.8, 0.4);
+    });
 }
 
 #[test]
 fn what_is_not_used_is_not_learned() {
-    let mut node = node(Line::new(1000.0));
-    node.wanted = 20.0 * MBIT;
-    node.run(60.0);
-    let limit = node.estimate.limit() as f64 / MBIT;
-    assert!((20.0..=30.0).contains(&limit), "{limit}");
-    assert!(node.estimate.promise() as f64 <= 22.0 * MBIT);
+    over(ALL, |case| {
+        case.line.bytes_per_s = 1000.0 * MBIT;
+        let mut node = of(case);
+        node.wanted = case.rng.random_range(1.0..30.0) * MBIT;
+        node.run(60.0);
+        // No more than a limit is of which `USED` is in use, one step on.
+        let limit = node.estimate.limit() as f64 / node.wanted;
+        case.at_least("the limit, as a multiple of what is sent", limit, 1.0, 1.0);
+        case.at_most("the limit, as a multiple of what is sent,", limit, 1.7, 2.2);
+        case.at_most("what is promised", node.estimate.promise() as f64 / node.wanted, 1.15, 1.4);
+    });
 }
 
 #[test]
 fn a_bad_line_is_no_narrow_one() {
-    let mut node = node(Line { loss: 0.05, jitter_s: 0.03, ..Line::new(50.0) });
-    node.wanted = 30.0 * MBIT;
-    node.run(10.0);
-    let used = node.run(20.0).own / MBIT;
-    assert!(used > 27.0, "{used}");
+    over(HOMES, |case| {
+        case.line.loss = 0.05;
+        case.line.jitter_s = 0.03;
+        case.line.bytes_per_s = 50.0 * MBIT;
+        let mut node = of(case);
+        node.wanted = 30.0 * MBIT;
+        node.run(10.0);
+        case.at_least("part of what is wanted", node.run(20.0).own / node.wanted, 0.9, 0.2);
+    });
 }
 
 #[test]
 fn a_source_always_sends_the_stream() {
-    let line = Line::new(5.0);
-    let mut node = Node::new(line, Settings { is_source: true, remembered: None }, 1);
-    node.stream = 8.0 * MBIT;
-    node.run(1.0);
-    assert!(node.run(10.0).own > 8.5 * MBIT);
+    over(HOMES, |case| {
+        let settings = Settings { is_source: true, remembered: None };
+        let mut node = Node::new(case.line.clone(), settings, case.seed);
+        node.stream = node.line.bytes_per_s * case.rng.random_range(1.0..2.0);
+        node.run(1.0);
+        case.at_least("part of the stream", node.run(10.0).own / node.stream, 1.1, 1.1);
+    });
 }
 
 #[test]
 fn what_was_learned_is_used_at_once() {
-    let mut first = node(Line::new(10.0));
-    first.run(30.0);
-    let remembered = first.estimate.learned();
-    let mut second = Node::new(Line::new(10.0), Settings { is_source: false, remembered }, 1);
-    assert!(second.run(1.0).own > 5.0 * MBIT);
-    // A line that is narrower today is not flooded for long.
-    let mut narrow = Node::new(Line::new(2.0), Settings { is_source: false, remembered }, 1);
-    narrow.run(3.0);
-    assert!(narrow.run(10.0).wait(0.95) < 0.06);
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
-
-    /// On any line: a stranger's packet hardly waits, and most of the line is used where all of it is wanted.
-    #[test]
-    fn any_line(
-        mbit_log in 0.0_f64..5.0,
-        queue_ms in 50_u32..1000,
-        links in 1_usize..16,
-        nearest_ms in 5_u32..150,
-        spread_ms in 0_u32..200,
-        jitter_ms in 0_u32..30,
-        loss in 0.0_f64..0.03,
-        seed in any::<u64>(),
-    ) {
-        let round_trips = (0..links)
-            .map(|n| f64::from(nearest_ms) / 1e3 + f64::from(spread_ms) / 1e3 * n as f64 / links as f64)
-            .collect();
-        let line = Line {
-            queue_s: f64::from(queue_ms) / 1e3,
-            round_trips,
-            jitter_s: f64::from(jitter_ms) / 1e3,
-            loss,
-            ..Line::new(mbit_log.exp())
-        };
-        let mut node = Node::new(line, Settings::default(), seed);
-        node.run(15.0);
-        let seen = node.run(45.0);
-        let used = seen.own / node.line.bytes_per_s;
-        // What the far ends tell comes a round trip later, and slow lines need time for each packet.
-        let bound = 0.06 + f64::from(nearest_ms + spread_ms / 2) / 4e3 + 3.0 * 1200.0 / node.line.bytes_per_s;
-        prop_assert!(seen.wait(0.95) < bound, "waits {} s, bound {bound}", seen.wait(0.95));
-        // Beside jitter a queue is hard to see.
-        let bound = if jitter_ms < 20 { 0.7 } else { 0.3 };
-        prop_assert!(used > bound, "used {used}");
-    }
+    over(HOMES, |case| {
+        let mut first = of(case);
+        first.run(30.0);
+        let settings = Settings { is_source: false, remembered: first.estimate.learned() };
+        let mut second = Node::new(case.line.clone(), settings, case.seed + 1);
+        let used = second.run(1.0).own / second.line.bytes_per_s;
+        case.at_least("part of the line that is used in the first second", used, 0.5, 0.4);
+        // A line that is narrower today is not flooded for long.
+        case.line.bytes_per_s /= 3.0;
+        let mut narrow = Node::new(case.line.clone(), settings, case.seed + 2);
+        narrow.run(5.0);
+        let bound = wait(case);
+        case.at_most(
+            "a stranger's wait where it is narrower today",
+            narrow.run(20.0).wait(0.95),
+            bound,
+            2.5 * bound,
+        );
+    });
 }

@@ -30,18 +30,8 @@ pub struct Line {
     pub jitter_s: f64,
     /// Share of packets lost behind the line.
     pub loss: f64,
-}
-
-impl Line {
-    pub fn new(mbit: f64) -> Self {
-        Self {
-            bytes_per_s: mbit * MBIT,
-            queue_s: 0.3,
-            round_trips: (0..8).map(|n| 0.02 + 0.014 * f64::from(n)).collect(),
-            jitter_s: 0.0,
-            loss: 0.0,
-        }
-    }
+    /// What is added to the round trips of every second link, in seconds: their own lines have a queue.
+    pub far_s: f64,
 }
 
 /// Somebody else on the line.
@@ -303,6 +293,7 @@ impl Node {
             let jitter = self.line.jitter_s * self.rng.random_range(0.0..=1.0);
             let arrived = through.is_some() && !lost;
             let at = through.unwrap_or(self.now + self.line.queue_s) + self.line.round_trips[link] + jitter;
+            let at = if link.is_multiple_of(2) { at } else { at + self.line.far_s };
             self.news.push(Reverse(News { at, sent: self.now, link: Some(link), arrived }));
         }
         // A piece goes to one link, the next to another.

@@ -135,6 +135,81 @@ fn the_source_pushes_little_to_who_keeps_it_back_until_it_does_no_longer() {
     assert!(kept(1350..1500) > 0.2, "{}", kept(1350..1500));
 }
 
+/// What a source sends in 200 rounds to neighbours that claim so much uplink (kbit/s), all of whom pass everything on.
+fn pushes_by_claim(claims: &[u32]) -> Vec<usize> {
+    let mut mesh = Mesh::new(4);
+    mesh.add(config(0), Role::Source);
+    let links: Vec<LinkId> = (7..)
+        .zip(claims)
+        .map(|(key, claim)| {
+            let link = mesh.link_to_test(0, NodeId([key; 32]));
+            let hello =
+                Hello { version: 1, flags: HelloFlags::default(), upload_kbps: *claim, extensions: vec![] };
+            mesh.say(0, link, Message::Hello(hello), Bytes::new());
+            link
+        })
+        .collect();
+    let mut pushes = vec![0; claims.len()];
+    for _ in 0..200 {
+        mesh.stream(1);
+        mesh.run(SECOND / 16);
+        for (to, message) in std::mem::take(&mut mesh.inbox) {
+            let Message::Block(Block { serial, offset: 0, .. }) = message else { continue };
+            pushes[links.iter().position(|link| *link == to).expect("it pushes to a link")] += 1;
+            for link in &links {
+                mesh.say(0, *link, Mesh::have(serial.get()..serial.get() + 1), Bytes::new());
+            }
+        }
+    }
+    pushes
+}
+
+#[test]
+fn who_claims_a_gigabit_is_pushed_no_more_than_who_claims_a_few_times_the_stream() {
+    let honest = [10_000, 10_000, 10_000];
+    let with = |claim| pushes_by_claim(&[&honest[..], &[claim]].concat())[3];
+    // The stream has 8 Mbit/s, a thirtieth of a claim either way is what its pieces' lengths make of that.
+    let (boast, fast, even) = (with(1_000_000), with(32_000), with(10_000));
+    assert!(boast.abs_diff(fast) <= 200 / 30, "{boast} and {fast}");
+    assert!((40..=60).contains(&even), "{even}");
+    assert!(boast > even, "who is fast is pushed more: {boast} and {even}");
+}
+
+#[test]
+fn among_four_that_tell_one_alone_is_not_believed() {
+    for (viewers, believers, again) in [(3, 1, false), (4, 1, true), (4, 2, false), (6, 1, true)] {
+        let mut mesh = Mesh::new(4);
+        mesh.add(config(0), Role::Source);
+        let links: Vec<LinkId> = (0..viewers)
+            .map(|key| {
+                let link = mesh.link_to_test(0, NodeId([7 + key; 32]));
+                let hello = Hello {
+                    version: 1,
+                    flags: HelloFlags::default(),
+                    upload_kbps: 10_000,
+                    extensions: vec![],
+                };
+                mesh.say(0, link, Message::Hello(hello), Bytes::new());
+                link
+            })
+            .collect();
+        mesh.stream(1);
+        mesh.run(SECOND / 8);
+        let pushed = |mesh: &Mesh| {
+            let first = |m: &Message| matches!(m, Message::Block(block) if block.offset == 0);
+            mesh.inbox.iter().filter(|(_, m)| first(m)).map(|(link, _)| *link).collect::<Vec<_>>()
+        };
+        let [receiver] = pushed(&mesh)[..] else { panic!("pushed once: {:?}", mesh.inbox) };
+        mesh.say(0, receiver, Mesh::have(0..1), Bytes::new());
+        for other in links.iter().filter(|link| **link != receiver).take(believers) {
+            mesh.say(0, *other, Mesh::have(0..1), Bytes::new());
+        }
+        mesh.run(2 * SECOND);
+        let count = pushed(&mesh).len();
+        assert_eq!(count > 1, again, "{believers} of {viewers} tell of it: pushed {count} times");
+    }
+}
+
 /// Neither a lone viewer nor one among those who upload nothing, and so tell of nothing, keeps pieces back.
 #[test]
 fn a_viewer_that_has_nobody_to_pass_pieces_on_to_stays_first() {

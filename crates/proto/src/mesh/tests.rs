@@ -161,7 +161,7 @@ proptest! {
     }
 
     #[test]
-    fn unknown_messages_are_skipped(kind in 14u8..128, body in vec(any::<u8>(), 0..50)) {
+    fn unknown_messages_are_skipped(kind in 15u8..128, body in vec(any::<u8>(), 0..50)) {
         let mut stream = BytesMut::new();
         stream.extend([body.len() as u8 + 1, kind]);
         stream.extend(&body);
@@ -182,6 +182,7 @@ fn every_length_has_a_limit() {
     // A block without payload, a record of 4,097 bytes, a bitmap of 8,193, a hello of version 0.
     assert_eq!(frame(&[7, 0, 0, 1]), Err(DecodeError::OutOfRange("block")));
     assert_eq!(frame(&[&[10], &[0; 4097][..]].concat()), Err(DecodeError::OutOfRange("record")));
+    assert_eq!(frame(&[&[14], &[0; 4097][..]].concat()), Err(DecodeError::OutOfRange("state")));
     assert_eq!(frame(&[&[1, 0], &[0; 8193][..]].concat()), Err(DecodeError::OutOfRange("bitmap")));
     assert_eq!(frame(&[0, 0, 0, 0]), Err(DecodeError::OutOfRange("version")));
     assert_eq!(frame(&[6, 0, 0]), Err(DecodeError::Trailing));

@@ -399,10 +399,24 @@ async fn place_in_history(
     (newest, next)
 }
 
+/// A tracker's address as it may be published: whoever has the link, or a torrent, would have the password as well.
+fn without_password(mut tracker: url::Url) -> url::Url {
+    if !tracker.username().is_empty() || tracker.password().is_some() {
+        tracing::warn!(
+            "the name and password of a tracker are left out of the link and of torrents: viewers need another way in"
+        );
+    }
+    // Fails only for addresses that cannot have any.
+    let _ = tracker.set_username("");
+    let _ = tracker.set_password(None);
+    tracker
+}
+
 /// The one line on standard output.
 fn print_link(channel: ChannelId, options: &Options) -> Result<()> {
     let title = Some(options.channel.clone()).filter(|title| !title.is_empty());
-    let link = ChannelLink { channel, title, trackers: options.trackers.clone() };
+    let trackers = options.trackers.iter().cloned().map(without_password).collect();
+    let link = ChannelLink { channel, title, trackers };
     minuet_console::print(&format!("{link}\n")).context("cannot write the channel link to standard output")
 }
 

@@ -1,6 +1,6 @@
 //! Why there are no bytes: each a sentence that says what to do.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::hls::{Aired, Segment};
 
@@ -13,6 +13,10 @@ pub struct Listed {
     pub newest: Option<Segment>,
     /// The segment to begin with, counted from the end, if not the usual one.
     pub start: Option<usize>,
+    /// It is a DASH manifest.
+    pub manifest: bool,
+    /// So much at its beginning was on air.
+    pub skip: Duration,
     /// What could not be had: sentences.
     pub warnings: Vec<String>,
 }
@@ -115,6 +119,46 @@ pub enum InputError {
         /// The end of what it wrote to standard error.
         last_words: String,
     },
+    /// It has a length and broke off before, and what came is on air.
+    #[error(
+        "{input} ends early: {came} came, which was sent ({reason}); the rest is missing or cannot be read"
+    )]
+    Early {
+        /// What it is.
+        input: String,
+        /// How much came.
+        came: String,
+        /// What broke it off.
+        reason: String,
+    },
+    /// Bytes of any kind.
+    #[error(
+        "{input} is no media that ffmpeg knows (its guess is {guess}); if you know what it is, say so, as in --ffmpeg-args \
+         \"-f s16le\""
+    )]
+    NoMedia {
+        /// What it is.
+        input: String,
+        /// ffmpeg's guess.
+        guess: String,
+    },
+    /// A picture without a length.
+    #[error(
+        "{0} is one picture, which has no duration: as a file it can be held with --loop, or shown while another input is \
+         silent with --slate"
+    )]
+    StillPicture(String),
+    /// Nobody can show its pictures.
+    #[error(
+        "the pictures of {input} ({codec}) come without their headers (SPS and PPS), so that nobody can show them; have the \
+         file written or the encoder started anew"
+    )]
+    WithoutHeaders {
+        /// What it is.
+        input: String,
+        /// How they are coded.
+        codec: String,
+    },
     /// The HTTP server does not give it.
     #[error("{input} {reason}; check the address and the server")]
     Http {
@@ -161,6 +205,8 @@ pub enum InputError {
         input: String,
         /// It says that nothing more will come.
         over: bool,
+        /// It stood still from one look to the next.
+        stands: bool,
         /// What was on air.
         aired: Box<Aired>,
     },

@@ -68,18 +68,26 @@ impl Feed {
     /// What cannot be mended by waiting.
     pub fn read(&mut self, buf: &mut [u8]) -> Result<Fed, InputError> {
         for index in 0..self.active {
-            if let Ok(Read::Data(len)) = self.levels[index].read(buf, Duration::ZERO, self.silence) {
-                tracing::info!("back to {}", self.levels[index].name());
-                self.levels[index + 1..].iter_mut().for_each(Level::close);
-                self.active = index;
-                return Ok(self.data(len));
+            match self.levels[index].read(buf, Duration::ZERO, self.silence) {
+                Ok(Read::Data(len)) => {
+                    tracing::info!("back to {}", self.levels[index].name());
+                    self.levels[index + 1..].iter_mut().for_each(Level::close);
+                    self.active = index;
+                    return Ok(self.data(len));
+                }
+                Ok(Read::Idle | Read::End) => {}
+                Err(error) => {
+                    tracing::warn!("{error}");
+                    self.levels[index].ended = true;
+                }
             }
         }
+        let stands_in = self.levels.len() > 1;
         let level = &mut self.levels[self.active];
         let patience = if self.active == 0 { MAX_WAIT } else { MAX_WAIT / 10 };
         let read = match level.read(buf, patience, self.silence) {
-            // What stands in must not end the channel when it fails.
-            Err(error) if self.active > 0 => {
+            // What stands in must not end the channel when it fails, and stands in when what was on air fails.
+            Err(error) if self.active > 0 || stands_in && level.was_on_air() => {
                 tracing::warn!("{error}");
                 level.ended = true;
                 Read::End
@@ -143,6 +151,11 @@ impl Feed {
     /// Whether the user wants it as fast as it comes.
     pub fn is_hurried(&self) -> bool {
         self.levels[self.active].is_hurried()
+    }
+
+    /// Whether the input in use was made before: what is wrong with it went wrong then.
+    pub fn is_recorded(&self) -> bool {
+        self.levels[self.active].is_recorded()
     }
 
     /// Whether whoever reads the input in use passes one program on, as ffmpeg does.

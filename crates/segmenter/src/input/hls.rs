@@ -10,6 +10,8 @@ use std::collections::VecDeque;
 
 use url::Url;
 
+use super::dash::Manifest;
+
 /// Segments that are remembered: more than a live playlist has.
 const MAX_OPENED: usize = 64;
 /// ffmpeg begins with so many segments of a live playlist. With fewer that are new, it begins with those.
@@ -73,6 +75,8 @@ pub struct Aired {
     newest: Option<Segment>,
     /// What ffmpeg opened last.
     opened: VecDeque<String>,
+    /// A DASH manifest, as it was when it was looked at after the last connection, or an empty one before that look.
+    manifest: Option<Manifest>,
 }
 
 /// What a playlist holds besides what has been on air.
@@ -119,7 +123,17 @@ impl Aired {
 
     /// All of `media` has been on air.
     pub fn all_of(media: &Media) -> Self {
-        Self { newest: media.newest(), opened: VecDeque::new() }
+        Self { newest: media.newest(), ..Self::default() }
+    }
+
+    /// All that a DASH manifest names has been on air; an empty one stands for what is not known yet.
+    pub fn all_of_manifest(manifest: Manifest) -> Self {
+        Self { manifest: Some(manifest), ..Self::default() }
+    }
+
+    /// The DASH manifest of which all has been on air.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_ref()
     }
 
     /// What `media` holds that has not been on air.

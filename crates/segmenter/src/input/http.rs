@@ -17,7 +17,7 @@ use futures_util::StreamExt as _;
 use minuet_proto::mask;
 use reqwest::{
     Client, Response, StatusCode,
-    header::{ACCEPT_RANGES, CONTENT_RANGE, RANGE, WWW_AUTHENTICATE},
+    header::{CONTENT_RANGE, RANGE, WWW_AUTHENTICATE},
 };
 use tokio::{
     runtime::Handle,
@@ -28,10 +28,12 @@ use tokio::{
 
 use super::{
     InputError, Read,
+    dash::Manifest,
     error::Listed,
     hls::{Aired, Media, News},
     native::{Looks, looks},
     playlist::{self, Playlist, Variant},
+    redirects,
 };
 
 /// How long a connection and the answer's head may take.
@@ -43,6 +45,8 @@ const NO_LENGTH: u64 = 1 << 40;
 /// How often in a row a file is asked for from where it broke off, and how long it is waited before.
 const MAX_RESUMES: u32 = 5;
 const RESUME_WAIT: Duration = Duration::from_secs(1);
+/// A file of which nothing has come for so long, while it was waited for, has broken off.
+const STALLED: Duration = Duration::from_secs(10);
 /// What the TLS library says of a server that answers in plain HTTP.
 const NO_TLS: &str = "InvalidContentType";
 /// What came is a web page: the player's, a login, a network's portal.
@@ -121,6 +125,16 @@ impl Drop for Http {
     }
 }
 
+/// What a server does about the rest of a file.
+enum Rest {
+    /// It comes.
+    Given(Response),
+    /// Another try may bring it.
+    NotNow,
+    /// It gives whole files only, or the file is another one now.
+    Never,
+}
+
 struct Request {
     url: String,
     insecure: bool,
@@ -147,6 +161,7 @@ impl Request {
     async fn fetch(&self, out: &Sender<Result<Bytes, InputError>>) -> Result<(), InputError> {
         let client = Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
+            .redirect(redirects::policy())
             .danger_accept_invalid_certs(self.insecure)
             .build()
             .map_err(|error| self.failed(error.to_string()))?;
@@ -156,25 +171,40 @@ impl Request {
             .map_err(|error| self.no_answer(&error))?;
         self.judge(&answer)?;
         let length = answer.content_length().filter(|length| *length < NO_LENGTH);
-        let seekable = answer.headers().get(ACCEPT_RANGES).is_some_and(|unit| unit == "bytes");
         self.finite.store(length.is_some(), Ordering::Relaxed);
         let base = answer.url().clone();
         let mut body = answer.bytes_stream();
         let mut head = Some(BytesMut::new());
         let (mut received, mut resumes) = (0, 0);
         loop {
-            let chunk = match body.next().await {
-                None => break,
-                Some(Ok(chunk)) => chunk,
-                Some(Err(error)) => {
-                    let error = self.failed(format!("broke off ({})", root_cause(&error)));
-                    if length.is_none() || !seekable || head.is_some() || resumes >= MAX_RESUMES {
-                        return Err(error);
+            // What has no length may be silent for as long as whoever reads it lets it.
+            let next = match length {
+                Some(_) => timeout(STALLED, body.next()).await.ok(),
+                None => Some(body.next().await),
+            };
+            let chunk = match next {
+                Some(None) => break,
+                Some(Some(Ok(chunk))) => chunk,
+                broken => {
+                    let cause = match broken {
+                        Some(Some(Err(error))) => root_cause(&error),
+                        _ => format!("nothing came for {} s", STALLED.as_secs()),
+                    };
+                    let Some(length) = length.filter(|_| head.is_none()) else {
+                        return Err(self.failed(format!("broke off ({cause})")));
+                    };
+                    let early = |why| {
+                        self.early(received, length, &format!("the connection broke off, {cause}, and {why}"))
+                    };
+                    if resumes >= MAX_RESUMES {
+                        return Err(early("the server did not give the rest when it was asked again"));
                     }
                     resumes += 1;
                     sleep(RESUME_WAIT).await;
-                    if let Some(rest) = self.resume(&client, received).await {
-                        body = rest.bytes_stream();
+                    match self.resume(&client, received, length).await {
+                        Rest::Given(rest) => body = rest.bytes_stream(),
+                        Rest::NotNow => {}
+                        Rest::Never => return Err(early("the server gives no parts of a file")),
                     }
                     continue;
                 }
@@ -197,7 +227,9 @@ impl Request {
                             continue;
                         }
                         Looks::Other => {
-                            return Err(self.for_ffmpeg("is not MPEG-TS", length.is_some(), None));
+                            // A text of any length may be a list of what goes on.
+                            let finite = length.is_some() && !is_text(&begun);
+                            return Err(self.for_ffmpeg("is not MPEG-TS", finite, None));
                         }
                         Looks::Short => {
                             head = Some(begun);
@@ -229,6 +261,9 @@ impl Request {
                 }
                 false => self.failed(format!("cannot be reached ({reason})")),
             };
+        }
+        if let Some(refused) = redirects::refused(error) {
+            return self.failed(refused.to_string());
         }
         // An answer that is no HTTP, or leads somewhere that is none.
         self.for_ffmpeg(format!("gives no answer in HTTP ({})", mask(&reason)), false, None)
@@ -262,13 +297,31 @@ impl Request {
         Err(self.for_ffmpeg(format!("answers {status}"), false, None))
     }
 
-    /// Asks for the rest of a file that broke off after `received` bytes.
-    async fn resume(&self, client: &Client, received: u64) -> Option<Response> {
+    /// Asks for the rest of a file of `length` bytes that broke off after `received`.
+    async fn resume(&self, client: &Client, received: u64, length: u64) -> Rest {
         let asked = client.get(&self.url).header(RANGE, format!("bytes={received}-")).send();
-        let answer = timeout(CONNECT_TIMEOUT, asked).await.ok()?.ok()?;
-        let range = answer.headers().get(CONTENT_RANGE)?.to_str().ok()?;
-        let goes_on = range.starts_with(&format!("bytes {received}-"));
-        (answer.status() == StatusCode::PARTIAL_CONTENT && goes_on).then_some(answer)
+        let Ok(Ok(answer)) = timeout(CONNECT_TIMEOUT, asked).await else { return Rest::NotNow };
+        match answer.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                // Of the same file, from the byte that is wanted.
+                let range = answer.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
+                let total = [format!("/{length}"), "/*".to_owned()];
+                let goes_on = range.is_some_and(|range| {
+                    range.starts_with(&format!("bytes {received}-"))
+                        && total.iter().any(|end| range.ends_with(end))
+                });
+                if goes_on { Rest::Given(answer) } else { Rest::Never }
+            }
+            status if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE => Rest::Never,
+            _ => Rest::NotNow,
+        }
+    }
+
+    /// A file that broke off and cannot go on.
+    fn early(&self, received: u64, length: u64, reason: &str) -> InputError {
+        let mega = |bytes: u64| bytes as f64 / 1e6;
+        let came = format!("{:.1} MB of {:.1} MB", mega(received), mega(length));
+        InputError::Early { input: self.name(), came, reason: mask(reason) }
     }
 
     /// What ended before it could be MPEG-TS: a playlist, or something for ffmpeg.
@@ -280,6 +333,9 @@ impl Request {
             return self.failed(PAGE);
         }
         let text = std::str::from_utf8(body).ok();
+        if let Some(manifest) = text.and_then(Manifest::read) {
+            return self.manifest(manifest);
+        }
         match text.and_then(|text| playlist::read(text, base)) {
             Some(Playlist::Entries(entries)) => InputError::Elsewhere {
                 input: self.name(),
@@ -299,12 +355,31 @@ impl Request {
         if let Some(media) = media {
             let news = self.aired.judge(&media);
             if matches!(news, News::Nothing | News::Over) {
-                let aired = Box::new(Aired::all_of(&media));
-                return InputError::NothingNew { input: self.name(), over: news == News::Over, aired };
+                let (over, aired) = (news == News::Over, Box::new(Aired::all_of(&media)));
+                return InputError::NothingNew { input: self.name(), over, stands: true, aired };
             }
             (listed.newest, listed.start) = (media.newest(), news.start());
         }
         self.for_ffmpeg(why, false, Some(listed))
+    }
+
+    /// What is to be done with a DASH manifest: nothing while it names what it did after the last connection.
+    fn manifest(&self, manifest: Manifest) -> InputError {
+        let mut skip = Duration::ZERO;
+        if let Some(aired) = self.aired.manifest().filter(|_| manifest.names_segments()) {
+            // How far the last connection came is not known. The first look after it takes what is named for aired.
+            let stands = manifest.names_the_same(aired);
+            if stands || !aired.names_segments() {
+                let (over, aired) = (!manifest.live, Box::new(Aired::all_of_manifest(manifest)));
+                return InputError::NothingNew { input: self.name(), over, stands, aired };
+            }
+            skip = manifest.repeats(aired);
+        }
+        self.for_ffmpeg(
+            "is a DASH manifest",
+            false,
+            Some(Listed { manifest: true, skip, ..Listed::default() }),
+        )
     }
 
     /// The best of the variants that can be had.

@@ -100,6 +100,16 @@ impl Level {
         self.heard.elapsed()
     }
 
+    /// Whether it has been on air.
+    pub fn was_on_air(&self) -> bool {
+        self.used
+    }
+
+    /// Whether it was made before, and has a length.
+    pub fn is_recorded(&self) -> bool {
+        self.source.as_ref().is_some_and(Source::is_recorded)
+    }
+
     /// Whether the user wants it as fast as it comes.
     pub fn is_hurried(&self) -> bool {
         self.options.realtime == Some(false)
@@ -174,7 +184,9 @@ impl Level {
             }
             Ok(Read::Idle) => {
                 // One that waits for an encoder to come is left alone; one that went dead is not.
-                if self.fruitful && self.input.reopens() && self.silent_for() >= silence {
+                // What has a length would begin again; whoever reads it asks for the rest.
+                let goes_on = self.input.reopens() && !source.is_recorded();
+                if self.fruitful && goes_on && self.silent_for() >= silence {
                     tracing::info!("opening {} again", self.input);
                     self.put_off();
                 } else if looking && self.input.reopens() {
@@ -228,9 +240,12 @@ impl Level {
     }
 
     fn failed(&mut self, error: InputError) -> Result<Read, InputError> {
-        if let InputError::NothingNew { over, aired, .. } = &error {
+        if let InputError::NothingNew { over, stands, aired, .. } = &error {
             self.aired = (**aired).clone();
-            return Ok(self.stand_still(*over, &error));
+            return Ok(self.stand_still(*over, *stands, &error));
+        }
+        if let InputError::Early { .. } = &error {
+            return self.broke_off(error);
         }
         // Some things no other try does better, unless others send what is wrong.
         let theirs = self.lasting || self.used || matches!(self.input, Input::Udp(_));
@@ -256,8 +271,24 @@ impl Level {
         Ok(Read::Idle)
     }
 
+    /// Something with a length broke off, and cannot go on from there: its beginning is no news. In a loop it is what comes
+    /// next.
+    fn broke_off(&mut self, error: InputError) -> Result<Read, InputError> {
+        if !self.options.repeat {
+            self.leave();
+            self.ended = true;
+            return Err(error);
+        }
+        self.put_off();
+        let warning = Remark::Warning(format!("{error}; it begins again"));
+        if self.told.len() < MAX_REMARKS && self.told.insert(warning) {
+            tracing::warn!("{error}; it begins again");
+        }
+        Ok(Read::Idle)
+    }
+
     /// A live playlist has nothing that was not on air.
-    fn stand_still(&mut self, over: bool, error: &InputError) -> Read {
+    fn stand_still(&mut self, over: bool, stands: bool, error: &InputError) -> Read {
         self.source = None;
         self.fruitful = false;
         self.retry_at = Instant::now() + LOOK_AGAIN;
@@ -265,7 +296,7 @@ impl Level {
             self.ended = true;
             return Read::End;
         }
-        if !std::mem::replace(&mut self.stands, true) {
+        if stands && !std::mem::replace(&mut self.stands, true) {
             tracing::warn!("{error}");
         }
         Read::Idle

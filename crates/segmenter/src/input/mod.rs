@@ -13,6 +13,7 @@
 //! When bytes came in is for the caller to note when `read` returns: this module knows no wall clock.
 
 mod address;
+mod dash;
 mod drops;
 mod error;
 mod feed;
@@ -25,6 +26,7 @@ mod native;
 mod pace;
 mod pipe;
 mod playlist;
+mod redirects;
 mod remark;
 mod rtmp;
 mod rtp;
@@ -110,10 +112,7 @@ impl Input {
                 .ok_or_else(|| InputError::BadAddress(text.to_owned()));
         }
         if text.starts_with("http://") || text.starts_with("https://") {
-            let path = text.split(['?', '#']).next().unwrap_or(text);
-            // DASH; HLS is looked into.
-            let manifest = path.ends_with(".mpd");
-            return Ok(if manifest { Self::Ffmpeg(text.to_owned()) } else { Self::Http(text.to_owned()) });
+            return Ok(Self::Http(text.to_owned()));
         }
         if let Some(address) = text.strip_prefix("rtmp://").and_then(RtmpAddress::parse) {
             return Ok(Self::Rtmp(address));
@@ -205,7 +204,7 @@ mod tests {
             ("rtmp://host/app", Input::Ffmpeg("rtmp://host/app".into())),
             ("https://host/live", Input::Http("https://host/live".into())),
             ("https://host/live.m3u8?t=1", Input::Http("https://host/live.m3u8?t=1".into())),
-            ("https://host/live.mpd", Input::Ffmpeg("https://host/live.mpd".into())),
+            ("https://host/live.mpd", Input::Http("https://host/live.mpd".into())),
             ("srt://:9000", Input::Ffmpeg("srt://:9000".into())),
             // As they come out of mails, pages and shells.
             (" <HTTP://host/Live>\n", Input::Http("http://host/Live".into())),

@@ -4,6 +4,8 @@
 //! that speaks another HTTP, packets without usable tables. Why is said once. Files and servers ffmpeg opens itself;
 //! what comes to us, it is given, from the first byte on.
 
+mod kept;
+
 use std::{
     collections::VecDeque,
     path::Path,
@@ -17,11 +19,12 @@ use std::{
 use minuet_proto::Secrets;
 
 use super::{
-    Input, InputError, InputOptions, READ_LEN, Read,
+    Input, InputError, InputOptions, Read,
+    dash::Manifest,
     error::Listed,
     ffmpeg::{self, Fed, Ffmpeg, Job, Origin},
     file::{self, FileInput, Kind},
-    hls::{Aired, Segment},
+    hls::Aired,
     http::{self, Http},
     native::{Looks, Native, looks},
     pace::{Pace, Paced},
@@ -31,8 +34,6 @@ use super::{
     udp::Udp,
 };
 
-/// What has come is kept for ffmpeg, if it need be, up to so much. Beyond, ffmpeg begins with what comes then.
-const MAX_KEPT: usize = 4 << 20;
 /// Datagrams with so much in them that is not MPEG-TS are for ffmpeg. A few of a stranger's are not enough.
 const DATAGRAMS_LOOKED_AT: usize = 128 << 10;
 /// Playlists that lead to playlists.
@@ -42,7 +43,6 @@ const MAX_HOPS: u32 = 3;
 #[derive(Debug)]
 pub struct Source {
     reader: Reader,
-    /// What the reader needs to know of itself.
     about: About,
     pace: Pace,
 }
@@ -77,10 +77,9 @@ struct About {
     fed: Option<Instant>,
     /// Bytes have come of it that can be used.
     fruitful: bool,
-    /// Of a live playlist: what was on air when it was opened, its newest segment then, and where ffmpeg is to begin.
+    /// Of a live playlist: what was on air when it was opened, and what was found in it then.
     aired: Aired,
-    newest: Option<Segment>,
-    start: Option<usize>,
+    listed: Listed,
     remarks: VecDeque<Remark>,
     /// Where encoders come to; nobody else gets in while one is on air.
     door: Option<Rtmp>,
@@ -116,8 +115,7 @@ impl Source {
             fed: None,
             fruitful: false,
             aired,
-            newest: None,
-            start: None,
+            listed: Listed::default(),
             remarks: VecDeque::new(),
             door: None,
         };
@@ -125,7 +123,7 @@ impl Source {
         Ok(Self { reader, about, pace: Pace::Undecided })
     }
 
-    /// Waits as long as `patience` for bytes and puts them into `buf`, which should hold [`READ_LEN`].
+    /// Waits as long as `patience` for bytes and puts them into `buf`, which should hold [`READ_LEN`](super::READ_LEN).
     ///
     /// # Errors
     /// What ended the input before its time, as a sentence that names the remedy.
@@ -148,6 +146,11 @@ impl Source {
         Ok(Read::Idle)
     }
 
+    /// Whether it was made before: it has a length.
+    pub fn is_recorded(&self) -> bool {
+        self.about.is_finite(&self.reader)
+    }
+
     /// How many bytes the writer of a named pipe has brought, or of a device; `None` if it is neither.
     pub fn came(&self) -> Option<u64> {
         self.about.came.as_ref().map(|came| came.load(Ordering::Relaxed))
@@ -166,8 +169,11 @@ impl Source {
     /// What has been on air of a live playlist by now; `None` if nothing has come of this connection.
     pub fn aired(&self) -> Option<Aired> {
         let Reader::Ffmpeg(ffmpeg) = &self.reader else { return None };
-        let newest = self.about.newest.clone()?;
-        Some(ffmpeg.aired()?.after(Some(newest)))
+        let aired = ffmpeg.aired()?;
+        if self.about.listed.manifest {
+            return Some(Aired::all_of_manifest(Manifest::default()));
+        }
+        Some(aired.after(Some(self.about.listed.newest.clone()?)))
     }
 
     /// Whether its end is only that of a connection: what has no length and no mark of its end goes on later.
@@ -218,13 +224,12 @@ impl Source {
 
     /// Something that the user should know: the same again from a connection to the next.
     pub fn remark(&mut self) -> Option<Remark> {
-        let udp = if let Reader::Native(Native::Udp(udp)) = &mut self.reader { udp.remark() } else { None };
-        let of_ffmpeg = match &mut self.reader {
-            Reader::Ffmpeg(ffmpeg) => ffmpeg.remark(),
-            Reader::Native(Native::Raw(ffmpeg)) => ffmpeg.remark(),
+        let warning = match &mut self.reader {
+            Reader::Native(Native::Udp(udp)) => udp.remark(),
+            Reader::Ffmpeg(ffmpeg) | Reader::Native(Native::Raw(ffmpeg)) => ffmpeg.remark(),
             _ => None,
         };
-        udp.or(of_ffmpeg).map(Remark::Warning).or_else(|| self.about.remarks.pop_front())
+        warning.map(Remark::Warning).or_else(|| self.about.remarks.pop_front())
     }
 }
 
@@ -316,7 +321,9 @@ impl About {
             arguments: self.options.ffmpeg.clone(),
             program: self.options.program,
             insecure: self.options.insecure,
-            start: self.start,
+            finite: self.finite,
+            start: self.listed.start,
+            skip: self.listed.skip,
         }
     }
 
@@ -331,28 +338,6 @@ impl About {
             Reader::Ffmpeg(ffmpeg) => ffmpeg.is_finite(),
             Reader::Waiting | Reader::Failed => false,
         })
-    }
-
-    /// The next of what was kept and not handed out.
-    fn take_kept(&mut self, buf: &mut [u8]) -> Option<usize> {
-        let at = self.handed_out?;
-        let rest = self.kept.as_ref()?.get(at..).filter(|rest| !rest.is_empty())?;
-        let len = rest.len().min(buf.len());
-        buf[..len].copy_from_slice(&rest[..len]);
-        self.handed_out = Some(at + len);
-        Some(len)
-    }
-
-    /// Keeps what has come for as long as there is room.
-    fn keep(&mut self, bytes: &[u8]) {
-        if let Some(kept) = &mut self.kept {
-            if kept.len() + bytes.len() > MAX_KEPT {
-                self.kept = None;
-                return;
-            }
-            kept.extend_from_slice(bytes);
-            self.handed_out = self.handed_out.map(|at| at + bytes.len());
-        }
     }
 }
 
@@ -404,19 +389,22 @@ impl Reader {
                 }
                 Ok(Read::Idle)
             }
-            // Too short to tell.
             Ok(Read::End)
                 if about.handed_out.is_none() && about.kept.as_ref().is_some_and(|kept| !kept.is_empty()) =>
             {
-                about.handed_out = Some(0);
+                // Whoever reads a pipe once more may get the next writer's.
+                if matches!(about.input, Input::Stdin) {
+                    self.hand_over(about, "is not MPEG-TS", None)?;
+                } else {
+                    about.handed_out = Some(0);
+                }
                 Ok(Read::Idle)
             }
             Err(InputError::ForFfmpeg { why, finite, listed, .. }) => {
                 about.finite = finite.then_some(true);
-                let Listed { playlist, newest, start, warnings } =
-                    listed.map_or_else(Listed::default, |it| *it);
-                (about.newest, about.start) = (newest, start);
-                about.remarks.extend(warnings.into_iter().map(Remark::Warning));
+                about.listed = listed.map_or_else(Listed::default, |it| *it);
+                about.remarks.extend(about.listed.warnings.drain(..).map(Remark::Warning));
+                let playlist = about.listed.playlist.take();
                 self.hand_over(about, &why, playlist)?;
                 Ok(Read::Idle)
             }
@@ -487,8 +475,6 @@ impl Reader {
         Ok(())
     }
 }
-
-const _: () = assert!(MAX_KEPT >= READ_LEN);
 
 #[cfg(test)]
 mod tests;

@@ -3,11 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests: a panic is how they fail")]
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Write as _,
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -207,6 +212,77 @@ fn a_playlist_that_stands_still_is_silent_and_goes_on_with_what_is_new() {
     assert!(count(new) >= 1, "{asked:?}");
     let last = old.last().unwrap();
     assert_eq!(count(last), 1, "once on air: {asked:?}");
+}
+
+/// A live DASH manifest with eight segments of a second, of which it names as many as it is told to; what was asked for.
+fn standing_manifest(dir: &Path, named: &Arc<AtomicUsize>) -> (String, Arc<Mutex<Vec<String>>>) {
+    let list = dir.join("film.mpd");
+    let picture = [
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=size=320x180:rate=25",
+        "-t",
+        "8",
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+    ];
+    let dash = ["-g", "25", "-sc_threshold", "0", "-f", "dash", "-seg_duration", "1", list.to_str().unwrap()];
+    ffmpeg(&[&picture[..], &dash].concat());
+    let whole = fs::read_to_string(&list).unwrap();
+    assert!(whole.contains("r=\"7\"") && whole.contains("type=\"static\""), "{whole}");
+    let (dir, named) = (dir.to_owned(), Arc::clone(named));
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let list = Arc::clone(&asked);
+    let server = serve(move |head, peer| {
+        let name = head.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
+        let count = named.load(Ordering::Relaxed);
+        let body = if name.ends_with(".mpd") {
+            let length = "mediaPresentationDuration=\"PT8.0S\"";
+            let live = whole
+                .replace("type=\"static\"", "type=\"dynamic\"")
+                .replace(length, "minimumUpdatePeriod=\"PT1S\"");
+            Some(live.replace("r=\"7\"", &format!("r=\"{}\"", count - 1)).into_bytes())
+        } else {
+            let number = name.split(['-', '.']).filter_map(|part| part.parse::<usize>().ok()).next_back();
+            fs::read(dir.join(&name)).ok().filter(|_| number.is_none_or(|number| number <= count))
+        };
+        if body.is_some() {
+            list.lock().unwrap().push(name);
+        }
+        let status = if body.is_some() { "200 OK" } else { "404 Not Found" };
+        let body = body.unwrap_or_default();
+        let head =
+            format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        let _ = peer.write_all(head.as_bytes()).and_then(|()| peer.write_all(&body));
+    });
+    (format!("http://{server}/film.mpd"), asked)
+}
+
+#[test]
+fn a_manifest_that_stands_still_is_silent_and_goes_on_with_what_is_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let named = Arc::new(AtomicUsize::new(4));
+    let (url, asked) = standing_manifest(dir.path(), &named);
+    let data = dir.path().join("data");
+    let mut segmenter = Segmenter::start(&data, &[&url, "--silence", "1s", "--segment", "1s"]);
+    segmenter.wait_for("is a playlist that is not renewed");
+    let segments = || {
+        let asked = asked.lock().unwrap();
+        asked.iter().filter(|name| name.starts_with("chunk")).cloned().collect::<Vec<_>>()
+    };
+    let before = segments();
+    let all_different = before.iter().collect::<BTreeSet<_>>().len() == before.len();
+    assert!(!before.is_empty() && all_different, "each was on air once: {before:?}");
+    named.store(8, Ordering::Relaxed);
+    segmenter.wait_for("the feed is back");
+    // All that was named has come: ffmpeg asks for what is not there.
+    segmenter.wait_for_next("the feed is silent");
+    segmenter.terminate();
+    assert!(segmenter.finish().0.success());
+    assert!((7500..8700).contains(&recorded_ms(&data)), "nothing is on air twice: {}", recorded_ms(&data));
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod common;
 mod feeds;
 mod inputs;
 mod odd_feeds;
+mod odd_films;
 mod recording;
 mod sharing;
 mod status;

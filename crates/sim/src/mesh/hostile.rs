@@ -28,6 +28,8 @@ const FLOOD: u64 = 200;
 /// Nodes that a poisoning node names at a time, and every how many times it does: the most that is not a flood.
 const POISON: u32 = 64;
 const POISON_TURNS: u64 = 10;
+/// What a hostile node says that its uplink has, in kbit/s: 1 Gbit/s, so that it is given much.
+pub const BOAST: u32 = 1_000_000;
 /// Pieces that a lying node claims at a time.
 const CLAIMS: u64 = 32;
 
@@ -37,6 +39,17 @@ pub fn block(vice: Vice, media: &Media, honest: Bytes) -> Option<Bytes> {
         Vice::Corrupts => Some(media.corrupted(&honest)),
         Vice::Lies | Vice::Stalls | Vice::Drips | Vice::Idles | Vice::Crowds => None,
         Vice::Forges | Vice::Floods | Vice::Poisons => Some(honest),
+    }
+}
+
+/// What a hostile node called `own` says of itself in place of what its core says.
+pub fn boast(message: &mut Message, own: minuet_proto::mesh::NodeId) {
+    match message {
+        Message::Hello(hello) => hello.upload_kbps = BOAST,
+        Message::Peers(peers) => {
+            peers.iter_mut().filter(|peer| peer.node == own).for_each(|peer| peer.upload_kbps = BOAST);
+        }
+        _ => {}
     }
 }
 

@@ -8,7 +8,7 @@ use minuet_session::{Dialability, Session, Settings, message_rate};
 
 use super::{
     contacts::{Contacts, reach},
-    hostile::Drip,
+    hostile::{BOAST, Drip},
     media::ModelKey,
 };
 use crate::{
@@ -130,6 +130,7 @@ pub fn peer_info(id: NodeId, lives: &[Life]) -> PeerInfo {
             source: life.part == Part::Source,
         },
         upload_kbps: match life.knows {
+            _ if matches!(life.part, Part::Hostile(_)) => BOAST,
             Knows::Nothing => 0,
             _ => (life.access.up.0 * 8 / 1_000) as u32,
         },

@@ -396,9 +396,12 @@ impl<'a> Shard<'a> {
         }
     }
 
-    fn send(&mut self, id: NodeId, core: CoreLink, message: Message, payload: Bytes) {
-        let (link, bytes) = (engine_link(core), message.encoded_len());
+    fn send(&mut self, id: NodeId, core: CoreLink, mut message: Message, payload: Bytes) {
         let part = self.member(id).life.part;
+        if matches!(part, Part::Hostile(_)) {
+            hostile::boast(&mut message, core_id(id));
+        }
+        let (link, bytes) = (engine_link(core), message.encoded_len());
         if let Message::Block(block) = &message {
             let payload = match part {
                 Part::Hostile(vice) => hostile::block(vice, &self.media, payload),

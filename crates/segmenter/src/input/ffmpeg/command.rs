@@ -14,6 +14,10 @@ const TRUSTED: &[&str] = &[
 /// What a playlist that was made smaller may lead to: never a file of this machine.
 const OF_A_PLAYLIST: &str = "http,https,tls,tcp,crypto,httpproxy,data";
 
+/// A server that brings nothing for ten seconds has broken off.
+const STALLED: &[&str] = &["-rw_timeout", "10000000"];
+/// A film that broke off goes on from there, if the server takes ranges.
+const RESUMES: &[&str] = &["-reconnect", "1", "-reconnect_delay_max", "5"];
 /// Still pictures, as a slate may be one.
 const PICTURES: &[&str] = &["png", "jpg", "jpeg", "bmp", "webp", "tif", "tiff"];
 /// What the description of an RTP session (SDP) may lead to; ffmpeg by itself lets a file lead to nothing.
@@ -66,13 +70,16 @@ pub fn command(job: &Job, plan: &Plan) -> Command {
         Origin::Url(url) => {
             let (url, own) = as_ffmpeg_takes_it(url, job.insecure);
             command.args(own);
+            if url.starts_with("http://") || url.starts_with("https://") {
+                command.args(STALLED).args(RESUMES);
+            }
             if url.strip_prefix("file:").is_some_and(|path| is_session(Path::new(path))) {
                 command.args(["-protocol_whitelist", OF_A_SESSION]);
             }
             url
         }
         Origin::Playlist(playlist) => {
-            command.args(["-protocol_whitelist", OF_A_PLAYLIST, "-f", "hls"]);
+            command.args(STALLED).args(["-protocol_whitelist", OF_A_PLAYLIST, "-f", "hls"]);
             playlist.clone()
         }
         // Opened anew, so that ffmpeg can look at its end first.
@@ -89,7 +96,11 @@ pub fn command(job: &Job, plan: &Plan) -> Command {
         command.args(["-f", "data", "pipe:1"]);
         return command;
     }
-    command.args(&job.arguments.input).args(["-i", &url]).args(&plan.arguments);
+    command.args(&job.arguments.input).args(["-i", &url]);
+    if !job.skip.is_zero() {
+        command.arg("-ss").arg(format!("{:.3}", job.skip.as_secs_f64()));
+    }
+    command.args(&plan.arguments);
     command.args(["-flush_packets", "1", "-f", "mpegts", "pipe:1"]);
     command
 }

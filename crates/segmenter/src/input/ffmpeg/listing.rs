@@ -4,6 +4,10 @@
 //! Lines come with their level in front (`-loglevel level+info`), so that nothing in a feed's own metadata passes for
 //! one of them.
 
+use std::time::Duration;
+
+use super::words::clock;
+
 /// More streams than this are not told apart.
 const MAX_STREAMS: usize = 256;
 
@@ -40,6 +44,8 @@ pub struct Stream {
     pub stream_type: Option<u8>,
     /// Its pictures are to be turned before they are shown, as a phone held upright takes them.
     pub turned: bool,
+    /// It does not say how it is coded: sound that ffmpeg could decode only by guessing, pictures that it could not.
+    pub bare: bool,
 }
 
 /// One program, or variant of a playlist.
@@ -58,8 +64,8 @@ pub struct Program {
 pub struct Listing {
     /// ffmpeg's names for the format, as in `mov,mp4,m4a`.
     pub format: String,
-    /// It has a length.
-    pub finite: bool,
+    /// How long it is, if it has a length.
+    pub length: Option<Duration>,
     /// Its streams.
     pub streams: Vec<Stream>,
     /// Its programs.
@@ -95,7 +101,7 @@ impl Listing {
             return;
         }
         if let Some(rest) = line.strip_prefix("  Duration: ") {
-            self.finite = rest.starts_with(|first: char| first.is_ascii_digit());
+            self.length = rest.split(',').next().and_then(clock);
         } else if let Some(rest) = line.strip_prefix("  Program ") {
             let number = rest.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(0);
             if self.programs.len() < MAX_STREAMS {
@@ -153,13 +159,29 @@ impl Listing {
             program.streams.push(index);
         }
         if !self.streams.iter().any(|known| known.index == index) {
-            self.streams.push(Stream { index, kind, codec, stream_type, turned: false });
+            let bare = is_bare(kind, &codec, rest);
+            self.streams.push(Stream { index, kind, codec, stream_type, turned: false, bare });
         }
     }
 
     /// Whether all of the input's streams have been named.
     pub fn is_complete(&self) -> bool {
         self.section == Section::Complete
+    }
+}
+
+/// Whether a stream, `aac (LC) (mp4a / 0x6134706D), 44100 Hz, stereo, fltp, …`, lacks what its container should say of it.
+fn is_bare(kind: Kind, codec: &str, text: &str) -> bool {
+    let (name, more) = text.split_once(", ").unwrap_or((text, ""));
+    match kind {
+        Kind::Audio if codec == "aac" => {
+            // A profile stands before the container's own name for it; a format of samples shows that it was decoded.
+            let first = name.split_once(" (").and_then(|(_, rest)| rest.split(')').next());
+            first.is_none_or(|first| first.contains(" / ")) && more.contains(", fltp")
+        }
+        // What stands for the format of pixels.
+        Kind::Video => more.split([',', '(']).next() == Some("none"),
+        _ => false,
     }
 }
 
@@ -212,7 +234,8 @@ Output #0, mpegts, to 'pipe:1':";
     #[test]
     fn variants_of_a_playlist() {
         let listing = listing(MASTER);
-        assert!(listing.is_complete() && listing.finite);
+        assert!(listing.is_complete());
+        assert_eq!(listing.length, Some(Duration::from_secs(20)));
         assert_eq!(listing.format, "hls");
         assert_eq!(listing.streams.len(), 4);
         let programs: Vec<_> = listing.programs.iter().map(|p| (p.bit_rate, p.streams.clone())).collect();
@@ -222,7 +245,7 @@ Output #0, mpegts, to 'pipe:1':";
     #[test]
     fn streams_of_a_tuner() {
         let listing = listing(TUNER);
-        assert!(!listing.finite);
+        assert_eq!(listing.length, None);
         let kinds: Vec<_> =
             listing.streams.iter().map(|s| (s.kind, s.codec.as_str(), s.stream_type)).collect();
         assert_eq!(
@@ -236,6 +259,7 @@ Output #0, mpegts, to 'pipe:1':";
             ]
         );
         assert_eq!(listing.programs[0].streams, [0, 1, 2, 3]);
+        assert!(listing.streams.iter().all(|stream| !stream.bare));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod command;
 mod listing;
 mod plan;
 mod pump;
+mod verdict;
 mod words;
 
 use std::{
@@ -30,7 +31,7 @@ use super::{
     pipe::{Pipe, wait_readable},
 };
 use listing::Listing;
-use plan::Plan;
+use plan::{Flaws, Plan};
 use pump::Pump;
 use words::Words;
 
@@ -102,8 +103,12 @@ pub struct Job {
     pub program: Option<u16>,
     /// Certificates need not be good.
     pub insecure: bool,
+    /// It is known to have a length, or not to.
+    pub finite: Option<bool>,
     /// The segment of a live playlist to begin with, counted from the end.
     pub start: Option<usize>,
+    /// So much at its beginning is left out.
+    pub skip: Duration,
 }
 
 /// A running ffmpeg; killed and waited for when dropped.
@@ -120,13 +125,10 @@ pub struct Ffmpeg {
     listing: Listing,
     /// Some of its output has been seen.
     fruitful: bool,
-    /// It was started once more, for pictures that come without times.
-    untimed: bool,
+    /// What it has said against the input: it was started once more for it.
+    flaws: Flaws,
     /// Its output was first seen while it had not said what is in it.
     speechless: Option<Instant>,
-    finite: bool,
-    /// The format has marks for its end.
-    has_end_mark: bool,
     remarks: Vec<String>,
 }
 
@@ -152,22 +154,22 @@ impl Ffmpeg {
             again: false,
             listing: Listing::default(),
             fruitful: false,
-            untimed: false,
+            flaws: Flaws::default(),
             speechless: None,
-            finite: false,
-            has_end_mark: false,
             remarks: Vec::new(),
         })
     }
 
     /// Whether what it reads has a length; known once it has brought bytes.
     pub fn is_finite(&self) -> bool {
-        self.finite && !matches!(&self.job.origin, Origin::Url(url) if is_live(url))
+        self.job.finite.unwrap_or(self.listing.length.is_some())
+            && !matches!(&self.job.origin, Origin::Url(url) if is_live(url))
     }
 
     /// Whether its end is one for good.
     pub fn ends(&self) -> bool {
-        self.is_finite() || self.has_end_mark || matches!(self.job.origin, Origin::StdinFile)
+        let has_end_mark = matches!(self.listing.format.as_str(), "hls" | "dash");
+        self.is_finite() || has_end_mark || matches!(self.job.origin, Origin::StdinFile)
     }
 
     /// The segments of a playlist that it has opened; `None` if nothing has come of them.
@@ -192,6 +194,14 @@ impl Ffmpeg {
         match self.running.output.read(buf, patience)? {
             Read::End => self.ended(),
             Read::Data(len) => {
+                let is_bare = self.running.words.signs().bare_sound;
+                if !self.fruitful
+                    && is_bare
+                    && !std::mem::replace(&mut self.flaws.bare_sound, true)
+                    && self.plan_again()?
+                {
+                    return Ok(Read::Idle);
+                }
                 if !self.fruitful
                     && let Some(pump) = &self.running.pump
                 {
@@ -213,9 +223,11 @@ impl Ffmpeg {
             }
             return Ok(self.settled);
         };
-        self.finite = listing.finite;
-        self.has_end_mark = matches!(listing.format.as_str(), "hls" | "dash");
-        let plan = plan::of(&listing, self.job.program, &self.job.arguments.output, self.untimed);
+        if let Some(error) = verdict::unfit(&self.job, &listing, self.running.words.signs()) {
+            self.running.words.forget_all();
+            return Err(error);
+        }
+        let plan = plan::of(&listing, self.job.program, &self.job.arguments.output, self.flaws);
         self.listing = listing;
         if self.again || plan.arguments == self.plan.arguments {
             if !self.again {
@@ -227,6 +239,16 @@ impl Ffmpeg {
         self.again = true;
         self.start_again(plan)?;
         Ok(false)
+    }
+
+    /// Starts it again if its flaws ask for other words; false: they do not.
+    fn plan_again(&mut self) -> Result<bool, InputError> {
+        let plan = plan::of(&self.listing, self.job.program, &self.job.arguments.output, self.flaws);
+        let other = plan.arguments != self.plan.arguments;
+        if other {
+            self.start_again(plan)?;
+        }
+        Ok(other)
     }
 
     /// Starts it again with other words; what it was fed with it gets from the first byte on.
@@ -249,46 +271,29 @@ impl Ffmpeg {
     fn ended(&mut self) -> Result<Read, InputError> {
         let status = self.running.wait()?;
         let last = self.running.words.end();
+        if self.fruitful && verdict::was_one_picture(&self.job, &self.listing, last.signs) {
+            return Err(InputError::StillPicture(self.job.name.clone()));
+        }
+        if self.fruitful && self.is_finite() && !self.job.raw {
+            let ended = verdict::of_the_end(&self.job, &self.listing, &last, status);
+            if ended.is_err() {
+                self.running.words.forget(&last.lines);
+            }
+            self.remarks.extend(ended?);
+            return Ok(Read::End);
+        }
         // ffmpeg calls some things a success that are none: a playlist whose server went away, a film that it could open
         // and read nothing of.
         let failed = !self.fruitful && !self.job.raw && !last.lines.is_empty();
-        if status.success() && !last.playlist_lost && !failed {
+        if status.success() && !last.signs.playlist_lost && !failed {
             return Ok(Read::End);
         }
         self.running.words.forget(&last.lines);
-        if last.untimed && !self.fruitful && !self.untimed {
-            self.untimed = true;
-            let plan = plan::of(&self.listing, self.job.program, &self.job.arguments.output, self.untimed);
-            if plan.arguments != self.plan.arguments {
-                self.start_again(plan)?;
-                return Ok(Read::Idle);
-            }
+        let untimed = last.signs.untimed && !self.fruitful;
+        if untimed && !std::mem::replace(&mut self.flaws.untimed, true) && self.plan_again()? {
+            return Ok(Read::Idle);
         }
-        let unknown = |url: &String| last.lines.contains(&format!("{url}: Protocol not found"));
-        if matches!(&self.job.origin, Origin::Url(url) if unknown(url)) {
-            return Err(InputError::UnknownScheme(self.job.name.clone()));
-        }
-        let mut last_words = self.job.secrets.mask(&last.lines.join("; "));
-        let remedy = remedy(&self.job.origin, &last_words);
-        last_words += remedy;
-        Err(InputError::Ffmpeg { input: self.job.name.clone(), status: status.to_string(), last_words })
-    }
-}
-
-/// What helps against what ffmpeg said last, as the rest of a sentence.
-fn remedy(origin: &Origin, last_words: &str) -> &'static str {
-    let says = |text: &str| last_words.contains(text);
-    let url = if let Origin::Url(url) = origin { url.as_str() } else { "" };
-    match () {
-        () if says("certificate failed verification") => "; if it is your own server, add --insecure-input",
-        () if says("moov atom not found") || says("partial file") => {
-            "; an MP4 with its index at the end must be a file, or on a server that takes ranges: have it written with \
-             -movflags +faststart"
-        }
-        () if says("Connection refused") && url.starts_with("rtmp://") => {
-            "; to wait for an encoder that comes here, write rtmp://0.0.0.0:PORT/APPLICATION/KEY"
-        }
-        () => "",
+        Err(verdict::failure(&self.job, &last, status))
     }
 }
 
@@ -384,120 +389,4 @@ impl Drop for Running {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PATIENCE: Duration = Duration::from_secs(20);
-
-    fn job() -> Job {
-        Job {
-            origin: Origin::Url("rtmp://host/live/hunter2".to_owned()),
-            name: "the feed".to_owned(),
-            secrets: Secrets::of("rtmp://host/live/hunter2"),
-            raw: true,
-            repeat: false,
-            arguments: FfmpegArguments::default(),
-            program: None,
-            insecure: false,
-            start: None,
-        }
-    }
-
-    fn spawn(command: Command) -> Result<Ffmpeg, InputError> {
-        let job = job();
-        Ok(Ffmpeg {
-            running: Running::start(command, &job, None)?,
-            plan: plan::blind(&[]),
-            job,
-            settled: true,
-            again: false,
-            listing: Listing::default(),
-            fruitful: false,
-            untimed: false,
-            speechless: None,
-            finite: false,
-            has_end_mark: false,
-            remarks: Vec::new(),
-        })
-    }
-
-    fn shell(script: &str) -> Ffmpeg {
-        let mut command = Command::new("sh");
-        command.args(["-c", script]);
-        spawn(command).unwrap()
-    }
-
-    #[test]
-    fn output_then_the_end() {
-        let mut child = shell("printf abc");
-        let mut buf = [0; 16];
-        assert_eq!(child.read(&mut buf, PATIENCE).unwrap(), Read::Data(3));
-        assert_eq!(child.read(&mut buf, PATIENCE).unwrap(), Read::End);
-    }
-
-    #[test]
-    fn last_words_are_told_without_secrets() {
-        let mut child = shell(
-            "for n in 1 2 3 4 5; do echo line $n >&2; done; echo '[x @ 0x5ab] [error] no hunter2 6' >&2; exit 3",
-        );
-        let error = child.read(&mut [0; 16], PATIENCE).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "ffmpeg could not read the feed (exit status: 3): line 3; line 4; line 5; [x] no *** 6"
-        );
-    }
-
-    #[test]
-    fn a_playlist_that_cannot_be_had_any_more_is_no_end() {
-        let mut child = shell("echo '[hls @ 0x5ab] Failed to reload playlist 0' >&2");
-        let error = child.read(&mut [0; 16], PATIENCE).unwrap_err().to_string();
-        assert!(error.contains("reload playlist"), "{error}");
-    }
-
-    #[test]
-    fn dropping_it_ends_it() {
-        let mut child = shell("printf x; exec sleep 3600");
-        let mut buf = [0; 1];
-        assert_eq!(child.read(&mut buf, PATIENCE).unwrap(), Read::Data(1));
-        let pid = child.running.child.id();
-        drop(child);
-        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
-    }
-
-    /// As a script that starts ffmpeg in its turn, which outlives it and holds its pipes.
-    #[test]
-    fn what_it_has_started_ends_with_it() {
-        let mut child = shell("sleep 3600 & trap '' TERM; printf \"$!\"; wait");
-        let mut buf = [0; 16];
-        let Read::Data(len) = child.read(&mut buf, PATIENCE).unwrap() else { panic!("it says a number") };
-        let pid = String::from_utf8_lossy(&buf[..len]).into_owned();
-        let (say, gone) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            drop(child);
-            say.send(())
-        });
-        gone.recv_timeout(PATIENCE).expect("it ends");
-        // Killed, if nobody has waited for it yet.
-        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z "), "{state}");
-    }
-
-    #[test]
-    fn a_missing_program_is_a_sentence() {
-        let error = spawn(Command::new("/nowhere/ffmpeg")).unwrap_err();
-        assert!(error.to_string().contains("install it"), "{error}");
-    }
-
-    #[test]
-    fn words_are_split_as_a_shell_does() {
-        let arguments = FfmpegArguments::parse(
-            "-headers \"Authorization: Bearer abc\"",
-            "-c copy -metadata 'service_name=Radio Tower'",
-        );
-        let arguments = arguments.unwrap();
-        assert_eq!(arguments.input, ["-headers", "Authorization: Bearer abc"]);
-        assert_eq!(arguments.output[3], "service_name=Radio Tower");
-        let error = FfmpegArguments::parse("", "-metadata 'x").unwrap_err().to_string();
-        assert!(error.contains("--ffmpeg-output-args"), "{error}");
-    }
-}
+mod tests;

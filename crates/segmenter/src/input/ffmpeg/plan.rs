@@ -29,6 +29,31 @@ const TO_VIDEO: &[&str] = &[
     "expr:gte(t,n_forced*2)",
 ];
 
+/// Pictures whose headers stand beside them in most containers, and which ffmpeg does not put into MPEG-TS by itself.
+const WITHOUT_HEADERS: &[&str] = &["mpeg4", "vc1", "cavs"];
+/// `stream_type` of AAC that says in each packet how it is coded.
+const ADTS: u8 = 0x0f;
+
+/// What ffmpeg has said against an input, when it had been started with other words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flaws {
+    /// It does not say when its pictures are to be shown, which a decoder finds out.
+    pub untimed: bool,
+    /// Its AAC sound does not say what it is.
+    pub bare_sound: bool,
+}
+
+/// How a stream goes out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum How {
+    /// As it is.
+    Copied,
+    /// As it is, with what its container says of it before each key frame.
+    WithHeaders,
+    /// By an encoder, with its options.
+    Transcoded(Vec<String>),
+}
+
 /// What ffmpeg is told to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -50,9 +75,8 @@ pub fn blind(output: &[String]) -> Plan {
     Plan { arguments, remarks: Vec::new() }
 }
 
-/// The plan for an input that is known: of several programs `program`, or the best one. `untimed`: it does not say when
-/// its pictures are to be shown, which a decoder finds out.
-pub fn of(listing: &Listing, program: Option<u16>, output: &[String], untimed: bool) -> Plan {
+/// The plan for an input that is known, with its flaws: of several programs `program`, or the best one.
+pub fn of(listing: &Listing, program: Option<u16>, output: &[String], flaws: Flaws) -> Plan {
     if has_own_map(output) || listing.streams.is_empty() {
         return blind(output);
     }
@@ -62,7 +86,7 @@ pub fn of(listing: &Listing, program: Option<u16>, output: &[String], untimed: b
         let mut programs = listing.programs.iter().filter(|other| other.streams.contains(&stream.index));
         chosen.is_none_or(|ours| ours.streams.contains(&stream.index) || programs.next().is_none())
     };
-    let mut taken: Vec<(usize, Option<Vec<String>>)> = Vec::new();
+    let mut taken: Vec<(usize, How)> = Vec::new();
     let mut remarks = Vec::new();
     // In the order of `-map 0:V:0? -map 0:a? …`: for what that takes alike, ffmpeg need not be started again.
     let streams: Vec<&Stream> = listing.streams.iter().filter(|stream| ours(stream)).collect();
@@ -70,14 +94,14 @@ pub fn of(listing: &Listing, program: Option<u16>, output: &[String], untimed: b
     let mut plain = true;
     for stream in kind(Kind::Video).take(1) {
         plain &= listing.streams.iter().find(|other| other.kind == Kind::Video) == Some(stream);
-        taken.push((stream.index, pictures(stream, output, untimed, &mut remarks)));
+        taken.push((stream.index, pictures(stream, output, flaws, &mut remarks)));
     }
     for stream in kind(Kind::Audio) {
-        taken.push((stream.index, sound(stream, output, &mut remarks)));
+        taken.push((stream.index, sound(stream, output, flaws, &mut remarks)));
     }
     for stream in kind(Kind::Subtitle) {
         if SUBTITLES.contains(&stream.codec.as_str()) {
-            taken.push((stream.index, None));
+            taken.push((stream.index, How::Copied));
         } else {
             remarks.push(format!(
                 "subtitles of kind {} (stream {}) are left out: MPEG-TS carries DVB subtitles and teletext; pictures can \
@@ -88,7 +112,7 @@ pub fn of(listing: &Listing, program: Option<u16>, output: &[String], untimed: b
     }
     for stream in kind(Kind::Data) {
         if DATA.contains(&stream.codec.as_str()) {
-            taken.push((stream.index, None));
+            taken.push((stream.index, How::Copied));
         } else if !PASSING.contains(&stream.codec.as_str()) {
             remarks.push(left_out(&stream.codec, stream.index));
         }
@@ -98,18 +122,24 @@ pub fn of(listing: &Listing, program: Option<u16>, output: &[String], untimed: b
     }
     let all = |kinds: &[Kind]| listing.streams.iter().filter(|stream| kinds.contains(&stream.kind)).count();
     let expected = all(&[Kind::Video]).min(1) + all(&[Kind::Audio, Kind::Subtitle, Kind::Data]);
-    if plain && taken.len() == expected && taken.iter().all(|(_, transcoded)| transcoded.is_none()) {
+    let copied = taken.iter().all(|(_, how)| *how == How::Copied);
+    if plain && taken.len() == expected && copied {
         return Plan { remarks, ..blind(output) };
     }
     let mut arguments: Vec<String> =
         taken.iter().flat_map(|(index, _)| ["-map".to_owned(), format!("0:{index}")]).collect();
     // By their number in the output: ffmpeg complains of two words for one stream.
-    let any = taken.iter().any(|(_, transcoded)| transcoded.is_some());
-    let each = taken.into_iter().enumerate().flat_map(|(nth, (_, transcoded))| {
-        let words = transcoded.unwrap_or_else(|| vec!["copy".to_owned()]);
+    let each = taken.into_iter().enumerate().flat_map(|(nth, (_, how))| {
+        let words = match how {
+            How::Copied => vec!["copy".to_owned()],
+            How::WithHeaders => {
+                ["copy", &format!("-bsf:{nth}"), "dump_extra=freq=keyframe"].map(str::to_owned).to_vec()
+            }
+            How::Transcoded(words) => words,
+        };
         std::iter::once(format!("-c:{nth}")).chain(words)
     });
-    codecs(output, if any { each.collect() } else { Vec::new() }, &mut arguments);
+    codecs(output, if copied { Vec::new() } else { each.collect() }, &mut arguments);
     Plan { arguments, remarks }
 }
 
@@ -154,39 +184,47 @@ fn choose<'a>(programs: &'a [Program], wanted: Option<u16>, streams: &[Stream]) 
         .max_by_key(|program| (has(program, Kind::Video), program.bit_rate, has(program, Kind::Audio)))
 }
 
-fn pictures(
-    stream: &Stream,
-    output: &[String],
-    untimed: bool,
-    remarks: &mut Vec<String>,
-) -> Option<Vec<String>> {
+fn pictures(stream: &Stream, output: &[String], flaws: Flaws, remarks: &mut Vec<String>) -> How {
     if !output.is_empty() {
-        return None;
+        return How::Copied;
     }
+    let codec = stream.codec.as_str();
     let why = match () {
-        () if !VIDEO.contains(&stream.codec.as_str()) => "MPEG-TS cannot carry them",
+        () if !VIDEO.contains(&codec) => "MPEG-TS cannot carry them",
         () if stream.turned => "they are to be turned before they are shown, which MPEG-TS cannot say",
-        () if untimed => "they come without times, and not in the order in which they are shown",
-        () => return None,
+        () if flaws.untimed => "they come without times, and not in the order in which they are shown",
+        // In MPEG-TS they stand before key frames already.
+        () if WITHOUT_HEADERS.contains(&codec) && stream.stream_type.is_none() => return How::WithHeaders,
+        () => return How::Copied,
     };
     remarks.push(format!(
         "pictures of kind {} (stream {}) are transcoded to H.264, which takes much of a processor: {why}; choose how with \
          --ffmpeg-output-args \"-c:v libx264 -preset veryfast -g 50 -c:a copy\"",
         stream.codec, stream.index
     ));
-    Some(TO_VIDEO.iter().map(|word| (*word).to_owned()).collect())
+    How::Transcoded(TO_VIDEO.iter().map(|word| (*word).to_owned()).collect())
 }
 
-fn sound(stream: &Stream, output: &[String], remarks: &mut Vec<String>) -> Option<Vec<String>> {
-    if AUDIO.contains(&stream.codec.as_str()) || !output.is_empty() {
-        return None;
+fn sound(stream: &Stream, output: &[String], flaws: Flaws, remarks: &mut Vec<String>) -> How {
+    if !output.is_empty() {
+        return How::Copied;
     }
+    let codec = stream.codec.as_str();
+    let why = match () {
+        () if !AUDIO.contains(&codec) => "MPEG-TS cannot carry it",
+        () if stream.bare && stream.stream_type != Some(ADTS)
+            || flaws.bare_sound && codec == "aac" && stream.stream_type != Some(ADTS) =>
+        {
+            "the file or encoder does not say how it is coded (it lacks an AudioSpecificConfig), which ffmpeg guesses"
+        }
+        () => return How::Copied,
+    };
     remarks.push(format!(
-        "sound of kind {} (stream {}) is transcoded to AAC: MPEG-TS cannot carry it; choose how with \
-         --ffmpeg-output-args \"-c:v copy -c:a aac -b:a 96k\"",
-        stream.codec, stream.index
+        "sound of kind {codec} (stream {}) is transcoded to AAC: {why}; choose how with --ffmpeg-output-args \"-c:v copy \
+         -c:a aac -b:a 96k\"",
+        stream.index
     ));
-    Some(vec![TO_AUDIO.to_owned()])
+    How::Transcoded(vec![TO_AUDIO.to_owned()])
 }
 
 #[cfg(test)]
@@ -213,22 +251,25 @@ mod tests {
             streams(&["Audio: mp3, 44100 Hz"]),
             streams(&["Video: hevc, yuv420p", "Data: klv (KLVA / 0x41564C4B)", "Subtitle: dvb_subtitle"]),
         ] {
-            assert_eq!(of(&listing, None, &[], false), blind(&[]));
+            assert_eq!(of(&listing, None, &[], Flaws::default()), blind(&[]));
         }
         assert!(blind(&[]).arguments.join(" ").contains("-c copy"));
     }
 
     #[test]
     fn the_best_variant_with_its_own_sound() {
-        let plan = of(&listing(MASTER), None, &[], false);
+        let plan = of(&listing(MASTER), None, &[], Flaws::default());
         assert_eq!(plan.arguments, words("-map 0:2 -map 0:3 -c copy"));
         assert!(plan.remarks.is_empty());
-        assert_eq!(of(&listing(MASTER), Some(0), &[], false).arguments, words("-map 0:0 -map 0:1 -c copy"));
+        assert_eq!(
+            of(&listing(MASTER), Some(0), &[], Flaws::default()).arguments,
+            words("-map 0:0 -map 0:1 -c copy")
+        );
     }
 
     #[test]
     fn teletext_stays_and_scte_35_is_named() {
-        let plan = of(&listing(TUNER), None, &[], false);
+        let plan = of(&listing(TUNER), None, &[], Flaws::default());
         assert_eq!(plan.arguments, words("-map 0:0 -map 0:1 -map 0:2 -c copy"));
         let [remark] = &plan.remarks[..] else { panic!("{:?}", plan.remarks) };
         assert!(remark.contains("scte_35 (stream 3)"), "{remark}");
@@ -237,12 +278,12 @@ mod tests {
     #[test]
     fn what_cannot_be_carried_is_transcoded_or_named() {
         let camera = streams(&["Video: h264 (Main), yuv420p", "Audio: pcm_alaw, 8000 Hz, mono"]);
-        let plan = of(&camera, None, &[], false);
+        let plan = of(&camera, None, &[], Flaws::default());
         assert_eq!(plan.arguments, words("-map 0:0 -map 0:1 -c:0 copy -c:1 aac"));
         assert!(plan.remarks[0].contains("pcm_alaw"), "{:?}", plan.remarks);
 
         let web = streams(&["Video: vp9, yuv420p", "Audio: opus", "Audio: vorbis", "Subtitle: webvtt"]);
-        let plan = of(&web, None, &[], false);
+        let plan = of(&web, None, &[], Flaws::default());
         let text = plan.arguments.join(" ");
         assert!(text.starts_with("-map 0:0 -map 0:1 -map 0:2 -c:0 libx264"), "{text}");
         assert!(text.ends_with("-c:1 copy -c:2 aac"), "{text}");
@@ -252,10 +293,10 @@ mod tests {
     #[test]
     fn pictures_that_are_turned_or_come_without_times_are_transcoded() {
         let mut phone = streams(&["Video: h264 (High), yuv420p", "Audio: aac (LC), 48000 Hz"]);
-        assert_eq!(of(&phone, None, &[], false), blind(&[]));
-        for plan in [of(&phone, None, &[], true), {
+        assert_eq!(of(&phone, None, &[], Flaws::default()), blind(&[]));
+        for plan in [of(&phone, None, &[], Flaws { untimed: true, ..Flaws::default() }), {
             phone.streams[0].turned = true;
-            of(&phone, None, &[], false)
+            of(&phone, None, &[], Flaws::default())
         }] {
             let text = plan.arguments.join(" ");
             assert!(
@@ -267,16 +308,41 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_say_what_it_is_is_decoded_or_gets_its_headers() {
+        let sound = |text: &str| streams(&["Video: h264 (High), yuv420p", text]);
+        for bare in [
+            "Audio: aac (mp4a / 0x6134706D), 44100 Hz, stereo, fltp, 69 kb/s",
+            "Audio: aac, 44100 Hz, stereo, fltp",
+            "Audio: aac ([255][0][0][0] / 0x00FF), 44100 Hz, stereo, fltp",
+        ] {
+            let plan = of(&sound(bare), None, &[], Flaws::default());
+            assert_eq!(plan.arguments, words("-map 0:0 -map 0:1 -c:0 copy -c:1 aac"), "{bare}");
+            assert!(plan.remarks[0].contains("AudioSpecificConfig"), "{:?}", plan.remarks);
+        }
+        // Where nothing was decoded yet, ffmpeg says so when it writes it.
+        let unseen = sound("Audio: aac (mp4a / 0x6134706D), 44100 Hz, stereo, 69 kb/s");
+        assert_eq!(of(&unseen, None, &[], Flaws::default()), blind(&[]));
+        let flaws = Flaws { bare_sound: true, ..Flaws::default() };
+        assert_eq!(of(&unseen, None, &[], flaws).arguments, words("-map 0:0 -map 0:1 -c:0 copy -c:1 aac"));
+
+        let old =
+            streams(&["Video: mpeg4 (Simple Profile) (mp4v / 0x7634706D), yuv420p", "Audio: mp3, 44100 Hz"]);
+        let plan = of(&old, None, &[], Flaws::default());
+        let expected = "-map 0:0 -map 0:1 -c:0 copy -bsf:0 dump_extra=freq=keyframe -c:1 copy";
+        assert_eq!((plan.arguments, plan.remarks), (words(expected), Vec::new()));
+    }
+
+    #[test]
     fn the_users_words_win() {
         let output = words("-c:v libx264 -c:a aac");
         let camera = streams(&["Video: mjpeg, yuvj422p", "Audio: pcm_alaw, 8000 Hz, mono"]);
-        let plan = of(&camera, None, &output, false);
+        let plan = of(&camera, None, &output, Flaws::default());
         assert_eq!(plan, blind(&output));
         assert!(plan.remarks.is_empty());
         let own = words("-map 0:1 -c copy");
-        assert!(!of(&camera, None, &own, false).arguments.contains(&"0:V:0?".to_owned()));
+        assert!(!of(&camera, None, &own, Flaws::default()).arguments.contains(&"0:V:0?".to_owned()));
         // Of a master playlist they have the best variant, too.
-        let plan = of(&listing(MASTER), None, &output, false);
+        let plan = of(&listing(MASTER), None, &output, Flaws::default());
         assert!(plan.arguments.join(" ").starts_with("-map 0:2 -map 0:3 "), "{plan:?}");
     }
 }

@@ -20,6 +20,31 @@ const MAX_WARNINGS: usize = 16;
 const PLAYLIST_LOST: &str = "Failed to reload playlist";
 /// What it says when the first picture comes without the time at which it is to be shown.
 const UNTIMED: &str = "first pts and dts value must be set";
+/// What it says when it gives up to find out what AAC sound without a description is, and writes it as it is.
+const BARE_SOUND: &str = "AAC bitstream not in ADTS format and extradata missing";
+/// What it says of pictures with neither start codes in them nor a description beside them.
+const BARE_PICTURES: (&str, &str) = ("extract_extradata", "No start code is found");
+/// What it says when a file, or a server's answer, is shorter than it should be.
+const CUT_SHORT: &[&str] = &[
+    "partial file",
+    "File ended prematurely",
+    "Stream ends prematurely",
+    "Input/output error",
+    "Connection timed out",
+    "Connection reset by peer",
+    "Failed to reconnect",
+];
+/// What it says before it asks a server for the rest.
+const GOES_ON: &str = "Will reconnect at";
+/// What it says when what was cut off is within a packet.
+const CORRUPT: &str = "corrupt input packet";
+/// What it says when it guesses what bytes are, and when that is more than the name it goes by: parts of films have 25.
+const LOW_SCORE: &str = "detected only with low score of ";
+const NO_MERE_GUESS: u32 = 5;
+/// How it says that it only believes to know how long something is.
+const ESTIMATED: &str = "Estimating duration from bitrate";
+/// What stands before how much it has written, in its last words.
+const WRITTEN: &str = " time=";
 /// Warnings that say nothing that a broadcaster could mend, or that we say ourselves.
 const IDLE_TALK: &[&str] = &[
     "Consider increasing the value",
@@ -28,6 +53,7 @@ const IDLE_TALK: &[&str] = &[
     "Guessed Channel Layout",
     "No trailing CRLF found in HTTP header",
     "deprecated",
+    "detected only with low score",
     "does not match the expected", // of ID3 tags
     "frame size not set",
     "is muxed as a private data stream",
@@ -55,19 +81,39 @@ struct Heard {
     warnings: VecDeque<String>,
     /// Warnings that were passed on, without their numbers.
     passed: BTreeSet<String>,
-    playlist_lost: bool,
-    untimed: bool,
+    signs: Signs,
     ended: bool,
+}
+
+/// What ffmpeg's words show of the input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signs {
+    /// A playlist could not be had any more.
+    pub playlist_lost: bool,
+    /// The first picture came without its time.
+    pub untimed: bool,
+    /// AAC sound came without a description, and was written without.
+    pub bare_sound: bool,
+    /// Pictures came without a description.
+    pub bare_pictures: bool,
+    /// There is less than there should be.
+    pub cut_short: bool,
+    /// A packet is not whole.
+    pub corrupt: bool,
+    /// What the bytes are was a guess.
+    pub guessed: bool,
+    /// How long it is was a guess.
+    pub estimated: bool,
+    /// So much was written in all.
+    pub written: Option<Duration>,
 }
 
 /// The end of what ffmpeg said.
 pub struct LastWords {
     /// Its last lines.
     pub lines: Vec<String>,
-    /// A playlist could not be had any more.
-    pub playlist_lost: bool,
-    /// The first picture came without its time.
-    pub untimed: bool,
+    /// What all that it said shows.
+    pub signs: Signs,
 }
 
 /// Listens to one ffmpeg.
@@ -118,6 +164,11 @@ impl Words {
         self.shared.lock().aired.clone()
     }
 
+    /// What its words have shown so far.
+    pub fn signs(&self) -> Signs {
+        self.shared.lock().signs
+    }
+
     /// A warning that was not passed on yet.
     pub fn warning(&self) -> Option<String> {
         self.shared.lock().warnings.pop_front()
@@ -131,7 +182,12 @@ impl Words {
         }
         let mut heard = self.shared.lock();
         let lines = heard.last.drain(..).collect();
-        LastWords { lines, playlist_lost: heard.playlist_lost, untimed: heard.untimed }
+        LastWords { lines, signs: heard.signs }
+    }
+
+    /// What is wrong is told otherwise.
+    pub fn forget_all(&self) {
+        self.shared.lock().warnings.clear();
     }
 
     /// These lines are told otherwise.
@@ -170,6 +226,9 @@ impl Heard {
         if let Some(text) = find(QUIET) {
             self.listing.line(&text);
             self.aired.hear(&text);
+            if let Some((_, rest)) = text.rsplit_once(WRITTEN) {
+                self.signs.written = rest.split(' ').next().and_then(clock);
+            }
             return;
         }
         let loud = find(LOUD);
@@ -178,8 +237,7 @@ impl Heard {
         if text.is_empty() {
             return;
         }
-        self.playlist_lost |= text.contains(PLAYLIST_LOST);
-        self.untimed |= text.contains(UNTIMED);
+        self.signs.hear(&text);
         if IDLE_TALK.iter().any(|idle| text.contains(idle)) {
             return;
         }
@@ -192,6 +250,32 @@ impl Heard {
         }
         self.last.push_back(text);
     }
+}
+
+impl Signs {
+    fn hear(&mut self, line: &str) {
+        let says = |text: &str| line.contains(text);
+        self.playlist_lost |= says(PLAYLIST_LOST);
+        self.untimed |= says(UNTIMED);
+        self.bare_sound |= says(BARE_SOUND);
+        self.bare_pictures |= says(BARE_PICTURES.0) && says(BARE_PICTURES.1);
+        self.cut_short = !says(GOES_ON) && (self.cut_short || CUT_SHORT.iter().any(|text| says(text)));
+        self.corrupt |= says(CORRUPT);
+        let score =
+            line.split_once(LOW_SCORE).and_then(|(_, rest)| rest.split(',').next()?.parse::<u32>().ok());
+        self.guessed |= score.is_some_and(|score| score < NO_MERE_GUESS);
+        self.estimated |= says(ESTIMATED);
+    }
+}
+
+/// Reads a time as ffmpeg writes it: `00:00:08.03`.
+pub fn clock(text: &str) -> Option<Duration> {
+    let mut parts = text.splitn(3, ':');
+    let hours: u64 = parts.next()?.parse().ok()?;
+    let minutes: u64 = parts.next()?.parse().ok()?;
+    let seconds = Duration::try_from_secs_f64(parts.next()?.parse().ok()?).ok()?;
+    let whole = hours.checked_mul(3600)?.checked_add(minutes.checked_mul(60)?)?;
+    Duration::from_secs(whole).checked_add(seconds)
 }
 
 /// A line without its numbers: lines of one kind differ in those.
@@ -231,7 +315,22 @@ mod tests {
             warnings,
             ["[mpegts] Non-monotonous DTS 17 in output stream 0", "[hls] Failed to reload playlist 0"]
         );
-        assert!(last.playlist_lost);
+        assert!(last.signs.playlist_lost);
         assert_eq!(last.lines.len(), 3);
+    }
+
+    #[test]
+    fn signs_of_what_is_wrong_with_an_input() {
+        let said = "[extract_extradata @ 0x5ab] [error] No start code is found.\n\
+            [mp3 @ 0x5ab] [warning] Format mp3 detected only with low score of 1, misdetection possible!\n\
+            [mov,mp4 @ 0x5ab] [error] stream 0, offset 0x1: partial file\n\
+            [info] frame=   14 fps=0.0 q=-1.0 Lsize=     90kB time=01:02:03.40 bitrate=  64.0kbits/s\n";
+        let mut words = Words::listen(said.as_bytes());
+        let Signs { bare_pictures, bare_sound, guessed, cut_short, written, .. } = words.end().signs;
+        assert!(bare_pictures && guessed && cut_short && !bare_sound);
+        assert_eq!(written, Some(Duration::from_millis(3_723_400)));
+        for text in ["", "N/A", "1:2", "-1:00:00", "00:00:NaN", "18446744073709551615:9:1"] {
+            assert_eq!(clock(text), None, "{text}");
+        }
     }
 }

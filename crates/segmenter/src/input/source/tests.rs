@@ -22,7 +22,7 @@ fn judged(head: &str, body: Vec<u8>, realtime: Option<bool>) -> (bool, bool) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let _entered = runtime.enter();
     let mut source = Source::open(&input, &InputOptions { realtime, ..InputOptions::default() }).unwrap();
-    let mut buf = vec![0; READ_LEN];
+    let mut buf = vec![0; super::super::READ_LEN];
     while matches!(source.pace, Pace::Undecided) {
         source.read(&mut buf, super::super::MAX_WAIT).unwrap();
     }
@@ -50,6 +50,6 @@ fn files_are_paced() {
     let path = dir.path().join("clip.ts");
     std::fs::write(&path, packets()).unwrap();
     let mut source = Source::open(&Input::File(path), &InputOptions::default()).unwrap();
-    source.read(&mut vec![0; READ_LEN], super::super::MAX_WAIT).unwrap();
+    source.read(&mut vec![0; super::super::READ_LEN], super::super::MAX_WAIT).unwrap();
     assert!(matches!(source.pace, Pace::Own(_)) && !source.is_endless());
 }

@@ -11,10 +11,14 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use minuet_guard::{pool::Pool, tasks::Spawner};
+use minuet_guard::{
+    pace::{Allowance, Pace},
+    pool::Pool,
+    tasks::Spawner,
+};
 use minuet_proto::ChannelId;
 use tokio::time::timeout;
 
@@ -26,6 +30,9 @@ const MAX_ACCEPTING: u64 = 64;
 const UNPROVEN: u64 = 8;
 /// How long the handshake may take of one that has not shown its address.
 const UNPROVEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Handshakes that all may begin, and what each household may begin beyond that.
+const COMMON: Allowance = Allowance { burst: 200, cost: Duration::from_millis(50) };
+const OWN: Allowance = Allowance { burst: 8, cost: Duration::from_secs(2) };
 /// All that come through relay servers share as one household: whose they are is not known.
 const RELAYED: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
@@ -36,9 +43,9 @@ enum Judgement {
     ShowAddress,
 }
 
-/// Rule 2.
-fn judge(proven: bool, taken: u64) -> Judgement {
-    if proven || taken < UNPROVEN { Judgement::Take } else { Judgement::ShowAddress }
+/// Rule 2; and an allowance is only charged to who shows that it is its own.
+fn judge(proven: bool, tight: bool, taken: u64) -> Judgement {
+    if proven || !tight && taken < UNPROVEN { Judgement::Take } else { Judgement::ShowAddress }
 }
 
 /// Takes connections that others open.
@@ -49,24 +56,32 @@ pub(super) async fn accept(
     tasks: Spawner,
 ) -> Result<(), &'static str> {
     let places = Pool::new(MAX_ACCEPTING);
+    let (mut pace, began) = (Pace::new(COMMON, OWN), Instant::now());
     loop {
         let Some(incoming) = transport.incoming().await else { return Err("the socket is closed") };
         // Relay servers know who their clients are.
         let proven = incoming.is_proven();
-        if judge(proven, places.used()) == Judgement::ShowAddress {
+        let tight = pace.is_tight(began.elapsed());
+        if judge(proven, tight, places.used()) == Judgement::ShowAddress {
             incoming.show_address();
             continue;
         }
-        let Ok(place) = places.take(incoming.remote().unwrap_or(RELAYED), 1) else {
+        let from = incoming.remote().unwrap_or(RELAYED);
+        if !pace.admit(from, began.elapsed()) {
+            incoming.refuse();
+            continue;
+        }
+        let Ok(place) = places.take(from, 1) else {
             incoming.refuse();
             continue;
         };
-        let door = door.clone();
+        let (door, punching) = (door.clone(), transport.punching.clone());
         let opening = async move {
             let patience = if proven { DIAL_TIMEOUT } else { UNPROVEN_TIMEOUT };
             let opening = async {
                 let connection = timeout(patience, incoming.accept()).await.ok().flatten()?;
                 place.set_useful(true);
+                punching.watch(&connection);
                 link::open(connection, channel, true).await
             };
             let opened = tokio::select! {
@@ -88,8 +103,9 @@ mod tests {
 
     #[test]
     fn addresses_are_to_be_shown_once_some_places_are_taken() {
-        assert_eq!(judge(false, UNPROVEN - 1), Judgement::Take);
-        assert_eq!(judge(false, UNPROVEN), Judgement::ShowAddress);
-        assert_eq!(judge(true, MAX_ACCEPTING), Judgement::Take);
+        assert_eq!(judge(false, false, UNPROVEN - 1), Judgement::Take);
+        assert_eq!(judge(false, false, UNPROVEN), Judgement::ShowAddress);
+        assert_eq!(judge(false, true, 0), Judgement::ShowAddress);
+        assert_eq!(judge(true, true, MAX_ACCEPTING), Judgement::Take);
     }
 }

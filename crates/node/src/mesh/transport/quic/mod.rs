@@ -32,14 +32,16 @@ mod accept;
 mod certificates;
 mod congestion;
 mod link;
+mod punching;
 
-use self::{certificates::Pins, congestion::WindowFactory};
+use self::{certificates::Pins, congestion::WindowFactory, punching::Punching};
+use super::super::endless;
 use super::{Door, Error, Opening, PathFigures, RelayServer, Transport, Work};
 use crate::contact::{Contact, Contacts, Teller};
 
 /// Names the protocol in the handshake (RFC 7301). The number is that of the framing, not of the mesh messages, whose
 /// version is negotiated in Hello.
-const ALPN: &[u8] = b"minuet-mesh/1";
+const ALPN: &[u8] = b"minuet-mesh/2";
 /// How long a port that is in use may take to become free, and how often that is looked at.
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
 const PORT_LOOK: Duration = Duration::from_millis(20);
@@ -67,6 +69,7 @@ pub(in crate::mesh) struct Quic {
     endpoint: Endpoint,
     pins: Pins,
     contacts: Contacts,
+    punching: Punching,
     /// The relay server of each tracker, by the tracker's URL.
     relays: Mutex<HashMap<String, RelayUrl>>,
     /// Their URLs, for whoever wants to know when they change.
@@ -114,7 +117,14 @@ impl Quic {
         }
         let endpoint =
             builder.bind().await.map_err(|error| Error::Bind { listen, reason: innermost(&error) })?;
-        Ok(Self { endpoint, pins, contacts, relays: Mutex::default(), said_relays: watch::Sender::default() })
+        Ok(Self {
+            endpoint,
+            pins,
+            contacts,
+            punching: Punching::default(),
+            relays: Mutex::default(),
+            said_relays: watch::Sender::default(),
+        })
     }
 
     /// Uses a tracker's relay server from now on, in place of the one that it had before, and learns this node's public
@@ -181,6 +191,7 @@ impl Quic {
                 let answered = remote(connection).map(|addr| addr.ip());
                 let good = contacts.into_iter().find(|contact| Some(contact.target()) == answered);
                 good.map(Contact::succeeded).unwrap_or_default();
+                self.punching.watch(connection);
             }
             Some(connection)
         };
@@ -269,6 +280,7 @@ impl Transport for Quic {
         door: Door,
         tasks: Spawner,
     ) -> Work<'static, Result<(), &'static str>> {
+        tasks.spawn("the watch over hole punching", endless(self.punching.clone().run()));
         Box::pin(accept::accept(self, channel, door, tasks))
     }
 

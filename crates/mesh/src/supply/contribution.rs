@@ -15,8 +15,8 @@
 use std::time::Duration;
 
 use crate::Timestamp;
-use crate::neighbour::Neighbour;
-use crate::tempo::Tempo;
+use crate::members::neighbour::Neighbour;
+use crate::stream::tempo::Tempo;
 
 /// What a neighbour may take before its own giving is looked at, in seconds of the stream: longer than anybody who gives
 /// goes without being asked for anything.

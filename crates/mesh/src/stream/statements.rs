@@ -11,7 +11,8 @@ use std::collections::VecDeque;
 
 use minuet_proto::mesh::Message;
 
-use crate::neighbour::Slab;
+use crate::members::greeting::KNOWS_STATES;
+use crate::members::neighbour::Slab;
 use crate::node::Node;
 use crate::{Output, Statement, Timestamp};
 
@@ -59,7 +60,7 @@ impl Node {
     pub(crate) fn pass_on(&mut self, statement: Statement, now: Timestamp) {
         if self.statements.note(&statement) {
             for slab in self.neighbours.slabs() {
-                self.send(slab, message(statement.clone()), now);
+                self.tell_statement(slab, statement.clone(), now);
             }
         }
     }
@@ -69,14 +70,17 @@ impl Node {
         let newest = [self.statements.states.back(), self.statements.records.back()];
         let newest: Vec<Statement> = newest.into_iter().flatten().cloned().collect();
         for statement in newest {
-            self.send(to, message(statement), now);
+            self.tell_statement(to, statement, now);
         }
     }
-}
 
-fn message(statement: Statement) -> Message {
-    match statement {
-        Statement::Record(record) => Message::Record(record),
-        Statement::State(state) => Message::State(state),
+    /// Who has not greeted yet is told when it has.
+    fn tell_statement(&mut self, to: Slab, statement: Statement, now: Timestamp) {
+        let version = self.neighbours.get(to).map_or(0, |neighbour| neighbour.version);
+        match statement {
+            Statement::Record(record) if version > 0 => self.send(to, Message::Record(record), now),
+            Statement::State(state) if version >= KNOWS_STATES => self.send(to, Message::State(state), now),
+            Statement::Record(_) | Statement::State(_) => {}
+        }
     }
 }

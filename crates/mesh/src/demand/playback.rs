@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use crate::window::PieceWindow;
+use crate::stream::window::PieceWindow;
 use crate::{Start, Timestamp};
 
 /// A missing head's ingest time is taken from one of so many pieces before it.

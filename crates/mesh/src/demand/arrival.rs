@@ -18,11 +18,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use minuet_proto::mesh::{Block, Message, Serial, SerialList};
 
-use crate::flood::price;
-use crate::neighbour::{Asked, CROSSING, Neighbour, Slab};
+use crate::members::neighbour::{Asked, CROSSING, Neighbour, Slab};
 use crate::node::Node;
-use crate::tempo::Tempo;
-use crate::uplink::LIVE;
+use crate::stream::tempo::Tempo;
+use crate::supply::rank::LIVE;
+use crate::trust::flood::price;
 use crate::{HangUpReason, Output, Role, Timestamp};
 
 /// Pushes that one neighbour may have under way here, less one for each piece that it has broken off of late.

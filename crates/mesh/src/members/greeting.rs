@@ -5,13 +5,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use minuet_proto::mesh::{Hello, HelloFlags, Message, PeerInfo, Serial, Window};
 
-use crate::neighbour::Slab;
+use crate::members::neighbour::Slab;
 use crate::node::Node;
-use crate::window::AHEAD;
+use crate::stream::window::AHEAD;
 use crate::{Role, Timestamp};
 
-/// Protocol version that this crate speaks.
-const VERSION: u32 = 1;
+/// The highest protocol version that this crate speaks; each neighbour is spoken to in the lower of its own and this.
+const VERSION: u32 = 2;
+/// The first version that knows [`Message::State`].
+pub(crate) const KNOWS_STATES: u32 = 2;
 /// Heads that a newcomer asks for behind the edge, for the default delay and a group of pictures at 30 pieces
 /// a second.
 const HEADS_BEHIND: u64 = 256;
@@ -31,7 +33,6 @@ impl Node {
         let bits = self.promised_bits();
         self.send(to, Message::Bitfield(bits), now);
         self.tell_address(to, now);
-        self.tell_statements(to, now);
     }
 
     pub(crate) fn say_hello(&mut self, to: Slab, now: Timestamp) {
@@ -105,6 +106,7 @@ impl Node {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         neighbour.greeted = true;
         neighbour.flags = hello.flags;
+        neighbour.version = hello.version.min(VERSION);
         neighbour.upload_kbps = hello.upload_kbps;
         if hello.upload_kbps > 0 {
             neighbour.rate = hello.upload_kbps as f32 * 125.0;
@@ -114,6 +116,7 @@ impl Node {
         if replaces {
             self.let_go_worst(from, now);
         }
+        self.tell_statements(from, now);
     }
 
     pub(crate) fn on_bitfield(&mut self, from: Slab, window: Window, now: Timestamp) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use minuet_proto::mesh::{Serial, SignedHead};
 
-use crate::bits::Bits;
+use crate::stream::bits::Bits;
 use crate::{PieceRef, Timestamp};
 
 /// How far beyond the newest verified head a promise is believed.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use minuet_proto::mesh::{Message, Serial};
 use rand::RngExt;
 
-use crate::neighbour::Slab;
+use crate::members::neighbour::Slab;
 use crate::node::Node;
 use crate::{Role, Timestamp};
 

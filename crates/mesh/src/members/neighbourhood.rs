@@ -26,10 +26,10 @@ use minuet_proto::mesh::{ByeReason, Message, NodeId, PeerInfo, Serial};
 use rand::RngExt;
 use rand::seq::IteratorRandom;
 
-use crate::candidates::Word;
-use crate::flood::price;
-use crate::neighbour::{Neighbour, Slab};
+use crate::members::candidates::Word;
+use crate::members::neighbour::{Neighbour, Slab};
 use crate::node::Node;
+use crate::trust::flood::price;
 use crate::{Direction, HangUpReason, LinkId, Output, Role, Timestamp};
 
 /// The least number of neighbours to aim at: with fewer one that leaves is missed.

@@ -19,10 +19,10 @@ use minuet_proto::mesh::{Message, Request, Serial};
 use rand::RngExt;
 use smallvec::SmallVec;
 
-use crate::flood::price;
-use crate::neighbour::{Asked, Neighbour, Slab};
+use crate::members::neighbour::{Asked, Neighbour, Slab};
 use crate::node::Node;
-use crate::push::hop_us;
+use crate::supply::push::hop_us;
+use crate::trust::flood::price;
 use crate::{PickOrder, Role, Timestamp};
 
 /// Requests open with one neighbour.

@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use crate::window::PieceWindow;
+use crate::stream::window::PieceWindow;
 
 /// From one piece to the next at the pace for which times are stated.
 const NOMINAL: Duration = Duration::from_micros(65_536);

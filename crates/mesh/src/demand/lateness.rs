@@ -2,7 +2,7 @@
 //!
 //! Rules:
 //! 1. A request is given up after a time that the holder's measured pace decides, sooner if the holder has gone quiet. A piece
-//!    that has begun is given up at its end ([`Pace`](crate::arrival::Pace)), even if more of it drips in.
+//!    that has begun is given up at its end ([`Pace`](crate::demand::arrival::Pace)), even if more of it drips in.
 //! 2. Nobody is banned for being slow: an honest node answers each request, however late. A holder that has never delivered
 //!    and leaves requests without any answer, while it goes on talking, is a liar. A holder that begins pieces and has never
 //!    finished one may just be slow, and is set aside (`bans.rs`). A holder that has delivered is at most hung up on.
@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::neighbour::Asked;
+use crate::demand::picker::DEFER;
+use crate::members::neighbour::Asked;
 use crate::node::Node;
-use crate::picker::DEFER;
 use crate::{HangUpReason, Output, Role, Timestamp};
 
 /// A piece due within this time that has not begun to come is asked of a second neighbour. This and the times below are

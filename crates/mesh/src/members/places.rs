@@ -3,8 +3,8 @@
 //! Rules, after Bitcoin Core's eviction of inbound peers:
 //! 1. While there is a place, everybody gets it, even a school with many viewers behind one address.
 //! 2. Places for links that this node dials are its own: no number of accepted links takes them (`neighbourhood.rs`).
-//! 3. When all are taken, a neighbour that has been of no use goes first: after [`PROBATION`] it has neither requested anything
-//!    nor delivered anything, and tells of no new pieces.
+//! 3. When all are taken, a neighbour that has not even greeted goes first, after [`GREETS`]. Then goes one that has been of no
+//!    use: after [`PROBATION`] it has neither requested anything nor delivered anything, and tells of no new pieces.
 //! 4. Else one of the network that holds most goes, if that holds more than the newcomer's networks then would. Protected are
 //!    an eighth of all, with the shortest round trips; a quarter, over which most media went of late; and the older half of the
 //!    rest. Of the others the youngest goes.
@@ -21,12 +21,16 @@ use minuet_guard::shares::weighed;
 use minuet_proto::mesh::{ByeReason, Message};
 use smallvec::{SmallVec, smallvec};
 
-use crate::neighbour::{Neighbour, Slab};
+use crate::members::neighbour::{Neighbour, Slab};
 use crate::node::Node;
 use crate::{HangUpReason, Timestamp};
 
-/// How long a neighbour may be of no use before it gives way to a newcomer.
-const PROBATION: Duration = Duration::from_secs(10);
+/// How long a neighbour may take to greet, beyond two round trips, before it gives way to a newcomer.
+const GREETS: Duration = Duration::from_secs(1);
+/// How long it may be of no use, at the nominal pace (`tempo.rs`), and at most: who wants the stream asks for some of it, or
+/// tells of what it has got, within a piece or two.
+const PROBATION: Duration = Duration::from_secs(3);
+const LONGEST_PROBATION: Duration = Duration::from_secs(10);
 /// One in so many accepted links is protected for its short round trip, and for what went over it of late.
 const NEAR: usize = 8;
 const USEFUL: usize = 4;
@@ -44,19 +48,25 @@ impl Node {
         if accepted.len() < self.most_accepted() {
             return true;
         }
-        let streams = now.since(self.edge_at) < PROBATION;
-        let useless = accepted.iter().filter(|(_, n)| streams && self.is_useless(n, now));
-        let goes = useless.max_by_key(|(_, n)| n.since).map(|(slab, _)| *slab);
+        let streams = now.since(self.edge_at) < self.probation();
+        let silent = |n: &Neighbour| !n.greeted && n.since + GREETS + n.rtt.saturating_mul(2) < now;
+        let useless = |n: &Neighbour| streams && self.is_useless(n, now);
+        let goes = accepted.iter().filter(|(_, n)| silent(n) || useless(n));
+        let goes = goes.max_by_key(|(_, n)| (silent(n), n.since)).map(|(slab, _)| *slab);
         let Some(goes) = goes.or_else(|| worst_of_largest(&accepted, ip)) else { return false };
         self.send(goes, Message::Bye(ByeReason::Replaced), now);
         self.hang_up(goes, HangUpReason::Replaced, false, now);
         true
     }
 
+    fn probation(&self) -> Duration {
+        self.tempo.time(PROBATION).clamp(PROBATION, LONGEST_PROBATION)
+    }
+
     /// Whether a neighbour has had the time to be of use and was of none.
     fn is_useless(&self, neighbour: &Neighbour, now: Timestamp) -> bool {
         let tells = neighbour.tells(self.window.edge());
-        neighbour.since + PROBATION < now && neighbour.taken == 0 && neighbour.requests == 0 && !tells
+        neighbour.since + self.probation() < now && neighbour.taken == 0 && neighbour.requests == 0 && !tells
     }
 }
 

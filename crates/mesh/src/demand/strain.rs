@@ -255,7 +255,8 @@ impl Node {
         others.into_iter().for_each(|serial| self.window.wanted.clear(serial));
         for slab in self.neighbours.slabs() {
             let Some(neighbour) = self.neighbours.get(slab) else { continue };
-            let open = |a: &&crate::neighbour::Asked| a.pace.is_none() && !self.strain.asks_for(a.serial);
+            let open =
+                |a: &&crate::members::neighbour::Asked| a.pace.is_none() && !self.strain.asks_for(a.serial);
             let open: Vec<u64> = neighbour.asked.iter().filter(open).map(|a| a.serial).collect();
             for serial in open {
                 self.cancel(slab, serial, now);

@@ -7,9 +7,9 @@ use bytes::{Bytes, BytesMut};
 use minuet_proto::mesh::{HelloFlags, NodeId, Serial, SerialList};
 use smallvec::SmallVec;
 
-use crate::arrival::Pace;
-use crate::bits::Bits;
-use crate::tempo::Tempo;
+use crate::demand::arrival::Pace;
+use crate::stream::bits::Bits;
+use crate::stream::tempo::Tempo;
 use crate::{Direction, LinkId, Timestamp};
 
 /// Index of a neighbour in its [`Neighbours`] table; free to be reused once the neighbour is gone.
@@ -89,6 +89,8 @@ pub(crate) struct Neighbour {
     pub told: Timestamp,
     /// Hello came in.
     pub greeted: bool,
+    /// The version that both ends speak; 0 before Hello.
+    pub version: u32,
     pub flags: HelloFlags,
     pub upload_kbps: u32,
     /// How others can reach it, if it told or was dialled there.
@@ -191,6 +193,7 @@ impl Neighbour {
             told: now,
             greeted: false,
             flags: HelloFlags::default(),
+            version: 0,
             upload_kbps: 0,
             address: Bytes::new(),
             rtt,
@@ -219,7 +222,7 @@ impl Neighbour {
             given: 0,
             taken_lately: 0.0,
             given_lately: 0.0,
-            allowance: crate::flood::FULL_ALLOWANCE,
+            allowance: crate::trust::flood::FULL_ALLOWANCE,
             charged: now,
             newest: 0,
             live_from: u64::MAX,
@@ -241,7 +244,7 @@ impl Neighbour {
 
     /// Whether it tells of new pieces, as everybody does who gets the stream.
     pub fn tells(&self, edge: u64) -> bool {
-        self.newest > 0 && self.newest.saturating_add(crate::uplink::LIVE) > edge
+        self.newest > 0 && self.newest.saturating_add(crate::supply::rank::LIVE) > edge
     }
 
     /// Notes a request that is given up without an answer.

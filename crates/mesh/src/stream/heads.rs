@@ -15,10 +15,10 @@ use std::time::Duration;
 use minuet_proto::mesh::{Head, HeadPiece, Message, Serial, SignedHead};
 use rand::seq::IteratorRandom;
 
-use crate::flood::price;
-use crate::neighbour::Slab;
+use crate::members::neighbour::Slab;
 use crate::node::Node;
-use crate::window::Known;
+use crate::stream::window::Known;
+use crate::trust::flood::price;
 use crate::{HangUpReason, Input, Output, PieceRef, Role, Timestamp};
 
 /// Neighbours that a new head is told to unasked.

@@ -1,0 +1,7 @@
+//! Whom to know: links, places, candidates, greetings.
+
+pub(crate) mod candidates;
+pub(crate) mod greeting;
+pub(crate) mod neighbour;
+pub(crate) mod neighbourhood;
+pub(crate) mod places;
