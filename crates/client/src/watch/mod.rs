@@ -216,10 +216,16 @@ pub(crate) fn signals() -> anyhow::Result<Signals> {
     Signals::new().context("cannot listen for signals")
 }
 
+/// Signals within this time are one: a terminal and `timeout` signal a program and its group, one after the other.
+const ONE_SIGNAL: Duration = Duration::from_secs(1);
+
 /// Once told to end, ends the process at once when it is told again.
 fn end_at_once_if_told_again(mut signals: Signals) {
+    let told = Instant::now();
     tokio::spawn(async move {
-        signals.next().await;
+        while told.elapsed() < ONE_SIGNAL {
+            signals.next().await;
+        }
         minuet_console::complain("minuet: told to stop again: ending at once");
         std::process::exit(1);
     });

@@ -4,6 +4,8 @@
 //! damage. And a player that is given something else guesses its format: a playlist would make it contact whomever the
 //! broadcaster likes.
 
+use std::ops::Range;
+
 /// Length of a transport stream packet in bytes.
 const PACKET: usize = 188;
 /// First byte of each packet.
@@ -56,7 +58,9 @@ impl Packets {
         }
         self.rest = input.split_off(at);
         if !media.is_empty() && !std::mem::replace(&mut self.begun, true) {
-            media.drain(..beginning(&media));
+            let (tables, from) = beginning(&media);
+            let tables = media[tables].to_vec();
+            media.splice(..from, tables);
         }
         media
     }
@@ -72,28 +76,37 @@ impl Packets {
     }
 }
 
-/// Where a decoder begins best, in bytes: at the tables (the PAT, and what follows it) that stand before the first random
-/// access point that is marked. What comes before these are the ends of pictures whose beginnings nobody has, which
-/// decoders complain about. At the first packet where there is no such place.
-fn beginning(media: &[u8]) -> usize {
-    let mut tables = 0;
+/// Where a decoder begins best, in bytes: the tables (the PAT, and the sections that follow it) that stand last before the
+/// first random access point that is marked, and that point. What lies between are pictures that refer to earlier ones,
+/// and what comes before the tables are the ends of pictures whose beginnings nobody has: decoders complain about both. Nothing,
+/// and the first packet, where there is no such place.
+fn beginning(media: &[u8]) -> (Range<usize>, usize) {
+    let mut tables = 0..0;
     // Whether nothing but sections has come since: a segment's own tables may stand before those of the feed.
-    let mut only_tables = false;
+    let mut only_sections = false;
     for (number, packet) in media.chunks_exact(PACKET).enumerate() {
+        let at = number * PACKET;
         let starts = packet[1] & 0x40 != 0;
         let pid = u16::from(packet[1] & 0x1f) << 8 | u16::from(packet[2]);
-        let marked = packet[3] & 0x20 != 0 && packet[4] > 0 && packet[5] & 0x40 != 0;
+        let has_field = packet[3] & 0x20 != 0;
+        let marked = has_field && packet[4] > 0 && packet[5] & 0x40 != 0;
+        let body = if has_field { 5 + usize::from(packet[4]) } else { 4 };
+        let is_pes = packet.get(body..body + 3) == Some(&[0, 0, 1]);
         if starts && pid == 0 {
-            if !only_tables {
-                tables = number * PACKET;
+            if !only_sections {
+                tables.start = at;
             }
-            only_tables = true;
+            only_sections = true;
+            tables.end = at + PACKET;
         } else if starts && marked {
-            return tables;
+            return if tables.is_empty() { (0..0, 0) } else { (tables, at) };
+        } else if only_sections && starts && !is_pes {
+            tables.end = at + PACKET;
+        } else {
+            only_sections = false;
         }
-        only_tables &= starts;
     }
-    0
+    (0..0, 0)
 }
 
 #[cfg(test)]
@@ -174,6 +187,25 @@ mod tests {
         for unmarked in [before.clone(), from[2 * PACKET..].to_vec()] {
             packets.leap();
             assert_eq!(packets.next(&unmarked), unmarked);
+        }
+    }
+
+    #[test]
+    fn pictures_of_one_packet_are_pictures_and_not_tables() {
+        let small = |pid| {
+            let mut packet = start(pid, false);
+            packet[4..7].copy_from_slice(&[0, 0, 1]);
+            packet
+        };
+        let tables = [start(0, false), start(0x20, false)].concat();
+        let key = [start(0x50, true), stream(4)].concat();
+        let pictures = [small(0x50), small(0x51), small(0x50)].concat();
+        let mut packets = Packets::default();
+        // Tables again right before the key frame, and not.
+        for again in [&tables[..], &[]] {
+            packets.leap();
+            let given = packets.next(&[&tables[..], &pictures, again, &key].concat());
+            assert_eq!(given, [&tables[..], &key].concat());
         }
     }
 

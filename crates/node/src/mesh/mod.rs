@@ -66,6 +66,8 @@ const COMMAND_QUEUE: usize = 1024;
 const MAX_UNSHARED: usize = 64 << 20;
 /// Heads that may wait for who posts them; older ones are passed over.
 const HEAD_QUEUE: usize = 256;
+/// How long trackers may take before nodes known from an earlier run are dialled.
+const TRACKERS_FIRST: Duration = Duration::from_secs(3);
 /// How long a node may take to take leave.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -219,11 +221,16 @@ impl Mesh {
         let (tasks, links) = (Tasks::new(), CancellationToken::new());
         let spawner = tasks.spawner();
         let (say_neighbours, neighbours) = watch::channel(Vec::new());
+        let (say_met, met) = watch::channel(Met::default());
         if let Some(path) = options.known.clone() {
             let peers = known::read(&path);
             tracing::debug!("{} nodes are known from before", peers.len());
-            // The queue is empty.
-            let _ = commands.try_send(Command::Peers(peers));
+            let (met, commands, alone) = (met.clone(), commands.clone(), options.trackers.is_empty());
+            spawner.errand("the nodes known from before", async move {
+                if alone || nobody_is_named(met).await {
+                    let _ = commands.send(Command::Peers(peers)).await;
+                }
+            });
             let remembering = known::remember(path, neighbours, spawner.token().clone());
             spawner.spawn_to_end("the list of nodes to find again", endless(remembering));
         }
@@ -264,7 +271,6 @@ impl Mesh {
             links_cancel: links.clone(),
         });
         spawner.spawn_to_end("the live mesh", endless(driver.run(queue)));
-        let (say_met, met) = watch::channel(Met::default());
         for tracker in options.trackers.clone() {
             let rendezvous = rendezvous::Rendezvous::new(
                 tracker.clone(),
@@ -395,6 +401,16 @@ impl Mesh {
             tracing::debug!("some links did not end in time");
         }
         let _ = tokio::time::timeout(LEAVE_TIMEOUT, transport.close()).await;
+    }
+}
+
+/// Waits until trackers have said whom they know, for [`TRACKERS_FIRST`] at most. Whether that is nobody: what was true in an
+/// earlier run is worth a dial then. Else it would only use up what may be contacted at the addresses where the living are.
+async fn nobody_is_named(mut met: watch::Receiver<Met>) -> bool {
+    let said = met.wait_for(|met| met.nodes().is_some() || met.failure().is_some());
+    match tokio::time::timeout(TRACKERS_FIRST, said).await {
+        Ok(Ok(met)) => met.nodes().unwrap_or(0) == 0,
+        Ok(Err(_)) | Err(_) => true,
     }
 }
 

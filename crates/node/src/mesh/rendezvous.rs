@@ -38,6 +38,8 @@ use crate::{
 
 /// The first wait after a failure, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// When a node asks again that has found a tracker back: it knows nobody yet if it was started again.
+const SOON: [Duration; 3] = [Duration::from_secs(4), Duration::from_secs(8), Duration::from_secs(16)];
 /// Nodes asked for.
 const WANT: u8 = 32;
 /// The tracker is not asked more often than this, whatever it says and however addresses change.
@@ -120,6 +122,7 @@ impl Rendezvous {
         let mut complained = false;
         // Whether the join before was repeated at once for want of a nonce, so that no tracker has it go on for ever.
         let mut repeated = false;
+        let mut soon = SOON.len();
         loop {
             let reach = self.reach.borrow_and_update().clone();
             // What is nearer than the tracker is of no use to those whom it tells.
@@ -133,6 +136,7 @@ impl Rendezvous {
                 Ok(answer) => {
                     if std::mem::take(&mut complained) {
                         tracing::debug!("tracker {} is back", self.tracker.name());
+                        soon = 0;
                     }
                     backoff.succeeded();
                     let name = self.tracker.base().as_str();
@@ -143,7 +147,10 @@ impl Rendezvous {
                     if repeated {
                         continue;
                     }
-                    interval
+                    // Whoever else comes back to it, the source above all, it may not know yet.
+                    let again = SOON.get(soon).map(|wait| wait.mul_f64(rand::random_range(0.75..1.25)));
+                    soon += usize::from(again.is_some());
+                    again.unwrap_or(interval).min(interval)
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut complained, true) {

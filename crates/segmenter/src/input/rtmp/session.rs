@@ -216,7 +216,11 @@ impl Session {
                 let right = self.key.is_given(&self.app, name);
                 let (level, code, text) = match right {
                     true => ("status", "NetStream.Publish.Start", "on air"),
-                    false => ("error", "NetStream.Publish.BadName", "the stream key is not the channel's"),
+                    false => (
+                        "error",
+                        "NetStream.Publish.BadName",
+                        "the application or the stream key is not the channel's",
+                    ),
                 };
                 let mut body = Vec::new();
                 amf::write_text("onStatus", &mut body);
