@@ -21,7 +21,7 @@ use minuet_proto::mesh::{Block, Message, Serial, SerialList};
 use crate::members::neighbour::{Asked, CROSSING, Neighbour, Slab};
 use crate::node::Node;
 use crate::stream::tempo::Tempo;
-use crate::supply::rank::LIVE;
+use crate::supply::uplink::LIVE;
 use crate::trust::flood::price;
 use crate::{HangUpReason, Output, Role, Timestamp};
 

@@ -244,7 +244,7 @@ impl Neighbour {
 
     /// Whether it tells of new pieces, as everybody does who gets the stream.
     pub fn tells(&self, edge: u64) -> bool {
-        self.newest > 0 && self.newest.saturating_add(crate::supply::rank::LIVE) > edge
+        self.newest > 0 && self.newest.saturating_add(crate::supply::uplink::LIVE) > edge
     }
 
     /// Notes a request that is given up without an answer.

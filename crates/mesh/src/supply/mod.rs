@@ -3,6 +3,5 @@
 pub(crate) mod contribution;
 pub(crate) mod offer;
 pub(crate) mod push;
-pub(crate) mod rank;
 pub(crate) mod reappearance;
 pub(crate) mod uplink;

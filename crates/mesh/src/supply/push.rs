@@ -28,6 +28,7 @@ use crate::node::Node;
 use crate::stream::tempo::Tempo;
 use crate::supply::contribution::{self, Standing};
 use crate::supply::reappearance::Reappearance;
+use crate::supply::uplink::FRESH_CLASS;
 use crate::{LinkId, Role, Timestamp};
 
 /// At which age the source offers a piece to all who lack it, as a part of that at which it would push it again.
@@ -117,108 +118,88 @@ impl Push {
 }
 
 impl Node {
-    /// The next push, if there is a piece to push and somebody to push it to: piece and receiver. Nothing is spent:
-    /// [`Self::begin_push`] does that.
-    pub(crate) fn choose_push(&mut self, now: Timestamp) -> Option<(u64, Slab)> {
-        self.forget_pushes(now);
+    /// The next push, if there is a piece to push and somebody to push it to: rank class, piece, receiver.
+    pub(crate) fn choose_push(&mut self, now: Timestamp) -> Option<(u8, u64, Slab)> {
         if self.role == Role::Source {
-            let (serial, _) = *self.push.fresh.front()?;
-            return self.source_target(serial, now).map(|to| (serial, to));
-        }
-        let seed = self.rng.random::<u64>();
-        self.relayed_push(now, |slab| scattered(seed, slab))
-    }
-
-    /// A push is made.
-    pub(crate) fn begin_push(&mut self, serial: u64, to: Slab, now: Timestamp) {
-        if self.role != Role::Source {
-            return;
-        }
-        let weights = self.source_weights(serial, now);
-        let total: f32 = weights.iter().map(|(_, weight)| weight).sum();
-        for (slab, weight) in weights {
-            let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
-            neighbour.credit += weight;
-            if slab == to {
-                neighbour.credit -= total;
-                neighbour.note_pushed(serial);
-            }
-        }
-    }
-
-    /// Whether a fresh piece waits to be pushed.
-    pub(crate) fn has_push(&mut self, now: Timestamp) -> bool {
-        self.forget_pushes(now);
-        self.role != Role::Source && self.relayed_push(now, |_| 0.0).is_some()
-    }
-
-    /// Forgets what need not be pushed any more: at a source what all have by now, which must not hold up what they lack;
-    /// elsewhere what is old, or has been copied often enough.
-    fn forget_pushes(&mut self, now: Timestamp) {
-        let (neighbours, window) = (&self.neighbours, &self.window);
-        if self.role == Role::Source {
+            // What all have by now must not hold up what they lack.
+            let neighbours = &self.neighbours;
             let lacked = |serial: u64| {
                 neighbours.len() == 0 || neighbours.iter().any(|(_, n)| !n.closing && !n.has.get(serial))
             };
             self.push.fresh.retain(|(serial, _)| lacked(*serial));
-        } else {
-            let (listeners, fresh) = (self.listeners, self.tempo.time(FRESH));
-            self.push.fresh.retain(|(serial, at)| {
-                let copies = usize::from(window.slot(*serial).copies);
-                *at + fresh > now && copies.saturating_mul(PUSH_BELOW) < listeners
-            });
+            let (serial, _) = *self.push.fresh.front()?;
+            let to = self.source_target(serial, now)?;
+            return Some((0, serial, to));
         }
-    }
-
-    /// The newest piece that somebody lacks, since it is the rarest, and who gets it: a near one first, but, by `draw` from
-    /// 0 to 1, not always the same one, which others push to as well.
-    fn relayed_push(&self, now: Timestamp, draw: impl Fn(Slab) -> f32) -> Option<(u64, Slab)> {
-        let (edge, dialable, tempo) = (self.window.edge(), self.config.dialable, &self.tempo);
-        self.push.fresh.iter().rev().find_map(|(serial, _)| {
+        let neighbours = self.listeners;
+        let window = &self.window;
+        let fresh = self.tempo.time(FRESH);
+        self.push.fresh.retain(|(serial, at)| {
+            *at + fresh > now
+                && usize::from(window.slot(*serial).copies).saturating_mul(PUSH_BELOW) < neighbours
+        });
+        // The newest is the rarest.
+        for i in (0..self.push.fresh.len()).rev() {
+            let serial = self.push.fresh[i].0;
+            let edge = self.window.edge();
+            let (rng, quiet_after, dialable) = (&mut self.rng, self.quiet_after, self.config.dialable);
+            let tempo = self.tempo;
+            // Near ones first, but not always the same ones, which others push to as well.
             let target = self
                 .neighbours
                 .iter()
-                .filter(|(_, n)| may_push(n, *serial) && !n.flags.source && n.wants.is_empty())
-                .filter(|(_, n)| !n.quiet(self.quiet_after, now) && n.tells(edge))
+                .filter(|(_, n)| may_push(n, serial) && !n.flags.source && n.wants.is_empty())
+                .filter(|(_, n)| !n.quiet(quiet_after, now) && n.tells(edge))
                 .map(|(slab, n)| {
                     let elsewhere = if dialable && n.flags.dialable { ELSEWHERE } else { 1.0 };
-                    (slab, hop_us(n, tempo) * elsewhere * (1.0 + draw(slab)) / trust(n, tempo, now))
+                    (
+                        slab,
+                        hop_us(n, &tempo) * elsewhere * (1.0 + rng.random::<f32>()) / trust(n, &tempo, now),
+                    )
                 })
                 .min_by(|(_, a), (_, b)| a.total_cmp(b));
-            target.map(|(to, _)| (*serial, to))
-        })
-    }
-
-    /// Smooth weighted round robin over those that spread well: who has most credit once each has got its weight.
-    fn source_target(&self, serial: u64, now: Timestamp) -> Option<Slab> {
-        let mut best: Option<(Slab, f32)> = None;
-        for (slab, weight) in self.source_weights(serial, now) {
-            let Some(neighbour) = self.neighbours.get(slab) else { continue };
-            let credit = neighbour.credit + weight;
-            if best.is_none_or(|(_, most)| credit > most) {
-                best = Some((slab, credit));
+            if let Some((to, _)) = target {
+                return Some((FRESH_CLASS, serial, to));
             }
         }
-        best.map(|(slab, _)| slab)
+        None
     }
 
-    /// Whom the source may push a piece to, and how well each spreads what it gets.
-    fn source_weights(&self, serial: u64, now: Timestamp) -> SmallVec<[(Slab, f32); 48]> {
-        let (tempo, edge) = (&self.tempo, self.window.edge());
+    /// Whether a fresh piece waits to be pushed.
+    pub(crate) fn has_push(&mut self, now: Timestamp) -> bool {
+        self.role != Role::Source && self.choose_push(now).is_some()
+    }
+
+    /// Smooth weighted round robin over those that spread well.
+    fn source_target(&mut self, serial: u64, now: Timestamp) -> Option<Slab> {
+        let (quiet_after, tempo) = (self.quiet_after, self.tempo);
+        let edge = self.window.edge();
         let usual = 1e5 * tempo.scale();
         let fit = |n: &Neighbour| {
             may_push(n, serial)
-                && !contribution::is_rider(n, tempo)
-                && !n.quiet(self.quiet_after, now)
+                && !contribution::is_rider(n, &tempo)
+                && !n.quiet(quiet_after, now)
                 && n.tells(edge)
         };
         let any_fit = self.neighbours.iter().any(|(_, n)| fit(n));
-        let targets = self.neighbours.iter().filter(|(_, n)| may_push(n, serial) && (!any_fit || fit(n)));
-        let weight = |n: &Neighbour| {
-            let spreads = n.spreads.max(SPREADS_LEAST);
-            (usual / hop_us(n, tempo)).powi(3) * trust(n, tempo, now) * spreads
-        };
-        targets.map(|(slab, n)| (slab, weight(n))).collect()
+        let mut total = 0.0;
+        let mut best: Option<(Slab, f32)> = None;
+        for (slab, neighbour) in self.neighbours.iter_mut() {
+            if !may_push(neighbour, serial) || any_fit && !fit(neighbour) {
+                continue;
+            }
+            let spreads = neighbour.spreads.max(SPREADS_LEAST);
+            let weight =
+                (usual / hop_us(neighbour, &tempo)).powi(3) * trust(neighbour, &tempo, now) * spreads;
+            total += weight;
+            neighbour.credit += weight;
+            if best.is_none_or(|(_, credit)| neighbour.credit > credit) {
+                best = Some((slab, neighbour.credit));
+            }
+        }
+        let (slab, _) = best?;
+        self.neighbours.get_mut(slab)?.credit -= total;
+        Some(slab)
     }
 
     /// A piece has begun to go out, pushed or on request: the source need not push it any more.
@@ -307,14 +288,6 @@ impl Node {
 pub(crate) fn hop_us(neighbour: &Neighbour, tempo: &Tempo) -> f32 {
     let fastest = tempo.piece_len as f32 * 1e6 / (FASTEST * tempo.rate);
     neighbour.rtt.as_micros() as f32 / 2.0 + neighbour.transfer_us(tempo).max(fastest)
-}
-
-/// A number from 0 to 1 for each neighbour, another with each seed (splitmix64, Steele et al., OOPSLA 2014).
-fn scattered(seed: u64, slab: Slab) -> f32 {
-    let mut mixed = seed.wrapping_add((slab as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (mixed >> 40) as f32 / (1u32 << 24) as f32
 }
 
 /// How gladly `neighbour` is pushed to: who has just come may as well be gone again soon, and is one of a crowd.

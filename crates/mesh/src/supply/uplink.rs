@@ -35,11 +35,11 @@ use std::time::Duration;
 use minuet_proto::mesh::{Block, Message, Request, Serial, SerialList};
 use smallvec::SmallVec;
 
-use crate::members::neighbour::{CROSSING, Slab, Want};
+use crate::members::neighbour::{CROSSING, Neighbour, Slab, Want};
 use crate::node::Node;
 use crate::supply::contribution::{self, Standing};
-use crate::supply::rank::Rank;
-use crate::{LinkId, Output, Timestamp};
+use crate::supply::push::hop_us;
+use crate::{LinkId, Output, Role, Timestamp};
 
 /// Longest block: BEP 3's 16 KiB.
 const MAX_BLOCK: u64 = 16 * 1024;
@@ -69,15 +69,17 @@ const MAX_BACKLOG: usize = 1 << 20;
 const MAX_LINK_BACKLOG: usize = 128 << 10;
 /// A request that is due within this time goes before all others. This and the times below are for the nominal pace
 /// (`tempo.rs`); …
-pub(crate) const URGENT: Duration = Duration::from_millis(900);
+const URGENT: Duration = Duration::from_millis(900);
 /// … and it is at most this part of the delay.
-pub(crate) const URGENT_SHARE: f32 = 0.3;
+const URGENT_SHARE: f32 = 0.3;
 
 /// What is about to be due goes before what is rare as long as it has had no more than half, give or take so many pieces.
 /// It is little as long as uplinks suffice. Where they do not, all would become due, nothing new would spread, and all
 /// would be late: with 0.8 of the needed uplink 30 % of the pieces came in time.
 const URGENT_PIECES: i64 = 2;
 
+/// A newcomer's piece that is due within this time is the one that its picture waits for.
+const FIRST: Duration = Duration::from_millis(150);
 /// What is due soon at newcomers goes before what others are in no hurry for, as long as the others have had so
 /// many times as much, …
 const GUEST_SHARE: i64 = 3;
@@ -90,6 +92,13 @@ const HOLD: Duration = Duration::from_millis(400);
 /// Requests that may wait for their turn; the least good one beyond it is turned away. Two keep the uplink busy over
 /// a round trip; more would only bind pieces to a busy holder while others idle.
 const MAX_WAITING: usize = 2;
+/// A piece is rare while fewer than one in this many neighbours have it, or fewer than so many, …
+const RARE: usize = 5;
+const LEAST_RARE: usize = 3;
+/// … if they are so many.
+const LEAST_RARE_OF: usize = 10;
+/// … and among so many newest: of older ones few copies are left because nobody needs them any more.
+pub(crate) const LIVE: u64 = 96;
 
 #[derive(Debug)]
 pub(crate) struct Uplink {
@@ -102,9 +111,9 @@ pub(crate) struct Uplink {
     log: VecDeque<(Timestamp, u64)>,
     logged: u64,
     /// Media bytes that newcomers may still have before others.
-    pub guest_credit: i64,
+    guest_credit: i64,
     /// Media bytes that may go to what is about to be due before they go to what is rare.
-    pub urgent_credit: i64,
+    urgent_credit: i64,
     /// Control messages that wait for room under the limit, and their bytes.
     backlog: VecDeque<(LinkId, Message)>,
     backlog_bytes: usize,
@@ -221,6 +230,16 @@ impl Uplink {
         self.free_at.max(self.room_at(bytes, limit.saturating_sub(limit / CONTROL_SHARE)))
     }
 }
+
+/// Where a piece stands that hardly anybody has, pushed or asked for: one copy of it lets many others be made.
+pub(crate) const FRESH_CLASS: u8 = 3;
+
+/// Where a piece stands that is due soon and that nobody has but this source: it was never sent, or who it was sent to
+/// has lost it.
+const UNIQUE_CLASS: u8 = 0;
+
+/// How much good it does to send a piece: the least first.
+type Rank = (u8, bool, u16, u64, u32);
 
 impl Node {
     /// Sends a control message, at once if the limit allows.
@@ -339,6 +358,44 @@ impl Node {
                 self.send(slab, Message::Reject(Serial::new(serial)), now);
             }
         }
+    }
+
+    /// How much good it does to serve a request: the least first.
+    fn rank(&self, neighbour: &Neighbour, want: &Want, now: Timestamp) -> Rank {
+        let urgent =
+            want.due.is_some_and(|due| due < now + self.tempo.before_due(URGENT, URGENT_SHARE, self.delay));
+        let first = neighbour.given == 0 && want.due.is_some_and(|due| due < now + self.tempo.time(FIRST));
+        let copies = self.window.slot(want.serial).copies;
+        let rare = self.is_rare(copies) && want.serial.saturating_add(LIVE) > self.window.edge();
+        let hop = hop_us(neighbour, &self.tempo) as u32;
+        let nobodys = copies == 0 || self.window.slot(want.serial).given == 0;
+        if self.role == Role::Source && urgent && nobodys {
+            return (UNIQUE_CLASS, false, 0, want.serial, hop);
+        }
+        let class = match (contribution::standing(neighbour, &self.tempo, now), urgent) {
+            (Standing::Giver, true) if self.uplink.urgent_credit >= 0 => 1,
+            (Standing::Newcomer, true) if first => 2,
+            (Standing::Giver | Standing::Newcomer, _) if rare => FRESH_CLASS,
+            (Standing::Giver, true) => 4,
+            (Standing::Newcomer, true) if self.uplink.guest_credit > 0 => 4,
+            (Standing::Giver, false) => 5,
+            (Standing::Newcomer, true) => 6,
+            (Standing::Newcomer, false) => 7,
+            (Standing::Rider, true) => 8,
+            (Standing::Rider, false) => 9,
+        };
+        let last = self.hidden_ones_serve(neighbour);
+        if rare {
+            (class, last, copies, !want.serial, hop)
+        } else {
+            (class, last, u16::MAX, want.serial, hop)
+        }
+    }
+
+    /// Whether a piece that so many neighbours have is rare.
+    fn is_rare(&self, copies: u16) -> bool {
+        let least = if self.listeners < LEAST_RARE_OF { 0 } else { LEAST_RARE };
+        usize::from(copies) < self.listeners.div_ceil(RARE).max(least)
     }
 
     pub(crate) fn on_cancel(&mut self, from: Slab, serial: Serial, now: Timestamp) {
@@ -524,13 +581,19 @@ impl Node {
                 return Some((to, serial));
             }
         }
-        if let Some((serial, to)) = self.choose_push(now)
-            && best.as_ref().is_none_or(|(rank, ..)| self.goes_before(serial, to, rank))
-        {
-            self.begin_push(serial, to, now);
-            let neighbour = self.neighbours.get_mut(to)?;
-            neighbour.wants.push(Want { serial, since: now, due: None, sent: 0 });
-            return Some((to, serial));
+        if let Some((class, serial, to)) = self.choose_push(now) {
+            let copies = self.window.slot(serial).copies;
+            let last = self.neighbours.get(to).is_some_and(|n| self.hidden_ones_serve(n));
+            let first = self.role == Role::Source && best.as_ref().is_none_or(|(b, ..)| b.0 > UNIQUE_CLASS);
+            if first || best.as_ref().is_none_or(|(b, ..)| (class, last, copies) < (b.0, b.1, b.2)) {
+                let source = self.role == Role::Source;
+                let neighbour = self.neighbours.get_mut(to)?;
+                if source {
+                    neighbour.note_pushed(serial);
+                }
+                neighbour.wants.push(Want { serial, since: now, due: None, sent: 0 });
+                return Some((to, serial));
+            }
         }
         best.map(|(_, slab, serial)| (slab, serial))
     }

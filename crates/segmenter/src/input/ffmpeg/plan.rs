@@ -3,6 +3,9 @@
 
 use super::listing::{Kind, Listing, Program, SCTE_35, Stream};
 
+/// Subtitles that are text, as ffmpeg names them.
+const TEXTS: &[&str] = &["ass", "mov_text", "srt", "ssa", "subrip", "text", "ttml", "webvtt"];
+
 /// Moving pictures that MPEG-TS has a type for.
 const VIDEO: &[&str] =
     &["h264", "hevc", "mpeg2video", "mpeg1video", "mpeg4", "vvc", "vc1", "cavs", "avs2", "dirac"];
@@ -103,9 +106,13 @@ pub fn of(listing: &Listing, program: Option<u16>, output: &[String], flaws: Fla
         if SUBTITLES.contains(&stream.codec.as_str()) {
             taken.push((stream.index, How::Copied));
         } else {
+            // ffmpeg turns pictures into pictures, and no text into pictures.
+            let remedy = match TEXTS.contains(&stream.codec.as_str()) {
+                true => "text has to be drawn into the picture before, as by ffmpeg's filter \"subtitles\"",
+                false => "they can be made of these with --ffmpeg-output-args \"-c copy -map 0 -c:s dvbsub\"",
+            };
             remarks.push(format!(
-                "subtitles of kind {} (stream {}) are left out: MPEG-TS carries DVB subtitles and teletext; pictures can \
-                 be made of them with --ffmpeg-output-args \"-c copy -map 0 -c:s dvbsub\"",
+                "subtitles of kind {} (stream {}) are left out: MPEG-TS carries DVB subtitles and teletext; {remedy}",
                 stream.codec, stream.index
             ));
         }
