@@ -74,9 +74,9 @@ impl Deliveries {
         }
         // What others send is acknowledged elsewhere; it counts as arrived.
         let others = self.others.smooth(others, now);
-        self.totals.others += others;
-        self.totals.sent += others;
-        self.totals.delivered += others;
+        for total in [&mut self.totals.others, &mut self.totals.sent, &mut self.totals.delivered] {
+            *total = total.saturating_add(others);
+        }
         self.looks.push_back((now, self.totals));
         while self.looks.front().is_some_and(|(at, _)| *at + KEPT < now) {
             self.looks.pop_front();
@@ -86,9 +86,12 @@ impl Deliveries {
     /// A link that is new begins with the counts at which it is first seen.
     fn add(&mut self, link: u64, counts: Totals) {
         let before = self.links.insert(link, counts).unwrap_or(counts);
-        self.totals.sent += counts.sent.saturating_sub(before.sent);
-        self.totals.delivered += counts.delivered.saturating_sub(before.delivered);
-        self.totals.lost += counts.lost.saturating_sub(before.lost);
+        let gained = |total: &mut u64, now: u64, then: u64| {
+            *total = total.saturating_add(now.saturating_sub(then));
+        };
+        gained(&mut self.totals.sent, counts.sent, before.sent);
+        gained(&mut self.totals.delivered, counts.delivered, before.delivered);
+        gained(&mut self.totals.lost, counts.lost, before.lost);
     }
 
     /// Bytes a second that were delivered over about the last `window`.

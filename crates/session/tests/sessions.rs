@@ -223,6 +223,11 @@ fn a_block_that_overtakes_its_head_is_not_thrown_away() {
     net.run(Duration::from_secs(3));
     net.close_piece();
     let (mut heads, mut blocks) = (Vec::new(), Vec::new());
+    // Blocks are spaced by the limit.
+    for _ in 0..4 {
+        net.now = net.now + STEP;
+        net.hosts[0].tell(Event::Timeout, net.now);
+    }
     let now = net.now;
     net.hosts[0].effects.retain(|effect| {
         let Effect::Send { message, payload, .. } = effect else { return true };

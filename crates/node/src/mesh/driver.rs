@@ -3,7 +3,7 @@
 //! One task, fed by queues; nothing in it waits for a peer, a disk beyond the page cache, or whoever reads the window.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     net::IpAddr,
     sync::{Arc, Weak},
     time::{Duration, Instant},
@@ -108,6 +108,9 @@ pub(super) struct Driver {
     parts: Parts,
     /// The time of the last event.
     handled: Timestamp,
+    /// Events that came up while the session was told of others.
+    untold: VecDeque<Event>,
+    is_telling: bool,
     links: HashMap<LinkId, Link>,
     next_link: u64,
     readers: HashMap<ReaderId, Weak<()>>,
@@ -127,6 +130,8 @@ impl Driver {
         Self {
             parts,
             handled: Timestamp::ZERO,
+            untold: VecDeque::new(),
+            is_telling: false,
             links: HashMap::new(),
             next_link: 0,
             readers: HashMap::new(),
@@ -211,10 +216,18 @@ impl Driver {
     fn tell_as_of(&mut self, event: Event, now: Timestamp) {
         // The session's time never goes back.
         self.handled = self.handled.max(now);
-        self.parts.session.handle(event, self.handled, &mut &*self.parts.window);
-        while let Some(effect) = self.parts.session.poll_effect() {
-            self.do_effect(effect);
+        self.untold.push_back(event);
+        if std::mem::replace(&mut self.is_telling, true) {
+            // An effect has an answer at once: it is told once all that came before is done. Hundreds may come in a row.
+            return;
         }
+        while let Some(event) = self.untold.pop_front() {
+            self.parts.session.handle(event, self.handled, &mut &*self.parts.window);
+            while let Some(effect) = self.parts.session.poll_effect() {
+                self.do_effect(effect);
+            }
+        }
+        self.is_telling = false;
     }
 
     /// Tells the session what has drained, and that its time has come, as of that time: timers are late by a millisecond
