@@ -223,20 +223,20 @@ fn a_block_that_overtakes_its_head_is_not_thrown_away() {
     net.run(Duration::from_secs(3));
     net.close_piece();
     let (mut heads, mut blocks) = (Vec::new(), Vec::new());
-    // Blocks are spaced by the limit.
-    for _ in 0..4 {
+    // Blocks are spaced by the limit, and go out one after the other.
+    for _ in 0..8 {
         net.now = net.now + STEP;
         net.hosts[0].tell(Event::Timeout, net.now);
+        for effect in std::mem::take(&mut net.hosts[0].effects) {
+            let Effect::Send { link, message, payload } = effect else { continue };
+            net.hosts[0].tell(Event::Drained { link, bytes: message.encoded_len() as u64 }, net.now);
+            match message {
+                Message::Block(_) => blocks.push((message, payload)),
+                other => heads.push((other, Bytes::new())),
+            }
+        }
     }
     let now = net.now;
-    net.hosts[0].effects.retain(|effect| {
-        let Effect::Send { message, payload, .. } = effect else { return true };
-        match message {
-            Message::Block(_) => blocks.push((message.clone(), payload.clone())),
-            other => heads.push((other.clone(), Bytes::new())),
-        }
-        false
-    });
     assert!(!blocks.is_empty(), "the source pushes new pieces");
     let before = net.hosts[1].held();
     let frame = |(message, payload)| Event::Frame { link: LinkId(0), message, payload };
