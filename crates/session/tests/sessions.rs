@@ -220,7 +220,7 @@ fn media_spreads_and_hosts_hear_of_heads_before_pieces() {
 #[test]
 fn a_block_that_overtakes_its_head_is_not_thrown_away() {
     let mut net = Net::new(1);
-    net.run(Duration::from_secs(3));
+    net.run(Duration::from_millis(3050));
     net.close_piece();
     let (mut heads, mut blocks) = (Vec::new(), Vec::new());
     // Blocks are spaced by the limit, and go out one after the other.
