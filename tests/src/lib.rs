@@ -2,7 +2,10 @@
 //!
 //! The binaries lie beside the tests (`cargo build --release --workspace --bins`); `scripts/test` builds them first.
 
+pub mod browser;
 pub mod hostile;
+pub mod house;
+pub mod siege;
 
 use std::{
     fs::File,
@@ -309,13 +312,25 @@ impl Viewer {
 
     /// Starts one that plays in this `--mode`.
     pub fn start_in(mode: &str, name: &str, link: &str, dir: &Path, more: &[&str]) -> Self {
+        Self::start_by(&mut Command::new(bin("minuet")), mode, name, link, dir, more)
+    }
+
+    /// Starts one by a command that becomes it when the viewer's arguments are added.
+    pub fn start_by(
+        command: &mut Command,
+        mode: &str,
+        name: &str,
+        link: &str,
+        dir: &Path,
+        more: &[&str],
+    ) -> Self {
         let (media, pipe) = (dir.join(format!("{name}.ts")), dir.join(format!("{name}.jsonl")));
         run("mkfifo", &[path_str(&pipe)]);
         let mut args = vec!["watch", link, "--mode", mode, "--stdout", "--listen", "127.0.0.1:0"];
         args.extend(["--stats", path_str(&pipe)]);
         args.extend(more);
         let out = File::create(&media).expect("a file in the test's folder");
-        let process = Process::start("minuet", &args, out.into());
+        let process = Process::spawn("minuet", command.args(args), out.into());
         let (send, stats) = mpsc::channel();
         std::thread::spawn(move || {
             // Waits until the viewer opens it, too.

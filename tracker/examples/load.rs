@@ -233,6 +233,7 @@ impl Channel {
             ingest_ms: seq.0 * 60_000,
             sealed_ms: (seq.0 + 1) * 60_000,
             discontinuity: false,
+            access: Default::default(),
         };
         let record = SignedRecord::sign(&self.key, record);
         let body = Publication { record: record.encode(), torrent: torrent.encode() }.encode();

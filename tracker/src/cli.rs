@@ -1,22 +1,18 @@
 //! The command line. Every option can also be given in the environment or in a file; the command line wins.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
+use clap::Parser;
 use ipnet::IpNet;
+use minuet_options::{FromFile, Papers};
 use minuet_proto::units;
+use minuet_tls::TlsFiles;
 use minuet_tracker::Config;
 use minuet_tracker::config::{default_listen, default_udp_workers};
-use minuet_tracker::http::tls::TlsFiles;
 use minuet_tracker::relay::{DiscoveryListen, RelayLimits};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-use crate::config_file;
 
 /// The tracker of Minuet: BitTorrent announce and scrape, channels, push.
 ///
@@ -28,16 +24,18 @@ use crate::config_file;
     after_help = "Examples:\n  \
         minuet-tracker\n  \
         minuet-tracker --listen 192.0.2.1:7070 --data /var/lib/minuet-tracker\n  \
-        minuet-tracker --listen 127.0.0.1:7070 --trusted-proxy 127.0.0.1   (behind nginx or caddy)"
+        minuet-tracker --listen 127.0.0.1:7070 --trusted-proxy 127.0.0.1   (behind nginx or caddy)\n\n\
+Files:\n  \
+        /etc/minuet/tracker.conf   options of the service that packages bring\n  \
+        /var/lib/minuet-tracker    its channels\n\n\
+Exit codes: 0 it was told to end; 1 a failure, with one sentence on standard error; 2 bad usage."
 )]
 pub struct Options {
-    /// Read options from this file too, one `option = value` a line; command line and environment go before it
-    #[arg(long, value_name = "FILE", env = "MINUET_TRACKER_CONFIG")]
-    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    file: FromFile,
 
-    /// Write a commented file for --config with all options as they would be used, and exit
-    #[arg(long)]
-    pub print_config: bool,
+    #[command(flatten)]
+    papers: Papers,
 
     /// Serve HTTP here: announce, scrape, channel API, metrics. May repeat; [::]:PORT takes IPv4 too unless an IPv4
     /// address with the same port is also named [default: port 7070 of IPv4 and IPv6, as far as the system has them]
@@ -122,6 +120,11 @@ pub struct Options {
     #[arg(long, value_name = "URL", value_parser = parse_url, env = "MINUET_TRACKER_PUBLIC_URL",
           help_heading = "Network")]
     public_url: Option<String>,
+
+    /// A gateway that serves the channels that this tracker lists (`minuet relay --allow listed --serve …`): the list links
+    /// to it. Example: https://watch.example/ [default: none, and the list says how to watch]
+    #[arg(long, value_name = "URL", value_parser = parse_url, env = "MINUET_TRACKER_GATEWAY", help_heading = "Network")]
+    gateway: Option<String>,
 
     /// The URL under which others reach this tracker's relay server, which is at the root of its host: needed where the
     /// tracker is below a path of a proxy. Example: https://relay.tracker.example/ [default: the tracker's]
@@ -380,25 +383,6 @@ fn parse_udp_listen(text: &str) -> Result<UdpListen, String> {
 }
 
 impl Options {
-    /// Reads the command line, the environment, and the file that they name. The error is for the user.
-    pub fn read() -> anyhow::Result<(Self, ArgMatches)> {
-        let (command, args) = (Self::command(), std::env::args_os().collect::<Vec<_>>());
-        let matches = command.clone().get_matches_from(&args);
-        let Some(path) = matches.get_one::<PathBuf>("config") else {
-            return Ok((Self::from_arg_matches(&matches)?, matches));
-        };
-        let named = || format!("cannot use {}", path.display());
-        let mut text = String::new();
-        File::open(path)
-            .and_then(|file| file.take(config_file::MAX_FILE_LENGTH).read_to_string(&mut text))
-            .with_context(named)?;
-        let merged = config_file::merge(&command, &matches, args, &text)
-            .map_err(anyhow::Error::msg)
-            .with_context(named)?;
-        let matches = command.get_matches_from(merged);
-        Ok((Self::from_arg_matches(&matches)?, matches))
-    }
-
     /// The configuration that the options describe.
     pub fn into_config(self) -> Config {
         let udp_listen = match self.udp_listen.as_slice() {
@@ -431,6 +415,7 @@ impl Options {
         config.mesh.nodes_per_channel = self.max_nodes_per_channel;
         config.mesh.nodes_per_address = self.max_nodes_per_address;
         config.public_url = self.public_url;
+        config.gateway = self.gateway;
         config.relay_url = self.relay_url;
         config.channels.torrents = self.torrent_cache;
         config.relay = RelayLimits {
@@ -477,6 +462,8 @@ fn parse_net(text: &str) -> Result<IpNet, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     #[test]

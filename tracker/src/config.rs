@@ -7,11 +7,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use minuet_guard::families;
 use minuet_guard::pool::SLACK;
+use minuet_proto::link::parse_tracker;
+use minuet_tls::TlsFiles;
 
 use crate::channel::ChannelLimits;
 use crate::channel::window::WindowLimits;
-use crate::http::own_url::has_path;
-use crate::http::tls::TlsFiles;
 use crate::mesh::MeshLimits;
 use crate::relay::{DiscoveryListen, RelayLimits};
 use crate::swarm::slot::MAX_PEER_TTL;
@@ -40,6 +40,8 @@ pub struct Config {
     pub mesh: MeshLimits,
     /// The tracker's URL as others reach it, ending in `/`; `None`: as each request names it.
     pub public_url: Option<String>,
+    /// A gateway that serves the channels that are listed to browsers, ending in `/`.
+    pub gateway: Option<String>,
     /// The relay server's URL as others reach it, without a path, ending in `/`; `None`: the tracker's own.
     pub relay_url: Option<String>,
     /// What bounds the relay server.
@@ -68,6 +70,11 @@ pub struct HttpLimits {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether clients at private addresses are believed where they are (`ip=` in announces).
     pub believe_ip: bool,
+}
+
+/// Whether a tracker's URL has a path.
+pub fn has_path(url: &str) -> bool {
+    parse_tracker(url).is_ok_and(|url| url.path() != "/")
 }
 
 impl Default for Config {
@@ -106,6 +113,7 @@ impl Default for Config {
                 interval: Duration::from_secs(60),
             },
             public_url: None,
+            gateway: None,
             relay_url: None,
             relay: RelayLimits {
                 enabled: true,

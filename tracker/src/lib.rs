@@ -12,18 +12,21 @@
 //! - [`channel`]: windows of records, and the store that keeps them.
 //! - [`fleet`]: several trackers behind one Redis or Valkey.
 //! - [`relay`]: the relay server and address discovery, for nodes that cannot reach each other.
-//! - [`http`], [`udp`]: the transports.
+//! - `state`: what the tracker knows, which all of them are asked for.
+//! - [`http`], [`udp`]: the transports. What is above knows neither.
 //! - [`tracker`]: starts it all and ends it all.
 
 pub mod announce;
 pub mod channel;
 mod clock;
 pub mod config;
+pub mod connections;
 pub mod fleet;
 pub mod http;
 pub mod mesh;
 pub mod metrics;
 pub mod relay;
+mod state;
 pub mod swarm;
 pub mod time;
 pub mod tracker;

@@ -1,13 +1,12 @@
 //! `minuet-tracker`: reads the command line, starts the tracker, waits for the signal to end.
 
 mod cli;
-mod config_file;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::CommandFactory as _;
-use minuet_console::{Screen, Setup, complain, flush};
+use minuet_console::{Screen, Setup, complain, flush, service};
+use minuet_options::Sources;
 use minuet_tracker::Tracker;
 use rustix::process::{Resource, getrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,31 +14,16 @@ use tracing::{info, warn};
 
 /// How long a tracker that has lost a part of itself may take to end.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-/// Exit code for options that make no sense.
-const BAD_USAGE: u8 = 2;
 /// What is logged. The relay server's library warns of every client that gives up, which anybody can do at will.
 const LOG: &str = "info,iroh_relay=error,noq=error,noq_proto=error";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let (options, matches) = match cli::Options::read() {
-        Ok(read) => read,
-        Err(error) => {
-            complain(&format!("minuet-tracker: {error:#}"));
-            return ExitCode::from(BAD_USAGE);
-        }
+    let sources = Sources { variable: Some("MINUET_TRACKER_CONFIG"), file: None };
+    let options: cli::Options = match minuet_options::read(sources) {
+        Ok(options) => options,
+        Err(code) => return code,
     };
-    if options.print_config {
-        return match minuet_console::print(&config_file::print(&cli::Options::command(), &matches)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                complain(&format!(
-                    "minuet-tracker: cannot write the configuration: {error}; is the disk full?"
-                ));
-                ExitCode::FAILURE
-            }
-        };
-    }
     Screen::start(Setup { variable: "MINUET_LOG", filter: LOG, target: false, time_on_terminal: true });
     match run(options).await {
         Ok(()) => {
@@ -79,8 +63,11 @@ async fn run(options: cli::Options) -> anyhow::Result<()> {
         );
     }
     let tracker = Tracker::start(config).await?;
+    service::ready();
+    let mut living = std::pin::pin!(service::live());
     let fault = loop {
         tokio::select! {
+            never = &mut living => match never {},
             fault = tracker.fault() => break Some(fault),
             _ = terminate.recv() => break None,
             _ = hang_up.recv() => match tracker.reload() {
@@ -94,6 +81,7 @@ async fn run(options: cli::Options) -> anyhow::Result<()> {
             }
         }
     };
+    service::stopping();
     match fault {
         None => {
             info!("shutting down");

@@ -6,29 +6,25 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use minuet_guard::pool::Pool;
 use minuet_guard::tasks::{Fault, Spawner, Tasks};
-use minuet_proto::channel_api::Peer;
 use minuet_proto::mesh::NodeId;
-use tokio::sync::Semaphore;
+use minuet_tls::{Tls, TlsError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use crate::channel::Channels;
 use crate::channel::store::{Store, StoreError};
-use crate::channel::{Channel, Channels};
 use crate::clock::Clock;
-use crate::config::Config;
-use crate::fleet::news::{SHARED_NODES, SHARED_PEERS, Sample};
-use crate::fleet::{self, Fleet, SAMPLE_TTL};
-use crate::http;
-use crate::http::connections::Connections;
-use crate::http::own_url::has_path;
-use crate::http::tls::{Tls, TlsError};
+use crate::config::{Config, has_path};
+use crate::fleet::{self, Fleet};
+use crate::http::front::Front;
+use crate::http::{self, tls::PROTOCOLS};
 use crate::mesh::nonce::Nonces;
-use crate::metrics::{Levels, Metrics};
-use crate::relay::discovery::{Certificate, DiscoveryMetrics};
+use crate::metrics::Metrics;
+use crate::relay::discovery::{Certificate, Discovery};
 use crate::relay::{self, DiscoveryListen, RelayLimits, RelayServer, discovery};
+use crate::state::{Running, State};
 use crate::swarm::table::{SHARDS, Swarms};
 use crate::udp;
 
@@ -36,8 +32,6 @@ use crate::udp;
 const EXPIRE_NODES_EVERY: Duration = Duration::from_secs(10);
 /// How many announces a join of the live mesh weighs in what the tracker's load is taken to be.
 const JOIN_WEIGHT: u64 = 16;
-/// Nodes of one sample that are looked at because they say that they are the source.
-const MOST_SOURCES: usize = 2;
 /// How often quiet channels are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
@@ -72,116 +66,10 @@ pub enum StartError {
     Store(#[from] StoreError),
 }
 
-/// Torrents that are read from disk at once.
-const TORRENT_READS: usize = 4;
-
-/// What all tasks work with.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub config: Config,
-    pub clock: Clock,
-    pub metrics: Metrics,
-    pub swarms: Arc<Swarms>,
-    pub channels: Arc<Channels>,
-    pub tls: Option<Tls>,
-    /// Places of HTTP connections.
-    pub connections: Connections,
-    pub fleet: Option<Fleet>,
-    pub relay: Option<RelayServer>,
-    pub discovery: Option<Discovery>,
-    /// What nodes sign when they join.
-    pub nonces: Nonces,
-    /// Bytes of requests' bodies that are being taken in.
-    pub bodies: Pool,
-    /// Bytes of answers that wait to be sent.
-    pub answers: Pool,
-    /// Torrents that are read from disk at once: the store reads each whole, whatever part of it is asked for.
-    pub torrent_reads: Semaphore,
-    /// Places of subscribers.
-    pub subscribers: Pool,
-    /// Is cancelled when the tracker shuts down.
-    pub shutdown: CancellationToken,
-    /// Tasks that end by themselves, such as a connection's. Long-lived ones are under watch ([`Tasks`]).
-    pub tasks: TaskTracker,
-}
-
-/// Where nodes learn their public address.
-#[derive(Debug)]
-pub(crate) struct Discovery {
-    pub addr: SocketAddr,
-    /// SHA-256 of the certificate, in hexadecimal digits.
-    pub fingerprint: String,
-    pub metrics: Arc<DiscoveryMetrics>,
-}
-
-impl Shared {
-    /// Some of the nodes and peers of a channel that spoke to this tracker.
-    pub fn sample(&self, channel: &Channel) -> Sample {
-        let nodes = channel.mesh().own_sample(SHARED_NODES, rand::random());
-        let mut peers = Vec::new();
-        let newest = channel.window().entries().back().map(|entry| entry.record.info_hash);
-        if let Some(info_hash) = newest {
-            // Asked for as from loopback, since the tracker that tells of a peer leaves out what is of no use.
-            let asker = SocketAddr::from(([127, 0, 0, 1], 0));
-            let (now, random) = (self.clock.uptime(), rand::random());
-            self.swarms.peers_of(&info_hash, asker, SHARED_PEERS, now, random, |addr, seed| {
-                peers.push(Peer { addr, seed });
-            });
-        }
-        Sample { at_ms: self.clock.unix_ms(), nodes, peers }
-    }
-
-    /// Takes in the nodes and peers that other trackers tell of. A sample from the past or the future counts as none, and
-    /// the channel's word that a node is its source is looked at anew.
-    pub fn take_samples(&self, channel: &Channel, samples: impl Iterator<Item = Sample>) {
-        let now = self.clock.uptime();
-        let expires = now.after(SAMPLE_TTL);
-        let ttl_ms = u64::try_from(SAMPLE_TTL.as_millis()).unwrap_or(u64::MAX);
-        let (mut peers, now_ms) = (Vec::new(), self.clock.unix_ms());
-        for mut sample in samples.filter(|sample| sample.at_ms.abs_diff(now_ms) < ttl_ms) {
-            let mut claims = 0;
-            for (node, _) in sample.nodes.iter_mut().filter(|(node, _)| node.is_source) {
-                claims += 1;
-                node.is_source = claims <= MOST_SOURCES && node.is_source_of(channel.id());
-            }
-            let mut mesh = channel.mesh();
-            if channel.is_gone() {
-                return;
-            }
-            for (node, ip) in &sample.nodes {
-                mesh.hear_of(node, *ip, &self.config.mesh, self.channels.nodes(), expires);
-            }
-            peers.extend(sample.peers);
-        }
-        channel.set_foreign_peers(peers, expires);
-    }
-
-    pub fn levels(&self) -> Levels {
-        Levels {
-            uptime_seconds: u64::from(self.clock.uptime().0),
-            connections: self.connections.used(),
-            channels: self.channels.len(),
-            mesh_nodes: self.channels.nodes().taken(),
-            torrent_bytes: self.channels.torrent_bytes(),
-            body_bytes: self.bodies.used(),
-            answer_bytes: self.answers.used(),
-            mesh_bytes: self.channels.all().iter().map(|channel| channel.mesh().heap_bytes()).sum(),
-            fleet_connected: self.fleet.as_ref().is_some_and(Fleet::is_connected),
-            fleet_received: self.fleet.as_ref().map_or(0, |fleet| fleet.received.get()),
-            fleet_told: self.fleet.as_ref().map_or(0, |fleet| fleet.told.get()),
-            relay: self.relay.as_ref().map(RelayServer::totals).unwrap_or_default(),
-            discovery_connections: self.discovery.as_ref().map_or(0, |d| d.metrics.connections.get()),
-            discovery_refused: self.discovery.as_ref().map_or(0, |d| d.metrics.refused.get()),
-            interval_seconds: self.swarms.calm().interval_seconds(),
-            swarms: self.swarms.totals(),
-        }
-    }
-}
-
 /// A running tracker. Dropping it stops it without waiting; [`Tracker::shutdown`] waits.
 #[derive(Debug)]
 pub struct Tracker {
-    shared: Arc<Shared>,
+    front: Arc<Front>,
     http: Vec<SocketAddr>,
     udp: Vec<SocketAddr>,
     udp_workers: Vec<JoinHandle<()>>,
@@ -194,7 +82,7 @@ impl Tracker {
         config.check().map_err(StartError::Config)?;
         let store =
             config.shared.as_deref().map(redis::Client::open).transpose().map_err(StartError::Shared)?;
-        let tls = config.tls.clone().map(Tls::load).transpose()?;
+        let tls = config.tls.clone().map(|files| Tls::load(files, PROTOCOLS)).transpose()?;
         let mut listeners = Vec::new();
         let mut addrs = Vec::new();
         for &addr in &config.listen {
@@ -243,52 +131,46 @@ impl Tracker {
         }
         let (discovery, endpoint) = discovery.unzip();
         let (fleet, waiting) = store.is_some().then(Fleet::new).unzip();
-        let pool = |total: usize| Pool::new(total as u64);
-        let shared = Arc::new(Shared {
+        let state = Arc::new(State {
             metrics: Metrics::default(),
             clock,
             swarms,
             channels,
-            tls,
-            connections: Connections::new(config.http.connections, config.http.connections_per_address),
             fleet,
-            relay,
-            discovery,
             nonces: Nonces::new(rand::random()),
-            bodies: pool(config.http.bodies),
-            answers: pool(config.http.answers),
-            torrent_reads: Semaphore::new(TORRENT_READS),
-            subscribers: pool(config.http.subscribers),
-            shutdown: spawner.token().clone(),
-            tasks: TaskTracker::new(),
             config,
         });
+        let running = Running { shutdown: spawner.token().clone(), tasks: TaskTracker::new() };
+        let relay = relay.map(Arc::new);
+        let front = Front::new(Arc::clone(&state), running.clone(), tls, relay.clone(), discovery);
+        let front = Arc::new(front);
         for listener in listeners {
-            let accepting = http::accept(Arc::clone(&shared), listener);
+            let accepting = http::accept(Arc::clone(&front), listener);
             until_told(spawner, HTTP_LISTENER, accepting);
         }
-        until_told(spawner, HOUSE_KEEPER, keep_house(Arc::clone(&shared)));
+        until_told(spawner, HOUSE_KEEPER, keep_house(Arc::clone(&state), relay, running.shutdown.clone()));
         spawner.spawn(STORE_WRITER, async move {
             store_ended.await;
             Err::<(), _>("the thread that writes to the data folder has ended")
         });
         if let (Some(store), Some(waiting)) = (store, waiting) {
-            until_told(spawner, FLEET, fleet::run(Arc::clone(&shared), store, waiting));
+            until_told(spawner, FLEET, fleet::run(Arc::clone(&state), running.clone(), store, waiting));
         }
-        if let (Some(discovery), Some(endpoint)) = (&shared.discovery, endpoint) {
-            let (most, metrics) = (shared.config.relay.discovery_connections, Arc::clone(&discovery.metrics));
-            let serving = discovery::serve(endpoint, most, metrics, shared.shutdown.clone());
+        if let (Some(discovery), Some(endpoint)) = (&front.discovery, endpoint) {
+            let (most, metrics) = (state.config.relay.discovery_connections, Arc::clone(&discovery.metrics));
+            let serving = discovery::serve(endpoint, most, metrics, running.shutdown.clone());
             spawner.spawn_to_end(DISCOVERY, serving);
             info!("telling nodes their address on udp://{}", discovery.addr);
         }
-        let udp_workers = udp::start(&shared, spawner, UDP_WORKER, sockets).map_err(StartError::Thread)?;
+        let udp_workers =
+            udp::start(&state, &running, spawner, UDP_WORKER, sockets).map_err(StartError::Thread)?;
         for addr in &addrs {
             info!("listening on http://{addr}/");
         }
         for addr in &udp_addrs {
             info!("listening on udp://{addr}");
         }
-        Ok(Self { shared, http: addrs, udp: udp_addrs, udp_workers, tasks })
+        Ok(Self { front, http: addrs, udp: udp_addrs, udp_workers, tasks })
     }
 
     /// Where HTTP is served, in the order of [`Config::listen`], with the ports that were really taken.
@@ -303,7 +185,7 @@ impl Tracker {
 
     /// Reads the certificate anew; connections under way keep the old one. False when there is none.
     pub fn reload(&self) -> Result<bool, TlsError> {
-        let Some(tls) = &self.shared.tls else { return Ok(false) };
+        let Some(tls) = &self.front.tls else { return Ok(false) };
         tls.reload().map(|()| true)
     }
 
@@ -320,13 +202,13 @@ impl Tracker {
 
     /// Stops taking connections, lets answers under way finish, and returns when every task has ended and the store is closed.
     pub async fn shutdown(self) {
-        let Self { shared, tasks, udp_workers, .. } = self;
+        let Self { front, tasks, udp_workers, .. } = self;
         tasks.cancel();
         tasks.stop().await;
-        shared.tasks.close();
-        shared.tasks.wait().await;
+        front.running.tasks.close();
+        front.running.tasks.wait().await;
         // Now that nobody hands it connections any more.
-        if let Some(relay) = &shared.relay {
+        if let Some(relay) = &front.relay {
             relay.shutdown().await;
         }
         let end = move || {
@@ -335,7 +217,8 @@ impl Tracker {
                     error!("a UDP worker had panicked");
                 }
             }
-            let channels = Arc::into_inner(shared).map(|shared| shared.channels);
+            let state = Arc::into_inner(front).map(|front| front.state);
+            let channels = state.and_then(Arc::into_inner).map(|state| state.channels);
             match channels.and_then(Arc::into_inner) {
                 // Joins the store's thread.
                 Some(channels) => channels.close(),
@@ -404,8 +287,8 @@ fn bind_discovery(
 
 /// Sweeps one shard after the other, so that each comes up once an interval, watches the load, and forgets quiet
 /// channels.
-async fn keep_house(shared: Arc<Shared>) {
-    let mut sweep = tokio::time::interval(shared.config.swarms.interval / SHARDS as u32);
+async fn keep_house(state: Arc<State>, relay: Option<Arc<RelayServer>>, shutdown: CancellationToken) {
+    let mut sweep = tokio::time::interval(state.config.swarms.interval / SHARDS as u32);
     let mut forget = tokio::time::interval(FORGET_EVERY);
     let mut second = tokio::time::interval(Duration::from_secs(1));
     let mut relayed = tokio::time::interval(relay::OBSERVE_EVERY);
@@ -414,21 +297,21 @@ async fn keep_house(shared: Arc<Shared>) {
     loop {
         tokio::select! {
             biased;
-            () = shared.shutdown.cancelled() => return,
+            () = shutdown.cancelled() => return,
             _ = sweep.tick() => {
-                shared.swarms.sweep(shard, shared.clock.uptime());
+                state.swarms.sweep(shard, state.clock.uptime());
                 shard = (shard + 1) % SHARDS;
             }
             _ = second.tick() => {
-                let total = shared.metrics.announces.get() + JOIN_WEIGHT * shared.metrics.mesh_joins.get();
+                let total = state.metrics.announces.get() + JOIN_WEIGHT * state.metrics.mesh_joins.get();
                 let before = std::mem::replace(&mut asked, total);
-                shared.swarms.calm().observe(total - before, shared.clock.uptime());
+                state.swarms.calm().observe(total - before, state.clock.uptime());
             }
-            _ = nodes.tick() => shared.channels.expire_nodes(shared.clock.uptime()),
-            _ = relayed.tick() => if let Some(relay) = &shared.relay {
+            _ = nodes.tick() => state.channels.expire_nodes(state.clock.uptime()),
+            _ = relayed.tick() => if let Some(relay) = &relay {
                 relay.observe();
             },
-            _ = forget.tick() => shared.channels.forget_quiet(shared.clock.unix_ms()).await,
+            _ = forget.tick() => state.channels.forget_quiet(state.clock.unix_ms()).await,
         }
     }
 }

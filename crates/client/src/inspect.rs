@@ -3,12 +3,16 @@
 use std::{io::Read as _, path::Path};
 
 use anyhow::{Context as _, bail};
+use minuet_node::{
+    mesh::{DhtOptions, InDht, find_in_dht},
+    units,
+};
 use minuet_proto::{
     Metainfo, SignedRecord, SignedState, link::Reading, mask::mask, metainfo::MAX_METAINFO_LENGTH,
     title::is_format,
 };
 
-use crate::{options::Inspect, watch::trackers::lacks_trackers};
+use crate::{media_file, options::Inspect, watch::trackers::lacks_trackers};
 
 /// Prints it, a line a fact.
 pub fn main(options: &Inspect) -> anyhow::Result<()> {
@@ -20,12 +24,46 @@ pub fn main(options: &Inspect) -> anyhow::Result<()> {
         file.take(limit)
             .read_to_end(&mut bytes)
             .with_context(|| format!("cannot read {}", path.display()))?;
-        return print(&describe_file(&bytes)?);
+        return match (describe_file(&bytes), media_file::advice(path)) {
+            (Ok(text), _) => print(&text),
+            (Err(_), Some(advice)) => bail!("{advice}"),
+            (Err(error), None) => {
+                Err(error.context(format!("{} holds nothing that can be shown here", path.display())))
+            }
+        };
     }
     match options.what.parse::<Reading>() {
+        Ok(reading) if options.dht => {
+            let found = look_up(&reading, DhtOptions::new(&options.dht_bootstrap, None))?;
+            print(&format!("{}{}", describe_link(&reading), describe_item(found.as_ref())))
+        }
         Ok(reading) => print(&describe_link(&reading)),
         Err(error) => bail!("{} is no file, and {error}", options.what),
     }
+}
+
+fn look_up(reading: &Reading, options: DhtOptions) -> anyhow::Result<Option<InDht>> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    Ok(runtime.block_on(find_in_dht(options, reading.link.channel))?)
+}
+
+/// What the DHT says, a line a fact.
+fn describe_item(found: Option<&InDht>) -> String {
+    let Some(InDht { seq, copies, beacon }) = found else {
+        return table(&[("in the DHT", "nothing: its source is not on air with --dht".into())]);
+    };
+    let nodes = |count: usize| units::count(count as u64, "node", "nodes");
+    let mut lines = vec![
+        ("in the DHT", format!("an item that the channel has signed, at {} of the DHT", nodes(*copies))),
+        ("written", format!("{seq} (Unix seconds)")),
+    ];
+    lines.extend(
+        beacon.info_hash.iter().map(|hash| ("newest segment", format!("magnet:?xt=urn:btih:{hash}"))),
+    );
+    lines.extend(beacon.nodes.iter().map(|(_, addr)| ("node", addr.to_string())));
+    lines.extend(beacon.trackers.iter().map(|url| ("tracker", mask(url.as_str()))));
+    table(&lines)
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

@@ -12,10 +12,17 @@
 //!
 //! Nor does a program say what is secret: in each line passwords, stream keys and tokens are masked
 //! ([`minuet_proto::mask()`]), and so is what [`Screen::keep_secret`] was told.
+//!
+//! A log that goes to the journal has no times, which the journal has, and its lines' importance where the journal looks
+//! for it. A service manager that wants to know is told when the program is ready, that it lives, and when it ends
+//! (feature `service`).
 
 mod flood;
+mod journal;
 mod out;
 mod screen;
+#[cfg(feature = "service")]
+pub mod service;
 #[cfg(feature = "signals")]
 mod signals;
 mod writer;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::screen::Screen;
+use crate::{journal, screen::Screen};
 
 /// How long the end of a program waits for a log that is not read.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -15,10 +15,18 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 pub fn complain(text: &str) {
     match Screen::started() {
         Some(screen) => {
-            screen.writer().line(format!("{}\n", screen.masked(text)).into());
+            let line = format!("{}\n", screen.masked(text));
+            screen.writer().line(screen.marked(line, tracing::Level::ERROR).into_bytes());
             flush();
         }
-        None => drop(writeln!(io::stderr(), "{}", minuet_proto::mask(text))),
+        None => {
+            let text = format!("{}\n", minuet_proto::mask(text));
+            let text = match journal::is_standard_error() {
+                true => journal::marked(&text, journal::priority(tracing::Level::ERROR)),
+                false => text,
+            };
+            drop(io::stderr().write_all(text.as_bytes()));
+        }
     }
 }
 

@@ -8,10 +8,10 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use minuet_proto::Secrets;
-use tracing::Metadata;
+use tracing::{Level, Metadata};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-use crate::{flood::Flood, writer::Writer};
+use crate::{flood::Flood, journal, writer::Writer};
 
 /// The process's screen: there is one standard error.
 static SCREEN: OnceLock<Screen> = OnceLock::new();
@@ -25,7 +25,7 @@ pub struct Setup<'a> {
     pub filter: &'a str,
     /// Whether lines name the module that they come from.
     pub target: bool,
-    /// Whether lines have the time on a terminal, too. Elsewhere they always have it.
+    /// Whether lines have the time on a terminal, too. Elsewhere they always have it, but for the journal.
     pub time_on_terminal: bool,
 }
 
@@ -34,6 +34,7 @@ pub struct Setup<'a> {
 pub struct Screen {
     writer: Writer,
     terminal: bool,
+    journal: bool,
     secrets: Arc<RwLock<Secrets>>,
     flood: Arc<Flood>,
 }
@@ -51,9 +52,10 @@ impl Screen {
             .log_internal_errors(false)
             .with_writer(screen.clone());
         // Fails only if logging was started before.
-        let _ = match screen.terminal && !setup.time_on_terminal {
-            true => log.without_time().try_init(),
-            false => log.try_init(),
+        let _ = match () {
+            () if screen.journal => log.without_time().with_level(false).try_init(),
+            () if screen.terminal && !setup.time_on_terminal => log.without_time().try_init(),
+            () => log.try_init(),
         };
         screen
     }
@@ -79,6 +81,7 @@ impl Screen {
         Self {
             writer: Writer::start(io::stderr(), bar),
             terminal,
+            journal: journal::is_standard_error(),
             secrets: Arc::default(),
             flood: Arc::new(Flood::new()),
         }
@@ -100,6 +103,14 @@ impl Screen {
         self.secrets.read().unwrap_or_else(PoisonError::into_inner).mask(text)
     }
 
+    /// A line of this importance as it is written: where the journal reads, with its priority.
+    pub(crate) fn marked(&self, text: String, level: Level) -> String {
+        match self.journal {
+            true => journal::marked(&text, journal::priority(level)),
+            false => text,
+        }
+    }
+
     /// Shows `text` as the status line, in place of the one before. Does nothing where there is no terminal.
     pub fn status(&self, text: impl Into<String>) {
         if self.terminal {
@@ -119,11 +130,11 @@ impl<'a> MakeWriter<'a> for Screen {
     type Writer = Line<'a>;
 
     fn make_writer(&'a self) -> Line<'a> {
-        Line { screen: self, text: Vec::new(), left_out: Some(0) }
+        Line { screen: self, level: Level::INFO, text: Vec::new(), left_out: Some(0) }
     }
 
     fn make_writer_for(&'a self, line: &Metadata<'_>) -> Line<'a> {
-        Line { screen: self, text: Vec::new(), left_out: self.flood.admit(line) }
+        Line { screen: self, level: *line.level(), text: Vec::new(), left_out: self.flood.admit(line) }
     }
 }
 
@@ -131,6 +142,7 @@ impl<'a> MakeWriter<'a> for Screen {
 #[derive(Debug)]
 pub struct Line<'a> {
     screen: &'a Screen,
+    level: Level,
     text: Vec<u8>,
     /// How many like it were left out before; `None`: so is this one.
     left_out: Option<u64>,
@@ -154,10 +166,14 @@ impl Drop for Line<'_> {
         if !self.text.is_empty() {
             if let Some(more @ 1..) = self.left_out {
                 self.text.truncate(self.text.trim_ascii_end().len());
-                self.text.extend(format!(" ({more} more lines like this one were left out)\n").into_bytes());
+                let left_out = match more {
+                    1 => " (1 more line like this one was left out)\n".to_owned(),
+                    _ => format!(" ({more} more lines like this one were left out)\n"),
+                };
+                self.text.extend(left_out.into_bytes());
             }
             let text = self.screen.masked(&String::from_utf8_lossy(&self.text));
-            self.screen.writer.line(text.into_bytes());
+            self.screen.writer.line(self.screen.marked(text, self.level).into_bytes());
         }
     }
 }

@@ -115,7 +115,10 @@ impl<W: Write> Pen<W> {
         let (sink, bar) = (&mut self.sink, &self.bar);
         let mut write = || {
             if lost > 0 {
-                let notice = format!("({lost} lines of this log were lost: they could not be written)\n");
+                let notice = match lost {
+                    1 => "(1 line of this log was lost: it could not be written)\n".to_owned(),
+                    _ => format!("({lost} lines of this log were lost: they could not be written)\n"),
+                };
                 write_line(sink, notice.as_bytes())?;
             }
             Ok::<_, io::Error>(write_line(sink, text))

@@ -68,34 +68,44 @@ impl Rates {
 
     /// Whether `ip` may do one more; then it counts as done.
     pub fn take(&mut self, ip: IpAddr, now: Duration) -> bool {
-        let nets = nets(ip);
-        let room = |buckets: &HashMap<Net, Bucket>| buckets.len().saturating_add(nets.len()) <= self.most;
-        if !room(&self.buckets) && now.saturating_sub(self.swept) >= SWEEP_EVERY {
+        if !self.has_room(nets(ip).len()) && now.saturating_sub(self.swept) >= SWEEP_EVERY {
             self.swept = now;
             self.buckets.retain(|_, bucket| !bucket.is_full(now));
         }
-        let room = room(&self.buckets);
-        // Each looks at what it would be; nothing is paid unless all agree.
-        let mut others = self.others;
-        let mut after = Vec::with_capacity(nets.len());
-        for (net, weight) in nets.into_iter().zip(WEIGHTS) {
-            match self.buckets.get(&net).copied().or(room.then(Bucket::default)) {
-                Some(mut bucket) => {
-                    if !bucket.take(now, self.weighed(weight), self.burst) {
-                        return false;
-                    }
-                    after.push((net, bucket));
-                }
-                None => {
-                    if !others.take(now, self.weighed(PROVIDER_WEIGHT), self.burst) {
-                        return false;
-                    }
-                }
-            }
-        }
+        let Some((after, others)) = self.after(ip, now) else { return false };
         self.others = others;
         self.buckets.extend(after);
         true
+    }
+
+    /// Whether `ip` may do one more. Nothing counts as done.
+    pub fn may(&self, ip: IpAddr, now: Duration) -> bool {
+        self.after(ip, now).is_some()
+    }
+
+    fn has_room(&self, nets: usize) -> bool {
+        self.buckets.len().saturating_add(nets) <= self.most
+    }
+
+    /// The buckets once `ip` has done one more; none if it may not. Each looks at what it would be, so nothing is paid
+    /// unless all agree.
+    fn after(&self, ip: IpAddr, now: Duration) -> Option<(Vec<(Net, Bucket)>, Bucket)> {
+        let nets = nets(ip);
+        let room = self.has_room(nets.len());
+        let mut others = self.others;
+        let mut after = Vec::with_capacity(nets.len());
+        for (net, weight) in nets.into_iter().zip(WEIGHTS) {
+            let known = self.buckets.get(&net).copied().or(room.then(Bucket::default));
+            let (mut bucket, weight) = known.map_or((others, PROVIDER_WEIGHT), |bucket| (bucket, weight));
+            if !bucket.take(now, self.weighed(weight), self.burst) {
+                return None;
+            }
+            match known {
+                Some(_) => after.push((net, bucket)),
+                None => others = bucket,
+            }
+        }
+        Some((after, others))
     }
 
     /// Networks that are remembered.
@@ -135,6 +145,7 @@ mod tests {
         let mut rates = Rates::new(10, SECOND / 2, 100);
         assert_eq!(burst(&mut rates, 1000, |_| ip(1 << 24), SECOND), 10);
         assert_eq!(burst(&mut rates, 1000, |_| ip(1 << 24), 4 * SECOND), 6);
+        assert!(!rates.may(ip(1 << 24), 4 * SECOND) && rates.may(ip(2 << 24), 4 * SECOND));
         assert_eq!(burst(&mut rates, 1000, |_| ip(2 << 24), 4 * SECOND), 10, "another has its own");
     }
 

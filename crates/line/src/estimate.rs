@@ -40,8 +40,9 @@ const FIRST: f64 = 75_000.0;
 const REMEMBERED: f64 = 0.6;
 /// Never less, in bytes a second: 64 kbit/s, for control messages.
 const LEAST: f64 = 8_000.0;
-/// Never less of what the line is known to deliver: a fifth is what others can spare, and control messages need some.
-const LEAST_PART: f64 = 0.1;
+/// Never less of what the line is known to deliver, so that an upload gets at least four fifths of what it gets alone, with
+/// what the first second costs it. Neighbours that live on this line keep what is left.
+const LEAST_PART: f64 = 0.15;
 /// Never more, in bytes a second: 10 Gbit/s.
 const MOST: f64 = 1_250_000_000.0;
 /// What a source keeps of the stream's rate: headers, heads and what is sent again come on top.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::{
-    psi::Codec,
+    psi::{Codec, Stranger},
     time::{Ticks, Timestamp},
 };
 
@@ -106,6 +106,13 @@ pub enum Notice {
         /// `program_number`.
         program: u16,
     },
+    /// The program has streams that are passed on and that players may leave out.
+    Strangers {
+        /// `program_number`.
+        program: u16,
+        /// Their PIDs, and why.
+        streams: Vec<(u16, Stranger)>,
+    },
     /// The leading stream is scrambled.
     Scrambled,
     /// The stream's clock jumped.
@@ -132,7 +139,8 @@ impl fmt::Display for Notice {
                 write!(f, "MPEG-TS found in packets of {stride} bytes; they are stripped to 188")
             }
             Self::Resynchronised { garbage } => {
-                write!(f, "{garbage} bytes that are not MPEG-TS were dropped from the feed")
+                let (bytes, were) = if *garbage == 1 { ("byte", "was") } else { ("bytes", "were") };
+                write!(f, "{garbage} {bytes} of what is not MPEG-TS {were} dropped from the feed")
             }
             Self::Leading { program, pid, stream_type, codec } => match codec {
                 Codec::OtherVideo | Codec::Private => write!(
@@ -154,6 +162,23 @@ impl fmt::Display for Notice {
                 "program {program} has no sound; if it should have, give the encoder an audio input and map it (ffmpeg: \
                  -map 0:a)"
             ),
+            Self::Strangers { program, streams } => {
+                write!(f, "program {program}: ")?;
+                for (nth, (pid, why)) in streams.iter().enumerate() {
+                    let why = match why {
+                        Stranger::Unnamed => {
+                            "does not say what it carries (stream type 0x06 without a registration)"
+                        }
+                        Stranger::Av1 => "carries AV1, which few players read in MPEG-TS",
+                        Stranger::Reserved => "is of a stream type that is not known here",
+                    };
+                    write!(f, "{}PID {pid:#x} {why}", if nth == 0 { "" } else { "; " })?;
+                }
+                f.write_str(
+                    ": it is passed on, but players may leave it out; if it is the picture, as encoders send \
+                     AV1 and VP9, let the encoder send H.264 or HEVC",
+                )
+            }
             Self::Scrambled => write!(
                 f,
                 "the feed is scrambled, so cuts follow the random access flag and the clock; descramble it first"

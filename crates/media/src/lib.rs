@@ -9,6 +9,7 @@
 //! - [`StreamClock`] says when each of them is due.
 //! - [`ProgramFilter`] takes one program out of a multiplex.
 //! - [`Restamper`] makes an endless feed of a file.
+//! - [`Programs`], [`PesHeader`], [`Scanner`] and [`Bits`] are what it reads with, for those who take a stream apart.
 //!
 //! Terms are those of ISO/IEC 13818-1.
 
@@ -26,13 +27,16 @@ mod section;
 mod sync;
 mod time;
 
+pub use access::{Access, Bits, SCAN_LIMIT, START_CODE, Scanner, recovery_point};
 pub use clock::StreamClock;
 pub use cutter::{Cutter, CutterConfig};
 pub use event::{Counters, Event, Notice, RandomAccess, SegmentEnd, SegmentStart};
 pub use only::ProgramFilter;
-pub use psi::Codec;
+pub use pes::{NoHeader, PesHeader};
+pub use program::{Programs, Selection};
+pub use psi::{Codec, ElementaryStream, Sound, Stranger, TeletextPage};
 pub use restamp::Restamper;
-pub use sync::{CONFIRMATIONS, Found, PacketSync, SYNC_LIMIT, looks_like_mpeg_ts};
+pub use sync::{CONFIRMATIONS, Found, PacketSync, SYNC_LIMIT, looks_like_mpeg_ts, looks_like_other_media};
 pub use time::{Pcr, TICKS_PER_SECOND, Ticks, Timestamp};
 
 /// Why a feed cannot be cut.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::{
     Error,
     packet::{PAT_PID, Packet},
-    psi::{Codec, ElementaryStream, Pat, Pmt},
+    psi::{Codec, ElementaryStream, Pat, Pmt, Stranger},
     section::{SectionAssembler, write_packets},
 };
 
@@ -39,6 +39,19 @@ impl Programs {
     pub fn has_sound(&self) -> bool {
         let table = self.selection.and_then(|selection| self.tables.get(&selection.program));
         table.is_some_and(|table| table.pmt.streams.iter().any(|stream| may_be_sound(stream.codec)))
+    }
+
+    /// The streams of the program in use, in the table's order.
+    pub fn streams(&self) -> &[ElementaryStream] {
+        let table = self.selection.and_then(|selection| self.tables.get(&selection.program));
+        table.map_or(&[], |table| &table.pmt.streams)
+    }
+
+    /// The program's streams that players may leave out.
+    pub fn strangers(&self) -> Vec<(u16, Stranger)> {
+        let table = self.selection.and_then(|selection| self.tables.get(&selection.program));
+        let streams = table.into_iter().flat_map(|table| &table.pmt.streams);
+        streams.filter_map(|stream| Some((stream.pid, stream.stranger?))).collect()
     }
 
     /// The PIDs of the program's other sound and pictures.

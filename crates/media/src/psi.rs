@@ -25,6 +25,28 @@ impl Codec {
     }
 }
 
+/// How sound is coded: what a stream of [`Codec::Audio`] holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sound {
+    /// AAC in ADTS frames (ISO/IEC 13818-7).
+    AacAdts,
+    /// AAC in LATM, with the sync layer LOAS (ISO/IEC 14496-3).
+    AacLatm,
+    /// MPEG-1 and MPEG-2 audio, any layer.
+    Mpeg,
+    /// AC-3 (ETSI TS 102 366).
+    Ac3,
+    /// E-AC-3 (ETSI TS 102 366, annex E).
+    Eac3,
+    /// Opus.
+    Opus {
+        /// `channel_config_code` of its descriptor: how many channels, for up to eight in the usual layout.
+        channel_config: u8,
+    },
+    /// Something else: DTS, TrueHD, MPEG-H, PCM.
+    Other,
+}
+
 /// One elementary stream of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ElementaryStream {
@@ -34,6 +56,41 @@ pub struct ElementaryStream {
     pub stream_type: u8,
     /// What that and the descriptors mean; `None` for data that is neither video nor audio.
     pub codec: Option<Codec>,
+    /// How its sound is coded, where `codec` is [`Codec::Audio`].
+    pub sound: Option<Sound>,
+    /// Its language (ISO 639-2, three letters), where a descriptor names one.
+    pub language: Option<[u8; 3]>,
+    /// Why players may leave it out.
+    pub stranger: Option<Stranger>,
+    /// Pages of teletext in it that are subtitles.
+    pub subtitles: [Option<TeletextPage>; MAX_PAGES],
+}
+
+/// Pages of subtitles that are told of in a stream of teletext.
+pub const MAX_PAGES: usize = 4;
+
+/// A page of teletext that is subtitles (EN 300 468, 6.2.43).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TeletextPage {
+    /// Its language (ISO 639-2, three letters).
+    pub language: [u8; 3],
+    /// The first digit of its number; 0 stands for 8.
+    pub magazine: u8,
+    /// The other two, four bits each.
+    pub page: u8,
+    /// It is for those who hear badly.
+    pub impaired: bool,
+}
+
+/// Why players may leave a stream out that is passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stranger {
+    /// It does not say what it carries: private data without a registration or a descriptor of DVB.
+    Unnamed,
+    /// AV1, which MPEG-TS has no settled place for yet.
+    Av1,
+    /// Its `stream_type` is reserved.
+    Reserved,
 }
 
 /// One section of a PAT.
@@ -97,10 +154,15 @@ impl Pmt {
         let mut streams = Vec::new();
         while let Some((entry, after)) = rest.split_at_checked(5) {
             let (descriptors, next) = after.split_at_checked(usize::from(be16(&entry[3..]) & 0xfff))?;
+            let codec = codec(entry[0], descriptors);
             streams.push(ElementaryStream {
                 pid: be16(&entry[1..]) & 0x1fff,
                 stream_type: entry[0],
-                codec: codec(entry[0], descriptors),
+                codec,
+                sound: (codec == Some(Codec::Audio)).then(|| sound(entry[0], descriptors)),
+                language: language(descriptors),
+                stranger: stranger(entry[0], codec, descriptors),
+                subtitles: subtitles(entry[0], descriptors),
             });
             rest = next;
         }
@@ -140,6 +202,83 @@ fn codec(stream_type: u8, descriptors: &[u8]) -> Option<Codec> {
         0x06 => return private(descriptors),
         _ => return None,
     })
+}
+
+/// The descriptors, each with its tag, up to one that is cut off.
+fn each(descriptors: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    let mut rest = descriptors;
+    std::iter::from_fn(move || {
+        let [tag, len, after @ ..] = rest else { return None };
+        let (body, next) = after.split_at_checked(usize::from(*len))?;
+        rest = next;
+        Some((*tag, body))
+    })
+}
+
+/// `ISO_639_language_descriptor` (ISO/IEC 13818-1, 2.6.18).
+fn language(descriptors: &[u8]) -> Option<[u8; 3]> {
+    let (_, body) = each(descriptors).find(|(tag, _)| *tag == 0x0a)?;
+    let letters: &[u8; 3] = body.first_chunk()?;
+    letters.iter().all(u8::is_ascii_alphabetic).then(|| letters.map(|letter| letter.to_ascii_lowercase()))
+}
+
+/// `teletext_descriptor` (EN 300 468, 6.2.43): five bytes a page.
+fn subtitles(stream_type: u8, descriptors: &[u8]) -> [Option<TeletextPage>; MAX_PAGES] {
+    let mut pages = [None; MAX_PAGES];
+    let bodies = each(descriptors).filter(|(tag, _)| stream_type == 0x06 && *tag == 0x56);
+    let found = bodies.flat_map(|(_, body)| body.as_chunks::<5>().0).filter_map(|[a, b, c, kind, page]| {
+        let (kind, magazine) = (kind >> 3, kind & 7);
+        let language = [*a, *b, *c].map(|letter| letter.to_ascii_lowercase());
+        let known = language.iter().all(u8::is_ascii_lowercase);
+        let language = if known { language } else { *b"und" };
+        matches!(kind, 2 | 5).then_some(TeletextPage { language, magazine, page: *page, impaired: kind == 5 })
+    });
+    pages.iter_mut().zip(found).for_each(|(place, page)| *place = Some(page));
+    pages
+}
+
+/// How audio is coded.
+fn sound(stream_type: u8, descriptors: &[u8]) -> Sound {
+    match stream_type {
+        0x03 | 0x04 => Sound::Mpeg,
+        0x0f => Sound::AacAdts,
+        0x11 => Sound::AacLatm,
+        0x81 | 0xc1 => Sound::Ac3,
+        0x87 | 0xc2 => Sound::Eac3,
+        0x06 => private_sound(descriptors),
+        _ => Sound::Other,
+    }
+}
+
+/// Audio in private data: DVB (EN 300 468), and Opus in MPEG-TS.
+fn private_sound(descriptors: &[u8]) -> Sound {
+    let mut opus = false;
+    for (tag, body) in each(descriptors) {
+        match (tag, body) {
+            (0x6a, _) | (0x05, [b'A', b'C', b'-', b'3', ..]) => return Sound::Ac3,
+            (0x7a, _) | (0x05, [b'E', b'A', b'C', b'3', ..]) => return Sound::Eac3,
+            (0x05, [b'O', b'p', b'u', b's', ..]) => opus = true,
+            // The extension descriptor of Opus: its own tag, then the channels.
+            (0x7f, [0x80, channel_config, ..]) if opus => {
+                return Sound::Opus { channel_config: *channel_config };
+            }
+            _ => {}
+        }
+    }
+    if opus { Sound::Opus { channel_config: 2 } } else { Sound::Other }
+}
+
+/// ISO/IEC 13818-1, table 2-34, as of 2022: 0x37 to 0x7e were reserved, but for what AVS took.
+fn stranger(stream_type: u8, codec: Option<Codec>, descriptors: &[u8]) -> Option<Stranger> {
+    let av1 = [0x05, 4, b'A', b'V', b'0', b'1'];
+    match (stream_type, codec) {
+        (0x06, Some(Codec::Private)) => Some(Stranger::Unnamed),
+        (0x06, Some(Codec::OtherVideo)) if descriptors.windows(av1.len()).any(|found| found == av1) => {
+            Some(Stranger::Av1)
+        }
+        (0x37..=0x7e, None) => Some(Stranger::Reserved),
+        _ => None,
+    }
 }
 
 /// Private data (stream type 6) by its descriptors: DVB (EN 300 468) and registered formats.
@@ -207,6 +346,35 @@ mod tests {
     }
 
     #[test]
+    fn pages_of_subtitles_are_told_of() {
+        let teletext = [
+            0x56,
+            15,
+            b'd',
+            b'e',
+            b'u',
+            1 << 3 | 1,
+            0x00,
+            b'D',
+            b'E',
+            b'U',
+            2 << 3 | 1,
+            0x50,
+            b'f',
+            b'r',
+            b'a',
+            5 << 3,
+            0x88,
+        ];
+        let table = Pmt::parse(&pmt(&[(0x06, 0x120, &teletext), (0x1b, 0x103, &teletext)])).unwrap();
+        let page =
+            |language, magazine, page, impaired| Some(TeletextPage { language, magazine, page, impaired });
+        let expected = [page(*b"deu", 1, 0x50, false), page(*b"fra", 0, 0x88, true), None, None];
+        assert_eq!(table.streams[0].subtitles, expected);
+        assert_eq!(table.streams[1].subtitles, [None; MAX_PAGES], "pictures have none");
+    }
+
+    #[test]
     fn the_leading_stream_is_video_that_can_be_looked_into() {
         let av1 = [0x05, 4, b'A', b'V', b'0', b'1'];
         let ac3 = [0x0a, 4, b'e', b'n', b'g', 0, 0x6a, 1, 0];
@@ -222,10 +390,60 @@ mod tests {
         let codecs: Vec<_> = table.streams.iter().map(|stream| stream.codec).collect();
         assert_eq!(codecs, [None, Some(Codec::Audio), Some(Codec::OtherVideo), Some(Codec::H264)]);
         assert_eq!(table.leading_stream().unwrap().pid, 0x103);
+        let sound: Vec<_> = table.streams.iter().map(|stream| (stream.sound, stream.language)).collect();
+        assert_eq!(sound, [(None, None), (Some(Sound::Ac3), Some(*b"eng")), (None, None), (None, None)]);
+        let strangers: Vec<_> = table.streams.iter().map(|stream| stream.stranger).collect();
+        assert_eq!(strangers, [None, None, Some(Stranger::Av1), None]);
 
         let radio = Pmt::parse(&pmt(&[(0x86, 0x100, &[]), (0x0f, 0x101, &[]), (0x03, 0x102, &[])])).unwrap();
         assert!(!radio.has_video());
         assert_eq!(radio.leading_stream().unwrap().pid, 0x101);
+    }
+
+    #[test]
+    fn sound_is_told_by_type_and_descriptors() {
+        let opus = [0x05, 4, b'O', b'p', b'u', b's', 0x7f, 2, 0x80, 6];
+        let table = Pmt::parse(&pmt(&[
+            (0x0f, 0x101, &[]),
+            (0x11, 0x102, &[0x0a, 4, b'D', b'E', b'U', 0]),
+            (0x04, 0x103, &[]),
+            (0x87, 0x104, &[]),
+            (0x06, 0x105, &opus),
+            (0x06, 0x106, &opus[..6]),
+            (0x82, 0x107, &[]),
+            (0x06, 0x108, &[0x7a, 1, 0]),
+        ]))
+        .unwrap();
+        let sound: Vec<_> = table.streams.iter().filter_map(|stream| stream.sound).collect();
+        let opus = |channel_config| Sound::Opus { channel_config };
+        let expected = [
+            Sound::AacAdts,
+            Sound::AacLatm,
+            Sound::Mpeg,
+            Sound::Eac3,
+            opus(6),
+            opus(2),
+            Sound::Other,
+            Sound::Eac3,
+        ];
+        assert_eq!(sound, expected);
+        assert_eq!(table.streams[1].language, Some(*b"deu"));
+    }
+
+    #[test]
+    fn streams_that_players_may_leave_out_are_told_from_others() {
+        let stranger = |stream_type, descriptors: &[u8]| {
+            Pmt::parse(&pmt(&[(stream_type, 0x100, descriptors)])).unwrap().streams[0].stranger
+        };
+        assert_eq!(stranger(0x06, &[]), Some(Stranger::Unnamed));
+        assert_eq!(stranger(0x06, &[0x0a, 4, b'd', b'e', b'u', 0]), Some(Stranger::Unnamed));
+        assert_eq!(stranger(0x40, &[]), Some(Stranger::Reserved));
+        let (klv, opus) = ([0x05, 4, b'K', b'L', b'V', b'A'], [0x05, 4, b'O', b'p', b'u', b's']);
+        for (known, descriptors) in
+            [(0x1b, &[][..]), (0x06, &klv), (0x06, &opus), (0x06, &[0x59, 0]), (0x86, &[]), (0x15, &[])]
+        {
+            assert_eq!(stranger(known, descriptors), None, "{known:#x}");
+        }
     }
 
     #[test]

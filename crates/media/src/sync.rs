@@ -293,6 +293,22 @@ fn in_step(bytes: &[u8], ending: bool) -> Option<usize> {
     })
 }
 
+/// Whether the beginning of some bytes is that of media in another container: Matroska and WebM, FLV, sound with a tag, Ogg,
+/// AVI and WAV, FLAC, MP4, playlists.
+pub fn looks_like_other_media(head: &[u8]) -> bool {
+    const MAGIC: &[(usize, &[u8])] = &[
+        (0, b"\x1a\x45\xdf\xa3"),
+        (0, b"FLV\x01"),
+        (0, b"ID3"),
+        (0, b"OggS"),
+        (0, b"RIFF"),
+        (0, b"fLaC"),
+        (4, b"ftyp"),
+        (0, b"#EXTM3U"),
+    ];
+    MAGIC.iter().any(|(at, magic)| head.get(*at..).is_some_and(|rest| rest.starts_with(magic)))
+}
+
 /// Whether `head`, the beginning of a file, looks like MPEG-TS: sync is found in it. A few kilobytes
 /// are plenty.
 pub fn looks_like_mpeg_ts(head: &[u8]) -> bool {

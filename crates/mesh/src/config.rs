@@ -36,6 +36,8 @@ pub enum Start {
     Ago(Duration),
     /// At the oldest random access point that the mesh still holds.
     Oldest,
+    /// Where a reader says ([`Input::Playhead`](crate::Input)); until then nothing of the live edge is asked for.
+    Told,
 }
 
 /// In which order pieces are asked for that are not due soon.

@@ -1,13 +1,15 @@
 //! What goes into a node and what comes out.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use minuet_proto::mesh::{Head, Message, NodeId, PeerInfo, Serial};
-use minuet_proto::{PieceHash, PieceId};
+use minuet_proto::mesh::{Head, Message, Minute, NodeId, PeerInfo, Serial, SignedHead};
+use minuet_proto::{PieceHash, PieceId, PieceIndex, SegmentSeq};
 
 use crate::Timestamp;
+use crate::past::{Learned, Planned, Shape, Verdict};
 
 /// Handle of a link, chosen by the driver; never reused for another link of the same node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,6 +22,18 @@ pub enum Direction {
     Dialled,
     /// The far end.
     Accepted,
+}
+
+/// How nodes become known, otherwise than by neighbours. Each way has places of its own among the candidates and an equal part of the
+/// dials, so that none crowds the others out; of one node the word of the greater counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Discovery {
+    /// From a place where anybody may write, as the DHT is.
+    Public,
+    /// From an earlier run.
+    Remembered,
+    /// A tracker named them.
+    Tracker,
 }
 
 /// A piece with everything that is known of it.
@@ -109,10 +123,12 @@ pub enum Input {
         /// How many bytes since the last report.
         bytes: u64,
     },
-    /// The tracker named nodes of this channel.
+    /// Nodes of this channel have become known otherwise than by neighbours.
     PeersLearned {
         /// The nodes; only the first 256 are looked at.
         peers: Vec<PeerInfo>,
+        /// How.
+        by: Discovery,
     },
     /// The line can send so much, as far as is known now. Given where [`Config::upload_limit`](crate::Config) says
     /// nothing: it counts in its place, but is promised to nobody.
@@ -132,16 +148,11 @@ pub enum Input {
         /// Whether others can dial it ([`Config::dialable`](crate::Config)).
         dialable: bool,
     },
-    /// Source: a piece is complete; its data is in the driver's store.
+    /// Source: a piece is complete; its data is in the driver's store. Serials ascend, and one that no piece comes for stays a
+    /// hole, which viewers see. Below the last one, or [`Config::first_serial`](crate::Config), it is passed over.
     PieceClosed {
-        /// Segment and index.
-        id: PieceId,
-        /// Length in bytes.
-        len: u32,
-        /// SHA-1.
-        hash: PieceHash,
-        /// When its last byte came in, Unix milliseconds.
-        ingest_ms: u64,
+        /// The piece.
+        piece: PieceRef,
         /// Whether a random access point starts in it.
         random_access: bool,
     },
@@ -151,7 +162,7 @@ pub enum Input {
     /// The tracker brought a signed head. Verified here.
     Head {
         /// The head.
-        head: minuet_proto::mesh::SignedHead,
+        head: SignedHead,
     },
     /// Answer to [`Output::Verify`]. With `ok` the piece is in the driver's store from now on.
     Verified {
@@ -177,6 +188,56 @@ pub enum Input {
         next: Serial,
         /// When it is due.
         due: Timestamp,
+    },
+    /// Nobody reads at the live edge any more: nothing of it is asked for until the next [`Input::Playhead`].
+    NoPlayhead,
+    /// The host keeps a finished segment, as a whole or in part.
+    Keeps {
+        /// The segment.
+        segment: SegmentSeq,
+        /// How it is cut.
+        shape: Shape,
+        /// Which pieces are there, one bit each, most significant bit first; none: all are.
+        map: Option<Bytes>,
+    },
+    /// The host does not keep a segment any more.
+    Forgets(SegmentSeq),
+    /// What readers want of finished segments from now on, in place of what they wanted before; given when that changes
+    /// and about once a second. At most twelve segments are looked at, those due first.
+    Plan(Vec<Planned>),
+    /// What the host makes of an [`Output::Minute`]. Then, too, if it has found the hashes elsewhere.
+    Learned {
+        /// Who brought it.
+        link: LinkId,
+        /// The segment.
+        segment: SegmentSeq,
+        /// What it is.
+        learned: Learned,
+    },
+    /// Answer to [`Output::TellMinute`].
+    TellMinute {
+        /// To whom.
+        link: LinkId,
+        /// What.
+        minute: Minute,
+    },
+    /// A piece of a finished segment is in the driver's store, from elsewhere than a neighbour.
+    KeptStored(PieceId),
+    /// A piece of a finished segment is not there after all: an [`Output::Send`] of a block of it did not go out.
+    KeptLost {
+        /// To whom.
+        link: LinkId,
+        /// Which piece.
+        piece: PieceId,
+        /// Bytes of the message.
+        bytes: u64,
+    },
+    /// Answer to [`Output::VerifyKept`].
+    KeptVerified {
+        /// Which piece.
+        piece: PieceId,
+        /// What it is.
+        verdict: Verdict,
     },
     /// The time of [`Node::poll_timeout`](crate::Node::poll_timeout) has come.
     Timeout,
@@ -246,7 +307,12 @@ pub enum Output {
     },
     /// A head was verified: these pieces exist. A node gets each piece in at most one of these, in order of
     /// arrival, which is not always serial order.
-    Head(Head),
+    Head {
+        /// What it says.
+        head: Head,
+        /// The same as the channel signed it.
+        signed: Arc<SignedHead>,
+    },
     /// A viewer knows enough to start: play from this piece. Pieces before it are not fetched.
     Start {
         /// First piece to play.
@@ -266,6 +332,31 @@ pub enum Output {
     Release {
         /// First piece that is kept.
         before: Serial,
+    },
+    /// Read the record and the hashes of a segment that the host keeps, from piece `first` on, as many as fit into one
+    /// message; answered by [`Input::TellMinute`].
+    TellMinute {
+        /// Who asks.
+        link: LinkId,
+        /// The segment.
+        segment: SegmentSeq,
+        /// The first piece whose hash is asked for.
+        first: PieceIndex,
+    },
+    /// A neighbour sent the record or hashes of a segment that is wanted. Check them against the channel's key; answered
+    /// by [`Input::Learned`].
+    Minute {
+        /// Who sent it.
+        link: LinkId,
+        /// What.
+        minute: Minute,
+    },
+    /// Check a piece of a finished segment against its hash and keep it; answered by [`Input::KeptVerified`].
+    VerifyKept {
+        /// Which piece.
+        piece: PieceId,
+        /// Its bytes.
+        data: Bytes,
     },
     /// The source has signed two different statements about one piece. The first one stands.
     Equivocation {

@@ -22,15 +22,20 @@
 mod config;
 mod demand;
 mod event;
+mod exchange;
 mod members;
 mod node;
+mod past;
 mod stream;
 mod supply;
 mod time;
 mod trust;
+mod view;
 
 pub use config::{Config, HeadKey, PickOrder, Role, Start};
 pub use demand::strain::{Cause, Shortage};
-pub use event::{Direction, HangUpReason, Input, LinkId, Output, PieceRef, Statement};
-pub use node::{Load, Node, Stats};
+pub use event::{Direction, Discovery, HangUpReason, Input, LinkId, Output, PieceRef, Statement};
+pub use node::Node;
+pub use past::{FIRST_ALONE, Learned, Planned, Shape, Verdict};
 pub use time::Timestamp;
+pub use view::{Load, Stats};

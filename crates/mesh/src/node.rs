@@ -4,15 +4,18 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use minuet_proto::mesh::{Message, NodeId, Serial};
+use minuet_proto::mesh::{Kept, Message, Serial};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use crate::demand::intake::Intake;
 use crate::demand::playback::Playback;
-use crate::demand::strain::{Shortage, Strain};
+use crate::demand::strain::Strain;
+use crate::exchange::Exchange;
 use crate::members::candidates::Candidates;
 use crate::members::greeting::kbps;
 use crate::members::neighbour::{Neighbours, Slab};
+use crate::past::minutes::Past;
 use crate::stream::statements::Statements;
 use crate::stream::tempo::Tempo;
 use crate::stream::window::PieceWindow;
@@ -20,54 +23,15 @@ use crate::supply::push::Push;
 use crate::supply::uplink::Uplink;
 use crate::trust::bans::Bans;
 use crate::trust::flood::{self, price};
+use crate::view::Stats;
 use crate::{Config, HangUpReason, Input, LinkId, Output, Role, Statement, Timestamp};
 
 /// How often requests, deadlines and offers are looked at without an event.
 const TICK: Duration = Duration::from_millis(100);
 /// Ticks between looks at the neighbours.
 const UPKEEP_TICKS: u32 = 10;
-/// Who lets so many pieces pass without a word is quiet.
+/// A neighbour that lets so many pieces pass without a message is quiet.
 const QUIET_PIECES: u64 = 8;
-
-/// Counters since the node was made. Bytes are frame bytes; payload is media bytes in blocks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Media bytes sent.
-    pub payload_sent: u64,
-    /// Media bytes received, duplicates and corrupt ones included.
-    pub payload_received: u64,
-    /// Of these, received from the source itself.
-    pub source_received: u64,
-    /// Media bytes received for nothing: had already, or never asked for.
-    pub wasted: u64,
-    /// All other bytes sent.
-    pub control_sent: u64,
-    /// All other bytes received.
-    pub control_received: u64,
-    /// Pieces that verified.
-    pub pieces_verified: u64,
-    /// Pieces that did not.
-    pub pieces_corrupt: u64,
-    /// Links that were closed with a ban.
-    pub bans: u64,
-    /// Why this viewer does not get the stream in full at present, and how much of it there is.
-    pub shortage: Option<Shortage>,
-}
-
-/// What a node holds for others at the moment. Each figure has a bound that no neighbour can move.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Load {
-    /// Links that are up: at most three and a half times [`Config::neighbours`](crate::Config).
-    pub links: usize,
-    /// Nodes known for later: at most 256.
-    pub candidates: usize,
-    /// Bytes of control messages that wait for room under the upload limit: at most 1 MiB, besides a greeting for each link.
-    pub backlog_bytes: usize,
-    /// Bytes of pieces that have begun to come in: for each link at most five pieces.
-    pub arriving_bytes: usize,
-    /// Pieces that the driver is hashing: at most [`Config::window`](crate::Config).
-    pub verifying: usize,
-}
 
 /// A node of the mesh. See the crate's documentation for its loop.
 #[derive(Debug)]
@@ -78,6 +42,7 @@ pub struct Node {
     pub(crate) out: VecDeque<Output>,
     pub(crate) window: PieceWindow,
     pub(crate) neighbours: Neighbours,
+    pub(crate) exchange: Exchange,
     pub(crate) uplink: Uplink,
     pub(crate) playback: Playback,
     pub(crate) bans: Bans,
@@ -89,11 +54,9 @@ pub struct Node {
     pub(crate) tempo: Tempo,
     /// Time from a piece's closing to its playing, as far as is known: what is left for it to get here.
     pub(crate) delay: Duration,
-    /// Pieces that the driver is hashing, and who sent them.
-    pub(crate) verifying: Vec<(u64, NodeId)>,
     /// Pieces below are marked as wanted where they are.
     pub(crate) wanted_to: u64,
-    /// Source: serial of the next piece.
+    /// Source: no piece below it closes any more.
     pub(crate) next_serial: Serial,
     pub(crate) first_head_at: Option<Timestamp>,
     /// When a head last moved the edge.
@@ -103,6 +66,7 @@ pub struct Node {
     pub(crate) quiet_after: Duration,
     pub(crate) retractions: flood::Retractions,
     pub(crate) strain: Strain,
+    pub(crate) intake: Intake,
     /// What neighbours were last told that this node sends, in kbit/s, and when.
     pub(crate) promised_kbps: u32,
     pub(crate) promised_at: Timestamp,
@@ -111,6 +75,7 @@ pub struct Node {
     pub(crate) listeners: usize,
     pub(crate) leaving: bool,
     pub(crate) statements: Statements,
+    pub(crate) past: Past,
     next_tick: Timestamp,
     ticks: u32,
 }
@@ -130,6 +95,7 @@ impl Node {
             uplink: Uplink::new(config.upload_limit),
             next_serial: config.first_serial,
             wanted_to: window.base(),
+            exchange: Exchange::new(&window),
             config,
             role,
             rng: SmallRng::seed_from_u64(seed),
@@ -139,23 +105,24 @@ impl Node {
             playback: Playback::default(),
             bans: Bans::default(),
             candidates: Candidates::default(),
-            push: Push::default(),
+            push: Push::new(seed),
             offers: Vec::new(),
             stats: Stats::default(),
             tempo: Tempo::default(),
             delay,
-            verifying: Vec::new(),
             first_head_at: None,
             edge_at: now,
             heads_asked_at: None,
             quiet_after: crate::members::neighbour::QUIET,
             retractions: flood::Retractions::new(now),
             strain: Strain::default(),
+            intake: Intake::default(),
             promised_kbps: kbps(promised),
             promised_at: now,
             listeners: 0,
             leaving: false,
             statements: Statements::default(),
+            past: Past::default(),
             next_tick,
             ticks: 0,
         }
@@ -193,7 +160,7 @@ impl Node {
                     self.hang_up(slab, HangUpReason::Protocol, true, now);
                 }
             }
-            Input::PeersLearned { peers } => self.on_peers(peers, None, now),
+            Input::PeersLearned { peers, by } => self.on_found(peers, by, now),
             Input::UploadPromise { bytes_per_s } => self.on_promise(bytes_per_s, now),
             Input::UploadLimit { bytes_per_s } => {
                 self.uplink.set_limit(bytes_per_s);
@@ -211,6 +178,15 @@ impl Node {
                 }
             }
             Input::Playhead { next, due } => self.on_playhead(next, due, now),
+            Input::NoPlayhead => self.on_no_playhead(now),
+            Input::Keeps { segment, shape, map } => self.past.keep(segment, shape, map.as_deref()),
+            Input::Forgets(segment) => self.past.forget(segment),
+            Input::Plan(plans) => self.on_plan(plans, now),
+            Input::Learned { link, segment, learned } => self.on_learned(link, segment, learned, now),
+            Input::TellMinute { link, minute } => self.tell_minute(link, minute, now),
+            Input::KeptStored(piece) => self.on_kept_stored(piece, now),
+            Input::KeptLost { link, piece, bytes } => self.on_kept_lost(link, piece, bytes, now),
+            Input::KeptVerified { piece, verdict } => self.on_kept_verified(piece, verdict, now),
             Input::Leave => self.leave(now),
         }
         if now >= self.next_tick {
@@ -233,62 +209,6 @@ impl Node {
         Some(uplink.map_or(self.next_tick, |at| at.min(self.next_tick)))
     }
 
-    /// Counters.
-    pub fn stats(&self) -> &Stats {
-        &self.stats
-    }
-
-    /// What the node is.
-    pub fn role(&self) -> Role {
-        self.role
-    }
-
-    /// Number of links that are up.
-    pub fn link_count(&self) -> usize {
-        self.neighbours.len()
-    }
-
-    /// One above the newest piece that a verified head has named; `None` before the first head.
-    pub fn edge(&self) -> Option<Serial> {
-        self.window.anchored().then(|| Serial::new(self.window.edge()))
-    }
-
-    /// Whether the piece is in the window and verified.
-    pub fn holds(&self, serial: Serial) -> bool {
-        self.window.holds(serial.get())
-    }
-
-    /// Everything that is open with neighbours: links, requests both ways, offers, promises counted. Zero once all
-    /// neighbours are gone.
-    pub fn open_work(&self) -> usize {
-        let window = self.window.base()..self.window.end();
-        let counted =
-            window.map(|s| self.window.slot(s)).map(|s| usize::from(s.copies.saturating_add(s.asked.into())));
-        let links = self
-            .neighbours
-            .iter()
-            .map(|(_, n)| n.asked.len().saturating_add(n.wants.len()).saturating_add(1));
-        let work = links.chain(counted).chain([self.offers.len(), self.verifying.len()]);
-        work.fold(0, usize::saturating_add)
-    }
-
-    /// What is held for others at the moment.
-    pub fn load(&self) -> Load {
-        let arriving = self.neighbours.iter().flat_map(|(_, n)| n.asked.iter().map(|a| a.data.capacity()));
-        Load {
-            links: self.neighbours.len(),
-            candidates: self.candidates.len(),
-            backlog_bytes: self.backlog(),
-            arriving_bytes: arriving.fold(0, usize::saturating_add),
-            verifying: self.verifying.len(),
-        }
-    }
-
-    /// Number of pieces that are verified and in the window.
-    pub fn held(&self) -> usize {
-        self.window.held.iter(self.window.base(), self.window.end()).count()
-    }
-
     fn tick(&mut self, now: Timestamp) {
         self.next_tick = self.next_tick + TICK;
         if self.next_tick <= now {
@@ -305,20 +225,16 @@ impl Node {
         self.try_start(now);
         self.turn_away_waiting(now);
         self.strain_tick(now);
+        self.intake_tick(now);
         self.picker_tick(now);
         self.offer_watched(now);
+        self.forget_pushed(now);
         self.tell_what_waited(now);
+        self.kept_tick(now);
         if self.ticks.is_multiple_of(UPKEEP_TICKS) {
             self.neighbourhood_tick(now);
         }
         self.pump(now);
-    }
-
-    /// What a piece that closes now has until it is played: the delay aimed at, or more where the player is further behind.
-    fn delay_now(&mut self, now: Timestamp) -> Duration {
-        let newest = self.window.edge().saturating_sub(1);
-        let due = self.playback.due(newest, &self.window).filter(|_| self.playback.playing);
-        due.map_or(Duration::ZERO, |due| due.since(now)).max(self.config.target_delay)
     }
 
     fn on_message(&mut self, link: LinkId, message: Message, payload: Bytes, now: Timestamp) {
@@ -329,11 +245,9 @@ impl Node {
         }
         neighbour.heard = now;
         let is_hello = matches!(message, Message::Hello(_));
-        if let Message::Block(block) = &message
-            && !neighbour.greeted
-        {
+        if matches!(message, Message::Block(_) | Message::Kept(Kept::Block(_))) && !neighbour.greeted {
             // Blocks have a stream of their own, and overtake a Hello whose packet was lost.
-            self.stats.wasted = self.stats.wasted.saturating_add(block.len.into());
+            self.stats.wasted = self.stats.wasted.saturating_add(message.payload_len() as u64);
             self.charge_flood(from, price::USELESS_BLOCK, now);
             return;
         }
@@ -359,12 +273,27 @@ impl Node {
             Message::Bitfield(window) => self.on_bitfield(from, window, now),
             Message::Record(record) => self.hear_statement(Statement::Record(record)),
             Message::State(state) => self.hear_statement(Statement::State(state)),
-            Message::Peers(peers) => self.on_peers(peers, Some(from), now),
+            Message::Peers(peers) => self.on_peers(peers, from, now),
             Message::Bye(_) => self.hang_up(from, HangUpReason::Leaving, false, now),
+            Message::Kept(kept) => self.on_kept(from, kept, payload, now),
         }
     }
 
-    /// A frame was skipped. Whoever has not said Hello may not send one, either.
+    fn on_kept(&mut self, from: Slab, kept: Kept, payload: Bytes, now: Timestamp) {
+        match kept {
+            Kept::Block(block) => self.on_kept_block(from, block, payload, now),
+            Kept::Request { piece, due_in_ms } => self.on_kept_request(from, piece, due_in_ms, now),
+            Kept::Cancel(piece) => self.on_kept_cancel(from, piece),
+            Kept::Reject { piece, has } => self.on_kept_reject(from, piece, has, now),
+            Kept::Have { segment, pieces } => self.on_kept_have(from, segment, &pieces, now),
+            Kept::Map(map) => self.on_kept_map(from, &map, now),
+            Kept::Whole(ranges) => self.on_kept_whole(from, ranges, now),
+            Kept::GetMinute { segment, first } => self.on_get_minute(from, segment, first, now),
+            Kept::Minute(minute) => self.on_minute(from, minute, now),
+        }
+    }
+
+    /// A frame was skipped. A neighbour that has not sent Hello may not send one, either.
     fn on_unknown(&mut self, link: LinkId, bytes: usize, now: Timestamp) {
         let Some(from) = self.neighbours.find(link) else { return };
         let Some(neighbour) = self.neighbours.get_mut(from).filter(|n| !n.closing) else { return };
@@ -374,145 +303,5 @@ impl Node {
         self.stats.control_received = self.stats.control_received.saturating_add(bytes as u64);
         // It does not count as a word: a neighbour that this node does not understand is as good as silent.
         self.charge_flood(from, price::MESSAGE + price::UNKNOWN_BYTE * bytes as f32, now);
-    }
-
-    fn on_playhead(&mut self, next: Serial, due: Timestamp, now: Timestamp) {
-        if self.role != Role::Viewer {
-            return;
-        }
-        let before = self.playback.next.unwrap_or(0).max(self.window.base());
-        self.playback.set(next.get(), due, &self.window);
-        self.playback.playing = true;
-        for serial in before..next.get().min(self.window.end()) {
-            self.window.wanted.clear(serial);
-        }
-        if next.get() < before {
-            // Playback went back: look again at what lies between.
-            self.wanted_to = self.wanted_to.min(next.get());
-        }
-        self.extend_wanted(now);
-    }
-
-    /// Chooses where to start, once that can be told.
-    pub(crate) fn try_start(&mut self, now: Timestamp) {
-        let Some(since) = self.first_head_at else { return };
-        if self.role != Role::Viewer || self.playback.next.is_some() {
-            return;
-        }
-        let start = Playback::choose_start(
-            self.config.start,
-            self.config.target_delay,
-            now.since(since),
-            self.neighbours.iter().filter(|(_, n)| n.newest > 0 && !n.flags.source).count(),
-            self.neighbours.iter().map(|(_, n)| n.live_from).min().unwrap_or(u64::MAX),
-            |serial| self.neighbours.iter().any(|(_, n)| n.flags.source && n.has.get(serial)).into(),
-            &self.window,
-        );
-        if let Some(serial) = start {
-            self.playback.set(serial, now, &self.window);
-            self.wanted_to = serial;
-            self.out.push_back(Output::Start { serial: Serial::new(serial) });
-            self.extend_wanted(now);
-        }
-    }
-
-    /// Moves the window's base to `base` and forgets all that refers to what leaves.
-    pub(crate) fn slide_window(&mut self, base: u64, now: Timestamp) {
-        let old = self.window.base();
-        if base == old {
-            return;
-        }
-        let len = self.window.len();
-        let all = base < old || base.saturating_sub(old) >= len;
-        let end = if all { old.saturating_add(len) } else { base };
-        for (_, neighbour) in self.neighbours.iter_mut() {
-            if all {
-                neighbour.has.clear_all();
-                neighbour.knows.clear_all();
-            } else {
-                for serial in old..end {
-                    neighbour.has.clear(serial);
-                    neighbour.knows.clear(serial);
-                }
-            }
-            neighbour.asked.retain(|a| !(old..end).contains(&a.serial));
-            neighbour.wants.retain(|w| !(old..end).contains(&w.serial));
-        }
-        self.window.slide(base);
-        self.push.forget_before(base);
-        // What the driver says of these makes no difference any more.
-        self.verifying.retain(|(serial, _)| self.window.contains(*serial));
-        self.wanted_to = if all { base } else { self.wanted_to.max(base) };
-        if base > old {
-            self.out.push_back(Output::Release { before: Serial::new(base) });
-        }
-        let _ = now;
-    }
-
-    /// Takes from a neighbour's flood allowance; true if that was too much and the link is being closed.
-    pub(crate) fn charge_flood(&mut self, from: Slab, price: f32, now: Timestamp) -> bool {
-        let Some(neighbour) = self.neighbours.get_mut(from) else { return true };
-        let elapsed = now.since(neighbour.charged).as_secs_f32();
-        neighbour.charged = now;
-        neighbour.allowance =
-            (neighbour.allowance + elapsed * flood::REFILL_PER_SECOND).min(flood::FULL_ALLOWANCE) - price;
-        if neighbour.allowance >= 0.0 || neighbour.closing {
-            return neighbour.closing;
-        }
-        self.hang_up(from, HangUpReason::Flood, true, now);
-        true
-    }
-
-    /// Closes a link: its requests go elsewhere at once, its state goes with [`Input::LinkDown`].
-    pub(crate) fn hang_up(&mut self, slab: Slab, reason: HangUpReason, ban: bool, now: Timestamp) {
-        let Some(neighbour) = self.neighbours.get_mut(slab) else { return };
-        if neighbour.closing {
-            return;
-        }
-        neighbour.closing = true;
-        let (link, node) = (neighbour.link, neighbour.node);
-        if ban {
-            self.bans.ban(node, now);
-            self.stats.bans = self.stats.bans.saturating_add(1);
-            self.candidates.forget(&node);
-        }
-        self.out.push_back(Output::HangUp { link, reason, ban });
-        self.forget_neighbour_state(slab, now);
-    }
-
-    fn on_link_down(&mut self, link: LinkId, now: Timestamp) {
-        let Some(slab) = self.neighbours.find(link) else { return };
-        if let Some(neighbour) = self.neighbours.get_mut(slab) {
-            neighbour.closing = true;
-            neighbour.undrained = 0;
-        }
-        self.forget_neighbour_state(slab, now);
-        self.offers.retain(|offer| offer.to != slab);
-        self.neighbours.remove(slab);
-        self.pump(now);
-    }
-
-    /// Takes back everything that counted on a neighbour.
-    fn forget_neighbour_state(&mut self, slab: Slab, now: Timestamp) {
-        let (from, to) = (self.window.base(), self.window.end());
-        let Some(neighbour) = self.neighbours.get_mut(slab) else { return };
-        neighbour.wants.clear();
-        for serial in neighbour.has.iter(from, to) {
-            let slot = self.window.slot_mut(serial);
-            slot.copies = slot.copies.saturating_sub(1);
-        }
-        neighbour.has.clear_all();
-        let asked = std::mem::take(&mut neighbour.asked);
-        for asked in asked {
-            self.asked_less(asked.serial, now);
-        }
-    }
-
-    fn leave(&mut self, now: Timestamp) {
-        self.leaving = true;
-        for slab in self.neighbours.slabs() {
-            self.send(slab, Message::Bye(minuet_proto::mesh::ByeReason::Leaving), now);
-            self.hang_up(slab, HangUpReason::Leaving, false, now);
-        }
     }
 }

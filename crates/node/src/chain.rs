@@ -128,6 +128,7 @@ mod tests {
                 ingest_ms: 0,
                 sealed_ms: 0,
                 discontinuity: false,
+                access: Default::default(),
             },
         )
     }

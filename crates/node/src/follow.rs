@@ -40,6 +40,10 @@ pub enum Start {
     Ago(Duration),
     /// At the oldest that the tracker has.
     Oldest,
+    /// A little before what came in at this time, in Unix milliseconds by the source's clock.
+    At(u64),
+    /// At this segment, or the next one that there is.
+    Segment(SegmentSeq),
 }
 
 /// How long a segment should have been sealed when a viewer begins with it: half its time, from 3 to 30 s. Viewers
@@ -71,8 +75,8 @@ enum Brought {
 
 /// Follows `channel` on all `trackers` until `tasks` are cancelled; the receiver ends when all tasks have ended.
 ///
-/// `heard`: what neighbours in the mesh have told. `now_ms` gives Unix time in milliseconds. Whoever owns `tasks` listens to their faults: when a part of this dies,
-/// nothing more may come.
+/// `heard`: what neighbours in the mesh have told. `now_ms` gives Unix time in milliseconds. The owner of `tasks` listens to their
+/// faults: when a part of this dies, nothing more may come.
 pub fn follow(
     channel: ChannelId,
     trackers: Vec<TrackerClient>,
@@ -210,11 +214,10 @@ impl Merger {
         let mut failing = vec![false; self.trackers.len()];
         loop {
             let given = tokio::select! {
-                item = brought.recv() => match item {
-                    Some((at, item)) => self.brought(at, item, &mut failing).await,
-                    None => return,
-                },
+                // Without a tracker neighbours are all that there is.
+                Some((at, item)) = brought.recv() => self.brought(at, item, &mut failing).await,
                 heard = changed(&mut heard) => self.heard(heard).await,
+                else => return,
             };
             if given.is_err() || self.tell_end().await.is_err() {
                 return;
@@ -302,6 +305,14 @@ impl Merger {
                 SegmentSeq(newest.seq.0.saturating_sub(millis(ago) / millis(segment))).max(oldest)
             }
             Start::Oldest => oldest,
+            Start::At(at_ms) => {
+                // Segments may be shorter than the rule says, and the newest is a while old.
+                let ago = (self.now_ms)().saturating_sub(at_ms);
+                let count = (ago / millis(segment)).saturating_add(2);
+                let count = count.saturating_add(count / 16);
+                SegmentSeq(newest.seq.0.saturating_sub(count)).max(oldest)
+            }
+            Start::Segment(wanted) => wanted.clamp(oldest, newest.seq.next()),
         }
     }
 

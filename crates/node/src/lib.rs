@@ -7,7 +7,7 @@ pub mod announce;
 pub mod backoff;
 pub mod chain;
 pub mod contact;
-mod error;
+pub mod error;
 pub mod follow;
 pub mod mesh;
 mod sse;

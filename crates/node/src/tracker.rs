@@ -14,14 +14,16 @@ use minuet_proto::{
     ChannelId, Metainfo, SegmentSeq, SignedRecord, SignedState,
     channel_api::{
         self, Join, Publication,
+        directory::{self, Directory, Listing},
         mesh::{self, CheckedHead, JoinProof, JoinRequest, MeshJoin, MeshNode, Nonce},
     },
     mesh::{SIGNATURE_LEN, SignedHead},
     metainfo::MAX_METAINFO_LENGTH,
+    title::clean_title,
 };
 use reqwest::{
-    Response, StatusCode, Url,
-    header::{ACCEPT, CACHE_CONTROL, HeaderMap, HeaderValue},
+    Response, Url,
+    header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 
 use crate::{
@@ -46,6 +48,30 @@ const RELAY_PROBE: &str = "/ping";
 const MAX_PROBE_LENGTH: usize = 4096;
 /// How much of a refusal's text is kept, in bytes.
 const MAX_REFUSAL_LENGTH: usize = 300;
+/// How much of a web page is looked at for its title, in bytes.
+const MAX_PAGE_LENGTH: usize = 4096;
+/// How many characters of what a stranger says are shown.
+const MAX_SHOWN: usize = 200;
+
+/// Where a tracker says what it lists.
+const STATUS: &str = "status";
+/// More it does not say: some 300 bytes a channel.
+const MAX_STATUS_LENGTH: usize = 1 << 20;
+/// Listed channels that are taken from one tracker.
+pub const MAX_LISTED: usize = 512;
+
+/// What a tracker says of itself, as far as it is of use here.
+#[derive(Debug, serde::Deserialize)]
+struct Status {
+    listed: Vec<ListedChannel>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct ListedChannel {
+    channel: String,
+    #[serde(default)]
+    title: String,
+}
 
 /// One tracker. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -75,14 +101,14 @@ pub struct Snapshot {
     pub teller: Teller,
 }
 
-/// A channel and its live mesh as one tracker knows them, with every signature checked.
+/// A channel's live mesh as one tracker knows it, with every signature checked.
 #[derive(Debug, Clone)]
 pub struct MeshSnapshot {
-    /// As for a plain client.
-    pub channel: Snapshot,
     /// Nodes to link with. Nothing proves what is said of them but a link. Addresses that the tracker may not name are
     /// left out.
     pub nodes: Vec<MeshNode>,
+    /// How many of them have no other address, or never had one that they could tell this tracker.
+    pub barred: usize,
     /// The newest heads in ascending order.
     pub heads: Vec<CheckedHead>,
     /// The tracker's own relay server.
@@ -120,7 +146,12 @@ pub enum News {
 impl TrackerClient {
     /// A client for the tracker at `base`, a URL as [`minuet_proto::link::parse_tracker`] gives it, which the user named.
     pub fn new(base: Url) -> Result<Self, Error> {
-        let http = Http::new(Contacts::of_process(), Teller::User, CONNECT_TIMEOUT)?;
+        Self::named(base, Teller::User)
+    }
+
+    /// The same for one that `teller` named.
+    pub fn named(base: Url, teller: Teller) -> Result<Self, Error> {
+        let http = Http::new(Contacts::of_process(), teller, CONNECT_TIMEOUT)?;
         Ok(Self { http, base, nonce: Arc::default() })
     }
 
@@ -174,16 +205,39 @@ impl TrackerClient {
         }
         let body = self.get(url, channel_api::MAX_JOIN_LENGTH).await?;
         let join: Join = serde_json::from_slice(&body).map_err(|e| Error::Garbage(e.to_string()))?;
-        self.keep_nonce(&join);
+        self.keep_nonce(join.nonce);
         Ok(Snapshot::check(&join, channel, self.teller()))
     }
 
-    /// Asks for nodes, records and heads, in one answer, without telling the tracker of a node.
+    /// The channels that want to be seen, after `after`, and what to ask after next. What does not hold is left out.
+    pub async fn channels(
+        &self,
+        after: Option<&str>,
+    ) -> Result<(Vec<(SignedState, Listing)>, Option<String>), Error> {
+        let mut url = self.url(directory::directory_path());
+        if let Some(after) = after {
+            url.query_pairs_mut().append_pair("after", after);
+        }
+        let body = self.get(url, directory::MAX_DIRECTORY_LENGTH).await?;
+        let directory: Directory =
+            serde_json::from_slice(&body).map_err(|e| Error::Garbage(e.to_string()))?;
+        let listed = directory.channels.into_iter().take(directory::MAX_DIRECTORY_CHANNELS);
+        let checked = listed.filter_map(|listing| match listing.check() {
+            Ok(state) => Some((state, listing)),
+            Err(error) => {
+                tracing::warn!("thrown away: {error}");
+                None
+            }
+        });
+        Ok((checked.collect(), directory.next))
+    }
+
+    /// Asks for nodes and heads, in one answer, without telling the tracker of a node.
     pub async fn ask_mesh(&self, channel: ChannelId, request: &JoinRequest) -> Result<MeshSnapshot, Error> {
         self.post_join(channel, request, |_| None).await
     }
 
-    /// Tells the tracker of this node and asks for others, records and heads, in one answer. `sign` signs bytes with the
+    /// Tells the tracker of this node and asks for others and for heads, in one answer. `sign` signs bytes with the
     /// node's key.
     ///
     /// Where the tracker has given no nonce to sign yet, or has given one to another address of this machine, it answers
@@ -222,13 +276,13 @@ impl TrackerClient {
         })
         .await?;
         let join: MeshJoin = serde_json::from_slice(&answer).map_err(|e| Error::Garbage(e.to_string()))?;
-        self.keep_nonce(&join.join);
+        self.keep_nonce(join.nonce);
         Ok(MeshSnapshot::check(join, channel, self.teller()))
     }
 
-    fn keep_nonce(&self, join: &Join) {
-        if join.nonce.is_some() {
-            *self.nonce.lock().unwrap_or_else(PoisonError::into_inner) = join.nonce;
+    fn keep_nonce(&self, nonce: Option<Nonce>) {
+        if nonce.is_some() {
+            *self.nonce.lock().unwrap_or_else(PoisonError::into_inner) = nonce;
         }
     }
 
@@ -246,6 +300,16 @@ impl TrackerClient {
     pub async fn torrent(&self, channel: ChannelId, seq: SegmentSeq) -> Result<Metainfo, Error> {
         let url = self.url(&channel_api::torrent_path(&channel, seq));
         Ok(Metainfo::parse(&self.get(url, MAX_METAINFO_LENGTH).await?)?)
+    }
+
+    /// The channels that the tracker lists in public, with what they are called: at most [`MAX_LISTED`].
+    pub async fn listed(&self) -> Result<Vec<(ChannelId, String)>, Error> {
+        let body = self.get(self.url(STATUS), MAX_STATUS_LENGTH).await?;
+        let status: Status = serde_json::from_slice(&body).map_err(|e| Error::Garbage(e.to_string()))?;
+        let listed = status.listed.into_iter().take(MAX_LISTED);
+        Ok(listed
+            .filter_map(|channel| Some((channel.channel.parse().ok()?, clean_title(&channel.title))))
+            .collect())
     }
 
     /// Publishes a record with its torrent. A record that the tracker has already is no error.
@@ -282,7 +346,7 @@ impl TrackerClient {
         let response = refuse_errors(response).await?;
         let is_events = response
             .headers()
-            .get(reqwest::header::CONTENT_TYPE)
+            .get(CONTENT_TYPE)
             .is_some_and(|t| t.as_bytes().starts_with(b"text/event-stream"));
         if !is_events {
             return Err(Error::Garbage("no event stream where one was asked for".into()));
@@ -344,7 +408,7 @@ pub async fn nearest(trackers: &[TrackerClient]) -> Teller {
     nearest.1
 }
 
-/// Whether HTTP goes through a proxy, as far as the environment says so. Who answers then is the proxy.
+/// Whether HTTP goes through a proxy, as far as the environment says so. Then the proxy is what answers.
 fn asks_a_proxy() -> bool {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"].into_iter().any(set)
@@ -368,21 +432,45 @@ async fn read(mut response: Response, limit: usize) -> Result<Vec<u8>, Error> {
 
 async fn refuse_errors(mut response: Response) -> Result<Response, Error> {
     let status = response.status();
-    if status.is_success() {
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let is_page = kind == "text/html" || kind == "application/xhtml+xml";
+    if status.is_success() && !is_page {
         return Ok(response);
     }
     let mut said = Vec::new();
-    if status != StatusCode::NOT_FOUND {
-        while said.len() < MAX_REFUSAL_LENGTH
-            && let Ok(Some(chunk)) = response.chunk().await
-        {
-            said.extend_from_slice(&chunk[..chunk.len().min(MAX_REFUSAL_LENGTH - said.len())]);
-        }
+    let most = if is_page { MAX_PAGE_LENGTH } else { MAX_REFUSAL_LENGTH };
+    while said.len() < most
+        && let Ok(Some(chunk)) = response.chunk().await
+    {
+        said.extend_from_slice(&chunk[..chunk.len().min(most - said.len())]);
     }
     let said = String::from_utf8_lossy(&said);
-    let said = said.lines().next().unwrap_or_default().replace(char::is_control, "");
+    let printable = |text: &str| -> String {
+        let plain = |c: &char| !c.is_control() && !minuet_proto::title::is_format(*c);
+        text.split_whitespace().collect::<Vec<_>>().join(" ").chars().filter(plain).take(MAX_SHOWN).collect()
+    };
+    // A tracker refuses in plain text.
+    if is_page || !matches!(&*kind, "" | "text/plain") {
+        let found = match page_title(&said).map(printable).filter(|title| !title.is_empty()) {
+            Some(title) => format!("a web page (\"{title}\")"),
+            None if is_page => "a web page".to_owned(),
+            None => printable(&kind),
+        };
+        return Err(Error::Foreign { status: status.as_u16(), found });
+    }
+    let said = printable(said.lines().next().unwrap_or_default());
     let reason = status.canonical_reason().unwrap_or("no reason");
     Err(Error::Refused { status: status.as_u16(), said: if said.is_empty() { reason.into() } else { said } })
+}
+
+/// What stands in a page's title.
+fn page_title(page: &str) -> Option<&str> {
+    let lower = page.to_ascii_lowercase();
+    let begin = lower.find("<title")?;
+    let begin = begin + lower[begin..].find('>')? + 1;
+    let end = begin + lower[begin..].find('<')?;
+    page.get(begin..end)
 }
 
 impl Snapshot {
@@ -418,7 +506,6 @@ impl Snapshot {
 
 impl MeshSnapshot {
     fn check(join: MeshJoin, channel: ChannelId, teller: Teller) -> Self {
-        let mut snapshot = Snapshot::check(&join.join, channel, teller);
         let checked = |text: &String| {
             mesh::head_from_base64(text)
                 .and_then(|head| CheckedHead::check(head, &channel))
@@ -428,20 +515,21 @@ impl MeshSnapshot {
         // A head is of one piece at least.
         let heads = &join.heads[..join.heads.len().min(mesh::MAX_JOIN_HEAD_PIECES as usize)];
         let mut good: Vec<CheckedHead> = heads.iter().filter_map(checked).collect();
-        snapshot.rejected += heads.len() - good.len();
         good.sort_by_key(|head| head.get().first);
         let mut nodes = join.nodes;
         nodes.truncate(mesh::MAX_JOIN_NODES);
+        let mut barred = 0;
         for node in &mut nodes {
             node.addrs = nameable(&node.addrs, teller).take(mesh::MAX_NODE_ADDRS).collect();
+            barred += usize::from(node.addrs.is_empty() && node.relay.is_none());
         }
         let too_long = |url: &String| url.len() > mesh::MAX_RELAY_URL_LENGTH;
         nodes.iter_mut().for_each(|node| drop(node.relay.take_if(|url| too_long(url))));
         // Only the channel itself says which node is its source.
         nodes.iter_mut().for_each(|node| node.is_source = node.is_source_of(&channel));
         Self {
-            channel: snapshot,
             nodes,
+            barred,
             heads: good,
             relay: join.relay.filter(|url| !too_long(url)),
             relay_quic_port: join.relay_quic_port,

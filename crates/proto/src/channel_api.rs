@@ -1,6 +1,7 @@
 //! The tracker's channel API: paths, and the shapes of its bodies. Statements in them are signed, so a tracker is
 //! never believed: [`Join::records`] and [`Join::state`] are checked by who reads them.
 
+pub mod directory;
 pub mod mesh;
 
 use std::net::SocketAddr;
@@ -14,6 +15,9 @@ use crate::{
     metainfo::MAX_METAINFO_LENGTH,
     signed::MAX_SIGNED_LENGTH,
 };
+
+/// How a tracker begins to say, in plain text with status 404, that it does not know a channel.
+pub const UNKNOWN_CHANNEL: &str = "nobody has published this channel here";
 
 /// The most records in one [`Join`].
 pub const MAX_JOIN_RECORDS: usize = 512;

@@ -13,7 +13,7 @@ pub(crate) fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result
 }
 
 /// Reads exactly `N` bytes from `2 N` hexadecimal digits of either case.
-pub(crate) fn parse_hex<const N: usize>(what: &'static str, text: &str) -> Result<[u8; N], Error> {
+pub fn parse_hex<const N: usize>(what: &'static str, text: &str) -> Result<[u8; N], Error> {
     let digits = text.as_bytes();
     if digits.len() != 2 * N {
         return Err(Error::malformed(

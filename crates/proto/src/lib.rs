@@ -7,6 +7,7 @@
 //!
 //! The wire formats are specified in `docs/protocol.md` and the two pages that it names.
 
+pub mod access;
 pub mod bencode;
 pub mod channel_api;
 pub mod ids;
@@ -23,7 +24,7 @@ pub mod units;
 
 pub use ids::{
     ChannelId, InfoHash, MAX_UNIX_MS, PeerId, PieceHash, PieceId, PieceIndex, PieceLength, RecordHash,
-    SegmentSeq,
+    SegmentSeq, parse_hex,
 };
 pub use key::ChannelKey;
 pub use link::ChannelLink;
@@ -73,11 +74,16 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn malformed(what: &'static str, why: impl std::fmt::Display) -> Self {
+    /// Not of its kind's form.
+    pub fn malformed(what: &'static str, why: impl std::fmt::Display) -> Self {
         Self::Malformed { what, why: why.to_string() }
     }
 
-    pub(crate) fn check_length(what: &'static str, length: usize, limit: usize) -> Result<(), Self> {
+    /// Refuses what is longer than its kind may be, in bytes.
+    ///
+    /// # Errors
+    /// [`Error::TooLong`].
+    pub fn check_length(what: &'static str, length: usize, limit: usize) -> Result<(), Self> {
         if length > limit { Err(Self::TooLong { what, length, limit }) } else { Ok(()) }
     }
 }

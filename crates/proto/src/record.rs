@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::{
     ChannelId, Error, InfoHash, MAX_UNIX_MS, PieceLength, RecordHash, SegmentSeq,
+    access::AccessPoints,
     bencode::{Dict, DictWriter},
     signed::{Signed, Statement},
 };
@@ -41,6 +42,9 @@ pub struct Record {
     pub sealed_ms: u64,
     /// Whether the media's clock or content does not go on from the segment before \[`discontinuity`, 0 or 1].
     pub discontinuity: bool,
+    /// Where decoding can start, besides its beginning \[`access`, as [`AccessPoints::encode`] writes them; absent if there are
+    /// none].
+    pub access: AccessPoints,
 }
 
 /// A record whose signature is good.
@@ -55,7 +59,11 @@ impl Statement for Record {
     }
 
     fn encode(&self) -> Bytes {
-        let mut out = DictWriter::new()
+        let mut out = DictWriter::new();
+        if !self.access.is_empty() {
+            out = out.bytes("access", self.access.encode());
+        }
+        out = out
             .bytes("channel", self.channel.as_bytes())
             .number("discontinuity", u8::from(self.discontinuity))
             .number("duration_ms", self.duration_ms)
@@ -84,6 +92,10 @@ impl Statement for Record {
             ingest_ms: dict.number("ingest_ms")?,
             sealed_ms: dict.number("sealed_ms")?,
             discontinuity: dict.flag("discontinuity")?,
+            access: match dict.get("access") {
+                Some(_) => AccessPoints::decode(dict.bytes("access")?)?,
+                None => AccessPoints::default(),
+            },
         };
         check(record.seq <= SegmentSeq::MAX, "its number is out of bounds")?;
         check(record.ingest_ms.max(record.sealed_ms) <= MAX_UNIX_MS, "its times are out of bounds")?;
@@ -149,6 +161,7 @@ pub(crate) mod tests {
             1..=MAX_SEGMENT_LENGTH,
             14u32..=20,
             0..=MAX_SEGMENT_MS,
+            crate::access::tests::any_points(),
         )
             .prop_map(
                 |(
@@ -156,6 +169,7 @@ pub(crate) mod tests {
                     length,
                     power,
                     duration_ms,
+                    access,
                 )| {
                     let key = ChannelKey::from_seed(&seed);
                     let seq = seq & SegmentSeq::MAX.0;
@@ -170,6 +184,7 @@ pub(crate) mod tests {
                         ingest_ms: ingest_ms % (MAX_UNIX_MS + 1),
                         sealed_ms: sealed_ms % (MAX_UNIX_MS + 1),
                         discontinuity,
+                        access,
                     };
                     (key, record)
                 },
@@ -231,6 +246,7 @@ pub(crate) mod tests {
                 ingest_ms: 1,
                 sealed_ms: 2,
                 discontinuity: false,
+                access: AccessPoints::default(),
             },
         )
     }

@@ -88,11 +88,12 @@ impl<T: Statement> Signed<T> {
 
     /// Parses and checks what [`Signed::to_base64`] gave.
     pub fn from_base64(text: &str, channel: ChannelId) -> Result<Self, Error> {
-        Error::check_length(T::WHAT, text.len(), MAX_SIGNED_LENGTH.div_ceil(3) * 4)?;
-        let encoded = base64::engine::general_purpose::STANDARD
-            .decode(text)
-            .map_err(|e| Error::malformed(T::WHAT, e))?;
-        Self::decode(&encoded, channel)
+        Self::decode(&from_base64(T::WHAT, text)?, channel)
+    }
+
+    /// The same of whichever channel it names.
+    pub fn from_base64_any(text: &str) -> Result<Self, Error> {
+        Self::decode_any(&from_base64(T::WHAT, text)?)
     }
 
     /// What is stated.
@@ -104,6 +105,11 @@ impl<T: Statement> Signed<T> {
     pub fn hash(&self) -> RecordHash {
         RecordHash::new(Sha256::digest(&self.payload).into())
     }
+}
+
+fn from_base64(what: &'static str, text: &str) -> Result<Vec<u8>, Error> {
+    Error::check_length(what, text.len(), MAX_SIGNED_LENGTH.div_ceil(3) * 4)?;
+    base64::engine::general_purpose::STANDARD.decode(text).map_err(|e| Error::malformed(what, e))
 }
 
 impl<T> std::ops::Deref for Signed<T> {

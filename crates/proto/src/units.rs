@@ -32,6 +32,11 @@ pub fn show(duration: Duration) -> String {
     }
 }
 
+/// So many of something, as a sentence has it: `1 packet`, `2 packets`.
+pub fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
 /// Parses an amount of data: a number and `kB`, `MB`, `GB` or `TB` (powers of ten), as in `20GB`.
 pub fn bytes(text: &str) -> Result<u64, UnitError> {
     const HELP: UnitError = UnitError("write an amount of data as in 500MB, 20GB or 1TB");

@@ -1,6 +1,6 @@
 //! What the broadcaster sees from afar: metrics for Prometheus, and a page with a graph and a picture.
 //!
-//! The page is one file and loads nothing from elsewhere. The picture is the first of the newest segment, made by
+//! The page is one file and the style sheet of all pages, and loads nothing from elsewhere. The picture is the first of the newest segment, made by
 //! ffmpeg when there is one, once for each segment that somebody looks at.
 
 use std::{fmt::Write as _, process::Stdio, sync::Arc, time::Duration};
@@ -32,6 +32,8 @@ const PREVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_PREVIEW: usize = 1 << 20;
 
 const PAGE: &str = include_str!("dashboard.html");
+/// What all pages of Minuet look like.
+const STYLE: &str = include_str!("../../../web/site.css");
 
 /// What the page and the metrics are made of.
 #[derive(Clone)]
@@ -57,10 +59,11 @@ impl Dashboard {
         Self { title: title.into(), store, shelf, history, state, preview: Arc::default() }
     }
 
-    /// `/`, `/figures.json`, `/preview.jpg` and `/metrics`.
+    /// `/`, `/site.css`, `/figures.json`, `/preview.jpg` and `/metrics`.
     pub fn router(self) -> Router {
         Router::new()
             .route("/", get(async || Html(PAGE)))
+            .route("/site.css", get(async || ([(CONTENT_TYPE, "text/css; charset=utf-8")], STYLE)))
             .route("/figures.json", get(figures))
             .route("/preview.jpg", get(preview))
             .route("/metrics", get(metrics))

@@ -5,6 +5,7 @@
 //! restart. The recorder goes on meanwhile. Pieces that it closes in between are missing live, and come with the minute.
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     net::SocketAddr,
     path::PathBuf,
@@ -15,8 +16,8 @@ use std::{
 use minuet_node::{
     Backoff, TrackerClient,
     mesh::{
-        ClosedPiece, Error, LiveWindow, Mesh, MeshOptions, MeshRole, MeshStart, MeshStats, PiecePublisher,
-        Uplink,
+        ClosedPiece, DhtOptions, Error, Keeping, LiveWindow, Mesh, MeshOptions, MeshRole, MeshStart,
+        MeshStats, PiecePublisher, Uplink,
     },
 };
 use minuet_proto::{ChannelKey, SegmentSeq, SignedRecord, SignedState, mesh::Serial};
@@ -51,8 +52,12 @@ pub struct Join {
     pub folder: PathBuf,
     /// The line that it shares with HTTP and BitTorrent.
     pub uplink: Uplink,
-    /// Whom to tell where the source is.
+    /// Trackers to tell where the source is.
     pub trackers: Vec<TrackerClient>,
+    /// BitTorrent's DHT, if it is to say where the source is.
+    pub dht: Option<DhtOptions>,
+    /// Whether nodes on the local network hear of the source.
+    pub local: bool,
 }
 
 /// The mesh as the rest of the segmenter sees it, whichever it is just now. Cheap to clone.
@@ -127,6 +132,8 @@ impl Source {
     ) -> Result<(), Infallible> {
         let mut offered = shelf.watch_offered();
         let mut passed: Option<SegmentSeq> = *offered.borrow_and_update();
+        let numbers = |shelf: &Shelf| shelf.after(None).iter().map(|record| record.seq).collect();
+        let mut held: BTreeSet<SegmentSeq> = numbers(&shelf);
         let mut stats = self.mesh.watch_stats();
         states.mark_changed();
         loop {
@@ -155,6 +162,11 @@ impl Source {
                     for record in news {
                         passed = Some(record.seq);
                         self.mesh.record(&record).await;
+                        self.mesh.finished(record).await;
+                    }
+                    let before = std::mem::replace(&mut held, numbers(&shelf));
+                    for gone in before.difference(&held) {
+                        self.mesh.removed(*gone).await;
                     }
                 }
             }
@@ -230,6 +242,10 @@ async fn open(join: &Join, first_serial: Serial) -> Result<Mesh, Error> {
         lines: Some(join.folder.join("lines.json")),
         uplink: join.uplink.clone(),
         trackers: join.trackers.clone(),
+        // The segments' own folder: what is finished there is served to whom nobody else can serve.
+        dht: join.dht.clone(),
+        local: join.local,
+        keep: Keeping::Of(join.folder.join("segments")),
     };
     // Records come from here, so none that a neighbour brings is news.
     Mesh::start(options).await
@@ -338,6 +354,8 @@ mod tests {
             folder: dir.path().to_owned(),
             uplink: Uplink::default(),
             trackers: vec![client()],
+            dht: None,
+            local: false,
         };
         let (source, live) = Source::start(join, None).await.unwrap();
         let viewer = MeshOptions {
@@ -356,6 +374,9 @@ mod tests {
             lines: None,
             uplink: Uplink::default(),
             trackers: vec![client()],
+            dht: None,
+            local: false,
+            keep: Keeping::Nothing,
         };
         let viewer = Mesh::start(viewer).await.unwrap();
         let window = Arc::clone(viewer.window());

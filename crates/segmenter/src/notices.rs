@@ -6,6 +6,7 @@ use std::{
 };
 
 use minuet_media::Notice;
+use minuet_node::units;
 
 /// After a line, others of its kind are only counted for so long.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -38,7 +39,7 @@ impl Notices {
         told.at = now;
         Some(match std::mem::take(&mut told.withheld) {
             0 => notice.to_string(),
-            withheld => format!("{notice} (and {withheld} times before)"),
+            withheld => format!("{notice} (and {} before)", units::count(withheld, "time", "times")),
         })
     }
 }
@@ -93,13 +94,14 @@ pub fn log(notice: &Notice, line: &str) {
 
 /// Says that packets were lost before they came here, or when `recorded` was made.
 pub fn lost(breaks: u64, recorded: Option<&str>) -> String {
+    let breaks = units::count(breaks, "time", "times");
     match recorded {
         Some(name) => format!(
-            "the numbers of the packets of {name} broke off {breaks} times: it was joined of parts there, or lost packets when \
+            "the numbers of the packets of {name} broke off {breaks}: it was joined of parts there, or lost packets when \
              it was recorded (viewers see it)"
         ),
         None => format!(
-            "the numbers of the feed's packets broke off {breaks} times: packets were lost on the way here, or came twice \
+            "the numbers of the feed's packets broke off {breaks}: packets were lost on the way here, or came twice \
              (viewers see it); check the line from the encoder"
         ),
     }

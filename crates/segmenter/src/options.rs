@@ -4,7 +4,11 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
-use minuet_node::units::{self, Rate};
+use minuet_node::{
+    mesh::{DhtOptions, host_port},
+    units::{self, Rate},
+};
+use minuet_options::{FromFile, Papers};
 use minuet_proto::{
     Secrets,
     link::parse_tracker,
@@ -18,6 +22,8 @@ use crate::input::{FeedOptions, FfmpegArguments, Input, InputError, InputOptions
 
 /// HTTP has at most one part in so many of the upload limit, unless it has a limit of its own.
 const HTTP_PART: u64 = 8;
+/// The key's name, among a service's credentials and in the data folder.
+const KEY_FILE: &str = "channel.key";
 
 /// Cuts a live MPEG-TS feed into segments and shares each as a torrent.
 ///
@@ -33,6 +39,10 @@ minuet-segmenter evening.ts --tracker http://tracker.example:7070\n  \
 ffmpeg -re -i in.mkv -c copy -f mpegts - | minuet-segmenter - --tracker URL\n  \
 minuet-segmenter rtmp://0.0.0.0:1935/live/KEY --tracker URL --channel 'Radio Tower' --record rec\n  \
 minuet-segmenter udp://@239.1.1.1:5000 --tracker URL --slate back-soon.ts --upload-limit 16Mbit\n\n\
+Files:\n  \
+/etc/minuet/segmenter.conf               options of the service that packages bring\n  \
+/etc/credstore/minuet-segmenter.key      its channel's key, if it is not to be in its data folder\n  \
+/var/lib/minuet-segmenter                its data folder\n\n\
 Exit codes: 0 the feed ended or was ended; 1 a failure, with one sentence on standard error; 2 bad usage.")]
 pub struct Options {
     /// Where the feed comes from: `-` (MPEG-TS on standard input), a file, a named pipe, udp:// or rtp://ADDR:PORT,
@@ -44,6 +54,20 @@ pub struct Options {
     /// Tracker to publish to; may repeat. Example: --tracker http://tracker.example:7070
     #[arg(long = "tracker", value_name = "URL", value_parser = parse_tracker)]
     pub trackers: Vec<Url>,
+
+    /// Say in BitTorrent's DHT where the channel is, so that viewers with --dht find it by its key alone, and its newest segment is
+    /// found by readers of BEP 46. Nodes of the DHT, run by anybody, then know this address
+    #[arg(long)]
+    pub dht: bool,
+
+    /// Where to enter the DHT while no node of it is known from before; may repeat (default: router.bittorrent.com:6881,
+    /// dht.transmissionbt.com:6881, relay.pkarr.org:6881). Example: --dht-bootstrap 203.0.113.5:6881
+    #[arg(long, value_name = "HOST:PORT", requires = "dht", value_parser = host_port)]
+    pub dht_bootstrap: Vec<String>,
+
+    /// Say on the local network that the channel is here, by multicast DNS, for viewers with --local
+    #[arg(long)]
+    pub local: bool,
 
     /// Title of the channel. Example: --channel "Radio Tower"
     #[arg(long, value_name = "TITLE", default_value = "", value_parser = parse_title)]
@@ -57,7 +81,8 @@ pub struct Options {
     #[arg(long, value_name = "DIR", default_value_os_t = default_data_dir())]
     pub data: PathBuf,
 
-    /// File with the channel's secret key, made when missing (default: channel.key in --data). Whoever has it speaks
+    /// File with the channel's secret key, made when missing (default: the service's credential channel.key if it has one,
+    /// else channel.key in --data). Whoever has it speaks
     /// for the channel: keep a copy, and keep it private. Example: --key ~/tower.key
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
@@ -171,6 +196,12 @@ pub struct Options {
     /// Let trackers list the channel in public
     #[arg(long)]
     pub listed: bool,
+
+    #[command(flatten)]
+    pub file: FromFile,
+
+    #[command(flatten)]
+    pub papers: Papers,
 }
 
 impl Options {
@@ -212,6 +243,11 @@ impl Options {
         Ok(())
     }
 
+    /// How the DHT is used, if at all.
+    pub fn dht(&self) -> Option<DhtOptions> {
+        self.dht.then(|| DhtOptions::new(&self.dht_bootstrap, Some(&self.data)))
+    }
+
     /// What BitTorrent may send.
     pub fn upload(&self) -> Upload {
         match self.upload_limit {
@@ -222,7 +258,7 @@ impl Options {
 
     /// Where the channel's key is.
     pub fn key_file(&self) -> PathBuf {
-        self.key.clone().unwrap_or_else(|| self.data.join("channel.key"))
+        self.key.clone().or_else(credential).unwrap_or_else(|| self.data.join(KEY_FILE))
     }
 
     /// Where BitTorrent peers connect to, given where the HTTP server listens.
@@ -280,6 +316,12 @@ impl Options {
     pub fn feed_options(&self) -> FeedOptions {
         FeedOptions { silence: self.silence, fallback: self.fallback.clone(), slate: self.slate.clone() }
     }
+}
+
+/// The key that the service manager hands over (systemd.exec(5), `LoadCredential=`), if it does.
+fn credential() -> Option<PathBuf> {
+    let file = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join(KEY_FILE);
+    file.exists().then_some(file)
 }
 
 fn parse_input(text: &str) -> Result<Input, InputError> {

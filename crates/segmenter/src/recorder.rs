@@ -28,6 +28,7 @@ use crate::{
     input::{Fed, Feed, InputError, READ_LEN, Tempo},
     keeper::Room,
     live::Live,
+    marks::Marks,
     meters::Meters,
     notices::{self, Notices, Repeated, Tally},
     state::Announcer,
@@ -106,6 +107,7 @@ struct Open {
     /// The same moment on the clock that nobody sets.
     begun: Instant,
     discontinuity: bool,
+    marks: Marks,
 }
 
 /// The state between events.
@@ -289,6 +291,7 @@ impl State {
                 Event::RandomAccess(access) => {
                     if let Some(open) = &mut self.open {
                         open.hasher.mark_random_access();
+                        open.marks.mark(access.position);
                     }
                     let last = self.last_access.replace(access.position);
                     if let Some(distance) = last.and_then(|last| access.position.0.checked_sub(last.0)) {
@@ -328,7 +331,8 @@ impl State {
             tracing::warn!("the clock was set {set_s} s {way}: times are new from segment {seq} on");
         }
         let ingest_ms = self.clock.at(begun);
-        self.open = Some(Open { seq, file, hasher, ingest_ms, begun, discontinuity });
+        let marks = Marks::new(start.position);
+        self.open = Some(Open { seq, file, hasher, ingest_ms, begun, discontinuity, marks });
         self.recorder.meters.set_open(seq);
         self.data(start.tables);
     }
@@ -385,6 +389,7 @@ impl State {
         if open.file.is_some() || self.recorder.live.is_some() {
             open.hasher.update(bytes);
         }
+        open.marks.add(bytes.len());
         if let Some(file) = &mut open.file
             && let Err(error) = self.with_room(|| file.write(bytes))
         {
@@ -443,7 +448,7 @@ impl State {
     }
 
     fn seal(&mut self, open: Open, duration: Duration) -> Option<Recorded> {
-        let Open { seq, file, hasher, ingest_ms, begun, discontinuity } = open;
+        let Open { seq, file, hasher, ingest_ms, begun, discontinuity, marks } = open;
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (piece_length, pieces, closed) = hasher.finish(duration);
         self.share(seq, closed);
@@ -475,6 +480,7 @@ impl State {
                 // A clock that is set meanwhile does not make the segment longer or shorter.
                 sealed_ms: ingest_ms.saturating_add(took_ms),
                 discontinuity,
+                access: marks.points(piece_length),
             },
         );
         let torrent = torrent.encode();

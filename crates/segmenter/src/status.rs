@@ -8,7 +8,7 @@ use std::{
 };
 
 use minuet_console::Screen;
-use minuet_node::units::Rate;
+use minuet_node::units::{self, Rate};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -115,13 +115,15 @@ impl std::fmt::Display for Figures {
             write!(f, "key frame each {:.1} s | ", now.key_distance_ms as f64 / 1000.0)?;
         }
         write!(f, "out {} ({:.2} copies) | ", rate(self.out_per_s), self.copies())?;
-        write!(f, "{} live peers, {} others", now.live_peers, now.viewers)?;
+        let live = units::count(now.live_peers, "live peer", "live peers");
+        write!(f, "{live}, {}", units::count(now.viewers, "other", "others"))?;
         if let Some(offload) = self.offload_percent() {
             write!(f, " | {offload:.0} % offload")?;
         }
         write!(f, " | {} seeded", now.seeding)?;
         if now.cutter.continuity_errors > 0 {
-            write!(f, " | {} continuity errors", now.cutter.continuity_errors)?;
+            let errors = now.cutter.continuity_errors;
+            write!(f, " | {}", units::count(errors, "continuity error", "continuity errors"))?;
         }
         Ok(())
     }

@@ -12,18 +12,26 @@ pub const CHUNK: usize = 16 << 10;
 pub fn chunks(file: File, first: u64, length: u64) -> impl Stream<Item = io::Result<Bytes>> + Send {
     let end = first.saturating_add(length);
     try_unfold((Arc::new(file), first), move |(file, at)| async move {
-        let len = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
+        let len = usize::try_from(end.saturating_sub(at)).unwrap_or(CHUNK).min(CHUNK);
         if len == 0 {
             return Ok(None);
         }
-        let from = Arc::clone(&file);
-        let read = move || {
-            let mut chunk = BytesMut::zeroed(len);
-            from.read_exact_at(&mut chunk, at).map(|()| chunk.freeze())
-        };
-        let chunk = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
-        Ok(Some((chunk, (file, at + len as u64))))
+        let chunk = chunk(&file, at, len).await?;
+        Ok(Some((chunk, (file, at.saturating_add(len as u64)))))
     })
+}
+
+/// `length` bytes of a file from `at` on.
+///
+/// # Errors
+/// The file ends before, or cannot be read.
+pub async fn chunk(file: &Arc<File>, at: u64, length: usize) -> io::Result<Bytes> {
+    let file = Arc::clone(file);
+    let read = move || {
+        let mut chunk = BytesMut::zeroed(length);
+        file.read_exact_at(&mut chunk, at).map(|()| chunk.freeze())
+    };
+    tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]

@@ -49,8 +49,8 @@ impl Budget {
     /// Places for connections: at most `most`, and at most one `part`th of what is left. At least 8, without which a
     /// server is none.
     pub fn connections(&mut self, most: u64, part: u64) -> u64 {
-        let places = (self.left / part.max(1) / PER_CONNECTION).min(most).max(8);
-        self.left = self.left.saturating_sub(places * PER_CONNECTION);
+        let places = (self.left.checked_div(part).unwrap_or(self.left) / PER_CONNECTION).min(most).max(8);
+        self.left = self.left.saturating_sub(places.saturating_mul(PER_CONNECTION));
         places
     }
 

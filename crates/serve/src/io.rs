@@ -27,6 +27,10 @@ pub const MAX_UNSENT: u32 = 128 << 10;
 /// A reader that kept the server waiting so long is the first to go when somebody needs its place.
 const USELESS_AFTER: Duration = Duration::from_secs(1);
 
+fn moment(since: Instant, later: Duration) -> Instant {
+    since.checked_add(later).unwrap_or(since)
+}
+
 /// A connection under watch.
 #[derive(Debug)]
 pub struct Watched {
@@ -77,7 +81,7 @@ impl Watched {
         let left = self.left;
         let blocked = self.blocked.get_or_insert_with(|| {
             let since = Instant::now();
-            let timer = Box::pin(sleep_until(since + left.min(USELESS_AFTER)));
+            let timer = Box::pin(sleep_until(moment(since, left.min(USELESS_AFTER))));
             Blocked { since, useless: false, timer }
         });
         loop {
@@ -87,7 +91,7 @@ impl Watched {
             }
             blocked.useless = true;
             self.taken.set_useful(false);
-            blocked.timer.as_mut().reset(blocked.since + left);
+            blocked.timer.as_mut().reset(moment(blocked.since, left));
         }
     }
 }

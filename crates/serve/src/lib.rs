@@ -6,14 +6,23 @@
 //! [`MAX_BUFFER`], on the kernel's side by [`MAX_UNSENT`], if answers come in chunks: [`mod@file`] reads them from the disk
 //! as the reader takes them.
 //!
+//! With an operator's certificate a port takes HTTPS as well, with HTTP/2. Each request that is under way there beside the
+//! connection's first has a place of its own, like a connection. What is answered from memory as a whole is bounded in bytes.
+//!
 //! [`files`] sees to it that connections do not take the descriptors that recordings need. [`listen()`] listens on both
-//! families of addresses. [`range`] is what RFC 9110 says about byte ranges.
+//! families of addresses. [`range`] is what RFC 9110 says about byte ranges, and [`Part`] answers by it.
+
+// A panic here is the end of a program. Lengths and ranges come from strangers: only by methods that cannot
+// overflow.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 pub mod file;
 pub mod files;
 mod io;
 mod limits;
 mod listen;
+mod outlet;
+mod part;
 pub mod range;
 mod request;
 mod server;
@@ -21,4 +30,5 @@ mod server;
 pub use io::MAX_UNSENT;
 pub use limits::Limits;
 pub use listen::listen;
-pub use server::{Error, MAX_BUFFER, serve};
+pub use part::Part;
+pub use server::{Error, MAX_BUFFER, PROTOCOLS, Secure, serve};

@@ -14,6 +14,9 @@ pub struct Limits {
     pub body_len: usize,
     /// How long a reader may keep the server waiting in all, beyond what its bytes at [`Self::send_rate`] take.
     pub send: Duration,
+    /// Bytes of answers that are in memory as a whole (playlists, pages) and wait for their readers, for all connections
+    /// together; what comes from a file or a stream costs a chunk.
+    pub answers: u64,
     /// The least rate of a reader, in bytes a second: each byte that it takes earns it that much time.
     pub send_rate: u64,
 }
@@ -25,6 +28,7 @@ impl Default for Limits {
             body: Duration::from_secs(10),
             body_len: 64 << 10,
             send: Duration::from_secs(20),
+            answers: 32 << 20,
             send_rate: 8 << 10,
         }
     }

@@ -53,7 +53,7 @@ impl Server {
         let (address, pool, stop) =
             (listener.local_addr().unwrap(), Pool::new(places), CancellationToken::new());
         let limits = Limits::default();
-        let running = tokio::spawn(serve(listener, router, limits, pool.clone(), stop.clone()));
+        let running = tokio::spawn(serve(listener, router, limits, pool.clone(), None, stop.clone()));
         Self { address, pool, stop, given, running }
     }
 

@@ -1,13 +1,16 @@
 //! What goes into a session and what comes out.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use minuet_line::LinkSample;
-use minuet_mesh::{Direction, HangUpReason, LinkId, PieceRef, Statement, Timestamp};
+use minuet_mesh::{
+    Direction, Discovery, HangUpReason, Learned, LinkId, PieceRef, Planned, Shape, Statement, Timestamp,
+    Verdict,
+};
 use minuet_proto::{
-    PieceHash, PieceId,
-    mesh::{Block, Head, Message, NodeId, PeerInfo, Serial, SignedHead},
+    PieceHash, PieceId, PieceIndex, SegmentSeq,
+    mesh::{Block, Head, KeptBlock, Message, Minute, NodeId, PeerInfo, Serial, SignedHead},
 };
 
 use crate::{Reach, ReaderId};
@@ -20,10 +23,30 @@ pub trait Pieces {
     }
 
     /// Keeps the bytes of a piece, which are verified, or the source's own.
-    fn keep(&mut self, serial: Serial, data: &Bytes) -> io::Result<()>;
+    fn keep(&mut self, piece: &PieceRef, data: &Bytes) -> io::Result<()>;
 
     /// The bytes that a block carries, of a piece that was kept.
     fn part(&mut self, block: &Block) -> Option<Bytes>;
+
+    /// Record and hashes of a finished segment that is kept, from piece `first` on, as many as fit into a message.
+    fn minute(&mut self, _segment: SegmentSeq, _first: PieceIndex) -> Option<Minute> {
+        None
+    }
+
+    /// Checks record and hashes of a finished segment that a neighbour sent, and keeps them.
+    fn learn(&mut self, _minute: &Minute) -> Learned {
+        Learned::Nothing
+    }
+
+    /// Checks a piece of a finished segment whose hashes are kept, and keeps it.
+    fn keep_past(&mut self, _piece: PieceId, _data: &Bytes) -> Verdict {
+        Verdict::NotKept
+    }
+
+    /// The bytes that a block carries, of a piece of a finished segment; none if they are not there after all.
+    fn kept_part(&mut self, _block: &KeptBlock) -> Option<Bytes> {
+        None
+    }
 }
 
 /// What a transport knows of a link's path.
@@ -123,11 +146,21 @@ pub enum Event {
     /// The relay servers in use, by URL.
     Relays(Vec<String>),
     /// Source: a piece is complete.
-    Closed(ClosedPiece),
+    Closed {
+        /// Its place in the channel, above all before it.
+        serial: Serial,
+        /// The piece.
+        piece: ClosedPiece,
+    },
     /// A signed statement, verified by the host, that is news. It is passed on to all neighbours.
     Statement(Statement),
     /// Somebody who is not a neighbour (a tracker, a list of an earlier run, the user) named nodes.
-    Peers(Vec<PeerInfo>),
+    Peers {
+        /// The nodes.
+        peers: Vec<PeerInfo>,
+        /// How.
+        by: Discovery,
+    },
     /// Somebody who is not a neighbour brought a head.
     Head(SignedHead),
     /// A reader of the stream needs piece `next` at `due`, and those after it by their ingest times. Given when reading
@@ -140,8 +173,31 @@ pub enum Event {
         /// When that is due.
         due: Timestamp,
     },
+    /// What a reader needs of finished segments from now on, in place of what it needed before; given when that changes, and
+    /// about once a second.
+    Plan {
+        /// Which reader.
+        reader: ReaderId,
+        /// What it needs, the first due first; nothing, once it is at the live edge.
+        plans: Vec<Planned>,
+    },
+    /// A reader has left the live edge. If no other is there, nothing of it is asked for until one comes.
+    LeftEdge(ReaderId),
     /// A reader has gone.
     ReaderGone(ReaderId),
+    /// The host keeps a finished segment, as a whole (none) or in part: one bit a piece, most significant bit first.
+    Keeps {
+        /// The segment.
+        segment: SegmentSeq,
+        /// How it is cut.
+        shape: Shape,
+        /// Which pieces are there.
+        map: Option<Bytes>,
+    },
+    /// The host does not keep a segment any more.
+    Forgets(SegmentSeq),
+    /// A piece of a finished segment is among the [`Pieces`], from elsewhere than a neighbour.
+    KeptStored(PieceId),
     /// What became of an [`Effect::Fetch`].
     Fetched {
         /// The piece.
@@ -189,9 +245,16 @@ pub enum Effect {
         offset: u64,
     },
     /// Pieces exist, under the channel's signature. Each piece is in at most one of these.
-    Head(Head),
+    Head {
+        /// What it says.
+        head: Head,
+        /// The same as the channel signed it.
+        signed: Arc<SignedHead>,
+    },
     /// A piece is among the [`Pieces`] from now on. The host has heard of its head.
     Held(PieceRef),
+    /// A piece of a finished segment is among the [`Pieces`] from now on.
+    HeldKept(PieceId),
     /// Enough is known to start: read from this piece on.
     Start(Serial),
     /// Nothing before this piece is served any more.

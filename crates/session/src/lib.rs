@@ -9,7 +9,8 @@
 //! # What is where
 //! [`minuet_mesh`] decides what is asked, sent, promised and believed. Around it, here: `early` (blocks that overtook their
 //! heads), `limit` (what the line can send, where nobody said so), `dialable` (whether others can dial this node), `named`
-//! (which addresses are believed and passed on), `playheads` (all readers of the stream as one), [`reach`] (addresses in
+//! (which addresses are believed and passed on), `playheads` (all readers of the stream as one), `outset`
+//! (when a picture that begins with what is past may run), [`reach`] (addresses in
 //! bytes).
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
@@ -19,12 +20,14 @@ mod early;
 mod event;
 mod limit;
 mod named;
+mod outset;
 mod playheads;
 pub mod reach;
 mod session;
 
 pub use event::{ClosedPiece, Effect, Event, Path, Pieces};
 pub use limit::message_rate;
+pub use outset::{HORIZON, Outset};
 pub use playheads::ReaderId;
 pub use reach::Reach;
 pub use session::{Dialability, Figures, Session, Settings};

@@ -23,6 +23,11 @@ impl Playheads {
         self.merged().unwrap_or((next, due))
     }
 
+    /// Whether no reader is there.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// A reader has gone. Where the core's playhead is then, if that has changed; it stays where it was without readers.
     pub fn remove(&mut self, reader: ReaderId) -> Option<(Serial, Timestamp)> {
         let before = self.merged();

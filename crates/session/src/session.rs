@@ -7,11 +7,14 @@ use std::{
 
 use bytes::Bytes;
 use minuet_line::Learned;
-use minuet_mesh::{Config, Direction, Input, LinkId, Node, Output, PieceRef, Role, Stats, Timestamp};
-use minuet_proto::mesh::{Message, NodeId, PeerInfo, Serial};
+use minuet_mesh::{
+    Config, Direction, Input, Learned as Hashes, LinkId, Node, Output, PieceRef, Planned, Role, Stats,
+    Timestamp, Verdict,
+};
+use minuet_proto::mesh::{Kept, Message, Minute, NodeId, PeerInfo, Serial};
 
 use crate::{
-    ClosedPiece, Effect, Event, Path, Pieces, Reach,
+    ClosedPiece, Effect, Event, Path, Pieces, Reach, ReaderId,
     dialable::Dialable,
     early::EarlyBlocks,
     limit::{Limit, message_rate},
@@ -79,8 +82,8 @@ pub struct Session {
     /// Blocks of links that came before their heads; none that are empty.
     early: BTreeMap<LinkId, EarlyBlocks>,
     playheads: Playheads,
-    /// Source: the next piece to close.
-    next_serial: Serial,
+    /// What readers need of finished segments.
+    plans: BTreeMap<ReaderId, Vec<Planned>>,
     http_bytes: u64,
 }
 
@@ -92,7 +95,7 @@ impl Session {
         let config = Config { address: reach.encode(), dialable: said_dialable, ..core };
         let counts = config.upload && config.upload_limit.is_none();
         let limit = Limit::new(counts, role == Role::Source, remembered, now);
-        let (id, next_serial) = (config.node, config.first_serial);
+        let id = config.node;
         let mut session = Self {
             core: Node::new(config, role, seed, now),
             id,
@@ -105,7 +108,7 @@ impl Session {
             limit,
             early: BTreeMap::new(),
             playheads: Playheads::default(),
-            next_serial,
+            plans: BTreeMap::new(),
             http_bytes: 0,
         };
         session.tell_limit(None, now);
@@ -140,19 +143,39 @@ impl Session {
                 self.tell_address(now);
             }
             Event::Relays(relays) => self.named.relays = relays,
-            Event::Closed(piece) => self.publish(piece, now, pieces),
+            Event::Closed { serial, piece } => self.publish(serial, piece, now, pieces),
             Event::Statement(statement) => self.core.handle(Input::Statement(statement), now),
-            Event::Peers(peers) => self.core.handle(Input::PeersLearned { peers }, now),
+            Event::Peers { peers, by } => self.core.handle(Input::PeersLearned { peers, by }, now),
             Event::Head(head) => self.core.handle(Input::Head { head }, now),
             Event::Playhead { reader, next, due } => {
                 let (next, due) = self.playheads.set(reader, next, due);
                 self.core.handle(Input::Playhead { next, due }, now);
             }
             Event::ReaderGone(reader) => {
-                if let Some((next, due)) = self.playheads.remove(reader) {
-                    self.core.handle(Input::Playhead { next, due }, now);
+                self.remove_playhead(reader, now);
+                if self.plans.remove(&reader).is_some() {
+                    self.plan(now);
                 }
             }
+            Event::LeftEdge(reader) => {
+                self.remove_playhead(reader, now);
+                if self.playheads.is_empty() {
+                    self.core.handle(Input::NoPlayhead, now);
+                }
+            }
+            Event::Plan { reader, plans } => {
+                if plans.is_empty() {
+                    self.plans.remove(&reader);
+                } else {
+                    self.plans.insert(reader, plans);
+                }
+                self.plan(now);
+            }
+            Event::Keeps { segment, shape, map } => {
+                self.core.handle(Input::Keeps { segment, shape, map }, now);
+            }
+            Event::KeptStored(piece) => self.core.handle(Input::KeptStored(piece), now),
+            Event::Forgets(segment) => self.core.handle(Input::Forgets(segment), now),
             Event::Fetched { piece, bytes } => self.fetched(piece, bytes.as_ref(), now, pieces),
             Event::Timeout => self.core.handle(Input::Timeout, now),
             Event::Leave => self.core.handle(Input::Leave, now),
@@ -288,6 +311,18 @@ impl Session {
         }
     }
 
+    fn remove_playhead(&mut self, reader: ReaderId, now: Timestamp) {
+        if let Some((next, due)) = self.playheads.remove(reader) {
+            self.core.handle(Input::Playhead { next, due }, now);
+        }
+    }
+
+    /// Tells the core what all readers need of finished segments.
+    fn plan(&mut self, now: Timestamp) {
+        let plans = self.plans.values().flatten().copied().collect();
+        self.core.handle(Input::Plan(plans), now);
+    }
+
     fn look_at_dialability(&mut self, now: Timestamp) {
         if self.dialability != Dialability::FoundOut {
             return;
@@ -304,18 +339,17 @@ impl Session {
         self.core.handle(Input::Address { address, dialable }, now);
     }
 
-    fn publish(&mut self, closed: ClosedPiece, now: Timestamp, pieces: &mut impl Pieces) {
+    fn publish(&mut self, serial: Serial, closed: ClosedPiece, now: Timestamp, pieces: &mut impl Pieces) {
         let ClosedPiece { id, hash, ingest_ms, random_access, data } = closed;
-        let serial = self.next_serial;
-        if let Err(error) = pieces.keep(serial, &data) {
+        // At most the longest piece, or it is not kept.
+        let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let piece = PieceRef { serial, id, len, hash, ingest_ms };
+        if let Err(error) = pieces.keep(&piece, &data) {
             return self.effects.push_back(Effect::PiecesFailed { serial, reason: error.to_string() });
         }
-        self.next_serial = serial.next();
-        // At most the longest piece, or it would not have been kept.
-        let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        self.core.handle(Input::PieceClosed { id, len, hash, ingest_ms, random_access }, now);
+        self.core.handle(Input::PieceClosed { piece, random_access }, now);
         self.do_outputs(now, pieces);
-        self.effects.push_back(Effect::Held(PieceRef { serial, id, len, hash, ingest_ms }));
+        self.effects.push_back(Effect::Held(piece));
     }
 
     fn fetched(&mut self, piece: PieceRef, bytes: Option<&Bytes>, now: Timestamp, pieces: &mut impl Pieces) {
@@ -330,7 +364,7 @@ impl Session {
     }
 
     fn keep(&mut self, piece: &PieceRef, data: &Bytes, pieces: &mut impl Pieces) -> bool {
-        match pieces.keep(piece.serial, data) {
+        match pieces.keep(piece, data) {
             Ok(()) => {
                 self.effects.push_back(Effect::Held(*piece));
                 true
@@ -356,12 +390,31 @@ impl Session {
                     let ok = pieces.verify(&piece, &data) && self.keep(&piece, &data, pieces);
                     self.core.handle(Input::Verified { serial: piece.serial, ok }, now);
                 }
-                Output::Head(head) => self.effects.push_back(Effect::Head(head)),
+                Output::Head { head, signed } => self.effects.push_back(Effect::Head { head, signed }),
                 Output::Start { serial } => self.effects.push_back(Effect::Start(serial)),
                 Output::FetchHttp { piece, .. } => match self.core.offset(&piece) {
                     Some(offset) => self.effects.push_back(Effect::Fetch { piece, offset }),
                     None => self.core.handle(Input::HttpFailed { serial: piece.serial }, now),
                 },
+                Output::TellMinute { link, segment, first } => {
+                    // What the host has let go meanwhile is nobody's to have.
+                    let nothing = || Minute { segment, first, record: Bytes::new(), hashes: Bytes::new() };
+                    let minute = pieces.minute(segment, first).unwrap_or_else(nothing);
+                    self.core.handle(Input::TellMinute { link, minute }, now);
+                }
+                Output::Minute { link, minute } => {
+                    let segment = minute.segment;
+                    let learned =
+                        if minute.record.is_empty() { Hashes::Nothing } else { pieces.learn(&minute) };
+                    self.core.handle(Input::Learned { link, segment, learned }, now);
+                }
+                Output::VerifyKept { piece, data } => {
+                    let verdict = pieces.keep_past(piece, &data);
+                    if verdict == Verdict::Good {
+                        self.effects.push_back(Effect::HeldKept(piece));
+                    }
+                    self.core.handle(Input::KeptVerified { piece, verdict }, now);
+                }
                 Output::Statement(statement) => self.effects.push_back(Effect::Statement(statement)),
                 Output::Release { before } => self.effects.push_back(Effect::Release(before)),
                 Output::Equivocation { serial } => self.effects.push_back(Effect::Equivocation(serial)),
@@ -388,6 +441,14 @@ impl Session {
                     let reason = minuet_mesh::HangUpReason::Protocol;
                     self.effects.push_back(Effect::HangUp { link, reason, ban: false });
                     return self.link_down(link, now);
+                }
+            },
+            Message::Kept(Kept::Block(block)) => match pieces.kept_part(block) {
+                Some(payload) => payload,
+                None => {
+                    // It was there when the core chose it, and the core counts on it that the block goes out.
+                    self.core.handle(Input::KeptLost { link, piece: block.piece, bytes: left }, now);
+                    return;
                 }
             },
             _ => Bytes::new(),

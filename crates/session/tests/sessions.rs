@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use minuet_mesh::{Config, Direction, HeadKey, LinkId, Role, Statement, Timestamp};
+use minuet_mesh::{Config, Direction, HeadKey, LinkId, PieceRef, Role, Statement, Timestamp};
 use minuet_proto::{
     PieceHash, PieceId, PieceIndex, SegmentSeq,
     mesh::{Block, Frame, Hello, HelloFlags, Message, NodeId, PeerInfo, SIGNATURE_LEN, Serial},
@@ -41,11 +41,11 @@ struct Memory {
 }
 
 impl Pieces for Memory {
-    fn keep(&mut self, serial: Serial, data: &Bytes) -> io::Result<()> {
+    fn keep(&mut self, piece: &PieceRef, data: &Bytes) -> io::Result<()> {
         if self.full {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        self.pieces.insert(serial, data.clone());
+        self.pieces.insert(piece.serial, data.clone());
         Ok(())
     }
 
@@ -141,8 +141,9 @@ impl Net {
             random_access: self.closed.is_multiple_of(5),
             data,
         };
+        let serial = Serial::new(u64::from(self.closed));
         self.closed += 1;
-        self.hosts[0].tell(Event::Closed(piece), self.now);
+        self.hosts[0].tell(Event::Closed { serial, piece }, self.now);
     }
 
     /// Goes on for so long; the source closes a piece every 100 ms.
@@ -205,7 +206,7 @@ fn media_spreads_and_hosts_hear_of_heads_before_pieces() {
         let mut started = false;
         for effect in &host.effects {
             match effect {
-                Effect::Head(head) => known.extend(head.iter().map(|(serial, ..)| serial)),
+                Effect::Head { head, .. } => known.extend(head.iter().map(|(serial, ..)| serial)),
                 Effect::Held(piece) => assert!(known.contains(&piece.serial), "node {node}: {piece:?}"),
                 Effect::Start(_) => started = true,
                 Effect::HangUp { reason, .. } => panic!("node {node} hangs up: {reason:?}"),

@@ -320,7 +320,7 @@ impl Audience {
         let (mut guarded, mut smooth) = (0, 0);
         for viewer in self.viewers.iter().flatten() {
             let ended = viewer.ended.unwrap_or(now);
-            // Who never played was owed everything from the target delay on.
+            // A viewer that never played was owed everything from the target delay on.
             let never = self.pieces.iter().filter(|piece| {
                 viewer.delay.is_none()
                     && (viewer.joined..ended.saturating_sub(self.target_delay)).contains(&piece.closes_at)

@@ -77,6 +77,17 @@ pub struct Figures {
     pub resume_max_s: Option<f64>,
     /// Viewers that came while there was no source and could play ÷ those who came.
     pub late_served: Option<f64>,
+    /// Viewers of what was on air before: stalls, of all and of the one that has most, their time, and how long it took until their
+    /// first piece was there and until their picture ran.
+    pub past_stalls: Option<u64>,
+    #[allow(missing_docs)]
+    pub past_stalls_worst: Option<u64>,
+    #[allow(missing_docs)]
+    pub past_stalled_s: Option<f64>,
+    #[allow(missing_docs)]
+    pub past_first_p95_s: Option<f64>,
+    #[allow(missing_docs)]
+    pub past_begin_p95_s: Option<f64>,
     /// Mean number of links of a viewer at the end.
     pub links_mean: f64,
     /// Viewers there at the end, and nodes that ever were.
@@ -113,6 +124,11 @@ pub enum Figure {
     Resumed,
     ResumeMax,
     LateServed,
+    PastStalls,
+    PastStallsWorst,
+    PastStalled,
+    PastFirstP95,
+    PastBeginP95,
 }
 
 impl Figure {
@@ -141,6 +157,11 @@ impl Figure {
             Self::Resumed => "resumed",
             Self::ResumeMax => "resume_max_s",
             Self::LateServed => "late_served",
+            Self::PastStalls => "past_stalls",
+            Self::PastStallsWorst => "past_stalls_worst",
+            Self::PastStalled => "past_stalled_s",
+            Self::PastFirstP95 => "past_first_p95_s",
+            Self::PastBeginP95 => "past_begin_p95_s",
         }
     }
 
@@ -169,6 +190,11 @@ impl Figure {
             Self::Resumed => figures.resumed.unwrap_or(f64::NAN),
             Self::ResumeMax => figures.resume_max_s.unwrap_or(f64::NAN),
             Self::LateServed => figures.late_served.unwrap_or(f64::NAN),
+            Self::PastStalls => figures.past_stalls.map_or(f64::NAN, |stalls| stalls as f64),
+            Self::PastStallsWorst => figures.past_stalls_worst.map_or(f64::NAN, |stalls| stalls as f64),
+            Self::PastStalled => figures.past_stalled_s.unwrap_or(f64::NAN),
+            Self::PastFirstP95 => figures.past_first_p95_s.unwrap_or(f64::NAN),
+            Self::PastBeginP95 => figures.past_begin_p95_s.unwrap_or(f64::NAN),
         }
     }
 }

@@ -44,6 +44,8 @@ pub enum Part {
     Viewer,
     /// Plays from this far behind the live edge.
     LateViewer(Micros),
+    /// Plays what was on air this long before it comes.
+    Past(Micros),
     /// Has no player.
     Relay,
     /// Plays, and harms others.
@@ -67,6 +69,10 @@ pub struct Life {
     pub leaves: Option<Micros>,
     /// Whether it goes without a word.
     pub silent: bool,
+    /// Whether it keeps what was on air before the run.
+    pub keeps: bool,
+    /// When its player pauses, and for how long.
+    pub pause: Option<(Micros, Micros)>,
     /// Whether it is one of many in one network. All others live in networks of their own.
     pub in_one_net: bool,
 }
@@ -76,6 +82,9 @@ const DOWNLINK_FACTOR: f64 = 5.0;
 
 /// How long somebody stays who only looks around.
 const ZAP_STAYS: std::ops::Range<Micros> = 5 * SECOND..60 * SECOND;
+
+/// When players pause that do.
+const PAUSES: std::ops::Range<Micros> = 30 * SECOND..90 * SECOND;
 
 /// The lives of all nodes of a scenario, sources first.
 pub fn lives(scenario: &Scenario, seed: u64) -> Vec<Life> {
@@ -122,6 +131,26 @@ pub fn lives(scenario: &Scenario, seed: u64) -> Vec<Life> {
     if let Some(part) = scenario.zapping {
         zap(scenario, part, first, &mut lives, &mut rng);
     }
+    if let Some(past) = scenario.past {
+        let keepers = past.keepers.unwrap_or(scenario.viewers);
+        lives[first..].iter_mut().take(keepers).for_each(|life| life.keeps = true);
+        if let Some((least, most)) = past.pauses {
+            for life in &mut lives[first..] {
+                life.pause = Some((rng.random_range(PAUSES), rng.random_range(least..most)));
+            }
+        }
+        if let Some(gone) = past.gone {
+            lives[first..].iter_mut().take(keepers / 2).for_each(|life| life.leaves = Some(gone));
+        }
+        for number in 0..past.viewers as u64 {
+            let profile = scenario.profiles[number as usize % scenario.profiles.len()];
+            let joins = past.at + rng.random_range(0..past.within);
+            let mut life = viewer(&scenario.stream, profile, Reach::Open, joins);
+            let (least, most) = past.behind;
+            life.part = Part::Past(least + (most - least) * number / past.viewers.max(1) as u64);
+            lives.push(life);
+        }
+    }
     if let Some(relief) = scenario.relief {
         let mut relay = viewer(&scenario.stream, Profile::with(relief.up), Reach::Open, relief.at);
         relay.part = Part::Relay;
@@ -152,6 +181,8 @@ fn sources(scenario: &Scenario) -> Vec<Life> {
         joins: 0,
         leaves: None,
         silent: true,
+        keeps: true,
+        pause: None,
         in_one_net: false,
     };
     match scenario.source_cut {
@@ -184,7 +215,18 @@ fn viewer(stream: &StreamSpec, profile: Profile, reach: Reach, joins: Micros) ->
     let line = line(knows, profile.line);
     let access = Access { up: rate(stream, up), down: rate(stream, down), line, reach };
     let part = Part::Viewer;
-    Life { part, access, knows, upload, joins, leaves: None, silent: false, in_one_net: false }
+    Life {
+        part,
+        access,
+        knows,
+        upload,
+        joins,
+        leaves: None,
+        silent: false,
+        keeps: false,
+        pause: None,
+        in_one_net: false,
+    }
 }
 
 fn rate(stream: &StreamSpec, factor: f64) -> Rate {

@@ -60,6 +60,30 @@ pub struct Crowd {
     pub within: Micros,
 }
 
+/// Viewers of what was on air before.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Past {
+    /// How much had been on air when the run begins.
+    pub history: Micros,
+    /// How many come for it.
+    pub viewers: usize,
+    /// How far back they begin: from this to that, spread evenly.
+    pub behind: (Micros, Micros),
+    /// When the first of them comes, and how long until all have come.
+    pub at: Micros,
+    #[allow(missing_docs)]
+    pub within: Micros,
+    /// How many of the first viewers keep all that was on air before them, as the source does; if nothing is said, all. The
+    /// others keep the newer half of it.
+    pub keepers: Option<usize>,
+    /// When half of these leave.
+    pub gone: Option<Micros>,
+    /// Whether those who come have watched all along, and keep what they have seen: as if the run had begun long ago.
+    pub veterans: bool,
+    /// Each of the first viewers pauses once, for so long: from this to that.
+    pub pauses: Option<(Micros, Micros)>,
+}
+
 /// A relay that comes late.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Relief {
@@ -116,6 +140,8 @@ pub struct Scenario {
     pub relief: Option<Relief>,
     /// From when until when there is no source.
     pub source_cut: Option<(Micros, Micros)>,
+    /// Viewers of what was on air before.
+    pub past: Option<Past>,
     /// What must hold.
     pub bounds: Vec<Bound>,
 }
@@ -159,6 +185,7 @@ fn steady() -> Scenario {
         relief: None,
         churn: None,
         source_cut: None,
+        past: None,
         bounds: vec![
             Bound::at_most(SourceCopies, 1.02),
             Bound::at_most(SpreadP50, 0.6),
@@ -166,6 +193,36 @@ fn steady() -> Scenario {
             Bound::at_most(Stalls, 0.0),
             Bound::at_most(ControlShare, 0.02),
         ],
+    }
+}
+
+const MINUTE: Micros = 60 * SECOND;
+
+/// Viewers spread over the last ten minutes, who come while the live edge stands.
+const SHIFTED: Past = Past {
+    history: 10 * MINUTE,
+    viewers: 25,
+    behind: (MINUTE + 10 * SECOND, 10 * MINUTE),
+    at: 15 * SECOND,
+    within: 60 * SECOND,
+    keepers: None,
+    gone: None,
+    veterans: true,
+    pauses: None,
+};
+
+fn past(copies: f64) -> Scenario {
+    Scenario {
+        stream: StreamSpec { duration: 130 * SECOND, ..StreamSpec::standard() },
+        bounds: vec![
+            Bound::at_most(PastStalls, 0.0),
+            Bound::at_most(PastFirstP95, 1.5),
+            Bound::at_most(SourceCopies, copies),
+            Bound::at_most(SpreadP99, 1.1),
+            Bound::at_most(Stalls, 0.0),
+            Bound::at_most(ControlShare, 0.02),
+        ],
+        ..steady()
     }
 }
 
@@ -491,6 +548,61 @@ pub fn all() -> Vec<Scenario> {
             profiles: vec![Profile::with(0.8)],
             relief: Some(Relief { at: 60 * SECOND, up: 30.0 }),
             bounds: vec![Bound::at_least(Smooth, 0.7), Bound::at_most(StallsRecovered, 0.0)],
+            ..steady()
+        },
+        Scenario {
+            name: "shifted",
+            about: "25 viewers live and 25 spread over the last ten minutes",
+            viewers: 25,
+            past: Some(SHIFTED),
+            ..past(1.1)
+        },
+        Scenario {
+            name: "late",
+            about: "50 viewers live, eight of whom keep a minute long past, for which 50 come within 10 s",
+            past: Some(Past {
+                viewers: 50,
+                behind: (8 * MINUTE, 8 * MINUTE),
+                within: 10 * SECOND,
+                keepers: Some(8),
+                veterans: false,
+                ..SHIFTED
+            }),
+            ..past(1.2)
+        },
+        Scenario {
+            name: "gone",
+            about: "as shifted, but ten keep what is past, and half of them leave after 40 s",
+            viewers: 25,
+            past: Some(Past { keepers: Some(10), gone: Some(70 * SECOND), ..SHIFTED }),
+            ..past(1.2)
+        },
+        Scenario {
+            name: "thin_past",
+            about: "as shifted, with uplinks of 1.15 times the stream",
+            viewers: 25,
+            past: Some(SHIFTED),
+            profiles: vec![Profile::with(1.15)],
+            bounds: vec![Bound::at_most(Stalls, 0.0), Bound::at_most(SpreadP99, 1.5)],
+            ..past(1.2)
+        },
+        Scenario {
+            name: "paused",
+            about: "as steady, and each viewer pauses once, for longer than its live window and up to five minutes",
+            stream: StreamSpec { duration: 420 * SECOND, ..StreamSpec::standard() },
+            past: Some(Past {
+                history: 0,
+                viewers: 0,
+                veterans: false,
+                pauses: Some((75 * SECOND, 5 * MINUTE)),
+                ..SHIFTED
+            }),
+            bounds: vec![
+                Bound::at_most(PastStalls, 0.0),
+                Bound::at_most(Stalls, 0.0),
+                Bound::at_most(SpreadP99, 1.1),
+                Bound::at_most(SourceCopies, 1.05),
+            ],
             ..steady()
         },
         scale("scale", "1,000 viewers, as steady, for 2 minutes", 1_000, 120, 1.4),

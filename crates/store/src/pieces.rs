@@ -119,6 +119,11 @@ impl PieceRing {
         Ok(medium)
     }
 
+    /// Bytes of pieces that are held in memory, for want of room on the disk.
+    pub fn memory(&self) -> usize {
+        self.memory
+    }
+
     /// Makes a piece's slot free for it; the piece that had it is gone from then on. [`Place::write`] and
     /// [`finish`](Self::finish) follow, before the next one begins.
     ///
@@ -147,7 +152,7 @@ impl PieceRing {
         if bytes.is_some() {
             self.make_room(piece.len());
             self.in_memory.push_back(place.serial);
-            self.memory += piece.len();
+            self.memory = self.memory.saturating_add(piece.len());
         }
         let slot = self.slot(place.serial);
         self.slots[slot] = Some(Slot { serial: place.serial, len: place.len, bytes });
@@ -161,13 +166,13 @@ impl PieceRing {
 
     fn empty(&mut self, slot: usize) {
         if let Some(Slot { bytes: Some(bytes), .. }) = self.slots[slot].take() {
-            self.memory -= bytes.len();
+            self.memory = self.memory.saturating_sub(bytes.len());
         }
     }
 
     /// Drops the oldest pieces in memory until there is room for `len` bytes more, and forgets which were there.
     fn make_room(&mut self, len: usize) {
-        while self.memory + len > MAX_MEMORY || self.in_memory.len() >= self.slots.len() {
+        while self.memory.saturating_add(len) > MAX_MEMORY || self.in_memory.len() >= self.slots.len() {
             let Some(oldest) = self.in_memory.pop_front() else { return };
             let slot = self.slot(oldest);
             let there = |held: &Slot| held.serial == oldest && held.bytes.is_some();
@@ -188,7 +193,7 @@ impl PieceRing {
         if let Some(bytes) = &held.bytes {
             return Some(Found::Memory(bytes.slice(offset as usize..end as usize)));
         }
-        let at = self.offset(slot) + u64::from(offset);
+        let at = self.offset(slot).saturating_add(offset.into());
         Some(Found::Disk(Place { file: Arc::clone(&self.file), serial, slot_len: self.slot_len, at, len }))
     }
 
@@ -210,11 +215,11 @@ impl PieceRing {
 
     fn slot(&self, serial: Serial) -> usize {
         // Below the number of slots, so it fits.
-        (serial.get() % self.slots.len() as u64) as usize
+        serial.get().checked_rem(self.slots.len() as u64).unwrap_or(0) as usize
     }
 
     fn offset(&self, slot: usize) -> u64 {
-        slot as u64 * u64::from(self.slot_len)
+        (slot as u64).saturating_mul(self.slot_len.into())
     }
 
     /// Makes room for longer pieces: the feed's rate has gone up. Rare, so pieces are moved one by one, from the last
@@ -223,7 +228,7 @@ impl PieceRing {
         for slot in (0..self.slots.len()).rev() {
             let Some(Slot { serial, bytes: None, .. }) = &self.slots[slot] else { continue };
             let moved = match self.piece(*serial) {
-                Some(piece) => self.file.write_all_at(&piece, slot as u64 * u64::from(slot_len)),
+                Some(piece) => self.file.write_all_at(&piece, (slot as u64).saturating_mul(slot_len.into())),
                 None => Err(io::ErrorKind::StorageFull.into()),
             };
             match moved {
@@ -305,7 +310,7 @@ mod tests {
         for serial in newest + 1..=newest + 256 {
             assert_eq!(ring.put(Serial::new(serial), b"small").unwrap(), Medium::Disk);
         }
-        assert_eq!(ring.memory, 0);
+        assert_eq!(ring.memory(), 0);
         assert_eq!(ring.piece(Serial::new(newest + 1)).as_deref(), Some(&b"small"[..]));
     }
 

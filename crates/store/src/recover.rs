@@ -30,7 +30,7 @@ pub(crate) fn recover(store: &Store) -> Result<Recovered, Error> {
     for seq in scan(store)?.into_iter().rev() {
         let Some(record) = read_record(store, seq).filter(|record| links(record, next.as_ref())) else {
             remove_all(store, seq)?;
-            recovered.removed += 1;
+            recovered.removed = recovered.removed.saturating_add(1);
             continue;
         };
         if recovered.newest.is_none() {
@@ -42,7 +42,7 @@ pub(crate) fn recover(store: &Store) -> Result<Recovered, Error> {
         } else {
             // The newest record alone is how a pruned folder looks, not damage.
             let pruned = seq == newest && !store.media_path(seq).exists();
-            recovered.removed += usize::from(!pruned);
+            recovered.removed = recovered.removed.saturating_add(usize::from(!pruned));
             store.remove(seq, newest)?;
         }
         next = Some(record);
@@ -89,7 +89,7 @@ fn links(record: &SignedRecord, next: Option<&SignedRecord>) -> bool {
 }
 
 fn is_whole(store: &Store, record: &SignedRecord) -> bool {
-    let media = fs::metadata(store.media_path(record.seq));
+    let media = fs::symlink_metadata(store.media_path(record.seq));
     if !media.is_ok_and(|media| media.is_file() && media.len() == record.length) {
         return false;
     }

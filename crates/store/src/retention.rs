@@ -28,7 +28,7 @@ impl Retention {
     /// How many of the oldest of `held`, which is in ascending order, are to go.
     pub fn surplus(&self, held: &[Held]) -> usize {
         let keep_ms = u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX);
-        let (mut bytes, mut newer_ms, mut kept) = (0_u64, 0_u64, 0);
+        let (mut bytes, mut newer_ms, mut kept) = (0_u64, 0_u64, 0_usize);
         for segment in held.iter().rev() {
             bytes = bytes.saturating_add(segment.length);
             // A segment stays while its end is within the window.
@@ -36,9 +36,9 @@ impl Retention {
                 break;
             }
             newer_ms = newer_ms.saturating_add(segment.duration_ms);
-            kept += 1;
+            kept = kept.saturating_add(1);
         }
-        held.len() - kept
+        held.len().saturating_sub(kept)
     }
 }
 

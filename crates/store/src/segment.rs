@@ -43,7 +43,7 @@ impl OpenSegment {
     pub(crate) fn create(store: &Store, seq: SegmentSeq) -> Result<Self, Error> {
         let media = store.media_path(seq);
         let path = part(&media);
-        let file = File::create(&path).map_err(Error::of(&path))?;
+        let file = create(&path).map_err(Error::of(&path))?;
         Ok(Self {
             file: Some(file),
             media,
@@ -66,7 +66,7 @@ impl OpenSegment {
 
     /// Appends bytes. After an error nothing of `bytes` counts as appended: the next write takes their place.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let whole = (self.tail.len() + bytes.len()) / UNIT * UNIT;
+        let whole = (self.tail.len().saturating_add(bytes.len()) / UNIT).saturating_mul(UNIT);
         let Some(now) = whole.checked_sub(self.tail.len()).filter(|_| whole > 0) else {
             self.tail.extend_from_slice(bytes);
             return Ok(());
@@ -79,7 +79,7 @@ impl OpenSegment {
 
     /// Bytes appended.
     pub fn length(&self) -> u64 {
-        self.written + self.tail.len() as u64
+        self.written.saturating_add(self.tail.len() as u64)
     }
 
     /// Writes the tail and `bytes` to the file.
@@ -94,7 +94,7 @@ impl OpenSegment {
             .and_then(|()| write_all_vectored(file, &mut [IoSlice::new(&self.tail), IoSlice::new(bytes)]))
             .map_err(Error::of(&part(&self.media)))?;
         self.overhang = false;
-        self.written += (self.tail.len() + bytes.len()) as u64;
+        self.written = self.written.saturating_add(self.tail.len().saturating_add(bytes.len()) as u64);
         self.tail.clear();
         Ok(())
     }
@@ -149,11 +149,16 @@ impl Sealed {
     }
 }
 
+/// A new file, in place of what was left there by this store.
+fn create(path: &Path) -> io::Result<File> {
+    minuet_files::open(File::options().write(true).create(true).truncate(true), path)
+}
+
 /// Writes a file anew, and waits until it would survive a power cut.
 pub(crate) fn rewrite(path: &Path) -> Result<(), Error> {
     let part = part(path);
     let written = || {
-        let (mut from, mut to) = (File::open(path)?, File::create(&part)?);
+        let (mut from, mut to) = (minuet_files::open(File::options().read(true), path)?, create(&part)?);
         io::copy(&mut from, &mut to)?;
         to.sync_all()?;
         fs::rename(&part, path)
@@ -179,6 +184,28 @@ fn write_all_vectored(file: &mut File, mut bytes: &mut [IoSlice<'_>]) -> io::Res
 
 fn write_part(path: &Path, bytes: &[u8]) -> Result<File, Error> {
     let path = part(path);
-    let written = File::create(&path).and_then(|mut file| file.write_all(bytes).map(|()| file));
+    let written = create(&path).and_then(|mut file| file.write_all(bytes).map(|()| file));
     written.map_err(Error::of(&path))
+}
+
+#[cfg(test)]
+mod tests {
+    use minuet_proto::ChannelKey;
+
+    use super::*;
+
+    /// `/dev/full` fails every write as a full disk does.
+    #[test]
+    fn a_write_that_failed_leaves_no_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(dir.path(), ChannelKey::from_seed(&[5; 32]).channel()).unwrap();
+        let mut open = store.create(SegmentSeq(0)).unwrap();
+        open.file = Some(File::options().write(true).open("/dev/full").unwrap());
+        open.write(b"little enough to wait for more").unwrap();
+        let length = open.length();
+        for _ in 0..2 {
+            assert!(matches!(open.write(&[7; 100_000]).unwrap_err(), Error::DiskFull { .. }));
+            assert_eq!(open.length(), length);
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -9,8 +10,8 @@ use std::{
 };
 
 use bytes::Bytes;
+use minuet_guard::tasks::Tasks;
 use minuet_proto::{InfoHash, Metainfo};
-use tokio::task::JoinHandle;
 
 use crate::{
     Download, Error, Finished, SwarmOptions, Wanted,
@@ -20,6 +21,8 @@ use crate::{
 
 /// How often the kinds of connected peers are noted while minutes are being fetched.
 const LEDGER_INTERVAL: Duration = Duration::from_millis(100);
+/// The task that does it, as a user would call it.
+const BOOKS: &str = "the look at BitTorrent peers";
 /// A minute that is not here after this time meets its peers anew. One that comes sooner has no need to, and would lose
 /// the peers that only they can dial.
 const INTRODUCE_AFTER: Duration = Duration::from_secs(1);
@@ -31,7 +34,7 @@ pub struct Swarm {
     engine: Engine,
     shared: Arc<Shared>,
     minutes_dir: PathBuf,
-    bookkeeper: JoinHandle<()>,
+    tasks: Tasks,
 }
 
 /// What downloads share with their swarm.
@@ -90,8 +93,18 @@ impl Swarm {
         }
         let engine = Engine::start(&state_dir, &options).await?;
         let shared = Arc::new(Shared { table: Mutex::default() });
-        let bookkeeper = tokio::spawn(keep_books(Arc::clone(&shared)));
-        Ok(Self { engine, shared, minutes_dir, bookkeeper })
+        let tasks = Tasks::new();
+        tasks.spawner().spawn_again(BOOKS, |fault| tracing::warn!("{fault}; starting it again"), {
+            let (shared, cancel) = (Arc::clone(&shared), tasks.spawner().token().clone());
+            move || {
+                let (shared, cancel) = (Arc::clone(&shared), cancel.clone());
+                async move {
+                    cancel.run_until_cancelled(keep_books(shared)).await;
+                    Ok::<_, Infallible>(())
+                }
+            }
+        });
+        Ok(Self { engine, shared, minutes_dir, tasks })
     }
 
     /// Where peers connect to: the address of [`SwarmOptions::listen`] with the port that was taken.
@@ -204,8 +217,7 @@ impl Swarm {
 
     /// Ends the node and waits until its tasks are done. Files stay.
     pub async fn stop(self) {
-        self.bookkeeper.abort();
-        let _ = self.bookkeeper.await;
+        self.tasks.stop().await;
         self.shared.lock().minutes.clear();
         self.engine.stop().await;
     }
@@ -288,4 +300,27 @@ async fn make_empty(dir: &Path) -> Result<(), Error> {
         Err(error) => return Err(Error::folder(dir)(error)),
     }
     tokio::fs::create_dir_all(dir).await.map_err(Error::folder(dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use minuet_guard::contact::Teller;
+
+    use super::*;
+    use crate::{Role, Upload};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_part_that_dies_is_started_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (listen, data_dir) = (([127, 0, 0, 1], 0).into(), folder.path().to_owned());
+        let teller = Teller::At([127, 0, 0, 1].into());
+        let options =
+            SwarmOptions { data_dir, listen, upload: Upload::Unlimited, role: Role::Viewer, teller };
+        let swarm = Swarm::start(options).await.unwrap();
+        for _ in 0..2 {
+            // Returns once it has died, so the second time it was there again.
+            tokio::time::timeout(Duration::from_secs(60), swarm.tasks.kill_once(BOOKS)).await.unwrap();
+        }
+        swarm.stop().await;
+    }
 }

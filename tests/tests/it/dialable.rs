@@ -38,6 +38,9 @@ fn options(key: &ChannelKey, role: MeshRole, folder: &Path, tracker: &TrackerCli
         lines: None,
         uplink: minuet_node::mesh::Uplink::default(),
         trackers: vec![tracker.clone()],
+        dht: None,
+        local: false,
+        keep: minuet_node::mesh::Keeping::Nothing,
     }
 }
 

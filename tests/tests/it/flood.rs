@@ -42,6 +42,9 @@ fn options(key: &ChannelKey, folder: &std::path::Path) -> MeshOptions {
         lines: None,
         uplink: minuet_node::mesh::Uplink::default(),
         trackers: Vec::new(),
+        dht: None,
+        local: false,
+        keep: minuet_node::mesh::Keeping::Nothing,
     }
 }
 

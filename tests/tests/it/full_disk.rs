@@ -47,6 +47,15 @@ fn a_full_disk_costs_old_segments_but_no_live_viewer_sees_it() {
     // It saw what was not kept: more than half of the feed came after that began, at the latest.
     assert!(got.len() * 2 > sent.len(), "{} of {}, {unkept}: {log:#?}", got.len(), sent.len());
     assert_eq!((&summary["leaps"], &summary["corrupt_pieces"]), (&0.into(), &0.into()), "{summary}");
+    // The number of what is not kept goes to no other segment.
+    let lost: u64 = unkept
+        .split("segment ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next()?.parse().ok())
+        .unwrap_or_else(|| panic!("no number in {unkept}"));
+    let is_kept = |seq: u64| root.join(segmenter.segment(seq).strip_prefix("/").unwrap()).exists();
+    assert!(!is_kept(lost), "{lost}");
+    assert!((lost + 1..lost + 20).any(is_kept), "nothing is kept after {lost}");
     segmenter.process.signal("TERM");
     assert!(segmenter.process.wait(Duration::from_secs(60)).success(), "{:?}", segmenter.process.log());
 }

@@ -122,6 +122,14 @@ fn a_sentence_tells_the_cause_that_is_known() {
     said(&[&format!("http://name.invalid/c/{key}")], "its name is not known here");
     let page = serve(|_| "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>".into());
     said(&[&format!("http://{page}/c/{key}")], "no Minuet tracker");
+    let absent = "<html><head><title>404 Not Found</title></head>";
+    let page = serve(move |_| {
+        let length = absent.len();
+        format!(
+            "HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\nContent-Length: {length}\r\n\r\n{absent}"
+        )
+    });
+    said(&[&format!("http://{page}/c/{key}")], "answers 404 with a web page (\"404 Not Found\")");
     // A proxy whose port 80 sends everybody elsewhere.
     let to = tracker.url.clone();
     let moved = serve(move |path| {
@@ -164,7 +172,54 @@ fn a_broadcast_that_has_ended_is_said_to_have() {
     let mut viewer = viewer(&["watch", "--stdout", &segmenter.link]);
     assert_eq!(viewer.wait(DEADLINE).code(), Some(1));
     let log = viewer.whole_log().concat();
-    assert!(log.contains("the broadcast has ended") && !log.contains("firewall"), "{log}");
+    assert!(log.contains("the broadcast ended less than a minute ago") && !log.contains("firewall"), "{log}");
+    assert!(!log.contains("behind the source"), "{log}");
+    // Its segments are gone with their source.
+    let mut viewer = self::viewer(&["watch", "--stdout", "--mode", "minute", &segmenter.link]);
+    assert_eq!(viewer.wait(DEADLINE).code(), Some(1), "{:?}", viewer.log());
+    let log = viewer.whole_log().concat();
+    assert!(
+        log.contains("nobody seeds its last segment any more") && log.contains("--start oldest"),
+        "{log}"
+    );
+}
+
+/// What is still seeded of a broadcast that has ended is played, and the viewer is told what it is.
+#[test]
+fn what_is_left_of_a_broadcast_is_played_and_told_for_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_tracker, mut segmenter) = on_air(dir.path(), &[]);
+    segmenter.process.wait_for("the feed has ended");
+    let mut viewer = viewer(&["watch", "--stdout", "--start", "oldest", &segmenter.link]);
+    assert!(viewer.wait(DEADLINE).success(), "{:?}", viewer.log());
+    let log = viewer.whole_log().concat();
+    assert!(log.contains("the broadcast ended less than a minute ago"), "{log}");
+}
+
+/// A source that was killed has left heads of its last pieces at the tracker, and nobody has the pieces.
+#[test]
+fn nobody_is_told_that_it_plays_before_media_has_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_tracker, mut segmenter) = on_air(dir.path(), &["--loop"]);
+    segmenter.process.wait_for("segment 0 sealed");
+    segmenter.process.signal("KILL");
+    assert!(!segmenter.process.wait(DEADLINE).success());
+    let mut viewer = viewer(&["watch", "--stdout", &segmenter.link]);
+    let said = viewer.wait_for("waiting: ");
+    assert!(said.contains("none of them answers: they have just gone"), "{said}");
+    assert!(!viewer.log().iter().any(|line| line.contains("playing")), "{:?}", viewer.log());
+}
+
+#[test]
+fn a_media_file_in_a_links_place_is_told_for_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let clip = clip_of(SECONDS, dir.path());
+    for verb in ["watch", "inspect"] {
+        let mut viewer = viewer(&[verb, path_str(&clip)]);
+        assert_eq!(viewer.wait(DEADLINE).code(), Some(1));
+        let log = viewer.whole_log().concat();
+        assert!(log.contains("is a media file") && log.contains("minuet-segmenter"), "{log}");
+    }
 }
 
 #[test]
@@ -270,7 +325,9 @@ fn what_was_in_the_data_folder_stays_there() {
     let dir = tempfile::tempdir().unwrap();
     let (_tracker, segmenter) = on_air(dir.path(), &["--loop"]);
     let data = dir.path().join("data");
-    for folder in ["state", "minutes", "sealed"] {
+    // The last is where minutes are kept, which stay.
+    let folders = ["minutes", "sealed", "state", "kept"];
+    for folder in folders {
         fs::create_dir_all(data.join(folder)).unwrap();
         fs::write(data.join(folder).join("mine"), "x").unwrap();
     }
@@ -287,9 +344,9 @@ fn what_was_in_the_data_folder_stays_there() {
             .collect();
         names.retain(|name| !name.starts_with("nodes-"));
         names.sort();
-        assert_eq!(names, ["lock", "minutes", "sealed", "state"]);
+        assert_eq!(names, ["kept", "lock", "minutes", "sealed", "state"]);
         assert_eq!(fs::read(data.join("lock")).unwrap(), b"mine");
-        assert!(["state", "minutes", "sealed"].iter().all(|folder| data.join(folder).join("mine").exists()));
+        assert!(folders.iter().all(|folder| data.join(folder).join("mine").exists()));
     }
 }
 

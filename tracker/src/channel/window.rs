@@ -271,6 +271,7 @@ pub(crate) mod tests {
             ingest_ms: seq * 60_000,
             sealed_ms: (seq + 1) * 60_000,
             discontinuity: false,
+            access: Default::default(),
         };
         SignedRecord::sign(&key, record)
     }

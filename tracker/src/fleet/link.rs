@@ -17,17 +17,19 @@ use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{AsyncConnectionConfig, FromRedisValue, Pipeline, RedisError, RedisResult, pipe};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
 use super::news::{
     Kind, MAX_NEWS_LENGTH, MAX_SAMPLE_LENGTH, News, STATE_FIELD, Sample, TrackerId, field_record,
     record_field,
 };
+use super::samples::{sample_of, take_samples};
 use super::store::{self, Backlog};
 use super::{EXCHANGE_EVERY, Fleet, RECONCILE_EVERY, SAMPLE_TTL};
 use crate::channel::window::PlaceError;
 use crate::channel::{Channel, PublishError};
-use crate::tracker::Shared;
+use crate::state::State;
 
 /// Carries news.
 const NEWS: &str = "minuet:news";
@@ -63,7 +65,8 @@ fn sample_key(channel: &ChannelId) -> String {
 /// An open connection.
 #[derive(Clone)]
 pub(super) struct Link<'a> {
-    shared: &'a Arc<Shared>,
+    state: &'a Arc<State>,
+    tasks: &'a TaskTracker,
     fleet: &'a Fleet,
     /// For names, lengths, and all that is written.
     names: MultiplexedConnection,
@@ -74,7 +77,8 @@ pub(super) struct Link<'a> {
 impl<'a> Link<'a> {
     /// Connects, compares the windows, and then passes news both ways until the store fails.
     pub(super) async fn serve(
-        shared: &'a Arc<Shared>,
+        state: &'a Arc<State>,
+        tasks: &'a TaskTracker,
         fleet: &'a Fleet,
         client: &redis::Client,
         waiting: &mut mpsc::Receiver<News>,
@@ -95,7 +99,7 @@ impl<'a> Link<'a> {
         };
         let (names, _driven) = open(MAX_NAME_LENGTH).await?;
         let (values, _driven_too) = open(MAX_PUBLICATION_LENGTH as u64).await?;
-        let mut link = Self { shared, fleet, names, values };
+        let mut link = Self { state, tasks, fleet, names, values };
         link.share_nonces().await?;
         link.reconcile().await?;
         if !fleet.connected.swap(true, Ordering::Relaxed) {
@@ -149,13 +153,13 @@ impl<'a> Link<'a> {
 
     /// Takes the fleet's key for nonces, or brings one if there is none.
     async fn share_nonces(&mut self) -> RedisResult<()> {
-        let own = self.shared.nonces.key();
+        let own = self.state.nonces.key();
         let mut commands = pipe();
         commands.cmd("SET").arg(NONCES).arg(&own[..]).arg("NX").ignore();
         commands.cmd("GETRANGE").arg(NONCES).arg(0).arg(own.len());
         let key: Option<(Vec<u8>,)> = self.ask(&commands).await?;
         if let Some(key) = key.and_then(|(key,)| key.try_into().ok()) {
-            self.shared.nonces.set_key(key);
+            self.state.nonces.set_key(key);
         }
         Ok(())
     }
@@ -179,10 +183,10 @@ impl<'a> Link<'a> {
 
     /// Takes in what another tracker has accepted. Returns `false` when it would fit if this one had what is between.
     async fn take(&self, news: News) -> bool {
-        let shared = Arc::clone(self.shared);
+        let state = Arc::clone(self.state);
         // In a task of its own, since it must not be dropped half-way.
-        let task = self.shared.tasks.spawn(async move {
-            let (channels, now_ms) = (&shared.channels, shared.clock.unix_ms());
+        let task = self.tasks.spawn(async move {
+            let (channels, now_ms) = (&state.channels, state.clock.unix_ms());
             match news.kind {
                 Kind::Record(_) => {
                     channels.publish_record(news.channel, &news.body, None, now_ms).await.map(drop)
@@ -215,18 +219,18 @@ impl<'a> Link<'a> {
 
     fn keep(&self, commands: &mut Pipeline, channel: &ChannelId, field: &str, body: &[u8]) {
         let key = window_key(channel);
-        let ttl = self.shared.config.channels.ttl.as_secs().max(60);
+        let ttl = self.state.config.channels.ttl.as_secs().max(60);
         commands.cmd("HSET").arg(&key).arg(field).arg(body).ignore();
         commands.cmd("EXPIRE").arg(&key).arg(ttl).ignore();
-        let score = self.shared.clock.unix_ms();
+        let score = self.state.clock.unix_ms();
         commands.cmd("ZADD").arg(CHANNELS).arg(score).arg(&channel.as_bytes()[..]).ignore();
     }
 
     /// Compares all windows with the store's, both ways.
     async fn reconcile(&mut self) -> RedisResult<()> {
-        let ttl_ms = u64::try_from(self.shared.config.channels.ttl.as_millis()).unwrap_or(u64::MAX);
-        let now_ms = self.shared.clock.unix_ms();
-        let most = self.shared.config.channels.channels;
+        let ttl_ms = u64::try_from(self.state.config.channels.ttl.as_millis()).unwrap_or(u64::MAX);
+        let now_ms = self.state.clock.unix_ms();
+        let most = self.state.config.channels.channels;
         let mut commands = pipe();
         let (oldest, newest) = (now_ms.saturating_sub(ttl_ms), now_ms.saturating_add(ttl_ms));
         commands.cmd("ZREMRANGEBYSCORE").arg(CHANNELS).arg("-inf").arg(oldest).ignore();
@@ -237,13 +241,13 @@ impl<'a> Link<'a> {
         let known = known.map_or_else(Vec::new, |(known,)| known);
         let known =
             known.iter().flatten().filter_map(|bytes| bytes.as_slice().try_into().ok()).map(ChannelId::new);
-        let own = self.shared.channels.all().into_iter().map(|channel| *channel.id());
+        let own = self.state.channels.all().into_iter().map(|channel| *channel.id());
         let all: Vec<ChannelId> = known.chain(own).collect::<BTreeSet<_>>().into_iter().collect();
         for some in all.chunks(AT_ONCE) {
             let fields = self.fields(some).await?;
             for (id, fields) in some.iter().zip(fields) {
                 self.fetch(*id, &fields).await?;
-                if let Some(channel) = self.shared.channels.get(id) {
+                if let Some(channel) = self.state.channels.get(id) {
                     self.fill(&channel, &fields).await?;
                 }
             }
@@ -253,7 +257,7 @@ impl<'a> Link<'a> {
 
     /// The names of the fields of channels' hashes, as many as a window can need.
     async fn fields(&mut self, channels: &[ChannelId]) -> RedisResult<Vec<BTreeSet<String>>> {
-        let most = self.shared.config.channels.window.records.saturating_add(SPARE_FIELDS);
+        let most = self.state.config.channels.window.records.saturating_add(SPARE_FIELDS);
         let keys: Vec<String> = channels.iter().map(window_key).collect();
         let names = self.names_in(&keys, most).await?;
         Ok(names.into_iter().map(BTreeSet::from_iter).collect())
@@ -321,7 +325,7 @@ impl<'a> Link<'a> {
 
     /// Takes from the store what this tracker has not.
     async fn fetch(&mut self, id: ChannelId, fields: &BTreeSet<String>) -> RedisResult<()> {
-        let channel = self.shared.channels.get(&id);
+        let channel = self.state.channels.get(&id);
         let mut records: Vec<_> = fields
             .iter()
             .filter_map(|field| field_record(field))
@@ -366,8 +370,8 @@ impl<'a> Link<'a> {
             let mut commands = pipe();
             for record in some {
                 // From disk, if need be, which this task must not wait for itself.
-                let (shared, id, seq) = (Arc::clone(self.shared), *channel.id(), record.seq);
-                let read = tokio::task::spawn_blocking(move || shared.channels.torrent(&id, seq)).await;
+                let (state, id, seq) = (Arc::clone(self.state), *channel.id(), record.seq);
+                let read = tokio::task::spawn_blocking(move || state.channels.torrent(&id, seq)).await;
                 let Ok(Ok(Some(torrent))) = read else { continue };
                 let body = Publication { record: record.encode(), torrent }.encode();
                 self.keep(&mut commands, channel.id(), &record_field(record.seq), &body);
@@ -386,7 +390,7 @@ impl<'a> Link<'a> {
 
     /// Leaves samples of this tracker's nodes and peers, and takes in the others'.
     async fn exchange(&mut self) -> RedisResult<()> {
-        for some in self.shared.channels.all().chunks(AT_ONCE) {
+        for some in self.state.channels.all().chunks(AT_ONCE) {
             self.run(&self.own_samples(some)).await?;
             let keys: Vec<String> = some.iter().map(|channel| sample_key(channel.id())).collect();
             let names = self.names_in(&keys, 2 * MOST_TRACKERS).await?;
@@ -409,7 +413,7 @@ impl<'a> Link<'a> {
             }
             for (channel, key) in some.iter().zip(&keys) {
                 let samples = samples.remove(key.as_str()).unwrap_or_default();
-                self.shared.take_samples(channel, samples.into_iter());
+                take_samples(self.state, channel, samples.into_iter());
             }
         }
         Ok(())
@@ -419,7 +423,7 @@ impl<'a> Link<'a> {
     fn own_samples(&self, channels: &[Arc<Channel>]) -> Pipeline {
         let mut commands = pipe();
         for channel in channels {
-            let (key, sample) = (sample_key(channel.id()), self.shared.sample(channel));
+            let (key, sample) = (sample_key(channel.id()), sample_of(self.state, channel));
             let json = serde_json::to_vec(&sample).unwrap_or_default();
             commands.cmd("HSET").arg(&key).arg(self.fleet.id).arg(&json[..]).ignore();
             commands.cmd("EXPIRE").arg(&key).arg(SAMPLE_TTL.as_secs()).ignore();

@@ -13,6 +13,7 @@
 
 mod link;
 pub mod news;
+mod samples;
 mod store;
 
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::metrics::Counter;
-use crate::tracker::Shared;
+use crate::state::{Running, State};
 use link::Link;
 use news::{News, TrackerId};
 use store::Oversized;
@@ -82,14 +83,19 @@ impl Fleet {
 }
 
 /// Keeps the tracker in touch with the fleet until it shuts down.
-pub(crate) async fn run(shared: Arc<Shared>, store: redis::Client, mut waiting: mpsc::Receiver<News>) {
-    let Some(fleet) = &shared.fleet else { return };
+pub(crate) async fn run(
+    state: Arc<State>,
+    running: Running,
+    store: redis::Client,
+    mut waiting: mpsc::Receiver<News>,
+) {
+    let Some(fleet) = &state.fleet else { return };
     let mut pause = FIRST_PAUSE;
     let mut told = false;
-    while !shared.shutdown.is_cancelled() {
+    while !running.shutdown.is_cancelled() {
         let result = tokio::select! {
-            () = shared.shutdown.cancelled() => break,
-            result = Link::serve(&shared, fleet, &store, &mut waiting) => result,
+            () = running.shutdown.cancelled() => break,
+            result = Link::serve(&state, &running.tasks, fleet, &store, &mut waiting) => result,
         };
         let was_connected = fleet.connected.swap(false, Ordering::Relaxed);
         if was_connected {
@@ -104,7 +110,7 @@ pub(crate) async fn run(shared: Arc<Shared>, store: redis::Client, mut waiting: 
         // By chance, so that the trackers of a fleet do not come back at once.
         let spread = pause.mul_f64(0.5 + rand::random::<f64>());
         tokio::select! {
-            () = shared.shutdown.cancelled() => break,
+            () = running.shutdown.cancelled() => break,
             () = tokio::time::sleep(spread) => {}
         }
         pause = (pause * 2).min(LONGEST_PAUSE);

@@ -6,26 +6,24 @@ use std::net::{IpAddr, SocketAddr};
 use crate::announce::answer::{PeerList, write_announce, write_refusal, write_scrape};
 use crate::announce::query;
 use crate::mesh::reach::{Reach, reach};
+use crate::state::State;
 use crate::swarm::table::Families;
-use crate::tracker::Shared;
 
 /// What every answer is.
 pub(super) const CONTENT_TYPE: &str = "text/plain";
 
 /// Appends the answer to an announce from `ip` to `out`.
-pub(super) fn announce(shared: &Shared, ip: IpAddr, query: &[u8], out: &mut Vec<u8>) {
+pub(super) fn announce(state: &State, ip: IpAddr, query: &[u8], out: &mut Vec<u8>) {
     let mut peers = PeerList::default();
     let answer = query::parse_announce(query).and_then(|http| {
-        let addr = SocketAddr::new(
-            told_address(ip, http.claimed, shared.config.http.believe_ip),
-            http.announce.port,
-        );
+        let addr =
+            SocketAddr::new(told_address(ip, http.claimed, state.config.http.believe_ip), http.announce.port);
         let random = rand::random();
-        let answer = shared.swarms.announce(
+        let answer = state.swarms.announce(
             &http.announce,
             addr,
             Families::Both,
-            shared.clock.uptime(),
+            state.clock.uptime(),
             random,
             &mut peers,
         )?;
@@ -34,11 +32,11 @@ pub(super) fn announce(shared: &Shared, ip: IpAddr, query: &[u8], out: &mut Vec<
     out.reserve(192 + peers.v4.len() + peers.v6.len());
     match answer {
         Ok((answer, compact)) => {
-            shared.metrics.announces.increment();
+            state.metrics.announces.increment();
             write_announce(out, &answer, &peers, ip, compact);
         }
         Err(refusal) => {
-            shared.metrics.refusals.increment();
+            state.metrics.refusals.increment();
             write_refusal(out, refusal);
         }
     }
@@ -57,17 +55,17 @@ fn told_address(seen: IpAddr, claimed: Option<IpAddr>, believe: bool) -> IpAddr 
 }
 
 /// Appends the answer to a scrape to `out`.
-pub(super) fn scrape(shared: &Shared, query: &[u8], out: &mut Vec<u8>) {
+pub(super) fn scrape(state: &State, query: &[u8], out: &mut Vec<u8>) {
     match query::parse_scrape(query) {
         Ok(hashes) => {
-            shared.metrics.scrapes.increment();
+            state.metrics.scrapes.increment();
             let known: Vec<_> =
-                hashes.into_iter().filter_map(|hash| Some((hash, shared.swarms.scrape(&hash)?))).collect();
-            write_scrape(out, &known, shared.swarms.calm().interval_seconds());
+                hashes.into_iter().filter_map(|hash| Some((hash, state.swarms.scrape(&hash)?))).collect();
+            write_scrape(out, &known, state.swarms.calm().interval_seconds());
         }
         // A scrape of everything would be a dump of the tracker; BEP 48 leaves it to the tracker.
         Err(refusal) => {
-            shared.metrics.refusals.increment();
+            state.metrics.refusals.increment();
             write_refusal(out, refusal);
         }
     }

@@ -10,21 +10,23 @@ use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use minuet_proto::channel_api::{
-    Join, MAX_JOIN_PEERS, MAX_JOIN_RECORDS, MAX_PUBLICATION_LENGTH, Peer, Publication, nth_place,
+    Join, MAX_JOIN_PEERS, MAX_JOIN_RECORDS, MAX_PUBLICATION_LENGTH, Peer, Publication, UNKNOWN_CHANNEL,
+    nth_place,
 };
 use minuet_proto::signed::MAX_SIGNED_LENGTH;
 use minuet_proto::{ChannelId, SegmentSeq, SignedRecord};
 
 use super::body::{Body, FRAME};
 use super::client_addr::client_ip;
+use super::front::Front;
 use super::request_body::{self, Look};
 use super::under_way::busy;
-use super::{events, mesh, query, respond, text, try_later, wrong_method};
+use super::{events, is_secure, mesh, pages, query, respond, text, try_later, wrong_method};
 use crate::channel::store::{Part, StoreError};
 use crate::channel::window::{HOT_TORRENTS, Place, PlaceError, Window};
-use crate::channel::{Channel, PublishError, Published};
+use crate::channel::{Channel, Channels, PublishError, Published};
 use crate::fleet::news::{Kind, News};
-use crate::tracker::Shared;
+use crate::state::State;
 
 /// Records in a join that does not ask for more: the running minute and what a late start may want.
 const DEFAULT_JOIN_RECORDS: usize = 5;
@@ -36,7 +38,7 @@ const NEWEST: HeaderName = HeaderName::from_static("minuet-newest");
 
 /// Answers a request for what follows `/c/`.
 pub(super) async fn answer(
-    shared: Arc<Shared>,
+    front: Arc<Front>,
     peer: SocketAddr,
     path: String,
     request: Request<Incoming>,
@@ -47,25 +49,31 @@ pub(super) async fn answer(
         Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
     };
     match (rest, request.method()) {
-        ("records" | "state", &Method::POST) => return publish(shared, id, rest, peer, request).await,
-        ("heads", &Method::POST) => return mesh::heads(shared, id, peer, request).await,
-        ("join", &Method::POST) => return mesh::join(shared, id, peer, request).await,
+        ("records" | "state", &Method::POST) => return publish(front, id, rest, peer, request).await,
+        ("heads", &Method::POST) => return mesh::heads(front, id, peer, request).await,
+        ("join", &Method::POST) => return mesh::join(front, id, peer, request).await,
         ("records" | "state" | "heads" | "join", _) => return wrong_method("POST"),
         (_, &Method::GET | &Method::HEAD) => {}
         _ => return wrong_method("GET, HEAD"),
     }
-    let Some(channel) = shared.channels.get(&id) else { return unknown_channel() };
+    let Some(channel) = front.state.channels.get(&id) else { return unknown_channel() };
     match rest {
-        "" => join(&shared, &channel, peer, &request),
+        "" if pages::is_browser(request.headers()) => pages::channel(
+            &front.state,
+            &channel,
+            request.headers(),
+            is_secure(&front.state.config.http, peer, &request),
+        ),
+        "" => join(&front, &channel, peer, &request),
         "events" => match parse_from(query(&request)) {
             Ok(from) => {
-                let ip = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
-                events::subscribe(&shared, channel, ip, from, &request)
+                let ip = client_ip(peer.ip(), request.headers(), |ip| front.state.config.http.trusts(ip));
+                events::subscribe(&front, channel, ip, from, &request)
             }
             Err(sentence) => text(StatusCode::BAD_REQUEST, sentence),
         },
         _ => match rest.strip_suffix(".torrent").and_then(number) {
-            Some(seq) => torrent(&shared, &channel, seq).await,
+            Some(seq) => torrent(&front, &channel, seq).await,
             None => text(
                 StatusCode::NOT_FOUND,
                 "a channel has /events, /<number>.torrent, /records, /state, /join and /heads\n",
@@ -75,10 +83,8 @@ pub(super) async fn answer(
 }
 
 pub(super) fn unknown_channel() -> Response<Body> {
-    text(
-        StatusCode::NOT_FOUND,
-        "nobody has published this channel here; check the link, or wait until it starts\n",
-    )
+    let sentence = format!("{UNKNOWN_CHANNEL}; check the link, or wait until it starts\n");
+    text(StatusCode::NOT_FOUND, sentence)
 }
 
 /// The query's `from=`: a segment number, or `oldest`.
@@ -96,12 +102,12 @@ fn number(digits: &str) -> Option<SegmentSeq> {
     plain.then(|| digits.parse().ok().map(SegmentSeq)).flatten()
 }
 
-fn join(shared: &Shared, channel: &Channel, peer: SocketAddr, request: &Request<Incoming>) -> Response<Body> {
+fn join(front: &Front, channel: &Channel, peer: SocketAddr, request: &Request<Incoming>) -> Response<Body> {
     let from = match parse_from(query(request)) {
         Ok(from) => from,
         Err(sentence) => return text(StatusCode::BAD_REQUEST, sentence),
     };
-    let ip = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
+    let ip = client_ip(peer.ip(), request.headers(), |ip| front.state.config.http.trusts(ip));
     // Looked at before it is written: a client that pipelines thousands of requests and reads none of the answers would have
     // the tracker write them all, and refuse to keep them.
     let length: usize = {
@@ -110,11 +116,11 @@ fn join(shared: &Shared, channel: &Channel, peer: SocketAddr, request: &Request<
         let records = window.entries().iter().skip(start).take(most);
         records.map(|entry| entry.base64().len() + BESIDES_RECORD).sum::<usize>() + BESIDES_RECORDS
     };
-    if length > FRAME && !shared.answers.has_room(ip, (length - FRAME) as u64) {
+    if length > FRAME && !front.answers.has_room(ip, (length - FRAME) as u64) {
         return busy();
     }
-    shared.metrics.joins.increment();
-    json(&join_of(shared, channel, from, ip))
+    front.state.metrics.joins.increment();
+    json(&join_of(&front.state, channel, from, ip))
 }
 
 /// Which records of a window an answer has: the index of the first, and the most that there may be.
@@ -135,7 +141,7 @@ pub(super) fn json(value: &impl serde::Serialize) -> Response<Body> {
 }
 
 /// What a channel's window and swarms say to somebody at `ip`.
-pub(super) fn join_of(shared: &Shared, channel: &Channel, from: Option<SegmentSeq>, ip: IpAddr) -> Join {
+fn join_of(state: &State, channel: &Channel, from: Option<SegmentSeq>, ip: IpAddr) -> Join {
     let (mut join, running) = {
         let window = channel.window();
         let all = window.entries();
@@ -148,15 +154,15 @@ pub(super) fn join_of(shared: &Shared, channel: &Channel, from: Option<SegmentSe
             newest: window.newest(),
             peers: Vec::new(),
             place: Some(nth_place(channel.count_join())),
-            nonce: Some(shared.nonces.issue(ip, shared.clock.unix_ms())),
+            nonce: Some(state.nonces.issue(ip, state.clock.unix_ms())),
         };
         (join, all.back().map(|entry| entry.record.info_hash))
     };
     if let Some(info_hash) = running {
         // The port is not known; 0 is nobody's.
         let asker = SocketAddr::new(ip, 0);
-        let (now, random) = (shared.clock.uptime(), rand::random());
-        shared.swarms.peers_of(&info_hash, asker, MAX_JOIN_PEERS, now, random, |addr, seed| {
+        let (now, random) = (state.clock.uptime(), rand::random());
+        state.swarms.peers_of(&info_hash, asker, MAX_JOIN_PEERS, now, random, |addr, seed| {
             join.peers.push(Peer { addr, seed });
         });
         let foreign = channel.foreign_peers(now);
@@ -169,7 +175,7 @@ pub(super) fn join_of(shared: &Shared, channel: &Channel, from: Option<SegmentSe
 
 /// Sends a torrent in parts, from memory as long as it is one of the newest, else from disk. However many do not read what
 /// they have asked for, each holds one part.
-async fn torrent(shared: &Arc<Shared>, channel: &Arc<Channel>, seq: SegmentSeq) -> Response<Body> {
+async fn torrent(front: &Arc<Front>, channel: &Arc<Channel>, seq: SegmentSeq) -> Response<Body> {
     let (known, newest) = {
         let window = channel.window();
         let known = window.get(seq).is_some();
@@ -179,7 +185,7 @@ async fn torrent(shared: &Arc<Shared>, channel: &Arc<Channel>, seq: SegmentSeq) 
     if !known {
         return absent();
     }
-    let first = match part(shared, channel, seq, 0, newest).await {
+    let first = match part(front, channel, seq, 0, newest).await {
         Ok(Some(first)) => first,
         Ok(None) => return absent(),
         Err(error) => {
@@ -187,16 +193,16 @@ async fn torrent(shared: &Arc<Shared>, channel: &Arc<Channel>, seq: SegmentSeq) 
             return text(StatusCode::INTERNAL_SERVER_ERROR, "the tracker cannot read its disk\n");
         }
     };
-    shared.metrics.torrents.increment();
+    front.state.metrics.torrents.increment();
     let length = first.length;
     let body = if first.bytes.len() as u64 == length {
         first.bytes.into()
     } else {
-        let state = (Arc::clone(shared), Arc::clone(channel), Some(first.bytes), 0);
-        let parts = unfold(state, move |(shared, channel, first, at)| async move {
+        let state = (Arc::clone(front), Arc::clone(channel), Some(first.bytes), 0);
+        let parts = unfold(state, move |(front, channel, first, at)| async move {
             let bytes = match first {
                 Some(bytes) => Ok(bytes),
-                None => match part(&shared, &channel, seq, at, false).await {
+                None => match part(&front, &channel, seq, at, false).await {
                     Ok(Some(part)) => Ok(part.bytes),
                     // It has left the window meanwhile.
                     Ok(None) => return None,
@@ -204,7 +210,7 @@ async fn torrent(shared: &Arc<Shared>, channel: &Arc<Channel>, seq: SegmentSeq) 
                 },
             };
             let end = at + bytes.as_ref().map_or(0, Bytes::len);
-            Some((bytes, (shared, channel, None, end)))
+            Some((bytes, (front, channel, None, end)))
         });
         Body::Parts(Box::pin(parts), length)
     };
@@ -217,23 +223,23 @@ async fn torrent(shared: &Arc<Shared>, channel: &Arc<Channel>, seq: SegmentSeq) 
 
 /// A part of a torrent; with `keep`, the whole of it is kept in memory for the next.
 async fn part(
-    shared: &Arc<Shared>,
+    front: &Arc<Front>,
     channel: &Channel,
     seq: SegmentSeq,
     at: usize,
     keep: bool,
 ) -> Result<Option<Part>, StoreError> {
-    if let Some(part) = shared.channels.torrent_in_memory(channel.id(), seq, at, FRAME) {
+    if let Some(part) = front.state.channels.torrent_in_memory(channel.id(), seq, at, FRAME) {
         return Ok(Some(part));
     }
     // The semaphore is never closed.
-    let Ok(_turn) = shared.torrent_reads.acquire().await else { return Ok(None) };
+    let Ok(_turn) = front.torrent_reads.acquire().await else { return Ok(None) };
     // Whoever was waited for may have kept it.
-    if let Some(part) = shared.channels.torrent_in_memory(channel.id(), seq, at, FRAME) {
+    if let Some(part) = front.state.channels.torrent_in_memory(channel.id(), seq, at, FRAME) {
         return Ok(Some(part));
     }
-    let (reader, id) = (Arc::clone(shared), *channel.id());
-    let read = move || reader.channels.torrent_from_disk(&id, seq, at, FRAME, keep);
+    let (reader, id) = (Arc::clone(front), *channel.id());
+    let read = move || reader.state.channels.torrent_from_disk(&id, seq, at, FRAME, keep);
     match tokio::task::spawn_blocking(read).await {
         Ok(read) => read,
         // Only a shutdown, or a panic that has been reported, ends it early.
@@ -242,33 +248,33 @@ async fn part(
 }
 
 async fn publish(
-    shared: Arc<Shared>,
+    front: Arc<Front>,
     id: ChannelId,
     what: &str,
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let is_record = what == "records";
-    let from = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
+    let from = client_ip(peer.ip(), request.headers(), |ip| front.state.config.http.trusts(ip));
     let body = request.into_body();
     let read = if is_record {
-        let look = |first: &[u8]| look_at_record(&shared, &id, first);
-        request_body::read_checked(&shared, from, body, MAX_PUBLICATION_LENGTH, look).await
+        let look = |first: &[u8]| look_at_record(&front.state, &id, first);
+        request_body::read_checked(&front.bodies, from, body, MAX_PUBLICATION_LENGTH, look).await
     } else {
-        request_body::read(&shared, from, body, MAX_SIGNED_LENGTH).await
+        request_body::read(&front.bodies, from, body, MAX_SIGNED_LENGTH).await
     };
     let body = match read {
         Ok(body) => body,
         Err(response) => {
             if response.status() != StatusCode::OK {
-                shared.metrics.publications_refused.increment();
+                front.state.metrics.publications_refused.increment();
             }
             return response;
         }
     };
     // In a task of its own, so that a publisher who hangs up cannot stop it between disk and memory.
-    let (publisher, told) = (Arc::clone(&shared), body.clone());
-    let task = shared.tasks.spawn(async move {
+    let (publisher, told) = (Arc::clone(&front.state), body.clone());
+    let task = front.running.tasks.spawn(async move {
         let now_ms = publisher.clock.unix_ms();
         if is_record {
             publisher.channels.publish_record(id, &body, Some(from), now_ms).await
@@ -279,8 +285,8 @@ async fn publish(
     let result = task.await.unwrap_or(Err(PublishError::ShuttingDown));
     match result {
         Ok(published) => {
-            shared.metrics.publications.increment();
-            if let Some(fleet) = shared.fleet.as_ref().filter(|_| published == Published::New)
+            front.state.metrics.publications.increment();
+            if let Some(fleet) = front.state.fleet.as_ref().filter(|_| published == Published::New)
                 && let Some(kind) = kind_of(is_record, &told)
             {
                 fleet.tell(News { channel: id, kind, body: told });
@@ -294,9 +300,9 @@ async fn publish(
             )
         }
         Err(error) => {
-            shared.metrics.publications_refused.increment();
+            front.state.metrics.publications_refused.increment();
             tracing::info!(channel = %id, %error, "refused a publication");
-            refuse(&shared, &id, &error)
+            refuse(&front.state.channels, &id, &error)
         }
     }
 }
@@ -306,8 +312,8 @@ const TORRENT_EXTRAS: u64 = 64 << 10;
 
 /// Whether a publication that begins like this is worth taking in: its record is signed by the channel, is news, and has
 /// a place. As long as it may then be as a torrent of that many pieces is.
-fn look_at_record(shared: &Shared, id: &ChannelId, first: &[u8]) -> Look {
-    let refused = |error: PublishError| Box::new(refuse(shared, id, &error));
+fn look_at_record(state: &State, id: &ChannelId, first: &[u8]) -> Look {
+    let refused = |error: PublishError| Box::new(refuse(&state.channels, id, &error));
     let record = match Publication::record_in(first) {
         Ok(None) => return Look::TooLittle,
         Ok(Some(record)) => SignedRecord::decode(record, *id),
@@ -317,9 +323,9 @@ fn look_at_record(shared: &Shared, id: &ChannelId, first: &[u8]) -> Look {
         Ok(record) => record,
         Err(error) => return Look::Refuse(refused(error.into())),
     };
-    if let Some(channel) = shared.channels.get(id) {
+    if let Some(channel) = state.channels.get(id) {
         // Not in the match, since a refusal looks at the window again.
-        let place = channel.window().place(&record, &shared.config.channels.window);
+        let place = channel.window().place(&record, &state.config.channels.window);
         match place {
             Ok(Place::New(_)) => {}
             Ok(Place::Known) => return Look::Answer(Box::new(text(StatusCode::OK, KNOWN))),
@@ -344,7 +350,7 @@ fn kind_of(is_record: bool, body: &[u8]) -> Option<Kind> {
     SignedRecord::decode_any(&publication.record).ok().map(|record| Kind::Record(record.seq))
 }
 
-pub(super) fn refuse(shared: &Shared, id: &ChannelId, error: &PublishError) -> Response<Body> {
+pub(super) fn refuse(channels: &Channels, id: &ChannelId, error: &PublishError) -> Response<Body> {
     let sentence = format!("{error}\n");
     let status = match error {
         PublishError::Invalid(minuet_proto::Error::BadSignature { .. }) => StatusCode::FORBIDDEN,
@@ -359,7 +365,7 @@ pub(super) fn refuse(shared: &Shared, id: &ChannelId, error: &PublishError) -> R
         PublishError::Store(_) | PublishError::ShuttingDown => return try_later(sentence, 5),
     };
     let mut response = text(status, sentence);
-    let newest = shared.channels.get(id).and_then(|channel| channel.window().newest());
+    let newest = channels.get(id).and_then(|channel| channel.window().newest());
     if let (PublishError::Misplaced(_), Some(newest)) = (error, newest) {
         response.headers_mut().insert(NEWEST, HeaderValue::from(newest.0));
     }

@@ -20,9 +20,9 @@ use minuet_proto::channel_api::EVENT_STATE;
 use tokio::sync::watch;
 
 use super::body::Body;
+use super::front::Front;
 use super::{respond, text, try_later};
 use crate::channel::Channel;
-use crate::tracker::Shared;
 
 /// Records in one chunk, so that a subscriber which resumes from far back does not get a megabyte at once.
 const RECORDS_PER_CHUNK: usize = 16;
@@ -30,11 +30,11 @@ const RECORDS_PER_CHUNK: usize = 16;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Counts a subscriber as long as it lives.
-struct Counted(Arc<Shared>, Taken);
+struct Counted(Arc<Front>, Taken);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.metrics.subscribers.decrement();
+        self.0.state.metrics.subscribers.decrement();
     }
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Subscriber {
 /// Answers with the channel's state and events: from the record after `Last-Event-ID` on, else from `from` on, else
 /// only what is new.
 pub(super) fn subscribe(
-    shared: &Arc<Shared>,
+    front: &Arc<Front>,
     channel: Arc<Channel>,
     ip: IpAddr,
     from: Option<SegmentSeq>,
@@ -62,7 +62,7 @@ pub(super) fn subscribe(
         Ok(last_record) => last_record,
         Err(sentence) => return text(StatusCode::BAD_REQUEST, sentence),
     };
-    let Some(subscriber) = Subscriber::new(shared, channel, ip, last_record) else {
+    let Some(subscriber) = Subscriber::new(front, channel, ip, last_record) else {
         return try_later("this tracker has as many subscribers as it may serve\n", 60);
     };
     let chunks = unfold(subscriber, |mut subscriber| async {
@@ -98,14 +98,14 @@ impl Subscriber {
     /// One at `ip` who has had all up to `last_record`; `None` when there are as many as there may be, and none of them
     /// has to go for this one.
     pub fn new(
-        shared: &Arc<Shared>,
+        front: &Arc<Front>,
         channel: Arc<Channel>,
         ip: IpAddr,
         last_record: Option<SegmentSeq>,
     ) -> Option<Self> {
-        let place = shared.subscribers.take(ip, 1).ok()?;
-        shared.metrics.subscribers.increment();
-        let counted = Counted(Arc::clone(shared), place);
+        let place = front.subscribers.take(ip, 1).ok()?;
+        front.state.metrics.subscribers.increment();
+        let counted = Counted(Arc::clone(front), place);
         let changes = channel.subscribe();
         Some(Self { counted, channel, changes, greeted: false, last_record, last_state_ms: None })
     }
@@ -121,13 +121,13 @@ impl Subscriber {
             if !news.is_empty() {
                 return Some(news);
             }
-            let shared = &self.counted.0;
+            let front = &self.counted.0;
             tokio::select! {
                 biased;
-                () = shared.shutdown.cancelled() => return None,
+                () = front.running.shutdown.cancelled() => return None,
                 () = self.counted.1.evicted() => return None,
                 changed = self.changes.changed() => changed.ok()?,
-                () = tokio::time::sleep(shared.config.http.keep_alive) => {
+                () = tokio::time::sleep(front.state.config.http.keep_alive) => {
                     return Some(Bytes::from_static(b":\n\n"));
                 }
             }
@@ -154,7 +154,7 @@ impl Subscriber {
         let mut records = window.entries().range(first..).take(RECORDS_PER_CHUNK);
         self.last_record = records.clone().last().map(|entry| entry.record.seq).or(self.last_record);
         events += records.len() as u64;
-        self.counted.0.metrics.events.add(events);
+        self.counted.0.state.metrics.events.add(events);
         match (records.next(), records.len()) {
             // What all are sent at once is written once.
             (Some(record), 0) if news.is_empty() => record.event.clone(),

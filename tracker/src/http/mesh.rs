@@ -13,8 +13,9 @@ use minuet_proto::channel_api::mesh::{
 };
 
 use super::body::Body;
-use super::channel::{join_of, json, refuse, unknown_channel};
+use super::channel::{json, refuse, unknown_channel};
 use super::client_addr::client_ip;
+use super::front::Front;
 use super::own_url::{is_own, own_url};
 use super::request_body::{self, Look};
 use super::{is_secure, text};
@@ -23,22 +24,23 @@ use crate::fleet::news::{Kind, News};
 use crate::mesh::Visit;
 use crate::mesh::nodes::Seen;
 use crate::mesh::select::OWN_RELAY;
-use crate::tracker::Shared;
+use crate::state::State;
 
 /// Answers a node that joins the mesh, says that it is still there, or leaves.
 pub(super) async fn join(
-    shared: Arc<Shared>,
+    front: Arc<Front>,
     id: ChannelId,
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let ip = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
-    let secure = is_secure(&shared, peer, &request);
-    let trusted = shared.config.http.trusts(peer.ip().to_canonical());
+    let ip = client_ip(peer.ip(), request.headers(), |ip| front.state.config.http.trusts(ip));
+    let secure = is_secure(&front.state.config.http, peer, &request);
+    let trusted = front.state.config.http.trusts(peer.ip().to_canonical());
     let own_relay =
-        shared.relay.as_ref().and_then(|_| own_url(&shared.config, request.headers(), secure, trusted));
+        front.relay.as_ref().and_then(|_| own_url(&front.state.config, request.headers(), secure, trusted));
     let proof = request.headers().get(PROOF_HEADER).and_then(|proof| proof.to_str().ok()?.parse().ok());
-    let body = match request_body::read(&shared, ip, request.into_body(), MAX_JOIN_REQUEST_LENGTH).await {
+    let body = match request_body::read(&front.bodies, ip, request.into_body(), MAX_JOIN_REQUEST_LENGTH).await
+    {
         Ok(body) => body,
         Err(response) => return response,
     };
@@ -46,13 +48,13 @@ pub(super) async fn join(
         Ok(request) => request,
         Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
     };
-    let Some(channel) = shared.channels.get(&id) else { return unknown_channel() };
-    let now_ms = shared.clock.unix_ms();
+    let Some(channel) = front.state.channels.get(&id) else { return unknown_channel() };
+    let now_ms = front.state.clock.unix_ms();
     let proved = proof.is_some_and(|proof: JoinProof| {
-        shared.nonces.check(proof.nonce, ip, now_ms) && proof.holds(&request.about.node, &id, &body)
+        front.state.nonces.check(proof.nonce, ip, now_ms) && proof.holds(&request.about.node, &id, &body)
     });
     request.about.is_source = proved && request.about.is_source_of(&id);
-    let interval = interval(&shared);
+    let interval = interval(&front.state);
     let (mut nodes, mut heads) = (Vec::new(), Vec::new());
     {
         let named = request.about.relay.as_deref();
@@ -61,24 +63,23 @@ pub(super) async fn join(
             own_relay: named.is_some_and(|url| is_own(url, own_relay.as_deref())),
             foreign: false,
         };
-        let room = proved && shared.channels.room_for(&channel, &request.about.node, ip);
-        let (now, random) = (shared.clock.uptime(), rand::random());
+        let room = proved && front.state.channels.room_for(&channel, &request.about.node, ip);
+        let (now, random) = (front.state.clock.uptime(), rand::random());
         let visit = Visit { request: &request, seen: &seen, proved, room, interval, now, random };
         let mut mesh = channel.mesh();
         // It may have been forgotten since it was looked up; then nobody would give the place back.
         if channel.is_gone() {
             return unknown_channel();
         }
-        mesh.join(&visit, &shared.config.mesh, shared.channels.nodes(), &mut nodes);
+        mesh.join(&visit, &front.state.config.mesh, front.state.channels.nodes(), &mut nodes);
         heads.extend(mesh.heads.newest(request.heads).map(str::to_owned));
     }
     for node in nodes.iter_mut().filter(|node| node.relay.as_deref() == Some(OWN_RELAY)) {
         node.relay = own_relay.clone();
     }
-    shared.metrics.mesh_joins.increment();
-    let discovery = own_relay.as_ref().and(shared.discovery.as_ref());
+    front.state.metrics.mesh_joins.increment();
+    let discovery = own_relay.as_ref().and(front.discovery.as_ref());
     json(&MeshJoin {
-        join: join_of(&shared, &channel, request.from, ip),
         nodes,
         heads,
         relay: own_relay,
@@ -86,57 +87,59 @@ pub(super) async fn join(
         relay_quic_cert: discovery.map(|discovery| discovery.fingerprint.clone()),
         observed: ip,
         interval_s: interval,
+        nonce: Some(front.state.nonces.issue(ip, front.state.clock.unix_ms())),
         proved,
     })
 }
 
 /// The mean interval under the present load, moved by chance by up to an eighth either way, so that nodes which came
 /// together do not come back together.
-fn interval(shared: &Shared) -> u32 {
-    let mean = shared.swarms.calm().stretched_seconds(shared.config.mesh.interval.as_secs());
+fn interval(state: &State) -> u32 {
+    let mean = state.swarms.calm().stretched_seconds(state.config.mesh.interval.as_secs());
     mean - mean / 8 + rand::random_range(0..=mean / 4)
 }
 
 /// Takes in heads.
 pub(super) async fn heads(
-    shared: Arc<Shared>,
+    front: Arc<Front>,
     id: ChannelId,
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let from = client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
+    let from = client_ip(peer.ip(), request.headers(), |ip| front.state.config.http.trusts(ip));
     let signed = |first: &[u8]| match first_head_in(first) {
         Ok(None) => Look::TooLittle,
         Ok(Some(head)) => match CheckedHead::check(head, &id) {
             Ok(_) => Look::GoOn(MAX_POSTED_HEADS_LENGTH),
-            Err(error) => Look::Refuse(Box::new(refuse(&shared, &id, &error.into()))),
+            Err(error) => Look::Refuse(Box::new(refuse(&front.state.channels, &id, &error.into()))),
         },
         // None at all is an error that its reader puts into words.
         Err(_) => Look::GoOn(request_body::UNCHECKED),
     };
     let body = request.into_body();
-    let body = match request_body::read_checked(&shared, from, body, MAX_POSTED_HEADS_LENGTH, signed).await {
-        Ok(body) => body,
-        Err(response) => return response,
-    };
+    let body =
+        match request_body::read_checked(&front.bodies, from, body, MAX_POSTED_HEADS_LENGTH, signed).await {
+            Ok(body) => body,
+            Err(response) => return response,
+        };
     // In a task of its own, so that a publisher who hangs up cannot stop it between memory and disk.
-    let (publisher, told) = (Arc::clone(&shared), body.clone());
-    let task = shared.tasks.spawn(async move {
+    let (publisher, told) = (Arc::clone(&front.state), body.clone());
+    let task = front.running.tasks.spawn(async move {
         let now_ms = publisher.clock.unix_ms();
         publisher.channels.publish_heads(id, &body, Some(from), now_ms).await
     });
     match task.await.unwrap_or(Err(PublishError::ShuttingDown)) {
         Ok(news) => {
-            shared.metrics.heads.add(news as u64);
-            if let Some(fleet) = shared.fleet.as_ref().filter(|_| news > 0) {
+            front.state.metrics.heads.add(news as u64);
+            if let Some(fleet) = front.state.fleet.as_ref().filter(|_| news > 0) {
                 fleet.tell(News { channel: id, kind: Kind::Heads, body: told });
             }
             text(StatusCode::OK, if news > 0 { "accepted\n" } else { "known already\n" })
         }
         Err(error) => {
-            shared.metrics.publications_refused.increment();
+            front.state.metrics.publications_refused.increment();
             tracing::debug!(channel = %id, %error, "refused heads");
-            refuse(&shared, &id, &error)
+            refuse(&front.state.channels, &id, &error)
         }
     }
 }

@@ -10,9 +10,9 @@ mod bittorrent;
 pub mod body;
 mod channel;
 pub mod client_addr;
-pub mod connections;
 mod direct;
 mod events;
+pub(crate) mod front;
 mod mesh;
 pub mod own_url;
 mod pages;
@@ -40,10 +40,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
+use crate::config::HttpLimits;
+use crate::connections::Place;
 use crate::relay::{self, RELAY_PATH, RELAY_PROBE_PATH};
-use crate::tracker::Shared;
 use body::Body;
-use connections::Place;
+use front::Front;
 use under_way::UnderWay;
 
 /// How long a client may take to send a request's head; how long a connection may be idle.
@@ -86,11 +87,11 @@ fn patience(bytes: u64) -> Duration {
 }
 
 /// Accepts connections until the tracker shuts down.
-pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+pub(crate) async fn accept(front: Arc<Front>, listener: TcpListener) {
     loop {
         let accepted = tokio::select! {
             biased;
-            () = shared.shutdown.cancelled() => return,
+            () = front.running.shutdown.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         let (stream, peer) = match accepted {
@@ -101,19 +102,19 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
                 continue;
             }
         };
-        let trusted = shared.config.http.trusts(peer.ip().to_canonical());
-        let Some(place) = shared.connections.enter(peer.ip(), trusted) else {
-            shared.metrics.connections_refused.increment();
+        let trusted = front.state.config.http.trusts(peer.ip().to_canonical());
+        let Some(place) = front.connections.enter(peer.ip(), trusted) else {
+            front.state.metrics.connections_refused.increment();
             continue;
         };
-        let connection = Arc::clone(&shared);
-        shared.tasks.spawn(async move {
+        let connection = Arc::clone(&front);
+        front.running.tasks.spawn(async move {
             serve(&connection, stream, peer, Arc::new(place)).await;
         });
     }
 }
 
-async fn serve(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, place: Arc<Place>) {
+async fn serve(front: &Arc<Front>, stream: TcpStream, peer: SocketAddr, place: Arc<Place>) {
     let options = SockRef::from(&stream);
     let set = options
         .set_tcp_nodelay(true)
@@ -122,26 +123,26 @@ async fn serve(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, place:
     if let Err(error) = set {
         debug!(%error, %peer, "cannot set socket options");
     }
-    let stream = match opening(shared, stream).await.map(|stream| *stream) {
-        Some(MaybeTlsStream::Plain(stream)) => direct::serve(shared, stream, peer, &place)
+    let stream = match opening(front, stream).await.map(|stream| *stream) {
+        Some(MaybeTlsStream::Plain(stream)) => direct::serve(front, stream, peer, &place)
             .await
             .map(|stream| Box::new(MaybeTlsStream::Plain(stream))),
         stream => stream.map(Box::new),
     };
     if let Some(stream) = stream {
-        run(shared, stream, peer, place).await;
+        run(front, stream, peer, place).await;
     }
 }
 
 /// Shakes hands when the client speaks TLS and the tracker has a certificate.
-async fn opening(shared: &Shared, stream: TcpStream) -> Option<Box<MaybeTlsStream>> {
-    let Some(tls) = &shared.tls else { return Some(Box::new(MaybeTlsStream::Plain(stream))) };
+async fn opening(front: &Front, stream: TcpStream) -> Option<Box<MaybeTlsStream>> {
+    let Some(tls) = &front.tls else { return Some(Box::new(MaybeTlsStream::Plain(stream))) };
     tokio::select! {
         // Boxed, so that connections do not hold room for a handshake after it.
-        opening = tokio::time::timeout(HEAD_TIMEOUT, Box::pin(tls.accept(stream))) => {
+        opening = tokio::time::timeout(HEAD_TIMEOUT, Box::pin(tls::accept(tls, stream))) => {
             opening.ok()?.ok().map(Box::new)
         }
-        () = shared.shutdown.cancelled() => None,
+        () = front.running.shutdown.cancelled() => None,
     }
 }
 
@@ -150,9 +151,9 @@ async fn opening(shared: &Shared, stream: TcpStream) -> Option<Box<MaybeTlsStrea
 struct Secure;
 
 /// Answers the requests of a connection until it ends, does not take its answer, has to go, or the tracker shuts down.
-async fn run(shared: &Arc<Shared>, stream: Box<MaybeTlsStream>, peer: SocketAddr, place: Arc<Place>) {
+async fn run(front: &Arc<Front>, stream: Box<MaybeTlsStream>, peer: SocketAddr, place: Arc<Place>) {
     let (say, mut under_way) = watch::channel(UnderWay::default());
-    let mut connection = connection(shared, stream, peer, Arc::clone(&place), Arc::new(say));
+    let mut connection = connection(front, stream, peer, Arc::clone(&place), Arc::new(say));
     let mut watched = true;
     let result = loop {
         let now = under_way.borrow_and_update().clone();
@@ -165,7 +166,7 @@ async fn run(shared: &Arc<Shared>, stream: Box<MaybeTlsStream>, peer: SocketAddr
                 return;
             }
             () = place.evicted() => return,
-            () = shared.shutdown.cancelled() => {
+            () = front.running.shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 break tokio::time::timeout(SHUTDOWN_TIMEOUT, connection).await.unwrap_or(Ok(()));
             }
@@ -195,7 +196,7 @@ impl<S> Service for S where
 /// A connection as hyper serves it. Made in its place on the heap: a future that moves it holds room for it twice,
 /// and there may be many thousands.
 fn connection(
-    shared: &Arc<Shared>,
+    front: &Arc<Front>,
     stream: Box<MaybeTlsStream>,
     peer: SocketAddr,
     place: Arc<Place>,
@@ -203,9 +204,9 @@ fn connection(
 ) -> Pin<Box<UpgradeableConnection<TokioIo<MaybeTlsStream>, impl Service + use<>>>> {
     let secure = matches!(*stream, MaybeTlsStream::Tls(_));
     let first = AtomicBool::new(true);
-    let shared = Arc::clone(shared);
+    let front = Arc::clone(front);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let (shared, place, under_way) = (Arc::clone(&shared), Arc::clone(&place), Arc::clone(&under_way));
+        let (front, place, under_way) = (Arc::clone(&front), Arc::clone(&place), Arc::clone(&under_way));
         if secure {
             request.extensions_mut().insert(Secure);
         }
@@ -218,10 +219,10 @@ fn connection(
             }
             // Idle until the next answer is under way.
             under_way.send_replace(UnderWay::default());
-            let trusts = |ip| shared.config.http.trusts(ip);
+            let trusts = |ip| front.state.config.http.trusts(ip);
             let ip = client_addr::client_ip(peer.ip(), request.headers(), trusts);
-            let response = answer(Arc::clone(&shared), peer, place, request).await;
-            Ok::<_, Infallible>(under_way::send(&shared.answers, ip, response, &under_way))
+            let response = answer(Arc::clone(&front), peer, place, request).await;
+            Ok::<_, Infallible>(under_way::send(&front.answers, ip, response, &under_way))
         })
     });
     Box::pin(
@@ -238,16 +239,16 @@ fn connection(
 }
 
 /// Whether a request came over TLS, to the tracker itself or to a proxy that it trusts.
-fn is_secure(shared: &Shared, peer: SocketAddr, request: &Request<Incoming>) -> bool {
+fn is_secure(limits: &HttpLimits, peer: SocketAddr, request: &Request<Incoming>) -> bool {
     let by_proxy = || {
-        shared.config.http.trusts(peer.ip().to_canonical())
+        limits.trusts(peer.ip().to_canonical())
             && request.headers().get("x-forwarded-proto").is_some_and(|proto| proto == "https")
     };
     request.extensions().get::<Secure>().is_some() || by_proxy()
 }
 
 async fn answer(
-    shared: Arc<Shared>,
+    front: Arc<Front>,
     peer: SocketAddr,
     place: Arc<Place>,
     request: Request<Incoming>,
@@ -256,30 +257,37 @@ async fn answer(
     // The channel part of the path, if it is one, is parsed by its own module.
     if let Some(rest) = path.strip_prefix("/c/") {
         let rest = rest.to_owned();
-        return channel::answer(shared, peer, rest, request).await;
+        return channel::answer(front, peer, rest, request).await;
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return wrong_method("GET, HEAD");
     }
     match path {
-        RELAY_PATH => relay(&shared, peer, place, request),
+        RELAY_PATH => relay(&front, peer, place, request),
         // Nodes measure their way to a relay server by this.
-        RELAY_PROBE_PATH if shared.relay.is_some() => text(StatusCode::OK, "pong\n"),
+        RELAY_PROBE_PATH if front.relay.is_some() => text(StatusCode::OK, "pong\n"),
         "/announce" => {
-            let ip = client_addr::client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
+            let ip =
+                client_addr::client_ip(peer.ip(), request.headers(), |ip| front.state.config.http.trusts(ip));
             let mut out = Vec::new();
-            bittorrent::announce(&shared, ip, query(&request).as_bytes(), &mut out);
+            bittorrent::announce(&front.state, ip, query(&request).as_bytes(), &mut out);
             respond(StatusCode::OK, bittorrent::CONTENT_TYPE, out)
         }
         "/scrape" => {
             let mut out = Vec::new();
-            bittorrent::scrape(&shared, query(&request).as_bytes(), &mut out);
+            bittorrent::scrape(&front.state, query(&request).as_bytes(), &mut out);
             respond(StatusCode::OK, bittorrent::CONTENT_TYPE, out)
         }
         "/health" => text(StatusCode::OK, "ok\n"),
-        "/metrics" => pages::metrics(&shared),
-        "/status" => pages::status(&shared),
-        "/" => pages::home(&shared),
+        "/metrics" => pages::metrics(&front),
+        "/status" => pages::status(&front),
+        "/channels" => {
+            let ip =
+                client_addr::client_ip(peer.ip(), request.headers(), |ip| front.state.config.http.trusts(ip));
+            pages::directory(&front.state, &front.answers, ip, query(&request))
+        }
+        "/" => pages::home(&front.state),
+        "/site.css" => pages::style(),
         _ => text(StatusCode::NOT_FOUND, "there is nothing here; see / for what this tracker serves\n"),
     }
 }
@@ -289,17 +297,13 @@ fn query(request: &Request<Incoming>) -> &str {
 }
 
 /// Hands a connection to the relay server.
-fn relay(
-    shared: &Arc<Shared>,
-    peer: SocketAddr,
-    place: Arc<Place>,
-    request: Request<Incoming>,
-) -> Response<Body> {
-    if shared.relay.is_none() {
+fn relay(front: &Front, peer: SocketAddr, place: Arc<Place>, request: Request<Incoming>) -> Response<Body> {
+    let Some(server) = &front.relay else {
         return text(StatusCode::NOT_FOUND, "this tracker has no relay server\n");
-    }
-    let ip = client_addr::client_ip(peer.ip(), request.headers(), |ip| shared.config.http.trusts(ip));
-    relay::upgrade(shared, request, ip, place).map(Body::from)
+    };
+    let limits = &front.state.config.http;
+    let ip = client_addr::client_ip(peer.ip(), request.headers(), |ip| limits.trusts(ip));
+    relay::upgrade(server, &front.running, request, ip, place).map(Body::from)
 }
 
 /// An answer of a content type.

@@ -8,7 +8,7 @@ use hyper::header::HOST;
 use hyper::http::uri::Authority;
 use minuet_proto::link::parse_tracker;
 
-use crate::config::Config;
+use crate::config::{Config, has_path};
 
 /// The longest name that is believed, in bytes.
 const MAX_HOST_LENGTH: usize = 200;
@@ -26,17 +26,21 @@ pub fn own_url(config: &Config, headers: &HeaderMap, secure: bool, by_proxy: boo
     if by_proxy && below_path {
         return None;
     }
+    by_host(headers, secure)
+}
+
+/// The tracker's URL as others reach it: the one that the operator named, else the one by which the request came. Ends in `/`.
+pub fn public_url(config: &Config, headers: &HeaderMap, secure: bool) -> Option<String> {
+    config.public_url.clone().or_else(|| by_host(headers, secure))
+}
+
+fn by_host(headers: &HeaderMap, secure: bool) -> Option<String> {
     let host = headers.get(HOST)?.to_str().ok().filter(|host| host.len() <= MAX_HOST_LENGTH)?;
     let authority: Authority =
         host.parse().ok().filter(|authority: &Authority| !authority.as_str().contains('@'))?;
     let scheme = if secure { "https" } else { "http" };
     // Parsed once more, so that one place has one form (`http://tracker.example:80/` is `http://tracker.example/`).
     parse_tracker(&format!("{scheme}://{authority}/")).ok().map(String::from)
-}
-
-/// Whether a tracker's URL has a path.
-pub fn has_path(url: &str) -> bool {
-    parse_tracker(url).is_ok_and(|url| url.path() != "/")
 }
 
 /// Whether `url` is `own`, in whichever form.

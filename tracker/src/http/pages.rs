@@ -2,17 +2,34 @@
 
 use std::fmt::Write as _;
 
-use hyper::header::{CACHE_CONTROL, HeaderValue};
-use hyper::{Response, StatusCode};
+use std::net::IpAddr;
+
+use hyper::header::{ACCEPT, CACHE_CONTROL, HeaderValue, VARY};
+use hyper::{HeaderMap, Response, StatusCode};
+use minuet_guard::pool::Pool;
+use minuet_proto::channel_api::directory::{Directory, Listing, MAX_DIRECTORY_CHANNELS, parse_after};
+use minuet_proto::{ChannelId, Record};
 use serde::Serialize;
 
-use super::body::Body;
-use super::respond;
+use super::body::{Body, FRAME};
+use super::channel::json;
+use super::front::Front;
+use super::own_url::public_url;
+use super::under_way::busy;
+use super::{respond, text};
+use crate::channel::Channel;
 use crate::metrics::Levels;
-use crate::tracker::Shared;
+use crate::state::State;
 
+/// What all pages of Minuet look like.
+const STYLE: &str = include_str!("../../../web/site.css");
+/// Nothing comes from elsewhere, and nothing runs.
+const POLICY: &str =
+    "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'";
 /// The most channels on one page.
 const MAX_LISTED: usize = 200;
+/// What stands around a state in a list, at most.
+const BESIDES_STATE: usize = 80;
 
 /// A channel whose publisher lets trackers list it.
 #[derive(Debug, Serialize)]
@@ -41,13 +58,13 @@ struct Status {
     listed: Vec<Listed>,
 }
 
-pub(super) fn metrics(shared: &Shared) -> Response<Body> {
-    let text = shared.metrics.to_prometheus(&shared.levels());
+pub(super) fn metrics(front: &Front) -> Response<Body> {
+    let text = front.state.metrics.to_prometheus(&front.levels());
     respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into_bytes())
 }
 
-pub(super) fn status(shared: &Shared) -> Response<Body> {
-    let Levels { uptime_seconds, channels, swarms, .. } = shared.levels();
+pub(super) fn status(front: &Front) -> Response<Body> {
+    let Levels { uptime_seconds, channels, swarms, .. } = front.levels();
     let status = Status {
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: uptime_seconds,
@@ -56,69 +73,163 @@ pub(super) fn status(shared: &Shared) -> Response<Body> {
         open_swarms: swarms.open_swarms,
         peers: swarms.peers,
         seeders: swarms.seeders,
-        subscribers: shared.metrics.subscribers.get(),
-        connections: shared.connections.used(),
-        announces: shared.metrics.announces.get(),
-        listed: listed(shared),
+        subscribers: front.state.metrics.subscribers.get(),
+        connections: front.connections.used(),
+        announces: front.state.metrics.announces.get(),
+        listed: listed(&front.state),
     };
     // Strings and numbers always serialise.
     respond(StatusCode::OK, "application/json", serde_json::to_vec(&status).unwrap_or_default())
 }
 
-pub(super) fn home(shared: &Shared) -> Response<Body> {
-    let mut page = String::from(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>\
-         <title>Minuet tracker</title><style>body{font:16px/1.5 sans-serif;max-width:50em;margin:2em auto;\
-         padding:0 1em}td,th{text-align:left;padding:.2em 1em .2em 0}</style><h1>Minuet tracker</h1>",
-    );
-    let channels = listed(shared);
-    if channels.is_empty() {
-        page.push_str("<p>No channel here is listed in public.");
-    } else {
-        page.push_str("<table><tr><th>Channel<th>State<th>Mbit/s<th>Viewers");
-        for channel in channels {
-            let title = if channel.title.is_empty() { &channel.channel[..8] } else { &channel.title };
-            // Writing to a String cannot fail.
-            let _ = write!(
-                page,
-                "<tr><td><a href='/c/{}'>{}</a><td>{}<td>{}<td>{}",
-                channel.channel,
-                escape(title),
-                channel.phase,
-                channel.bitrate_bps.map_or("–".into(), |bps| format!("{:.1}", bps as f64 / 1e6)),
-                channel.subscribers,
-            );
-        }
-        page.push_str("</table>");
+/// The channels that want to be seen, for programs: what their sources have signed, a part at a time.
+pub(super) fn directory(state: &State, answers: &Pool, ip: IpAddr, query: &str) -> Response<Body> {
+    let after = match parse_after(query) {
+        Ok(after) => after,
+        Err(error) => return text(StatusCode::BAD_REQUEST, format!("after= takes a channel: {error}\n")),
+    };
+    let mut found: Vec<(ChannelId, Listing)> = state
+        .channels
+        .all()
+        .iter()
+        .filter(|channel| after.is_none_or(|after| *channel.id() > after))
+        .filter_map(|channel| {
+            let window = channel.window();
+            let says = window.state().filter(|says| says.listed)?;
+            let listing = Listing {
+                state: says.to_base64(),
+                bitrate_bps: window.entries().back().and_then(|newest| bitrate(&newest.record)),
+                viewers: channel.subscribers() as u64,
+            };
+            Some((*channel.id(), listing))
+        })
+        .collect();
+    found.sort_by_key(|(channel, _)| *channel);
+    let more = found.len() > MAX_DIRECTORY_CHANNELS;
+    found.truncate(MAX_DIRECTORY_CHANNELS);
+    let next = found.last().filter(|_| more).map(|(channel, _)| channel.to_string());
+    let length = found.iter().map(|(_, listing)| listing.state.len() + BESIDES_STATE).sum::<usize>();
+    if length > FRAME && !answers.has_room(ip, (length - FRAME) as u64) {
+        return busy();
     }
-    page.push_str("<p>Watch one with <code>minuet watch</code> and its address.");
-    let mut response = respond(StatusCode::OK, "text/html; charset=utf-8", page.into_bytes());
-    let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(
-        "content-security-policy",
-        HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"),
-    );
+    let channels = found.into_iter().map(|(_, listing)| listing).collect();
+    json(&Directory { channels, next })
+}
+
+/// What all pages of Minuet look like.
+pub(super) fn style() -> Response<Body> {
+    let mut response = respond(StatusCode::OK, "text/css; charset=utf-8", STYLE.as_bytes().to_vec());
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
     response
 }
 
-fn listed(shared: &Shared) -> Vec<Listed> {
-    let mut listed: Vec<Listed> = shared
+/// Whether a browser asks, which shows pages. Programs of Minuet do not say what they take.
+pub(super) fn is_browser(headers: &HeaderMap) -> bool {
+    headers
+        .get(ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.contains("text/html"))
+}
+
+/// The channels that want to be seen.
+pub(super) fn home(state: &State) -> Response<Body> {
+    let channels = listed(state);
+    let mut body = String::from("<h1>Channels</h1>\n");
+    if channels.is_empty() {
+        body.push_str("<p>No channel here is listed in public.</p>\n");
+    } else {
+        body.push_str(
+            "<table>\n<tr><th>Channel<th>State<th class=\"number wide\">Mbit/s<th class=\"number\">Viewers</tr>\n",
+        );
+        for channel in channels {
+            let title = if channel.title.is_empty() { &channel.channel[..8] } else { &channel.title };
+            let rate = channel.bitrate_bps.map_or("–".into(), |bps| format!("{:.1}", bps as f64 / 1e6));
+            // A gateway has the same path as the tracker, with a slash.
+            let (gateway, slash) = match &state.config.gateway {
+                Some(gateway) => (gateway.as_str(), "/"),
+                None => ("", ""),
+            };
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                body,
+                "<tr><td><a href=\"{}c/{}{slash}\">{}</a><td>{}<td class=\"number wide\">{rate}<td class=\"number\">{}</tr>",
+                escape(gateway),
+                channel.channel,
+                escape(title),
+                channel.phase,
+                channel.subscribers,
+            );
+        }
+        body.push_str("</table>\n");
+    }
+    page("Minuet tracker", "", &body)
+}
+
+/// How to watch a channel, for a browser that was given its link.
+pub(super) fn channel(state: &State, channel: &Channel, headers: &HeaderMap, secure: bool) -> Response<Body> {
+    let key = channel.id().to_string();
+    let says = channel.window().state().map(|says| (says.title.clone(), says.phase.to_string(), says.listed));
+    let (title, phase, listed) = says.unwrap_or_default();
+    let title = if title.is_empty() { format!("Channel {}", &key[..8]) } else { title };
+    let mut body = format!("<h1>{}</h1>\n<p class=\"dim\">{}</p>\n", escape(&title), escape(&phase));
+    if let Some(gateway) = state.config.gateway.as_ref().filter(|_| listed) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            body,
+            "<ul class=\"cards\"><li><a href=\"{}c/{key}/\"><b>Watch in this browser</b><span>over a gateway</span></a></ul>",
+            escape(gateway)
+        );
+    }
+    if let Some(own) = public_url(&state.config, headers, secure) {
+        let link = format!("{own}c/{key}");
+        let _ = write!(
+            body,
+            "<h2>With Minuet on this machine</h2>\n\
+             <p><a href=\"minuet:{0}\">Open in Minuet</a>, where it is installed; or in a terminal:</p>\n\
+             <p><code>minuet watch {0}</code></p>\n\
+             <h2>On telephones and TVs in the house</h2>\n\
+             <p><code>minuet watch {0} --serve 0.0.0.0:8080</code></p>\n\
+             <p>says which address they open.</p>\n",
+            escape(&link)
+        );
+    }
+    let mut response = page(&title, "../", &body);
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    response
+}
+
+/// A page around `body`; `up` leads from its address to the tracker's root.
+fn page(title: &str, up: &str, body: &str) -> Response<Body> {
+    let page = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1, viewport-fit=cover\">\n\
+         <meta name=\"color-scheme\" content=\"dark\">\n<title>{}</title>\n<link rel=\"icon\" href=\"data:,\">\n\
+         <link rel=\"stylesheet\" href=\"{up}site.css\">\n</head>\n<body>\n<main class=\"sheet\">\n{body}</main>\n</body>\n</html>\n",
+        escape(title)
+    );
+    let mut response = respond(StatusCode::OK, "text/html; charset=utf-8", page.into_bytes());
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("content-security-policy", HeaderValue::from_static(POLICY));
+    response
+}
+
+fn listed(state: &State) -> Vec<Listed> {
+    let mut listed: Vec<Listed> = state
         .channels
         .all()
         .iter()
         .filter_map(|channel| {
             let window = channel.window();
-            let state = window.state().filter(|state| state.listed)?;
+            let says = window.state().filter(|says| says.listed)?;
             let newest = window.entries().back().map(|entry| &entry.record);
-            let counts =
-                newest.and_then(|record| shared.swarms.scrape(&record.info_hash)).unwrap_or_default();
+            let counts = newest.and_then(|record| state.swarms.scrape(&record.info_hash)).unwrap_or_default();
             Some(Listed {
                 channel: channel.id().to_string(),
-                title: state.title.clone(),
-                phase: state.phase.to_string(),
+                title: says.title.clone(),
+                phase: says.phase.to_string(),
                 newest: newest.map(|record| record.seq.0),
-                bitrate_bps: newest.and_then(|r| r.length.saturating_mul(8_000).checked_div(r.duration_ms)),
+                bitrate_bps: newest.and_then(|record| bitrate(record)),
                 peers: counts.seeders + counts.leechers,
                 subscribers: channel.subscribers(),
             })
@@ -127,6 +238,11 @@ fn listed(shared: &Shared) -> Vec<Listed> {
     listed.sort_by(|a, b| (b.subscribers, &a.channel).cmp(&(a.subscribers, &b.channel)));
     listed.truncate(MAX_LISTED);
     listed
+}
+
+/// The mean rate of a segment, in bits a second.
+fn bitrate(record: &Record) -> Option<u64> {
+    record.length.saturating_mul(8_000).checked_div(record.duration_ms)
 }
 
 /// Text for HTML, also inside quotes.

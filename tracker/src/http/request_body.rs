@@ -1,6 +1,6 @@
 //! The body of a request, taken in as far as it may be.
 //!
-//! What strangers send is accounted to their household in bytes (`Shared::bodies`), and of something long only the first
+//! What strangers send is accounted to their household in bytes (`Front::bodies`), and of something long only the first
 //! bytes are taken in until its signature has been checked there ([`Look`]).
 
 use std::net::IpAddr;
@@ -9,10 +9,10 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use hyper::{Response, StatusCode};
+use minuet_guard::pool::Pool;
 
 use super::body::Body;
 use super::{BODY_TIMEOUT, text, try_later};
-use crate::tracker::Shared;
 
 /// Bytes that are accounted at once.
 const STEP: usize = 16 << 10;
@@ -32,32 +32,27 @@ pub enum Look {
 }
 
 /// Reads a body of at most `limit` bytes; else the answer to give.
-pub async fn read(
-    shared: &Shared,
-    ip: IpAddr,
-    body: Incoming,
-    limit: usize,
-) -> Result<Bytes, Response<Body>> {
-    read_checked(shared, ip, body, limit, |_| Look::GoOn(limit)).await
+pub async fn read(bodies: &Pool, ip: IpAddr, body: Incoming, limit: usize) -> Result<Bytes, Response<Body>> {
+    read_checked(bodies, ip, body, limit, |_| Look::GoOn(limit)).await
 }
 
 /// Reads a body of at most `limit` bytes, whose first bytes `look` checks. `look` is asked again whenever more has come,
 /// until it says that the body may go on.
 pub async fn read_checked(
-    shared: &Shared,
+    bodies: &Pool,
     ip: IpAddr,
     body: Incoming,
     limit: usize,
     look: impl FnMut(&[u8]) -> Look,
 ) -> Result<Bytes, Response<Body>> {
-    match tokio::time::timeout(BODY_TIMEOUT, take_in(shared, ip, body, limit, look)).await {
+    match tokio::time::timeout(BODY_TIMEOUT, take_in(bodies, ip, body, limit, look)).await {
         Ok(taken) => taken,
         Err(_) => Err(text(StatusCode::REQUEST_TIMEOUT, "the body came too slowly\n")),
     }
 }
 
 async fn take_in(
-    shared: &Shared,
+    bodies: &Pool,
     ip: IpAddr,
     mut body: Incoming,
     limit: usize,
@@ -70,7 +65,7 @@ async fn take_in(
         return Err(too_long(limit));
     }
     let busy = || try_later("the tracker is taking in as much as it can; try again\n", 1);
-    let mut account = shared.bodies.take(ip, STEP as u64).map_err(|_| busy())?;
+    let mut account = bodies.take(ip, STEP as u64).map_err(|_| busy())?;
     let (mut taken, mut accounted) = (Vec::new(), STEP);
     let mut most = None;
     loop {

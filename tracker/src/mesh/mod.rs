@@ -102,8 +102,17 @@ impl Mesh {
             let ttl = u64::from(visit.interval) * u64::from(TTL_HALF_INTERVALS) / 2;
             let room = visit.room && !self.is_over(seen.ip, limits);
             self.insert(&request.about, seen, visit.now.after(Duration::from_secs(ttl)), room, places);
+            if let Some(segment) = request.seeks {
+                self.nodes.note_sought(&node, segment, visit.now.after(select::SOUGHT));
+            }
         }
-        let asker = Asker { node, dialable: request.about.dialable, observed: seen.ip, now: visit.now };
+        let asker = Asker {
+            node,
+            dialable: request.about.dialable,
+            observed: seen.ip,
+            now: visit.now,
+            seeks: request.seeks,
+        };
         let want = usize::from(request.want).min(MAX_JOIN_NODES);
         select::select(&self.nodes, &asker, want, visit.random, told);
     }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use minuet_guard::net::{Net, household, nets};
+use minuet_proto::SegmentSeq;
 use minuet_proto::channel_api::mesh::{MAX_NODE_ADDRS, MeshNode, SourceProof};
 use minuet_proto::mesh::NodeId;
 use smallvec::SmallVec;
@@ -57,6 +58,10 @@ pub struct Entry {
     pub source: Option<Box<SourceProof>>,
     /// What it promises to upload.
     pub upload_kbps: u32,
+    /// The oldest finished segment that it keeps.
+    pub keeps_from: Option<SegmentSeq>,
+    /// The finished segment that it sought last, and until when that is of interest to others who seek it.
+    pub sought: Option<(SegmentSeq, Uptime)>,
     /// Whether another tracker has told of it.
     pub foreign: bool,
     /// When it is forgotten.
@@ -85,6 +90,7 @@ impl Entry {
             is_source: self.source.is_some(),
             source_proof: self.source.as_deref().copied(),
             upload_kbps: self.upload_kbps,
+            keeps_from: self.keeps_from,
         }
     }
 }
@@ -152,6 +158,8 @@ impl NodeTable {
             is_relay: about.is_relay,
             source: about.source_proof.filter(|_| about.is_source).map(Box::new),
             upload_kbps: about.upload_kbps,
+            keeps_from: about.keeps_from,
+            sought: None,
             foreign: seen.foreign,
             expires,
         };
@@ -160,7 +168,9 @@ impl NodeTable {
             if entry.foreign && !known.foreign {
                 return Inserted::Renewed;
             }
+            let sought = known.sought;
             let before = std::mem::replace(known, entry).observed;
+            known.sought = sought;
             if household(before) == household(seen.ip) {
                 return Inserted::Renewed;
             }
@@ -173,6 +183,13 @@ impl NodeTable {
         self.count(seen.ip, true);
         self.entries.push(entry);
         Inserted::New
+    }
+
+    /// A node that is known seeks a finished segment, and will have it soon.
+    pub fn note_sought(&mut self, node: &NodeId, segment: SegmentSeq, until: Uptime) {
+        if let Some(&at) = self.by_key.get(node) {
+            self.entries[at as usize].sought = Some((segment, until));
+        }
     }
 
     /// Up to `most` of the nodes that spoke to this tracker, as they described themselves, from `random` on.

@@ -10,13 +10,18 @@
 //! 3. *Reach.* An asker that cannot be dialled is told of dialable nodes first; holes are punched only for what is missing.
 //! 4. *Givers first.* Nodes that never upload are named last. Relays come after viewers in half of the places, so that the mesh
 //!    does not lean on them.
-//! 5. *The source is spared.* In a mesh of [`SOURCE_ALWAYS_BELOW`] and more nodes only a few askers are told of it: about
-//!    [`SOURCE_TOLD`] an interval, however many ask, and askers that would be told of nobody else.
+//! 5. *Keepers.* Who seeks a finished segment is told first of nodes that keep it, however few they are, in half of the places,
+//!    and of nodes that sought it of late, which will have it: all who come for one segment pass it on to each other.
+//! 6. *The source is spared.* In a mesh of [`SOURCE_ALWAYS_BELOW`] and more nodes only a few askers are told of it: about
+//!    [`SOURCE_TOLD`] an interval, however many ask, and askers that would be told of nobody else, or of nobody who keeps what they
+//!    seek. Here too a household counts for no more than [`FAIR`] nodes, as one of the mesh and as one that asks: hundreds of
+//!    nodes behind one address neither hide the source from others nor are told of it in their place.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use minuet_guard::net::{Net, nets};
 use minuet_guard::shares::{PROVIDER_WEIGHT, SITE_WEIGHT};
+use minuet_proto::SegmentSeq;
 use minuet_proto::channel_api::mesh::MeshNode;
 use minuet_proto::mesh::NodeId;
 use smallvec::SmallVec;
@@ -29,6 +34,8 @@ use crate::time::Uptime;
 pub const SOURCE_ALWAYS_BELOW: usize = 8;
 /// How many of those who ask within an interval are told of the source.
 pub const SOURCE_TOLD: u64 = 8;
+/// For so long a node that sought a segment is named to others that seek it.
+pub const SOUGHT: Duration = Duration::from_secs(60);
 /// The most nodes in one answer that say they are the source.
 const MOST_SOURCES: usize = 2;
 /// Nodes looked at for each one wanted.
@@ -60,6 +67,8 @@ pub struct Asker {
     pub observed: IpAddr,
     /// The present.
     pub now: Uptime,
+    /// A finished segment that it wants.
+    pub seeks: Option<SegmentSeq>,
 }
 
 /// Appends up to `want` nodes for `asker` to `told`.
@@ -69,8 +78,34 @@ pub fn select(table: &NodeTable, asker: &Asker, want: usize, random: u64, told: 
     }
     let mut random = Random(random);
     let mut source = Vec::new();
-    let mut ranked: Vec<((bool, u8), &Entry)> = Vec::new();
-    for (entry, crowded) in draw(table, SAMPLE_LEAST.max(want * SAMPLE_PER_WANTED), &mut random) {
+    let mut ranked: Vec<((u8, bool, u8), &Entry)> = Vec::new();
+    let most = SAMPLE_LEAST.max(want * SAMPLE_PER_WANTED);
+    let keeps = |entry: &Entry| {
+        asker.seeks.is_some_and(|segment| entry.keeps_from.is_some_and(|from| from <= segment))
+    };
+    let fellow = |entry: &Entry| {
+        let near = |(sought, until): (SegmentSeq, Uptime)| {
+            until >= asker.now && asker.seeks.is_some_and(|segment| segment.0.abs_diff(sought.0) <= 1)
+        };
+        // It is in the table itself by now.
+        entry.node != asker.node && !keeps(entry) && entry.sought.is_some_and(near)
+    };
+    let mut drawn = draw(table, most, &mut random);
+    let size = fair_size(table, &drawn);
+    if asker.seeks.is_some() {
+        // They may be few among many.
+        let keepers: Vec<&Entry> =
+            table.entries().iter().filter(|entry| keeps(entry) || entry.source.is_some()).collect();
+        let fellows: Vec<&Entry> =
+            table.entries().iter().filter(|entry| fellow(entry) && entry.source.is_none()).collect();
+        drawn.retain(|(entry, _)| !keeps(entry) && !fellow(entry) && entry.source.is_none());
+        let keepers = sample(&keepers, most, &mut random);
+        let fellows = sample(&fellows, want / 2, &mut random);
+        let named = keepers.into_iter().chain(fellows);
+        drawn.extend(named.map(|entry| (*entry, is_crowded(table, entry.observed, &mut random))));
+    }
+    let mut named_keepers = 0;
+    for (entry, crowded) in drawn {
         if entry.node == asker.node || entry.expires < asker.now {
             continue;
         }
@@ -81,13 +116,23 @@ pub fn select(table: &NodeTable, asker: &Asker, want: usize, random: u64, told: 
         let relay_last = entry.is_relay && random.below(2) == 0;
         let hidden = !asker.dialable && !entry.dialable;
         let rank = u8::from(entry.no_upload) << 2 | u8::from(hidden) << 1 | u8::from(relay_last);
-        ranked.push(((crowded, rank), entry));
+        // The keepers beyond half of the places come after the fellows.
+        let is_first = asker.seeks.is_none() || keeps(entry) && named_keepers < want.div_ceil(2);
+        let seeks = match (is_first, fellow(entry), keeps(entry)) {
+            (true, ..) => 0,
+            (_, true, _) => 1,
+            (.., true) => 2,
+            _ => 3,
+        };
+        named_keepers += usize::from(keeps(entry));
+        ranked.push(((seeks, crowded, rank), entry));
     }
     // Stable, so within a rank the order stays random.
     ranked.sort_by_key(|(rank, _)| *rank);
-    let others = table.len() as u64;
-    let spared = table.len() >= SOURCE_ALWAYS_BELOW && !ranked.is_empty();
-    let tell_source = !spared || random.below(others) < SOURCE_TOLD;
+    let has_keeper = asker.seeks.is_none() || ranked.iter().any(|(_, entry)| keeps(entry));
+    let spared = size >= SOURCE_ALWAYS_BELOW && !ranked.is_empty() && has_keeper;
+    let tell_source =
+        !spared || !is_crowded(table, asker.observed, &mut random) && random.below(size as u64) < SOURCE_TOLD;
     // A source that was started anew may be there twice for a while.
     source.truncate(if tell_source { MOST_SOURCES } else { 0 });
     let mut shares = AnswerShares::new(asker.observed, want);
@@ -109,16 +154,22 @@ pub fn select(table: &NodeTable, asker: &Asker, want: usize, random: u64, told: 
 fn draw<'a>(table: &'a NodeTable, most: usize, random: &mut Random) -> Vec<(&'a Entry, bool)> {
     let mut look = |most: usize| -> Vec<(&'a Entry, bool)> {
         let drawn = sample(table.entries(), most, random);
-        drawn.into_iter().map(|entry| (entry, is_crowded(table, entry, random))).collect()
+        drawn.into_iter().map(|entry| (entry, is_crowded(table, entry.observed, random))).collect()
     };
     let drawn = look(most);
     let crowded = drawn.iter().filter(|(_, crowded)| *crowded).count();
     if crowded > drawn.len() / 2 && table.len() > most { look(CROWDED * most) } else { drawn }
 }
 
+/// How many nodes there would be if no network had more than its share, as far as those that were drawn tell.
+fn fair_size(table: &NodeTable, drawn: &[(&Entry, bool)]) -> usize {
+    let fair = drawn.iter().filter(|(_, crowded)| !crowded).count();
+    (fair * table.len()).div_ceil(drawn.len().max(1)).max(1)
+}
+
 /// Draws whether a node is one too many of its networks: of a household with `n` nodes all but [`FAIR`] in `n` are.
-fn is_crowded(table: &NodeTable, entry: &Entry, random: &mut Random) -> bool {
-    nets(entry.observed).into_iter().zip(FAIR_OF).any(|(net, fair)| {
+fn is_crowded(table: &NodeTable, observed: IpAddr, random: &mut Random) -> bool {
+    nets(observed).into_iter().zip(FAIR_OF).any(|(net, fair)| {
         let count = u64::from(table.of_net(net));
         count > fair && random.below(count) >= fair
     })
@@ -170,7 +221,7 @@ fn describe(entry: &Entry, asker: &Asker) -> Option<MeshNode> {
 }
 
 /// Up to `most` entries drawn at random, each once, in random order (Floyd's algorithm, then shuffled).
-fn sample<'a>(entries: &'a [Entry], most: usize, random: &mut Random) -> Vec<&'a Entry> {
+fn sample<'a, T>(entries: &'a [T], most: usize, random: &mut Random) -> Vec<&'a T> {
     let count = entries.len().min(most);
     let mut chosen: Vec<usize> = Vec::with_capacity(count);
     let mut taken = std::collections::HashSet::with_capacity_and_hasher(

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
+use minuet_proto::SegmentSeq;
 use minuet_proto::channel_api::mesh::SourceProof;
 
 use super::places::Place;
@@ -251,8 +252,14 @@ fn an_address_that_joins_three_hundred_times_gets_no_more_than_its_share() {
         honest += of(1, 12);
         of_source += of(0, 1);
     }
-    // Of eleven others, and a source that is spared: of 612 nodes it is told to eight an interval.
+    // Of eleven others. The source is told to eight an interval: the mesh counts as one of 12, 4 and 16 nodes.
     assert!(honest > 500, "{honest}");
+    assert!(of_source >= 15, "{of_source}");
+    let to_the_greedy = (1_000..1_300).filter(|n| {
+        let told = lab.visit(&request(*n), ip(500), false);
+        told.iter().any(|node| number(node) == 0)
+    });
+    assert!(to_the_greedy.count() <= 8);
     println!("{honest} of 1100 honest, {of_source} of 100 the source");
 }
 
@@ -320,4 +327,51 @@ fn a_node_takes_little_memory() {
     let each = lab.mesh.heap_bytes() / lab.mesh.nodes();
     println!("{each} bytes a node");
     assert!(each <= 400, "{each} bytes a node");
+}
+
+#[test]
+fn who_seeks_a_finished_segment_is_told_of_those_who_keep_it_however_few_they_are() {
+    // Those who come later keep nothing.
+    let keeps = |n: u32| n < 2000 && n % 500 == 7;
+    let mut lab = Lab::with(2000, |n, request| {
+        request.about.keeps_from = Some(SegmentSeq(if keeps(n) { 100 } else { 900 }));
+    });
+    for round in 0..20 {
+        let told = numbers(&lab.join(5000 + round, |request| request.seeks = Some(SegmentSeq(150))));
+        assert_eq!(told.len(), 20, "others fill the answer");
+        assert_eq!(told.iter().filter(|n| keeps(**n)).count(), 4, "all keepers are named");
+    }
+    // Where nobody keeps it, the source may.
+    let told = numbers(&lab.join(6000, |request| request.seeks = Some(SegmentSeq(50))));
+    assert!(told.contains(&0));
+    let told = numbers(&lab.join(6001, |request| request.seeks = Some(SegmentSeq(950))));
+    assert!(!told.iter().any(|n| *n >= 5000), "who has just come keeps nothing");
+}
+
+#[test]
+fn all_who_come_for_one_segment_are_told_of_each_other() {
+    let mut lab = Lab::with(2000, |n, request| {
+        request.about.keeps_from = Some(SegmentSeq(if n % 50 == 7 { 100 } else { 900 }));
+    });
+    let seek = |lab: &mut Lab, n: u32, segment: u64| {
+        numbers(&lab.join(n, |request| {
+            request.about.dialable = true;
+            request.seeks = Some(SegmentSeq(segment));
+        }))
+    };
+    for n in 5000..5010 {
+        seek(&mut lab, n, 150);
+    }
+    // They have found somebody, and say no more that they seek.
+    for n in 5000..5010 {
+        lab.join(n, |request| request.about.dialable = true);
+    }
+    let told = seek(&mut lab, 5010, 151);
+    let fellows = told.iter().filter(|n| (5000..5010).contains(*n)).count();
+    let keepers = told.iter().filter(|n| **n < 5000 && **n % 50 == 7).count();
+    assert_eq!((fellows, keepers), (10, 10), "half and half: {told:?}");
+    // Who seeks something else is not.
+    assert!(!seek(&mut lab, 5011, 170).iter().any(|n| (5000..5011).contains(n)));
+    lab.now += 61;
+    assert!(!seek(&mut lab, 5012, 150).iter().any(|n| (5000..5010).contains(n)));
 }

@@ -11,7 +11,7 @@
 //! in the transport's own tables. So there are few of them, and when there are many, who has been told makes room.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +54,15 @@ const STAY: Duration = Duration::from_secs(10);
 const LEAVING: usize = 16;
 /// Networks whose handshakes are counted.
 const MOST_NETWORKS: usize = 8192;
+
+/// Where nodes learn their public address.
+#[derive(Debug)]
+pub(crate) struct Discovery {
+    pub addr: SocketAddr,
+    /// SHA-256 of the certificate, in hexadecimal digits.
+    pub fingerprint: String,
+    pub metrics: Arc<DiscoveryMetrics>,
+}
 
 /// What has been done, for metrics.
 #[derive(Debug, Default)]

@@ -35,9 +35,9 @@ use iroh_relay::server::{Access as Decision, Metrics, OnDisconnectGuard};
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::http::connections::Place;
+use crate::connections::Place;
 use crate::metrics::Counter;
-use crate::tracker::Shared;
+use crate::state::Running;
 use access::{Access, Joined};
 use minuet_proto::mesh::NodeId;
 use rate::Throttle;
@@ -202,7 +202,8 @@ impl RelayServer {
 /// Answers a request for [`RELAY_PATH`] from `ip`. The connection, with its `place`, is the relay server's from then on;
 /// who has not shown its key within [`KEY_TIMEOUT`] loses it.
 pub(crate) fn upgrade(
-    shared: &Arc<Shared>,
+    server: &Arc<RelayServer>,
+    running: &Running,
     mut request: Request<Incoming>,
     ip: IpAddr,
     place: Arc<Place>,
@@ -217,14 +218,13 @@ pub(crate) fn upgrade(
     };
     let (upgrade, version) = (hyper::upgrade::on(&mut request), asked.version);
     let proof = request.headers().get(CLIENT_AUTH_HEADER).cloned();
-    let server = Arc::clone(shared);
-    shared.tasks.spawn(async move {
-        let Some(relay) = &server.relay else { return };
-        let work = relay.take_over(upgrade, version, proof, ip, place);
+    let (server, shutdown) = (Arc::clone(server), running.shutdown.clone());
+    running.tasks.spawn(async move {
+        let work = server.take_over(upgrade, version, proof, ip, place);
         let done = tokio::select! {
             // Dropped with its socket, and the place with it.
             done = timeout(KEY_TIMEOUT, work) => done.unwrap_or_else(|_| Err("it has shown no key".to_owned())),
-            () = server.shutdown.cancelled() => return,
+            () = shutdown.cancelled() => return,
         };
         if let Err(why) = done {
             debug!(%ip, "a client of the relay server has failed: {why}");

@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tokio_websockets::{Limits, Message, Payload, ServerBuilder, WebSocketStream};
 
-use crate::http::connections::Place;
+use crate::connections::Place;
 use crate::metrics::Counter;
 
 /// The longest message that a client may send: a packet with what is before it.

@@ -21,7 +21,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::oneshot;
 use tracing::debug;
 
-use crate::tracker::Shared;
+use crate::state::{Running, State};
 use connection_id::ConnectionIds;
 
 /// The receive buffer asked for, in bytes: room for what a herd sends while its first packets are answered.
@@ -92,7 +92,8 @@ fn set_buffers(socket: &Socket) -> io::Result<()> {
 
 /// Starts a worker for each socket, under watch by this name. They end when the tracker shuts down; join them.
 pub(crate) fn start(
-    shared: &Arc<Shared>,
+    state: &Arc<State>,
+    running: &Running,
     spawner: &Spawner,
     name: &'static str,
     sockets: Vec<UdpSocket>,
@@ -102,16 +103,17 @@ pub(crate) fn start(
         .into_iter()
         .enumerate()
         .map(|(n, socket)| {
-            let (shared, ids) = (Arc::clone(shared), Arc::clone(&ids));
+            let (state, shutdown) = (Arc::clone(state), running.shutdown.clone());
+            let ids = Arc::clone(&ids);
             let (ends, ended) = oneshot::channel();
             spawner.spawn_to_end(name, async {
                 // A thread that panics drops the sender.
                 ended.await.unwrap_or_else(|_| Err(io::Error::other("internal error: its thread panicked")))
             });
             std::thread::Builder::new().name(format!("udp-{n}")).spawn(move || {
-                let result = worker::run(&shared, &ids, &socket);
+                let result = worker::run(&state, &shutdown, &ids, &socket);
                 // Before its end is told, so that the store can be closed.
-                drop(shared);
+                drop(state);
                 let _ = ends.send(result);
             })
         })

@@ -11,12 +11,13 @@ use nix::errno::Errno;
 use nix::libc::{in_pktinfo, in6_pktinfo};
 use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, recvmmsg, sendmsg};
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg};
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::connection_id::ConnectionIds;
 use super::family::{Family, Local};
 use super::respond::Responder;
-use crate::tracker::Shared;
+use crate::state::State;
 
 /// How often a worker without packets looks whether it should end.
 pub const STOP_CHECK: Duration = Duration::from_millis(100);
@@ -26,30 +27,36 @@ const BATCH: usize = 64;
 const PACKET: usize = 1500;
 
 /// Answers packets until the tracker shuts down or the socket fails.
-pub(crate) fn run(shared: &Shared, ids: &ConnectionIds, socket: &UdpSocket) -> io::Result<()> {
+pub(crate) fn run(
+    state: &State,
+    shutdown: &CancellationToken,
+    ids: &ConnectionIds,
+    socket: &UdpSocket,
+) -> io::Result<()> {
     let addr = socket.local_addr()?;
     let everywhere = addr.ip().is_unspecified();
     if addr.is_ipv4() {
-        serve::<SockaddrIn>(shared, ids, socket, everywhere.then(|| cmsg_space!(in_pktinfo)))
+        serve::<SockaddrIn>(state, shutdown, ids, socket, everywhere.then(|| cmsg_space!(in_pktinfo)))
     } else {
-        serve::<SockaddrIn6>(shared, ids, socket, everywhere.then(|| cmsg_space!(in6_pktinfo)))
+        serve::<SockaddrIn6>(state, shutdown, ids, socket, everywhere.then(|| cmsg_space!(in6_pktinfo)))
     }
 }
 
 /// With `room` for it the kernel says which of the host's addresses a packet was sent to, and the answer leaves from there:
 /// one call for each answer, of which a socket of one address needs one for all.
 fn serve<F: Family>(
-    shared: &Shared,
+    state: &State,
+    shutdown: &CancellationToken,
     ids: &ConnectionIds,
     socket: &UdpSocket,
     room: Option<Vec<u8>>,
 ) -> io::Result<()> {
     let everywhere = room.is_some();
     let mut buffers = vec![[0; PACKET]; BATCH];
-    let mut responder = Responder::new(&shared.swarms, ids);
+    let mut responder = Responder::new(&state.swarms, ids);
     let mut headers = MultiHeaders::<F>::preallocate(BATCH, room.clone());
     let mut answers = Answers::new();
-    while !shared.shutdown.is_cancelled() {
+    while !shutdown.is_cancelled() {
         let mut received = [Received { length: 0, from: None }; BATCH];
         let count = match receive(socket, &mut headers, &mut buffers, &mut received) {
             Ok(count) => count,
@@ -57,7 +64,7 @@ fn serve<F: Family>(
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNREFUSED) => continue,
             Err(error) => return Err(error.into()),
         };
-        let now = shared.clock.uptime();
+        let now = state.clock.uptime();
         answers.clear();
         for (buffer, packet) in buffers.iter().zip(&received[..count]) {
             // Of what was sent to many, the answer has no address to leave from.
@@ -81,7 +88,7 @@ fn serve<F: Family>(
             // What was not said of one packet has no room in its place any more.
             headers = MultiHeaders::preallocate(BATCH, room.clone());
         }
-        shared.metrics.count_udp(std::mem::take(&mut responder.tally));
+        state.metrics.count_udp(std::mem::take(&mut responder.tally));
     }
     Ok(())
 }

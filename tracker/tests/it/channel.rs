@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 
 use crate::support::{Events, Publisher, announce, base, config, contains, get, sample};
+use minuet_proto::channel_api::directory::{Directory, MAX_DIRECTORY_CHANNELS};
 use minuet_proto::{Phase, Record, RecordHash, SegmentSeq, SignedRecord};
 use minuet_tracker::{Config, StartError, Tracker};
 
@@ -73,6 +74,39 @@ async fn published_joined_pushed_and_still_there_after_a_restart() {
     let third = publisher.seal();
     assert_eq!(publisher.publish(&at, &third).await.0, 200);
     assert_eq!(events.next_record().await, Some(2));
+    tracker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_browser_gets_a_page_where_programs_get_json() {
+    let data = tempfile::tempdir().unwrap();
+    let gateway = Some("https://watch.example/".to_owned());
+    let tracker = Tracker::start(Config { gateway, ..config(data.path()) }).await.unwrap();
+    let (at, mut publisher) = (base(&tracker), Publisher::new(1));
+    let key = publisher.channel();
+    publisher.publish_state(&at, &publisher.state(5, Phase::Live, "Radio <Tower>", true)).await;
+    let segment = publisher.seal();
+    publisher.publish(&at, &segment).await;
+
+    let home = get(&at).await.1;
+    assert!(home.contains(&format!("href=\"https://watch.example/c/{key}/\"")), "{home}");
+    assert!(get(&format!("{at}site.css")).await.1.contains("--accent"));
+    let ask = reqwest::Client::new().get(format!("{at}c/{key}"));
+    let answer = ask.header("accept", "text/html,application/xhtml+xml,*/*;q=0.8").send().await.unwrap();
+    let head = answer.headers().clone();
+    assert!(head["content-type"].to_str().unwrap().starts_with("text/html") && head["vary"] == "accept");
+    assert!(head["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
+    let page = answer.text().await.unwrap();
+    assert!(page.contains("<h1>Radio &lt;Tower&gt;</h1>") && page.contains("href=\"../site.css\""), "{page}");
+    assert!(page.contains(&format!("minuet watch {at}c/{key}")), "{page}");
+    assert!(page.contains(&format!("https://watch.example/c/{key}/")), "{page}");
+    // Programs say nothing of what they take, or take all.
+    assert_eq!(publisher.numbers(&publisher.join(&at, "").await), [0]);
+    tracker.shutdown().await;
+
+    let tracker = Tracker::start(config(data.path())).await.unwrap();
+    let home = get(&base(&tracker)).await.1;
+    assert!(home.contains(&format!("href=\"c/{key}\"")), "{home}");
     tracker.shutdown().await;
 }
 
@@ -332,4 +366,32 @@ async fn a_request_head_is_bounded_and_garbage_is_answered_or_closed() {
     assert_eq!(get(&format!("http://{addr}/nothing")).await.0, 404);
     assert!(get(&format!("http://{addr}/metrics")).await.1.contains("minuet_tracker_refusals_total 1"));
     tracker.shutdown().await;
+}
+
+#[tokio::test]
+async fn channels_that_want_to_be_seen_are_listed_in_parts_as_their_sources_signed_them() {
+    let data = tempfile::tempdir().unwrap();
+    let tracker = Tracker::start(config(data.path())).await.unwrap();
+    let at = base(&tracker);
+    let listed = async |query: &str| -> Directory {
+        let (status, text) = get(&format!("{at}channels{query}")).await;
+        assert_eq!(status, 200, "{text}");
+        serde_json::from_str(&text).unwrap()
+    };
+    assert_eq!(listed("").await, Directory { channels: Vec::new(), next: None });
+    let count = MAX_DIRECTORY_CHANNELS + 3;
+    for n in 0..count {
+        let publisher = Publisher::numbered(n as u32);
+        let state = publisher.state(5, Phase::Live, &format!("Channel {n}"), n != 1);
+        assert_eq!(publisher.publish_state(&at, &state).await.0, 200);
+    }
+    let first = listed("").await;
+    let second = listed(&format!("?after={}", first.next.as_ref().unwrap())).await;
+    assert_eq!((first.channels.len(), second.next.as_ref()), (MAX_DIRECTORY_CHANNELS, None));
+    let all = first.channels.iter().chain(&second.channels);
+    let titles: std::collections::BTreeSet<String> =
+        all.map(|listing| listing.check().unwrap().title.clone()).collect();
+    assert_eq!(titles.len(), count - 1);
+    assert!(!titles.contains("Channel 1"), "its source does not want it to be seen");
+    assert_eq!(get(&format!("{at}channels?after=x")).await.0, 400);
 }

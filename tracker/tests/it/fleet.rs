@@ -118,7 +118,7 @@ async fn what_one_tracker_accepts_all_push_and_viewers_of_one_meet_those_of_anot
         let joined = join(&at_b, &publisher, 2).await.unwrap();
         joined.heads == [head_to_base64(&head)]
             && joined.nodes.iter().any(|node| node.node == node_id(1))
-            && joined.join.peers.iter().any(|peer| peer.addr.port() == 7001 && peer.seed)
+            && publisher.join(&at_b, "").await.peers.iter().any(|peer| peer.addr.port() == 7001 && peer.seed)
     })
     .await;
 

@@ -5,6 +5,7 @@ mod bittorrent;
 mod channel;
 mod clients;
 mod fleet;
+mod layers;
 mod libtorrent;
 mod mesh;
 mod relay;

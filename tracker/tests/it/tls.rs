@@ -8,7 +8,7 @@ use crate::support::{Publisher, base, config, get};
 use minuet_proto::Phase;
 use minuet_proto::channel_api::mesh::{JoinRequest, MeshJoin, MeshNode, mesh_join_path};
 use minuet_proto::mesh::NodeId;
-use minuet_tracker::http::tls::TlsFiles;
+use minuet_tls::TlsFiles;
 use minuet_tracker::{StartError, Tracker};
 use reqwest::{Certificate, Client};
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use minuet_node::mesh::MeshStats;
+use minuet_node::mesh::{MeshStats, Shortage};
 use minuet_proto::{ChannelState, Phase, SegmentSeq};
 use minuet_swarm::SwarmStats;
 use serde_json::{Value, json};
@@ -153,6 +153,11 @@ impl Inner {
         self.playout.give(position, now);
     }
 
+    /// The segment that is being given.
+    pub fn segment(&self) -> Option<SegmentSeq> {
+        self.segment
+    }
+
     /// The source says what the channel is doing.
     pub fn hear(&mut self, state: &ChannelState) {
         self.phase = Some(state.phase);
@@ -208,6 +213,8 @@ pub struct Traffic {
     pub bans: Option<u64>,
     /// What this line brings and what the stream needs, in bytes a second, where the first is too little.
     pub narrow: Option<(u64, u64)>,
+    /// Why the stream does not come in in full at present, and how much of it does.
+    pub shortage: Option<Shortage>,
 }
 
 impl From<SwarmStats> for Traffic {
@@ -237,6 +244,7 @@ impl From<MeshStats> for Traffic {
             control: Some(core.control_sent + core.control_received),
             corrupt: Some(core.pieces_corrupt),
             bans: Some(core.bans),
+            shortage: core.shortage,
         }
     }
 }
@@ -256,6 +264,7 @@ impl std::ops::Add for Traffic {
             corrupt: self.corrupt.or(other.corrupt),
             bans: self.bans.or(other.bans),
             narrow: self.narrow.or(other.narrow),
+            shortage: self.shortage.or(other.shortage),
         }
     }
 }

@@ -23,6 +23,11 @@ const LOCK_ATTEMPTS: usize = 16;
 /// Where else temporary files may lie, where the temporary folder cannot be written (read-only containers).
 const SPARE: &[&str] = &["/dev/shm", "/run/shm"];
 
+/// The folder of temporary files that are on a disk (Filesystem Hierarchy Standard).
+const ON_DISK: &str = "/var/tmp";
+/// File systems in memory, by their numbers in statfs(2): tmpfs and ramfs.
+const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+
 /// A folder of this run alone. Dropping it removes it.
 #[derive(Debug)]
 pub struct Folder {
@@ -63,7 +68,7 @@ impl Folder {
     }
 
     fn temporary() -> anyhow::Result<Self> {
-        let temp_dir = std::env::temp_dir();
+        let temp_dir = temporary_dir();
         sweep(&temp_dir);
         let error = match new_in(&temp_dir) {
             Ok(folder) => return Ok(folder),
@@ -160,6 +165,22 @@ fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
+/// Where temporary files belong. Where that is memory and nobody has named it, what is kept for minutes goes to a disk.
+fn temporary_dir() -> PathBuf {
+    let usual = std::env::temp_dir();
+    let is_named = std::env::var_os("TMPDIR").is_some();
+    let on_disk = Path::new(ON_DISK);
+    if !is_named && is_memory(&usual) && on_disk.is_dir() && !is_memory(on_disk) {
+        return on_disk.to_owned();
+    }
+    usual
+}
+
+/// Whether a folder's files are in memory.
+fn is_memory(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|found| IN_MEMORY.contains(&found.f_type.cast_unsigned()))
+}
+
 /// A new folder. Its lock appears under its name once it is held: a sweep never sees one that seems to be nobody's.
 fn new_in(parent: &Path) -> io::Result<Folder> {
     let mut builder = tempfile::Builder::new();
@@ -205,6 +226,12 @@ mod tests {
         let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(name).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn memory_is_told_from_a_disk() {
+        assert!(is_memory(Path::new("/dev/shm")));
+        assert!(!is_memory(Path::new("/proc/self")) && !is_memory(Path::new("/not/there")));
     }
 
     #[test]

@@ -5,7 +5,10 @@
 
 use std::fmt;
 
-use minuet_node::mesh::{LiveWindow, PieceRef};
+use minuet_node::{
+    mesh::{LiveWindow, PieceRef},
+    units,
+};
 use minuet_proto::mesh::Serial;
 
 /// No source has more pieces than this: 1 Gbit/s in the smallest ones. A started one leaves out 64.
@@ -22,7 +25,7 @@ pub struct Passed {
 
 impl fmt::Display for Passed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pieces = if self.missed == 1 { "1 piece".to_owned() } else { format!("{} pieces", self.missed) };
+        let pieces = units::count(self.missed, "piece", "pieces");
         match (self.anew, self.missed) {
             (true, 0) => write!(f, "the source was started again"),
             (true, _) => write!(f, "the source was started again, and {pieces} did not come in time"),

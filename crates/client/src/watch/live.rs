@@ -28,16 +28,17 @@ use std::{
 
 use anyhow::bail;
 use minuet_node::mesh::{LivePiece, LiveWindow, Mesh, Reader};
-use minuet_proto::{Phase, PieceId, SignedRecord, SignedState, mesh::Serial};
+use minuet_proto::{PieceId, PieceIndex, mesh::Serial};
 use tokio::sync::watch;
 
 use super::{
-    cause::{Cause, gave_up},
+    cause::{Cause, ended_for, gave_up},
     figures::Figures,
     flow::Flow,
     leap::passed_over,
+    now_ms,
     packets::Packets,
-    playback::End,
+    said::Said,
     sink::{Sink, Written},
 };
 
@@ -61,40 +62,35 @@ const SOURCE_GAP: Duration = Duration::from_secs(5);
 /// How long the last pieces of a broadcast that has ended may take to come.
 const END_GRACE: Duration = Duration::from_secs(5);
 
-/// What the source has said.
-#[derive(Debug, Default)]
-pub struct Said {
-    /// Its newest statement.
-    pub state: Option<SignedState>,
-    /// The newest record.
-    pub newest: Option<SignedRecord>,
-}
-
-impl Said {
-    /// Whether the broadcast has ended.
-    fn ended(&self) -> bool {
-        self.state.as_ref().is_some_and(|state| state.phase == Phase::Ended)
-    }
-
-    /// Whether the broadcast has ended with the piece `last`.
-    fn ended_with(&self, last: PieceId) -> bool {
-        let (Some(state), Some(newest)) = (&self.state, &self.newest) else { return false };
-        let pieces = newest.piece_length.pieces_in(newest.length);
-        let is_last = last.segment == newest.seq && u64::from(last.piece.0) + 1 >= pieces;
-        self.ended() && is_last && newest.seq.next() == state.next
-    }
+/// Why live playback ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The broadcast is over and all of it was given to the player.
+    Ended,
+    /// The player or the reader of standard output has gone.
+    Closed,
+    /// The picture is so far behind that the live window has passed on, as after a pause: this piece comes next, and is among
+    /// those that are kept. With the time of the media that was given.
+    Behind(PieceId, Duration),
+    /// The user wishes to be at the live edge, and the picture is farther behind than it was meant to be. With the time of the
+    /// media that was given.
+    Leap(Duration),
 }
 
 /// Live playback of one channel.
-pub struct LivePlayback {
+pub struct LivePlayback<'a> {
     /// The mesh.
     pub mesh: Arc<Mesh>,
     /// The player, as the mesh sees it.
-    pub reader: Reader,
+    pub reader: &'a Reader,
     /// What the source has said.
     pub said: watch::Receiver<Said>,
+    /// Counts the user's wishes to be at the live edge.
+    pub wishes: watch::Receiver<u64>,
     /// Where the media goes.
-    pub sink: Sink,
+    pub sink: &'a mut Sink,
+    /// Cuts what is given into whole packets, whoever gives it.
+    pub packets: &'a mut Packets,
     /// The counts.
     pub figures: Arc<Figures>,
     /// `--delay`.
@@ -120,7 +116,6 @@ struct Position {
     hold: Instant,
     /// The piece after the last such gap.
     after_gap: Option<Serial>,
-    packets: Packets,
     flow: Flow,
     /// What was there at the beginning says nothing about the flow.
     flow_from: Serial,
@@ -158,12 +153,12 @@ impl Position {
     }
 }
 
-/// Waits until the mesh knows where to begin.
+/// Waits until the mesh knows where to begin, and has media: a tracker tells heads of pieces that nobody may have any more.
 pub async fn find_start(window: &LiveWindow) -> Serial {
     let mut news = window.subscribe();
     loop {
         news.borrow_and_update();
-        match window.start() {
+        match window.start().filter(|_| window.has_media()) {
             Some(start) => return start,
             // The window outlives all who wait for it.
             None => drop(news.changed().await),
@@ -171,13 +166,18 @@ pub async fn find_start(window: &LiveWindow) -> Serial {
     }
 }
 
-impl LivePlayback {
-    /// Plays until the broadcast ends or the player is closed.
-    pub async fn run(&mut self, start: Serial) -> anyhow::Result<End> {
+impl LivePlayback<'_> {
+    /// Plays until the broadcast ends or the player is closed. `given` is the time of the media that was given before.
+    pub async fn run(&mut self, start: Serial, given: Duration) -> anyhow::Result<End> {
         let window = Arc::clone(self.mesh.window());
         let mut news = window.subscribe();
         let first = window.get(start);
-        let zero_ms = first.map_or(0, |known| known.piece.ingest_ms);
+        let given_ms = u64::try_from(given.as_millis()).unwrap_or(u64::MAX);
+        let zero_ms = first.map_or(0, |known| known.piece.ingest_ms.saturating_sub(given_ms));
+        let forgiven = {
+            let (mut figures, now) = self.figures.lock();
+            figures.playout().stalled(now)
+        };
         let hold = Instant::now() + first.map_or(self.delay, |known| held_back(&window, &known, self.delay));
         let flow_from =
             Serial::new(window.newest().map_or(start.get(), |newest| newest.piece.serial.get() + 1));
@@ -185,11 +185,10 @@ impl LivePlayback {
             next: start,
             last: None,
             zero_ms,
-            forgiven: Duration::ZERO,
+            forgiven,
             since: hold,
             hold,
             after_gap: None,
-            packets: Packets::default(),
             flow: Flow::default(),
             flow_from,
             noting: flow_from,
@@ -200,6 +199,12 @@ impl LivePlayback {
         loop {
             news.borrow_and_update();
             let mut look = LOOK;
+            if self.wishes.has_changed().unwrap_or(false) {
+                self.wishes.mark_unchanged();
+                if self.is_behind(&window, &at) {
+                    return Ok(End::Leap(at.last.map_or(given, |last| at.of(&last))));
+                }
+            }
             at.note(&window, self.figures.lock().1);
             while let Some(known) = window.get(at.next).filter(|known| known.held) {
                 if at.after_gap != Some(at.next) && at.gap_before(&known) > SOURCE_GAP {
@@ -225,6 +230,10 @@ impl LivePlayback {
                 }
                 good = Instant::now();
             }
+            if let Some(next) = self.kept_next(&window, &at) {
+                let given = at.last.map_or(given, |last| at.of(&last));
+                return Ok(End::Behind(next, given));
+            }
             if let Some(target) = self.leap(&window, &at) {
                 let passed = passed_over(&window, at.last.map(|last| last.piece), at.next, target);
                 if passed.missed > 0 {
@@ -233,7 +242,7 @@ impl LivePlayback {
                 tracing::info!("{passed}: playing on after that");
                 at.next = target;
                 at.since = Instant::now();
-                at.packets.leap();
+                self.packets.leap();
                 // What lies between is not wanted any more, whether the picture runs or not.
                 self.reader.playhead(target, Instant::now() + REPRIEVE).await;
                 told = None;
@@ -241,13 +250,17 @@ impl LivePlayback {
             }
             let wait = if self.stands_still() { LOOK } else { TELL };
             if told.is_none_or(|told| told.elapsed() >= wait)
-                && tell(&self.reader, &self.figures, &window, &at).await
+                && tell(self.reader, &self.figures, &window, &at).await
             {
                 told = Some(Instant::now());
             }
             if self.ended(&at, good.elapsed()) {
                 // Heads outlive the source's media: the tracker tells them.
-                anyhow::ensure!(at.last.is_some(), Cause::Ended);
+                if at.last.is_none() {
+                    let said = self.said.borrow();
+                    let ended_for = said.state.as_ref().map(|state| ended_for(state.get(), now_ms()));
+                    bail!(Cause::Ended(ended_for.unwrap_or_default()));
+                }
                 return Ok(End::Ended);
             }
             if good.elapsed() > self.give_up {
@@ -306,14 +319,14 @@ impl LivePlayback {
             }
             figures.write_begins(now);
         }
-        let media = at.packets.next(bytes);
+        let media = self.packets.next(bytes);
         let written = {
             let writing = self.sink.write(&media);
             tokio::pin!(writing);
             loop {
                 match tokio::time::timeout(TELL, &mut writing).await {
                     Ok(written) => break written?,
-                    Err(_) => tell(&self.reader, &self.figures, window, at).await,
+                    Err(_) => tell(self.reader, &self.figures, window, at).await,
                 };
             }
         };
@@ -323,6 +336,30 @@ impl LivePlayback {
         at.last = Some(known);
         at.next = Serial::new(known.piece.serial.get() + 1);
         Ok(written)
+    }
+
+    /// Whether the picture is farther behind the newest piece than the delay and what it may drift.
+    fn is_behind(&self, window: &LiveWindow, at: &Position) -> bool {
+        let Some((last, newest)) = at.last.zip(window.newest()) else { return false };
+        let behind_ms = newest.piece.ingest_ms.saturating_sub(last.piece.ingest_ms);
+        Duration::from_millis(behind_ms) > self.delay + MAX_DRIFT
+    }
+
+    /// The piece to go on with, where it has left the window and is kept.
+    fn kept_next(&self, window: &LiveWindow, at: &Position) -> Option<PieceId> {
+        let last = at.last?;
+        if window.get(at.next).is_some() || window.after(at.next).is_none() {
+            return None;
+        }
+        let archive = self.mesh.archive();
+        let last = last.piece.id;
+        let record = archive.record(last.segment)?;
+        let pieces = record.piece_length.pieces_in(record.length);
+        let next = match u64::from(last.piece.0) + 1 < pieces {
+            true => PieceId { piece: PieceIndex(last.piece.0 + 1), ..last },
+            false => PieceId { segment: last.segment.next(), piece: PieceIndex(0) },
+        };
+        archive.has(next).then_some(next)
     }
 
     /// Where to go on, if not with the next piece.
@@ -391,61 +428,4 @@ fn held_back(window: &LiveWindow, piece: &LivePiece, delay: Duration) -> Duratio
 /// How much media must be given before the picture runs.
 pub fn head_start(delay: Duration) -> Duration {
     HEAD_START.min(delay / 2)
-}
-
-#[cfg(test)]
-mod tests {
-    use minuet_proto::{ChannelKey, ChannelState, InfoHash, PieceIndex, PieceLength, Record, SegmentSeq};
-
-    use super::*;
-
-    const PIECE: u64 = PieceLength::MIN.get() as u64;
-
-    fn state(phase: Phase, next: u64) -> SignedState {
-        let key = ChannelKey::from_seed(&[1; 32]);
-        let state = ChannelState {
-            channel: key.channel(),
-            at_ms: 1,
-            phase,
-            next: SegmentSeq(next),
-            segment_ms: 60_000,
-            title: String::new(),
-            listed: false,
-            origin: None,
-        };
-        SignedState::sign(&key, state)
-    }
-
-    fn record(seq: u64, length: u64) -> SignedRecord {
-        let key = ChannelKey::from_seed(&[1; 32]);
-        let record = Record {
-            channel: key.channel(),
-            seq: SegmentSeq(seq),
-            prev: None,
-            info_hash: InfoHash::new([2; 20]),
-            length,
-            piece_length: PieceLength::MIN,
-            duration_ms: 60_000,
-            ingest_ms: 1,
-            sealed_ms: 60_001,
-            discontinuity: false,
-        };
-        SignedRecord::sign(&key, record)
-    }
-
-    #[test]
-    fn a_broadcast_is_over_with_the_last_piece_of_its_last_segment() {
-        let piece = |segment, piece| PieceId { segment: SegmentSeq(segment), piece: PieceIndex(piece) };
-        let mut said = Said { state: Some(state(Phase::Ended, 4)), newest: Some(record(2, 3 * PIECE)) };
-        // The record of the last segment is still to come, and with it what belongs to it.
-        assert!(!said.ended_with(piece(2, 2)) && !said.ended_with(piece(3, 2)));
-        said.newest = Some(record(3, 3 * PIECE));
-        assert!(
-            !said.ended_with(piece(2, 2)) && !said.ended_with(piece(3, 1)) && said.ended_with(piece(3, 2))
-        );
-        said.newest = Some(record(3, 3 * PIECE + 1));
-        assert!(!said.ended_with(piece(3, 2)) && said.ended_with(piece(3, 3)));
-        said.state = Some(state(Phase::Live, 4));
-        assert!(!said.ended_with(piece(3, 3)));
-    }
 }

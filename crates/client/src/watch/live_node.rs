@@ -11,7 +11,7 @@ use std::{
 use minuet_guard::tasks::{Fault, Tasks};
 use minuet_node::{
     TrackerClient,
-    mesh::{Mesh, MeshOptions, MeshRole, MeshStart, Uplink},
+    mesh::{Bound, Keeping, Mesh, MeshOptions, MeshRole, MeshStart, Uplink},
 };
 use minuet_proto::{ChannelId, SignedRecord, mesh::Serial};
 use minuet_swarm::{MIN_UPLOAD_BYTES_PER_S, Swarm, Upload};
@@ -28,10 +28,32 @@ const SEEDING_WINDOW: usize = 4096;
 const RELAY_WINDOW: usize = 8192;
 /// Finished minutes that a relay seeds unless told otherwise.
 const RELAY_SEEDS: u16 = 10;
+/// How much a viewer keeps of what was on air, and a relay, unless told otherwise: time, and bytes.
+const VIEWER_KEEPS: (Duration, u64) = (Duration::from_secs(600), 1_000_000_000);
+const RELAY_KEEPS: (Duration, u64) = (Duration::from_secs(3600), 20_000_000_000);
+/// What is kept at least by who plays what is past.
+const LEAST_KEPT: Duration = Duration::from_secs(300);
+/// The folder of it.
+const KEPT: &str = "kept";
+/// The name of the file in which it is remembered what lines can send.
+const LINES: &str = "lines.json";
 /// Part of an upload limit that finished minutes may take; the live mesh has the rest, so that both keep within it.
 const SEEDS_SHARE: u64 = 8;
 /// How often it is looked at what that is, where no limit is given.
 const SHARE_LOOK: Duration = Duration::from_secs(1);
+
+/// What a node is.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind<'a> {
+    /// What a viewer aims at; a relay has none.
+    pub delay: Option<Duration>,
+    /// Where a viewer starts.
+    pub start: MeshStart,
+    /// The recording that a relay serves.
+    pub recording: Option<&'a Path>,
+    /// Whether it passes anything on.
+    pub upload: bool,
+}
 
 /// A running node.
 pub struct LiveNode {
@@ -47,15 +69,15 @@ struct Seeding {
 }
 
 impl LiveNode {
-    /// Joins the channel's mesh. `delay` is what a viewer aims at; a relay has none.
+    /// Joins the channel's mesh.
     pub async fn start(
         channel: ChannelId,
         common: &Common,
-        delay: Option<Duration>,
-        upload: bool,
+        kind: Kind<'_>,
         trackers: &[TrackerClient],
         folder: &Path,
     ) -> anyhow::Result<Self> {
+        let Kind { delay, start, recording, upload } = kind;
         let seeds = common.seed_minutes.unwrap_or(if delay.is_some() { 0 } else { RELAY_SEEDS });
         let limit = common.upload_limit.map(|rate| rate.bytes_per_s());
         let for_seeds = limit.filter(|_| seeds > 0).map_or(0, |limit| limit / SEEDS_SHARE);
@@ -68,7 +90,7 @@ impl LiveNode {
             channel,
             key: None,
             role: if delay.is_some() { MeshRole::Viewer } else { MeshRole::Relay },
-            start: MeshStart::Live,
+            start,
             target_delay: delay.unwrap_or_default(),
             listen: common.listen(),
             upload_limit: limit.map(|limit| limit - for_seeds),
@@ -76,10 +98,16 @@ impl LiveNode {
             folder: folder.to_owned(),
             window,
             first_serial: Serial::new(0),
-            known: remembered(common).map(|folder| folder.join(format!("nodes-{channel}.json"))),
+            known: known_nodes(common, channel),
             uplink: Uplink::default(),
-            lines: remembered(common).map(|folder| folder.join("lines.json")),
+            lines: remembered(common).map(|folder| folder.join(LINES)),
             trackers: trackers.to_vec(),
+            dht: common.dht(remembered(common).as_deref()),
+            local: common.local,
+            keep: match recording {
+                Some(folder) => Keeping::Of(folder.to_owned()),
+                None => keeping(common, delay.is_some(), start, folder),
+            },
         };
         let mesh = Mesh::start(options).await?;
         let mesh = Arc::new(mesh);
@@ -190,9 +218,39 @@ async fn share_line(uplink: Uplink, swarm: Weak<Swarm>) {
     std::future::pending().await
 }
 
+/// What is kept of finished minutes. It outlives this run where `--data` names a folder.
+fn keeping(common: &Common, is_viewer: bool, start: MeshStart, folder: &Path) -> Keeping {
+    let (time, bytes) = if is_viewer { VIEWER_KEEPS } else { RELAY_KEEPS };
+    let time = common.keep.unwrap_or(time);
+    // Who goes back needs room for what it plays, whatever it keeps for others.
+    let goes_back = start != MeshStart::Live || common.serve.serve.is_some();
+    let time = if goes_back { time.max(LEAST_KEPT) } else { time };
+    if time.is_zero() {
+        return Keeping::Nothing;
+    }
+    let bound =
+        Bound { time, bytes: common.keep_bytes.unwrap_or(bytes), modest: common.keep_bytes.is_none() };
+    Keeping::Own(common.data.as_deref().unwrap_or(folder).join(KEPT), bound)
+}
+
+/// The file of the channel's nodes that are remembered.
+pub fn known_nodes(common: &Common, channel: ChannelId) -> Option<PathBuf> {
+    remembered(common).map(|folder| folder.join(format!("nodes-{channel}.json")))
+}
+
 /// The folder of what is remembered for the next run: `--data`, else where caches belong (XDG Base Directory Specification).
 fn remembered(common: &Common) -> Option<PathBuf> {
+    common.data.clone().or_else(cache)
+}
+
+/// Where caches belong.
+fn cache() -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = || absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
-    common.data.clone().or_else(|| cache().map(|cache| cache.join("minuet")))
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    cache.map(|cache| cache.join("minuet"))
+}
+
+/// The file of what lines can send.
+pub fn lines_file() -> Option<PathBuf> {
+    cache().map(|folder| folder.join(LINES))
 }

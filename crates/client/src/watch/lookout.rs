@@ -2,15 +2,22 @@
 
 use std::{
     mem::discriminant,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
-use minuet_node::follow::Followed;
-use minuet_proto::Phase;
+use minuet_node::{
+    TrackerClient,
+    contact::{Teller, nameable},
+    follow::Followed,
+};
+use minuet_proto::ChannelState;
+use url::{Host, Url};
 
 use super::{
-    cause::{Cause, Facts, tracker_fails},
+    cause::{Cause, Facts, ended_for, tracker_fails},
     live_node::LiveNode,
+    now_ms,
 };
 
 /// How often to look.
@@ -29,8 +36,8 @@ pub struct Lookout {
 
 impl Lookout {
     /// Nothing is known yet.
-    pub fn new() -> Self {
-        let facts = Facts::default();
+    pub fn new(trackers: &[TrackerClient]) -> Self {
+        let facts = Facts { without_trackers: trackers.is_empty(), ..Facts::default() };
         let cause = facts.cause();
         Self { facts, cause, since: Instant::now(), said: None }
     }
@@ -43,18 +50,28 @@ impl Lookout {
                 tracing::warn!("{sentence}; trying again");
                 self.facts.tracker_fails = Some(sentence);
             }
-            _ => self.facts.found = true,
+            news => {
+                self.facts.found = true;
+                if let Followed::State(state, Some(teller)) = news {
+                    self.facts.origin_barred =
+                        state.origin.as_ref().is_some_and(|url| is_barred(url, *teller));
+                }
+            }
         }
     }
 
-    /// Looks again; gives the cause, and how long it has lasted.
-    pub fn look(&mut self, node: &LiveNode, phase: Option<Phase>, slate: bool) -> (&Cause, Duration) {
+    /// Looks again, with what the source has said last; gives the cause, and how long it has lasted.
+    pub fn look(&mut self, node: &LiveNode, state: Option<&ChannelState>, slate: bool) -> (&Cause, Duration) {
         let (met, window) = (node.mesh.met(), node.mesh.window());
-        (self.facts.phase, self.facts.slate) = (phase, slate);
+        (self.facts.phase, self.facts.slate) = (state.map(|state| state.phase), slate);
+        self.facts.ended_for = state.map(|state| ended_for(state, now_ms())).unwrap_or_default();
+        (self.facts.all_barred, self.facts.denied) = (met.all_barred(), node.mesh.denied());
         self.facts.links = node.mesh.stats().peers;
         self.facts.named = met.nodes();
         self.facts.meeting_fails = met.failure().map(|(tracker, error)| tracker_fails(tracker, error));
-        self.facts.pieces = window.newest().is_some();
+        // A tracker tells of pieces, too, that nobody may have any more.
+        let from_nodes = self.facts.links > 0 || window.has_media();
+        self.facts.pieces = from_nodes && window.newest().is_some();
         self.facts.can_begin = window.random_access_before(u64::MAX).is_some();
         self.note(self.facts.cause(), Instant::now());
         (&self.cause, self.since.elapsed())
@@ -89,13 +106,23 @@ impl Lookout {
     }
 }
 
+/// Whether a URL leads to an address that `teller` may not name.
+fn is_barred(url: &Url, teller: Teller) -> bool {
+    let ip: IpAddr = match url.host() {
+        Some(Host::Ipv4(ip)) => ip.into(),
+        Some(Host::Ipv6(ip)) => ip.into(),
+        _ => return false,
+    };
+    nameable([&SocketAddr::new(ip, 1)], teller).next().is_none()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn each_cause_is_said_once_and_only_when_it_lasts() {
-        let mut lookout = Lookout::new();
+        let mut lookout = Lookout::new(&[]);
         let began = lookout.since;
         let mut said = Vec::new();
         let mut see = |second: u64, cause: Cause| {
@@ -118,8 +145,17 @@ mod tests {
     }
 
     #[test]
+    fn a_source_in_a_network_of_its_own_is_known_by_its_address() {
+        let barred = |url: &str, teller: [u8; 4]| is_barred(&url.parse().unwrap(), Teller::At(teller.into()));
+        assert!(barred("http://192.168.7.2:7080/", [203, 0, 113, 5]));
+        assert!(!barred("http://192.168.7.2:7080/", [192, 168, 7, 1]));
+        assert!(!barred("http://203.0.113.9:7080/", [203, 0, 113, 5]));
+        assert!(!barred("http://tower.example/", [203, 0, 113, 5]));
+    }
+
+    #[test]
     fn a_trackers_failure_is_not_said_twice() {
-        let mut lookout = Lookout::new();
+        let mut lookout = Lookout::new(&[]);
         let late = lookout.since + Duration::from_secs(100);
         lookout.facts.tracker_fails = Some("it is broken".into());
         lookout.note(Cause::Tracker("it is broken".into()), lookout.since);

@@ -140,7 +140,7 @@ async fn join(
 }
 
 /// The minute's `.torrent` from the first tracker that has the right one. Without it, peers give the metadata.
-async fn torrent(record: &SignedRecord, trackers: &[TrackerClient]) -> Option<bytes::Bytes> {
+pub async fn torrent(record: &SignedRecord, trackers: &[TrackerClient]) -> Option<bytes::Bytes> {
     for tracker in trackers {
         match tracker.torrent(record.channel, record.seq).await {
             Ok(torrent) if torrent.info_hash() == record.info_hash => return Some(torrent.encode()),

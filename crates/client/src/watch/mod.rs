@@ -3,24 +3,31 @@
 mod cause;
 mod console;
 mod figures;
+mod filler;
 mod flow;
 mod folder;
+pub mod gateway;
 mod leap;
 mod live;
-mod live_node;
+pub mod live_node;
 mod lookout;
 mod minutes;
 mod packets;
 mod parts;
+mod past;
+mod place;
+mod plain;
 mod playback;
 mod playout;
 mod recording;
 pub mod relay;
 mod reporter;
+mod said;
 mod seeder;
 mod session;
 mod sink;
 pub mod trackers;
+mod wishes;
 
 use std::{
     fs::File,
@@ -33,20 +40,23 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use minuet_console::{Screen, Signals};
 use minuet_guard::tasks::{Fault, Tasks};
-use minuet_node::{TrackerClient, follow::Start, tracker::nearest};
+use minuet_node::{TrackerClient, follow::Start, mesh::MeshStart, tracker::nearest};
 use minuet_proto::{ChannelId, link::Reading};
 use minuet_swarm::{Role, Swarm, SwarmOptions, Upload};
 
+pub(crate) use self::figures::Traffic;
 use self::{
-    figures::{Figures, Traffic},
+    figures::Figures,
     folder::Folder,
-    live_node::LiveNode,
+    live_node::{Kind, LiveNode},
     reporter::Reporter,
     session::{Session, until_closed},
     sink::Out,
-    trackers::trackers,
 };
-use crate::options::{Mode, Watch, What};
+use crate::{
+    options::{Mode, Watch, What},
+    serve::Served,
+};
 
 /// How long tasks may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
@@ -63,11 +73,25 @@ const GATHER: Duration = Duration::from_millis(3);
 pub fn main(options: Box<Watch>, verbose: u8) -> anyhow::Result<()> {
     let epoch = Instant::now();
     let screen = console::start(verbose);
-    let reading = match &options.what {
+    if options.what.len() > 1 && options.only_serves() {
+        return gateway::watch(*options, screen);
+    }
+    let reading = match options.single()? {
         What::Channel(reading) => reading.clone(),
         What::Recording(path) => return recording::main(&options, path),
     };
+    if options.seekable {
+        return relay::seekable(*options, reading, screen);
+    }
     let start = options.start.in_channel()?;
+    let live = options.mode == Mode::Live && start == Start::Live;
+    anyhow::ensure!(
+        live || options.common.serve.serve.is_none(),
+        "--serve serves what is live: leave --start and --mode out"
+    );
+    if options.only_serves() {
+        return relay::serve_only(*options, reading, screen);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .on_thread_park(|| std::thread::sleep(GATHER))
@@ -89,7 +113,7 @@ async fn run(
     epoch: Instant,
 ) -> anyhow::Result<()> {
     let mut signals = signals()?;
-    let trackers = trackers(&reading, &options.common.tracker)?;
+    let trackers = trackers::of_node(&reading, &options.common.tracker, &options.common)?;
     let link = reading.link;
     let out = Out::choose(&options)?;
     let stats = open_stats(options.common.stats.as_deref())?;
@@ -101,10 +125,20 @@ async fn run(
     let reporter = Reporter { figures: Arc::clone(&figures), traffic: engine.traffic(), screen, stats };
     reporter.start(&reporting);
 
-    let session = Session { options, link, start, trackers, figures, tasks: Tasks::new() };
+    let tasks = Tasks::new();
+    let served = match &engine {
+        Engine::Live(node) => {
+            Served::begin(&options.common.serve, &link, (&node.mesh, &trackers), folder.path(), &tasks)?
+        }
+        Engine::Minutes(_) => Served::default(),
+    };
+    let wishes = wishes::hear();
+    let folder_path = folder.path().to_owned();
+    let session =
+        Session { options, link, start, trackers, figures, wishes, folder: folder_path, tasks, served };
     let playing = async {
         match &engine {
-            Engine::Live(node) => session.play_live(node, out).await,
+            Engine::Live(node) => session.play_mesh(node, out).await,
             Engine::Minutes(swarm) => session.play_minutes(swarm, out).await,
         }
     };
@@ -145,10 +179,14 @@ impl Engine {
         trackers: &[TrackerClient],
         folder: &Path,
     ) -> anyhow::Result<Self> {
-        // What was on air a while ago is in finished minutes.
-        if options.mode == Mode::Live && start == Start::Live {
-            let (delay, upload) = (Some(options.delay), !options.no_upload);
-            let node = LiveNode::start(channel, &options.common, delay, upload, trackers, folder).await?;
+        if options.mode == Mode::Live {
+            let kind = Kind {
+                delay: Some(options.delay),
+                start: if start == Start::Live { MeshStart::Live } else { MeshStart::Told },
+                recording: None,
+                upload: !options.no_upload,
+            };
+            let node = LiveNode::start(channel, &options.common, kind, trackers, folder).await?;
             return Ok(Self::Live(node));
         }
         let upload = match (options.no_upload, options.common.upload_limit) {

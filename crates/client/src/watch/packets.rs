@@ -4,7 +4,7 @@
 //! damage. And a player that is given something else guesses its format: a playlist would make it contact whomever the
 //! broadcaster likes.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 /// Length of a transport stream packet in bytes.
 const PACKET: usize = 188;
@@ -12,6 +12,8 @@ const PACKET: usize = 188;
 const SYNC: u8 = 0x47;
 /// So many packets in a row are taken for a stream.
 const CONFIRM: usize = 3;
+/// `stream_id` of a PES packet with pictures.
+const PICTURES: RangeInclusive<u8> = 0xe0..=0xef;
 /// What must be here before one can say that no stream begins at a place.
 const SPAN: usize = (CONFIRM - 1) * PACKET + 1;
 
@@ -77,13 +79,15 @@ impl Packets {
 }
 
 /// Where a decoder begins best, in bytes: the tables (the PAT, and the sections that follow it) that stand last before the
-/// first random access point that is marked, and that point. What lies between are pictures that refer to earlier ones,
+/// first random access point that is marked, and that point: of pictures, if any are marked, since a multiplexer may mark
+/// each piece of sound as well. What lies between are pictures that refer to earlier ones,
 /// and what comes before the tables are the ends of pictures whose beginnings nobody has: decoders complain about both. Nothing,
 /// and the first packet, where there is no such place.
 fn beginning(media: &[u8]) -> (Range<usize>, usize) {
     let mut tables = 0..0;
     // Whether nothing but sections has come since: a segment's own tables may stand before those of the feed.
     let mut only_sections = false;
+    let mut of_sound = None;
     for (number, packet) in media.chunks_exact(PACKET).enumerate() {
         let at = number * PACKET;
         let starts = packet[1] & 0x40 != 0;
@@ -99,14 +103,19 @@ fn beginning(media: &[u8]) -> (Range<usize>, usize) {
             only_sections = true;
             tables.end = at + PACKET;
         } else if starts && marked {
-            return if tables.is_empty() { (0..0, 0) } else { (tables, at) };
+            let found = if tables.is_empty() { (0..0, 0) } else { (tables.clone(), at) };
+            if is_pes && packet.get(body + 3).is_some_and(|id| PICTURES.contains(id)) {
+                return found;
+            }
+            of_sound.get_or_insert(found);
+            only_sections = false;
         } else if only_sections && starts && !is_pes {
             tables.end = at + PACKET;
         } else {
             only_sections = false;
         }
     }
-    (0..0, 0)
+    of_sound.unwrap_or((0..0, 0))
 }
 
 #[cfg(test)]
@@ -207,6 +216,28 @@ mod tests {
             let given = packets.next(&[&tables[..], &pictures, again, &key].concat());
             assert_eq!(given, [&tables[..], &key].concat());
         }
+    }
+
+    #[test]
+    fn marked_sound_is_no_place_to_begin_where_there_are_pictures() {
+        let pes = |pid, stream_id, marked| {
+            let mut packet = start(pid, marked);
+            packet[3] = 0x30;
+            packet[6..10].copy_from_slice(&[0, 0, 1, stream_id]);
+            packet
+        };
+        let tables = [start(0, false), start(0x20, false)].concat();
+        let sound = [pes(0x51, 0xc0, true), stream(2)].concat();
+        let key = [pes(0x50, 0xe0, true), stream(2)].concat();
+        let mut packets = Packets::default();
+        let whole = [&tables[..], &sound, &pes(0x50, 0xe0, false), &key].concat();
+        assert_eq!(packets.next(&whole), [&tables[..], &key].concat());
+        // A radio.
+        packets.leap();
+        assert_eq!(
+            packets.next(&[&sound[PACKET..], &tables, &sound].concat()),
+            [&tables[..], &sound].concat()
+        );
     }
 
     #[test]

@@ -15,6 +15,7 @@ use minuet_proto::{
     Metainfo, SegmentSeq, SignedRecord,
     bencode::{Dict, Value},
     signed::MAX_SIGNED_LENGTH,
+    units,
 };
 
 /// Segments of a recording at most: a year of minutes.
@@ -107,10 +108,8 @@ impl LeftOut {
         if self.segments == 0 {
             return Ok(());
         }
-        let what = match self.segments {
-            1 => "one segment is missing or cut off".to_owned(),
-            count => format!("{count} segments are missing or cut off"),
-        };
+        let be = if self.segments == 1 { "is" } else { "are" };
+        let what = format!("{} {be} missing or cut off", units::count(self.segments, "segment", "segments"));
         let time = match (self.unknown, self.time.is_zero()) {
             (false, _) => format!(", {:.1} s in all", self.time.as_secs_f64()),
             (true, false) => format!(", more than {:.1} s in all", self.time.as_secs_f64()),
@@ -247,6 +246,7 @@ mod tests {
                 ingest_ms: 1,
                 sealed_ms: 2,
                 discontinuity: false,
+                access: Default::default(),
             };
             let record = SignedRecord::sign(&key, record);
             let path = dir.path().join(record.file_name());

@@ -10,7 +10,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use anyhow::bail;
-use minuet_node::{follow, units};
+use minuet_node::follow;
 use minuet_proto::{InfoHash, Phase, Record, SegmentSeq, SignedRecord, SignedState};
 use minuet_swarm::{Files, Reader, Swarm};
 use tokio::{
@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use super::{
+    cause::{ended_for, gave_up_minutes, show_ago},
     figures::Figures,
     minutes::Minute,
     now_ms,
@@ -90,7 +91,12 @@ impl Playback {
         let mut catch_up_to = SegmentSeq(0);
         let mut last_good = Instant::now();
         loop {
-            let Some(mut minute) = self.next_minute(wanted, last_good).await? else { return Ok(End::Ended) };
+            let Some(mut minute) = self.next_minute(wanted, last_good).await? else {
+                if self.last.is_none() {
+                    bail!("{}", self.all_gone());
+                }
+                return Ok(End::Ended);
+            };
             let record = minute.record.clone();
             if wanted.is_none() && self.live {
                 let began = Instant::now();
@@ -169,7 +175,7 @@ impl Playback {
                 Some((next, _)) if all_played(next) => return Ok(None),
                 Some((next, _)) if ended_since.get_or_insert_with(Instant::now).elapsed() > END_GRACE => {
                     if wanted.is_none() {
-                        bail!("the broadcast has ended and nobody has its minutes any more");
+                        bail!("{}", self.all_gone());
                     }
                     tracing::warn!("the broadcast has ended; its minutes up to {next} are not to be had");
                     return Ok(None);
@@ -186,7 +192,7 @@ impl Playback {
                 _ = self.state.changed() => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
-            self.check_give_up(last_good)?;
+            self.check_give_up(last_good, false)?;
             if last_said.elapsed() > Duration::from_secs(30) {
                 last_said = Instant::now();
                 match wanted {
@@ -199,13 +205,26 @@ impl Playback {
         }
     }
 
-    fn check_give_up(&self, last_good: Instant) -> anyhow::Result<()> {
+    /// What is said where the broadcast has ended and nothing of it could be played.
+    fn all_gone(&self) -> String {
+        let ago = self.state.borrow().as_ref().map(|state| ended_for(state.get(), now_ms()));
+        let ago = show_ago(ago.unwrap_or_default());
+        match self.live {
+            true => format!(
+                "the broadcast ended {ago}, and nobody seeds its last segment any more: --start oldest looks for earlier ones"
+            ),
+            false => format!(
+                "the broadcast ended {ago}, and nobody seeds its segments any more: only who has kept a recording of it has \
+                 them"
+            ),
+        }
+    }
+
+    /// `published`: the minute that is waited for is known.
+    fn check_give_up(&self, last_good: Instant, published: bool) -> anyhow::Result<()> {
         if last_good.elapsed() > self.give_up {
-            bail!(
-                "nothing could be played for {}: the source or its tracker is down; try again later, or wait longer \
-                 with --give-up",
-                units::show(self.give_up)
-            );
+            let phase = self.state.borrow().as_ref().map(|state| state.phase);
+            bail!(gave_up_minutes(self.give_up, phase, published));
         }
         Ok(())
     }
@@ -227,7 +246,7 @@ impl Playback {
                         done = &mut step => break done,
                         () = tokio::time::sleep(LOOK) => {}
                     }
-                    self.check_give_up(*last_good)?;
+                    self.check_give_up(*last_good, true)?;
                     let look = self.figures.look(0);
                     let standing = if look.has_started { look.lack } else { began.elapsed() };
                     let newest = self.figures.lock().0.newest;

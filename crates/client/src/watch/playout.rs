@@ -27,6 +27,11 @@ impl Playout {
         self.head_start = head_start;
     }
 
+    /// How much media must be given before playing starts.
+    pub fn head_start(&self) -> Duration {
+        self.head_start
+    }
+
     /// How long it is until the media at `position` is played; zero for what should have been.
     pub fn until(&self, position: Duration, now: Duration) -> Duration {
         match self.started {

@@ -22,7 +22,10 @@ use super::{
     sink::{Out, Sink, Written},
     until_closed,
 };
-use crate::options::{Begin, Watch};
+use crate::{
+    media_file,
+    options::{Begin, Watch},
+};
 
 /// How much is looked at for the time at either end of a segment.
 const LOOK_LEN: u64 = 512 << 10;
@@ -57,7 +60,7 @@ fn refuse_what_is_for_channels(options: &Watch) -> anyhow::Result<()> {
 async fn play(out: Out, segments: &[Part]) -> anyhow::Result<()> {
     let mut signals = signals()?;
     tracing::info!("playing the recording to {}", out.name());
-    let (player, mut sink) = out.open("Minuet")?;
+    let (player, mut sink) = out.open("Minuet", None)?;
     let closed = player.as_ref().map(|player| player.closed().clone());
     let mut left_out = LeftOut::default();
     let played = tokio::select! {
@@ -122,12 +125,17 @@ fn folder(path: &Path) -> anyhow::Result<PathBuf> {
         return Ok(path.to_owned());
     }
     let folder = path.with_extension("");
-    if path.extension().is_none_or(|extension| extension != "torrent") || !folder.is_dir() {
+    let shown = path.display();
+    if path.extension().is_none_or(|extension| extension != "torrent") {
+        if let Some(advice) = media_file::advice(path) {
+            bail!("{advice}");
+        }
+        bail!("{shown} is no recording: name the folder of one");
+    }
+    if !folder.is_dir() {
         bail!(
-            "{} is no recording: name the folder of one; what there is a .torrent of only is fetched first, as in \
-             aria2c {}",
-            path.display(),
-            path.display()
+            "{shown} is the torrent of a recording that is not here: fetch it first, as with aria2c {shown}, and name its \
+             folder"
         );
     }
     Ok(folder)
@@ -138,6 +146,9 @@ fn first(segments: &[Part], begin: Begin) -> anyhow::Result<usize> {
     let after = match begin {
         Begin::Live | Begin::Oldest => return Ok(0),
         Begin::At(after) => after,
+        Begin::Clock(..) | Begin::Segment(_) => anyhow::bail!(
+            "in a recording --start says how long after its beginning, as in 20m, or before its end, as in -10m"
+        ),
         Begin::Ago(before) => {
             let mut left = before;
             for (index, part) in segments.iter().enumerate().rev() {

@@ -10,7 +10,10 @@ use std::{
 
 use minuet_console::Screen;
 use minuet_guard::tasks::Tasks;
-use minuet_node::units::Rate;
+use minuet_node::{
+    mesh::{Shortage, ShortageCause},
+    units::{self, Rate},
+};
 use minuet_proto::Phase;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -60,10 +63,9 @@ impl Reporter {
                 () = cancel.cancelled() => break,
                 _ = seconds.tick() => {
                     self.line(false);
-                    if let Some(narrow) = (self.traffic)().narrow
-                        && warned.is_none_or(|at| at.elapsed() >= WARN_AGAIN)
-                    {
-                        tracing::warn!("{}", too_narrow(narrow));
+                    let may_warn = warned.is_none_or(|at| at.elapsed() >= WARN_AGAIN);
+                    if let Some(warning) = may_warn.then(|| warning(&(self.traffic)())).flatten() {
+                        tracing::warn!("{warning}");
                         warned = Some(tokio::time::Instant::now());
                     }
                 }
@@ -98,6 +100,25 @@ impl Reporter {
             tracing::warn!("--stats cannot be written any more: {error}");
             self.stats = None;
         }
+    }
+}
+
+/// What a viewer is told who does not get the stream, for whatever reason is known.
+fn warning(traffic: &Traffic) -> Option<String> {
+    traffic.narrow.map(too_narrow).or_else(|| traffic.shortage.map(too_little))
+}
+
+/// What a viewer is told who gets less than the stream.
+fn too_little(Shortage { cause, percent }: Shortage) -> String {
+    match cause {
+        ShortageCause::Upload => format!(
+            "not enough upload among viewers: {percent} % of the stream comes in, and the picture may stand still; more \
+             viewers who pass on, or a relay (minuet relay), would help"
+        ),
+        ShortageCause::Downlink => format!(
+            "this line brings {percent} % of the stream, and the picture may stand still; end other downloads, or watch on a \
+             faster line"
+        ),
     }
 }
 
@@ -186,8 +207,8 @@ fn balance(look: &Look, traffic: &Traffic) -> String {
     let mut text = format!("received {}, passed on {} to other viewers", mb(received), mb(traffic.sent));
     if look.stalls.0 > 0 {
         text += &format!(
-            "; the picture stood still {} times, {:.1} s in all",
-            look.stalls.0,
+            "; the picture stood still {}, {:.1} s in all",
+            units::count(look.stalls.0.into(), "time", "times"),
             look.stalls.1.as_secs_f64()
         );
     }
@@ -216,14 +237,15 @@ fn sentence(situation: Situation, look: &Look, before: &Traffic, now: &Traffic, 
         format!("{:.0} s", (Duration::from_millis(delay) + look.buffer).as_secs_f64())
     });
     let mut text = format!(
-        "{what} · {behind} behind live · buffer {:.0} s · {} peers · down {} · up {}",
+        "{what} · {behind} behind live · buffer {:.0} s · {} · down {} · up {}",
         look.buffer.as_secs_f64(),
-        now.peers,
+        units::count(now.peers as u64, "peer", "peers"),
         rate(received(before), received(now)),
         rate(before.sent, now.sent),
     );
     if look.stalls.0 > 0 || look.skipped > 0 {
-        text += &format!(" · {} stalls, {} skipped", look.stalls.0, look.skipped);
+        let stalls = units::count(look.stalls.0.into(), "stall", "stalls");
+        text += &format!(" · {stalls}, {} skipped", look.skipped);
     }
     text
 }
@@ -231,6 +253,23 @@ fn sentence(situation: Situation, look: &Look, before: &Traffic, now: &Traffic, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_gets_too_little_is_told_why_and_what_to_do() {
+        let mut traffic = Traffic::default();
+        assert_eq!(warning(&traffic), None);
+        traffic.shortage = Some(Shortage { cause: ShortageCause::Upload, percent: 83 });
+        let said = warning(&traffic).unwrap();
+        assert!(
+            said.starts_with("not enough upload among viewers: 83 %") && said.contains("relay"),
+            "{said}"
+        );
+        traffic.shortage = Some(Shortage { cause: ShortageCause::Downlink, percent: 83 });
+        assert!(warning(&traffic).unwrap().contains("this line brings 83 %"));
+        // A line that was measured says it better.
+        traffic.narrow = Some((300_000, 500_000));
+        assert!(warning(&traffic).unwrap().contains("the stream needs"));
+    }
 
     #[test]
     fn the_log_says_each_situation_once_and_only_when_it_lasts() {

@@ -1,43 +1,52 @@
 //! Where the media goes: a player's standard input, or our own standard output.
 
 use std::{
+    collections::VecDeque,
     fs::{self, File},
-    io::{self, IsTerminal as _},
+    io::{self, BufRead as _, BufReader, IsTerminal as _, PipeReader, Read as _},
     os::{
         fd::{AsFd as _, BorrowedFd},
         unix::fs::{FileTypeExt as _, MetadataExt as _},
     },
     path::Path,
     process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
+use minuet_proto::title::is_format;
 use tokio::{
     io::AsyncWriteExt as _,
     process::{Child, ChildStdin, Command},
+    sync::{oneshot, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::packets::Packets;
-use crate::options::Watch;
+use crate::{options::Watch, player::Remote};
 
 /// How long a player may take to end after it was killed.
 const PLAYER_GRACE: Duration = Duration::from_secs(2);
+/// Lines of a player that are told if it fails, and the length at which one is cut off.
+const LAST_WORDS: usize = 4;
+const MAX_WORDS: u64 = 500;
 /// So many bytes in no packet may come where a stream begins in the middle of one.
 const MAX_ALIEN: u64 = 4096;
 
 /// What mpv is told, as measured on a pipe: it recovers from a stall by waiting until it has 2 s again (its
-/// low-latency profile underruns again and again); the terminal is ours; and what comes is MPEG-TS, whatever it looks
-/// like. With its demuxer named, mpv reads no playlists.
-const MPV_OPTIONS: [&str; 7] = [
+/// low-latency profile underruns again and again); the terminal is ours, and it says what is wrong and nothing else; and
+/// what comes is MPEG-TS, whatever it looks like. With its demuxer named, mpv reads no playlists.
+const MPV_OPTIONS: [&str; 9] = [
     "--cache=yes",
     "--cache-pause-wait=2",
-    "--no-terminal",
+    "--input-terminal=no",
+    "--terminal=yes",
+    "--quiet",
+    "--msg-level=all=error",
     "--force-window=immediate",
     "--demuxer=lavf",
-    "--demuxer-lavf-format=mpegts",
     "--ytdl=no",
 ];
 
@@ -76,6 +85,13 @@ impl Out {
         Ok(Self::Player(player.to_owned()))
     }
 
+    /// The player that plays from an address.
+    pub fn player(named: Option<&str>) -> anyhow::Result<String> {
+        let player = named.unwrap_or(PLAYER);
+        find_player(player)?;
+        Ok(player.to_owned())
+    }
+
     fn file(path: &Path) -> anyhow::Result<Self> {
         let sink = if path == Path::new("-") { Sink::stdout()? } else { Sink::file(path)? };
         Ok(Self::Open(sink, shown(path)))
@@ -89,11 +105,15 @@ impl Out {
         }
     }
 
-    /// Starts the player, if it is one; `title` is what is played.
-    pub fn open(self, title: &str) -> anyhow::Result<(Option<Player>, Sink)> {
+    /// Starts the player, if it is one; `title` is what is played. `wishes` counts the user's wishes to be at the live edge.
+    pub fn open(
+        self,
+        title: &str,
+        wishes: Option<&watch::Sender<u64>>,
+    ) -> anyhow::Result<(Option<Player>, Sink)> {
         match self {
             Self::Player(command) => {
-                let (player, sink) = Player::start(&command, title)?;
+                let (player, sink) = Player::start(&command, title, wishes)?;
                 Ok((Some(player), sink))
             }
             Self::Open(sink, _) => Ok((None, sink)),
@@ -208,19 +228,39 @@ fn split(command: &str) -> anyhow::Result<(String, Vec<String>)> {
     Ok((program, words))
 }
 
+/// Where a player gets the media from.
+#[derive(Debug, Clone, Copy)]
+enum Input<'a> {
+    /// Its standard input.
+    Pipe,
+    /// An HLS playlist of this program's own, from so long after its beginning on.
+    Address(&'a str, Duration),
+}
+
 /// What a player that is known here is told before the user's own options: which format it gets, so that it guesses nothing
 /// (what it takes for a playlist makes it contact others), and that it needs nothing from the network. Tried with mpv 0.35,
 /// VLC 3.0.24 and ffplay 5.1.
-fn options_of(program: &str, title: &str) -> Vec<String> {
+fn options_of(program: &str, title: &str, from: Input<'_>) -> Vec<String> {
     let stem = Path::new(program).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    let (options, title_option): (&[&str], _) = match stem {
-        "mpv" => (&MPV_OPTIONS, Some("--force-media-title=")),
-        "vlc" | "cvlc" => (&["--demux=ts", "--no-metadata-network-access"], Some("--meta-title=")),
-        "ffplay" => (&["-f", "mpegts"], None),
-        _ => (&[], None),
+    let piped = matches!(from, Input::Pipe);
+    let (options, format, title_option): (&[&str], _, _) = match stem {
+        "mpv" if piped => (&MPV_OPTIONS, "--demuxer-lavf-format=mpegts", Some("--force-media-title=")),
+        "mpv" => (&MPV_OPTIONS, "--demuxer-lavf-format=hls", Some("--force-media-title=")),
+        "vlc" | "cvlc" if piped => (&["--no-metadata-network-access"], "--demux=ts", Some("--meta-title=")),
+        "vlc" | "cvlc" => (&["--no-metadata-network-access"], "", Some("--meta-title=")),
+        "ffplay" if piped => (&["-f"], "mpegts", None),
+        _ => (&[], "", None),
     };
     let title = title_option.map(|option| format!("{option}{title}"));
-    options.iter().map(|option| (*option).to_owned()).chain(title).collect()
+    let format = Some(format.to_owned()).filter(|format| !format.is_empty());
+    let start = match from {
+        // ffmpeg takes the first segment that it sees for the beginning of the list: it must be that one.
+        Input::Address(_, start) if stem == "mpv" => {
+            vec!["--demuxer-lavf-o=live_start_index=0".to_owned(), format!("--start={}", start.as_secs())]
+        }
+        _ => Vec::new(),
+    };
+    options.iter().map(|option| (*option).to_owned()).chain(format).chain(start).chain(title).collect()
 }
 
 /// Whether the player is there at all.
@@ -245,26 +285,67 @@ pub struct Player {
 }
 
 impl Player {
-    /// Starts `command`.
-    pub fn start(command: &str, title: &str) -> anyhow::Result<(Self, Sink)> {
+    /// Starts `command`, which plays what is written to it. Its key for the live edge counts `wishes`.
+    pub fn start(
+        command: &str,
+        title: &str,
+        wishes: Option<&watch::Sender<u64>>,
+    ) -> anyhow::Result<(Self, Sink)> {
+        let (player, input) = Self::spawn(command, title, Input::Pipe, wishes)?;
+        let input = input.context("the player has no standard input")?;
+        Ok((player, Sink::new(Way::Player(input))))
+    }
+
+    /// Starts `command`, which plays from an address of this machine, from `start` after its beginning on.
+    pub fn play(command: &str, title: &str, address: &str, start: Duration) -> anyhow::Result<Self> {
+        Ok(Self::spawn(command, title, Input::Address(address, start), None)?.0)
+    }
+
+    fn spawn(
+        command: &str,
+        title: &str,
+        from: Input<'_>,
+        wishes: Option<&watch::Sender<u64>>,
+    ) -> anyhow::Result<(Self, Option<ChildStdin>)> {
         let (program, words) = split(command)?;
+        let remote = wishes.and_then(|wishes| Remote::prepare(&program, &words, wishes));
         let mut process = Command::new(&program);
-        process.args(options_of(&program, title));
+        process.args(options_of(&program, title, from));
+        process.args(remote.iter().flat_map(Remote::options));
         process.args(&words);
-        if words.last().is_none_or(|last| last != "-") {
-            process.arg("-");
-        }
-        // Its messages would run into the status line; a failure shows in its exit code.
-        process.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let input = match from {
+            Input::Pipe => {
+                if words.last().is_none_or(|last| last != "-") {
+                    process.arg("-");
+                }
+                Stdio::piped()
+            }
+            Input::Address(address, _) => {
+                process.arg(address);
+                Stdio::null()
+            }
+        };
+        // Its messages would run into the status line; what it said last is told if it fails.
+        let (said, out) = std::io::pipe().context("cannot start the player")?;
+        let err = out.try_clone().context("cannot start the player")?;
+        process.stdin(input).stdout(out).stderr(err).kill_on_drop(true);
         // A Ctrl-C on the terminal is for us; we end the player.
         process.process_group(0);
         let mut child = process
             .spawn()
             .with_context(|| format!("the player {program} cannot be started: name another with --player"))?;
-        let input = child.stdin.take().context("the player has no standard input")?;
+        // Its copies of our ends would keep the pipe open after the player's death.
+        drop(process);
+        let words = LastWords::listen(said);
+        let input = child.stdin.take();
         let (kill, closed) = (CancellationToken::new(), CancellationToken::new());
-        let ended = tokio::spawn(wait(child, program, kill.clone(), closed.clone()));
-        Ok((Self { ended, kill, closed }, Sink::new(Way::Player(input))))
+        if let Some(remote) = remote {
+            let closed = closed.clone();
+            // Ends with the player.
+            tokio::spawn(async move { closed.run_until_cancelled(remote.run()).await });
+        }
+        let ended = tokio::spawn(wait(child, program, words, kill.clone(), closed.clone()));
+        Ok((Self { ended, kill, closed }, input))
     }
 
     /// Cancelled when it ends.
@@ -284,9 +365,55 @@ impl Player {
     }
 }
 
+/// What a player said last: heard to its end, so that the player never waits for us.
+struct LastWords {
+    lines: Arc<Mutex<VecDeque<String>>>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl LastWords {
+    fn listen(said: PipeReader) -> Self {
+        let lines = Arc::new(Mutex::new(VecDeque::new()));
+        let (ends, ended) = oneshot::channel::<()>();
+        let heard = Arc::clone(&lines);
+        // Reads that block, in a thread that ends with the player and whoever has its output.
+        std::thread::spawn(move || {
+            let _ends = ends;
+            let mut said = BufReader::new(said);
+            let mut line = Vec::new();
+            while let Ok(1..) = (&mut said).take(MAX_WORDS).read_until(b'\n', &mut line) {
+                let text = String::from_utf8_lossy(&line);
+                let text =
+                    text.trim().chars().filter(|c| !c.is_control() && !is_format(*c)).collect::<String>();
+                line.clear();
+                let mut lines = heard.lock().unwrap_or_else(PoisonError::into_inner);
+                if !text.is_empty() && lines.back() != Some(&text) {
+                    lines.push_back(text);
+                }
+                if lines.len() > LAST_WORDS {
+                    lines.pop_front();
+                }
+            }
+        });
+        Self { lines, ended }
+    }
+
+    /// As the rest of a sentence, once the player has ended.
+    async fn told(self) -> String {
+        // Somebody else may hold its output: then this is what there is.
+        let _ = tokio::time::timeout(PLAYER_GRACE, self.ended).await;
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        match lines.is_empty() {
+            true => String::new(),
+            false => format!(", saying: {}", lines.iter().cloned().collect::<Vec<_>>().join("; ")),
+        }
+    }
+}
+
 async fn wait(
     mut child: Child,
     program: String,
+    words: LastWords,
     kill: CancellationToken,
     closed: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -296,7 +423,8 @@ async fn wait(
         status = child.wait() => {
             let status = status.context("the player cannot be waited for")?;
             if !status.success() {
-                bail!("the player {program} failed ({status}): try it by hand, or name another with --player");
+                let said = words.told().await;
+                bail!("the player {program} failed ({status}){said}; try it by hand, or name another with --player");
             }
         }
         () = kill.cancelled() => {
@@ -341,7 +469,7 @@ mod tests {
         fs::write(&script, format!("#!/bin/sh\nexec cat > {}\n", got.display())).unwrap();
         run_command(&["chmod", "+x", script.to_str().unwrap()]);
         let out = Out::Player(script.display().to_string());
-        let (player, mut sink) = out.open("Radio Tower").unwrap();
+        let (player, mut sink) = out.open("Radio Tower", None).unwrap();
         let playlist = b"#EXTM3U\nhttp://router.example/reboot\n";
         for bytes in [&playlist[..], &packets(10), &playlist.repeat(100), &packets(5)] {
             sink.write(bytes).await.unwrap();
@@ -349,6 +477,22 @@ mod tests {
         drop(sink);
         player.unwrap().wait().await.unwrap();
         assert_eq!(fs::read(&got).unwrap(), packets(15));
+    }
+
+    #[tokio::test]
+    async fn a_player_that_fails_is_quoted() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("player");
+        fs::write(
+            &script,
+            "#!/bin/sh\ncat >/dev/null\necho loading\necho 'no such \\033[1moutput' >&2\nexit 1\n",
+        )
+        .unwrap();
+        run_command(&["chmod", "+x", script.to_str().unwrap()]);
+        let (player, sink) = Out::Player(script.display().to_string()).open("Radio Tower", None).unwrap();
+        drop(sink);
+        let error = player.unwrap().wait().await.unwrap_err().to_string();
+        assert!(error.contains("saying: loading; no such [1moutput; try it by hand"), "{error}");
     }
 
     fn run_command(words: &[&str]) {
@@ -363,9 +507,13 @@ mod tests {
             ("cvlc", "--demux=ts"),
             ("ffplay", "mpegts"),
         ] {
-            assert!(options_of(program, "x").iter().any(|told| told == option), "{program}");
+            assert!(options_of(program, "x", Input::Pipe).iter().any(|told| told == option), "{program}");
         }
-        assert!(options_of("my-player", "x").is_empty());
-        assert!(options_of("mpv", "Radio").contains(&"--force-media-title=Radio".to_owned()));
+        let from_address =
+            options_of("mpv", "x", Input::Address("http://127.0.0.1:1/past.m3u8", Duration::from_secs(7)));
+        assert!(from_address.contains(&"--start=7".to_owned()));
+        assert!(from_address.contains(&"--demuxer-lavf-format=hls".to_owned()));
+        assert!(options_of("my-player", "x", Input::Pipe).is_empty());
+        assert!(options_of("mpv", "Radio", Input::Pipe).contains(&"--force-media-title=Radio".to_owned()));
     }
 }

@@ -7,6 +7,19 @@ use minuet_node::TrackerClient;
 use minuet_proto::link::Reading;
 use url::Url;
 
+use super::live_node::known_nodes;
+use crate::options::Common;
+
+/// The same for a node; there may be none where the channel can be found without: in the DHT, or at nodes that are known from
+/// before.
+pub fn of_node(reading: &Reading, more: &[Url], common: &Common) -> anyhow::Result<Arc<[TrackerClient]>> {
+    let known = || known_nodes(common, reading.link.channel).is_some_and(|file| file.exists());
+    match trackers(reading, more) {
+        Err(_) if common.dht || common.local || known() => Ok([].into()),
+        trackers => trackers,
+    }
+}
+
 /// The trackers of link and options, each once. Says which hints of the link are of no use.
 pub fn trackers(reading: &Reading, more: &[Url]) -> anyhow::Result<Arc<[TrackerClient]>> {
     let urls = urls(reading, more)?;
@@ -28,7 +41,8 @@ fn urls(reading: &Reading, more: &[Url]) -> anyhow::Result<Vec<Url>> {
     }
     if !reading.passed_over.is_empty() {
         bail!(
-            "the link names no tracker that can be used: {}; ask for one that does, or name it with --tracker URL",
+            "the link names no tracker that can be used: {}; ask for one that does, name it with --tracker URL, or look for \
+             the channel in BitTorrent's DHT with --dht",
             listed(reading)
         );
     }
@@ -40,9 +54,13 @@ pub fn lacks_trackers(reading: &Reading) -> &'static str {
     match reading.ends_after_key {
         true => {
             "the link ends after its key and names no tracker: if it was typed without quotes, the shell cut the link at \
-             &: put it in quotes ('magnet:?…'), or name a tracker with --tracker URL"
+             &: put it in quotes ('magnet:?…'), name a tracker with --tracker URL, or look for the channel in BitTorrent's DHT \
+             with --dht"
         }
-        false => "the link names no tracker: ask for one that does, or name it with --tracker URL",
+        false => {
+            "the link names no tracker: ask for one that does, name it with --tracker URL, or look for the channel in \
+             BitTorrent's DHT with --dht"
+        }
     }
 }
 

@@ -78,7 +78,7 @@ fn a_fast_line_is_found_soon() {
         node.run(5.0);
         let tenth = node.run(5.0).own / node.line.bytes_per_s;
         case.at_least("part that is used in the third second", third, 0.4, 0.05);
-        case.at_least("part that is used in the fifth second", fifth, 0.75, 0.3);
+        case.at_least("part that is used in the fifth second", fifth, 0.75, 0.05);
         case.at_least("part that is used after ten seconds", tenth, 0.8, 0.4);
     });
 }
@@ -114,7 +114,7 @@ fn an_upload_gets_the_line() {
         alone.others = vec![Other::Upload];
         let alone = alone.run(30.0).others;
         case.at_least("part that the upload gets of what it gets alone", beside / alone, 0.8, 0.7);
-        case.at_least("part of the line that is used after it", after, 0.75, 0.3);
+        case.at_least("part of the line that is used after it", after, 0.75, 0.15);
     });
 }
 

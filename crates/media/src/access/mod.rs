@@ -64,7 +64,8 @@ enum Unit {
     Judged(Access),
 }
 
-static START_CODE: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(&[0, 0, 1]));
+/// Finds start codes: 0, 0, 1.
+pub static START_CODE: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(&[0, 0, 1]));
 
 impl Scanner {
     /// A scanner for access units of `codec`.
@@ -127,21 +128,36 @@ impl Scanner {
     }
 }
 
-/// Reads bits of a raw byte sequence payload, passing over emulation prevention bytes (H.264, 7.4.1).
-struct Bits<'a> {
+/// Reads bits, the first in a byte first. Nothing once the bytes have ended.
+#[derive(Debug, Clone)]
+pub struct Bits<'a> {
     bytes: &'a [u8],
     at: usize,
     bit: u8,
     zeros: u8,
+    /// Whether emulation prevention bytes are passed over.
+    escaped: bool,
 }
 
 impl<'a> Bits<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, bit: 0, zeros: 0 }
+    /// Bits of a raw byte sequence payload: emulation prevention bytes are passed over (H.264, 7.4.1).
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0, bit: 0, zeros: 0, escaped: true }
     }
 
-    fn bit(&mut self) -> Option<u32> {
-        if self.bit == 0 && self.zeros >= 2 && self.bytes.get(self.at) == Some(&3) {
+    /// Bits of anything else.
+    pub fn plain(bytes: &'a [u8]) -> Self {
+        Self { escaped: false, ..Self::new(bytes) }
+    }
+
+    /// Where the next bit is: the byte, and the bit in it, 0 for the first.
+    pub fn position(&self) -> (usize, u8) {
+        (self.at, self.bit)
+    }
+
+    /// The next bit.
+    pub fn bit(&mut self) -> Option<u32> {
+        if self.escaped && self.bit == 0 && self.zeros >= 2 && self.bytes.get(self.at) == Some(&3) {
             self.at += 1;
             self.zeros = 0;
         }
@@ -155,12 +171,23 @@ impl<'a> Bits<'a> {
         Some(value)
     }
 
-    fn byte(&mut self) -> Option<u8> {
+    /// A flag.
+    pub fn flag(&mut self) -> Option<bool> {
+        self.bit().map(|bit| bit == 1)
+    }
+
+    /// The next `count` bits as a number; of more than 32 the last ones.
+    pub fn bits(&mut self, count: u32) -> Option<u32> {
+        (0..count).try_fold(0, |value: u32, _| Some(value << 1 | self.bit()?))
+    }
+
+    /// The next eight bits.
+    pub fn byte(&mut self) -> Option<u8> {
         (0..8).try_fold(0, |value, _| Some(value << 1 | self.bit()? as u8))
     }
 
     /// An unsigned Exp-Golomb code, ue(v): H.264 and H.265, 9.1. Codes beyond 32 bits are none.
-    fn exp_golomb(&mut self) -> Option<u32> {
+    pub fn exp_golomb(&mut self) -> Option<u32> {
         let mut leading = 0;
         while self.bit()? == 0 {
             leading += 1;
@@ -171,11 +198,17 @@ impl<'a> Bits<'a> {
         let suffix = (0..leading).try_fold(0u32, |value, _| Some(value << 1 | self.bit()?))?;
         Some((1u32 << leading) - 1 + suffix)
     }
+
+    /// A signed Exp-Golomb code, se(v).
+    pub fn signed_exp_golomb(&mut self) -> Option<i32> {
+        let code = i64::from(self.exp_golomb()?);
+        i32::try_from(if code % 2 == 1 { (code + 1) / 2 } else { -(code / 2) }).ok()
+    }
 }
 
 /// The `recovery_frame_cnt` (or `recovery_poc_cnt`, which is signed and only matters as zero or not) of
 /// the recovery point message (payload type 6 in H.264 and H.265, annex D) in an SEI payload.
-fn recovery_point(sei: &[u8]) -> Option<u32> {
+pub fn recovery_point(sei: &[u8]) -> Option<u32> {
     let mut bits = Bits::new(sei);
     loop {
         let kind = sei_number(&mut bits)?;

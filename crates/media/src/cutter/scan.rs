@@ -18,7 +18,7 @@ use crate::{
     packet::{Adaptation, NULL_PID, PACKET_LEN, PAT_PID, PID_COUNT, Packet},
     pes::{NoHeader, PesHeader, repeat_parameters},
     program::{Programs, Selection},
-    psi::Codec,
+    psi::{Codec, Stranger},
     sync::Found,
     time::{Pcr, TICKS_PER_SECOND, Ticks, Timestamp},
 };
@@ -79,6 +79,8 @@ pub struct Scan {
     silent: bool,
     /// The program has sound.
     sound: bool,
+    /// Streams of the program that players may leave out, as was said.
+    strangers: Vec<(u16, Stranger)>,
     /// Where the latest clean random access point was, or the first segment's start.
     clean_at: Ticks,
     /// Where a random access point was told last.
@@ -116,6 +118,7 @@ impl Scan {
             scrambled_noticed: false,
             silent: false,
             sound: false,
+            strangers: Vec::new(),
             clean_at: Ticks(0),
             told_at: Ticks(0),
             orphan_clock: None,
@@ -539,6 +542,13 @@ impl Scan {
             self.notices.push_back(Notice::NoSound { program: new.program });
         }
         self.sound = sound;
+        let strangers = self.programs.strangers();
+        if strangers != self.strangers {
+            self.strangers.clone_from(&strangers);
+            if !strangers.is_empty() {
+                self.notices.push_back(Notice::Strangers { program: new.program, streams: strangers });
+            }
+        }
         let follows = |old: Selection| (old.program, old.leading.pid, old.codec);
         if old.map(follows) == Some(follows(new)) {
             return;

@@ -18,10 +18,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use minuet_proto::mesh::{Block, Message, Serial, SerialList};
 
-use crate::members::neighbour::{Asked, CROSSING, Neighbour, Slab};
+use crate::exchange::Incoming;
+use crate::members::neighbour::{CROSSING, Neighbour, Slab};
 use crate::node::Node;
 use crate::stream::tempo::Tempo;
-use crate::supply::uplink::LIVE;
+use crate::supply::rank::LIVE;
 use crate::trust::flood::price;
 use crate::{HangUpReason, Output, Role, Timestamp};
 
@@ -93,60 +94,58 @@ impl Node {
     pub(crate) fn on_block(&mut self, from: Slab, block: Block, payload: Bytes, now: Timestamp) {
         let serial = block.serial.get();
         self.stats.payload_received = self.stats.payload_received.saturating_add(block.len.into());
+        let is_elsewhere = self.is_elsewhere();
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         // A request may have crossed what it asks for, and is answered by that.
         neighbour.overdue.clear();
         if neighbour.flags.source {
             self.stats.source_received = self.stats.source_received.saturating_add(block.len.into());
         }
-        let Some(known) = self.window.known(serial) else {
+        let Some(named) = self.window.named(serial) else {
             return self.waste(from, &block, now);
         };
-        if payload.len() != block.len as usize || block.piece_len != known.piece.len {
+        if payload.len() != block.len as usize || block.piece_len != named.piece.len {
             return self.hang_up(from, HangUpReason::Protocol, true, now);
         }
-        let (piece, slot) = (known.piece, self.window.slot(serial));
-        if self.window.held.get(serial) || slot.verifying {
+        let piece = named.piece;
+        if self.window.held.get(serial) || self.exchange.is_verifying(serial) {
             return self.waste(from, &block, now);
         }
-        if !neighbour.asked.iter().any(|a| a.serial == serial) {
+        if neighbour.side.of(serial).is_none() {
             // A push, or what was under way when its request was taken back.
-            let pushes = neighbour.asked.iter().filter(|a| !a.solicited).count();
+            let pushes = neighbour.side.incoming().iter().filter(|i| !i.solicited).count();
             let most = MAX_PUSHES.saturating_sub(neighbour.broken_off) as usize;
             // What is fresh is of use to others, also to one who came too late for it.
             let useful = self.role == Role::Relay
-                || serial.saturating_add(LIVE) > self.window.edge()
-                || self.playback.next.is_none_or(|next| serial >= next);
+                || !is_elsewhere
+                    && (serial.saturating_add(LIVE) > self.window.edge()
+                        || self.playback.next.is_none_or(|next| serial >= next));
             let cancelled = neighbour.cancelled(serial, now);
             if cancelled || block.offset > 0 || pushes >= most || !useful || self.coming(serial, now) {
                 return self.waste(from, &block, now);
             }
             let Some(neighbour) = self.neighbours.get_mut(from) else { return };
-            neighbour.asked.push(Asked::new(serial, false, now));
-            let slot = self.window.slot_mut(serial);
-            slot.asked = slot.asked.saturating_add(1);
-            self.window.wanted.clear(serial);
+            self.exchange.open(&mut neighbour.side, serial, false, now);
         }
         if block.offset == 0 {
             self.cancel_others(from, serial, now);
         }
         let tempo = self.tempo;
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
-        let Some(index) = neighbour.asked.iter().position(|a| a.serial == serial) else { return };
         let rate = neighbour.rate_of_pieces(&tempo);
-        let asked = &mut neighbour.asked[index];
-        if asked.received() != block.offset {
+        let Some(incoming) = neighbour.side.of_mut(serial) else { return };
+        if incoming.received() != block.offset {
             // Left over from a request that was taken back and made again: the new one starts at zero.
             return self.waste(from, &block, now);
         }
-        asked.heard = now;
-        asked.data.extend_from_slice(&payload);
-        let whole = asked.received() >= piece.len;
-        if asked.pace.is_none() {
-            asked.pace = Some(Pace::new(piece.len.saturating_sub(block.len), rate, &tempo, now));
+        incoming.heard = now;
+        incoming.data.extend_from_slice(&payload);
+        let whole = incoming.received() >= piece.len;
+        if incoming.pace.is_none() {
+            incoming.pace = Some(Pace::new(piece.len.saturating_sub(block.len), rate, &tempo, now));
         }
         let expected =
-            neighbour.asked.get(index).is_some_and(|asked| neighbour.will_finish(asked, piece.len));
+            neighbour.side.of(serial).is_some_and(|incoming| neighbour.will_finish(incoming, piece.len));
         if block.offset == 0 {
             self.add_holder(from, serial);
         }
@@ -160,20 +159,21 @@ impl Node {
 
     /// Whether a piece has begun to come in, and can be counted on.
     pub(crate) fn coming(&mut self, serial: u64, now: Timestamp) -> bool {
-        if self.window.slot(serial).asked == 0 {
+        if self.exchange.requests(serial) == 0 {
             return false;
         }
-        let Some(len) = self.window.known(serial).map(|known| known.piece.len) else { return false };
+        let Some(len) = self.window.named(serial).map(|named| named.piece.len) else { return false };
         let due = self.playback.due(serial, &self.window);
-        let counts = |a: &Asked| a.serial == serial && a.received() > 0 && !a.is_behind(len, due, now);
-        self.neighbours.iter().any(|(_, n)| n.asked.iter().any(|a| counts(a) && n.will_finish(a, len)))
+        let counts = |i: &Incoming| i.received() > 0 && !i.is_behind(len, due, now);
+        let mut coming = self.neighbours.iter().filter_map(|(_, n)| Some((n, n.side.of(serial)?)));
+        coming.any(|(n, incoming)| counts(incoming) && n.will_finish(incoming, len))
     }
 
     /// The first block has come from one neighbour: takes the request back from those that have not begun. One that has
     /// never finished a piece, or has broken one off, must not keep others from sending it.
     fn cancel_others(&mut self, from: Slab, serial: u64, now: Timestamp) {
         let finishes = self.neighbours.get(from).is_some_and(Neighbour::finishes);
-        if self.window.slot(serial).asked < 2 || !finishes {
+        if self.exchange.requests(serial) < 2 || !finishes {
             return;
         }
         for slab in self.neighbours.slabs() {
@@ -181,15 +181,12 @@ impl Node {
             if slab == from {
                 continue;
             }
-            let Some(index) = neighbour.asked.iter().position(|a| a.serial == serial && a.received() == 0)
-            else {
+            if neighbour.side.of(serial).is_none_or(|incoming| incoming.received() > 0) {
                 continue;
-            };
-            neighbour.asked.swap_remove(index);
-            let slot = self.window.slot_mut(serial);
-            slot.asked = slot.asked.saturating_sub(1);
+            }
+            self.exchange.close(&mut neighbour.side, serial);
             self.cancel(slab, serial, now);
-            self.ask_more(slab, now);
+            self.request_more(slab, now);
         }
     }
 
@@ -214,43 +211,28 @@ impl Node {
     /// All blocks of a piece are in.
     fn on_whole(&mut self, from: Slab, serial: u64, now: Timestamp) {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
-        let Some(index) = neighbour.asked.iter().position(|a| a.serial == serial) else { return };
-        let asked = neighbour.asked.swap_remove(index);
+        let Some(named) = self.window.named(serial) else { return };
+        let piece = named.piece;
+        let Some(came) = self.exchange.whole(&mut neighbour.side, serial, neighbour.node) else { return };
         neighbour.unanswered = 0;
         neighbour.broken_off = neighbour.broken_off.saturating_sub(1);
-        neighbour.note_rate(&asked, now);
+        neighbour.note_rate(&came, now);
         neighbour.delivered = now;
-        if asked.solicited {
-            let took = now.since(asked.at).as_micros() as f32;
+        if came.solicited {
+            let took = now.since(came.at).as_micros() as f32;
             neighbour.latency_us += (took - neighbour.latency_us) / 8.0;
         }
-        let node = neighbour.node;
-        let Some(known) = self.window.known(serial) else { return };
-        let piece = known.piece;
-        let slot = self.window.slot_mut(serial);
-        slot.asked = slot.asked.saturating_sub(1);
-        slot.verifying = true;
-        self.verifying.push((serial, node));
-        self.out.push_back(Output::Verify { piece, data: asked.data.freeze() });
-        self.ask_more(from, now);
+        self.out.push_back(Output::Verify { piece, data: came.data.freeze() });
+        self.request_more(from, now);
     }
 
     /// The driver has hashed a piece.
     pub(crate) fn on_verified(&mut self, serial: Serial, ok: bool, now: Timestamp) {
-        let Some(index) = self.verifying.iter().position(|(s, _)| *s == serial.get()) else { return };
-        let (_, node) = self.verifying.swap_remove(index);
+        let Some(node) = self.exchange.verified(serial.get()) else { return };
         let from = self.neighbours.iter().find(|(_, n)| n.node == node).map(|(slab, _)| slab);
-        if self.window.contains(serial.get()) {
-            self.window.slot_mut(serial.get()).verifying = false;
-        }
         if !ok {
             self.stats.pieces_corrupt = self.stats.pieces_corrupt.saturating_add(1);
-            if self.window.contains(serial.get()) {
-                // Puts the piece back among the wanted.
-                let slot = self.window.slot_mut(serial.get());
-                slot.asked = slot.asked.saturating_add(1);
-                self.asked_less(serial.get(), now);
-            }
+            self.ended(serial.get(), now);
             match from {
                 Some(from) => self.hang_up(from, HangUpReason::Corrupt, true, now),
                 None => self.bans.ban(node, now),
@@ -258,8 +240,8 @@ impl Node {
             return;
         }
         self.stats.pieces_verified = self.stats.pieces_verified.saturating_add(1);
-        if let Some((from, known)) = from.zip(self.window.known(serial.get())) {
-            let len = known.piece.len;
+        if let Some((from, named)) = from.zip(self.window.named(serial.get())) {
+            let len = named.piece.len;
             if let Some(neighbour) = self.neighbours.get_mut(from) {
                 neighbour.taken = neighbour.taken.saturating_add(len.into());
                 neighbour.taken_lately += len as f32;
@@ -270,23 +252,22 @@ impl Node {
 
     /// A verified piece is in the driver's store.
     pub(crate) fn on_held(&mut self, serial: Serial, now: Timestamp) {
-        if !self.window.contains(serial.get()) || self.window.known(serial.get()).is_none() {
+        if !self.window.contains(serial.get()) || self.window.named(serial.get()).is_none() {
             return;
         }
         self.window.held.set(serial.get());
-        self.window.wanted.clear(serial.get());
-        if self.window.slot(serial.get()).asked > 0 {
+        self.exchange.drop_wish(serial.get());
+        if self.exchange.requests(serial.get()) > 0 {
             for slab in self.neighbours.slabs() {
                 let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
-                if let Some(index) = neighbour.asked.iter().position(|a| a.serial == serial.get()) {
-                    neighbour.asked.swap_remove(index);
-                    let slot = self.window.slot_mut(serial.get());
-                    slot.asked = slot.asked.saturating_sub(1);
+                if self.exchange.close(&mut neighbour.side, serial.get()).is_some() {
                     self.cancel(slab, serial.get(), now);
                 }
             }
         }
         self.promise(serial, None, now);
+        // What is not pushed any more takes no place.
+        self.forget_pushed(now);
         self.push.note_fresh(serial.get(), now, self.role);
         self.pump(now);
     }
@@ -302,8 +283,9 @@ impl Node {
             return;
         }
         slot.promised = true;
-        let common = slot.copies >= COMMON
-            && usize::from(slot.copies).saturating_mul(COMMON_AT) >= self.neighbours.len();
+        let copies = self.exchange.copies(serial.get());
+        let common =
+            copies >= COMMON && usize::from(copies).saturating_mul(COMMON_AT) >= self.neighbours.len();
         for slab in self.neighbours.slabs() {
             if Some(slab) == from {
                 continue;
@@ -311,7 +293,7 @@ impl Node {
             // Also who has not said Hello yet: it was sent a bitmap when its link came up, and this is not in it.
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
             let within =
-                tempo.time(if neighbour.has.get(serial.get()) { TELL_HOLDERS_WITHIN } else { TELL_WITHIN });
+                tempo.time(if neighbour.side.has(serial.get()) { TELL_HOLDERS_WITHIN } else { TELL_WITHIN });
             let within = within.min(TELL_LATEST);
             if !neighbour.put_off(serial, now + within) || !common {
                 self.tell_untold(slab, now);
@@ -342,10 +324,10 @@ impl Node {
     pub(crate) fn retract(&mut self, serial: u64, now: Timestamp) {
         for slab in self.neighbours.slabs() {
             let Some(neighbour) = self.neighbours.get_mut(slab) else { continue };
-            let asks = neighbour.wants.iter().any(|w| w.serial == serial);
-            neighbour.wants.retain(|w| w.serial != serial);
+            let asks = neighbour.outgoing.iter().any(|w| w.serial == serial);
+            neighbour.outgoing.retain(|w| w.serial != serial);
             neighbour.untold.retain(|s| s.get() != serial);
-            if !neighbour.has.get(serial) {
+            if !neighbour.side.has(serial) {
                 let list = SerialList::from_slice(&[Serial::new(serial)]);
                 self.send(slab, Message::DontHave(list), now);
             } else if asks {

@@ -5,7 +5,8 @@
 //!    that has begun is given up at its end ([`Pace`](crate::demand::arrival::Pace)), even if more of it drips in.
 //! 2. Nobody is banned for being slow: an honest node answers each request, however late. A holder that has never delivered
 //!    and leaves requests without any answer, while it goes on talking, is a liar. A holder that begins pieces and has never
-//!    finished one may just be slow, and is set aside (`bans.rs`). A holder that has delivered is at most hung up on.
+//!    finished one may just be slow, and is set aside (`bans.rs`); sooner if it hardly sends anything of them, as its line
+//!    would have to be many times slower than the stream. A holder that has delivered is at most hung up on.
 //! 3. A late piece is requested from a second holder, even if it has begun to come but will not be whole in time. A piece that
 //!    nobody will deliver in time is requested from the HTTP origin.
 
@@ -14,7 +15,8 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::demand::picker::DEFER;
-use crate::members::neighbour::Asked;
+use crate::exchange::Incoming;
+use crate::members::neighbour::STINGY;
 use crate::node::Node;
 use crate::{HangUpReason, Output, Role, Timestamp};
 
@@ -44,6 +46,9 @@ const ANSWER: Duration = Duration::from_millis(500);
 /// on talking, or pieces that it broke off, and so long without a piece. It may be slow: it is not banned.
 const MAX_FAILURES: u32 = 5;
 const LIAR: Duration = Duration::from_secs(6);
+/// One that has never delivered goes sooner, after so many pieces of which it sent hardly anything.
+const MAX_STINGY: u32 = 2;
+const STINGY_FOR: Duration = Duration::from_secs(3);
 /// One that has never delivered is a liar after so many requests that it has not even answered so long after.
 const LIES: usize = 3;
 
@@ -56,13 +61,13 @@ impl Node {
         self.extend_wanted(now);
         self.ask_missing_heads(now);
         self.give_up_on_slow(now);
-        self.ask_second(now);
+        self.request_late_ones_twice(now);
         let (soon, defer) = (self.soon(), self.tempo.time(DEFER));
         let (from, to) = (self.window.base(), self.window.horizon());
         let waiting: Vec<u64> =
-            self.window.wanted.iter(from, to).filter(|s| self.window.slot(*s).copies > 0).take(64).collect();
+            self.exchange.wanted().iter(from, to).filter(|s| self.exchange.copies(*s) > 0).take(64).collect();
         for serial in waiting {
-            if !self.window.wanted.get(serial) {
+            if !self.exchange.wanted().get(serial) {
                 continue;
             }
             let due = self.playback.due(serial, &self.window);
@@ -71,7 +76,7 @@ impl Node {
                 continue;
             }
             let age = now.since(self.window.slot(serial).since);
-            self.ask_somebody(serial, late || age > defer, now);
+            self.request_somewhere(serial, late || age > defer, now);
         }
         if self.config.http_origin {
             self.ask_http(now);
@@ -87,37 +92,40 @@ impl Node {
                 .clamp(MIN_PATIENCE_US * tempo.scale(), MAX_PATIENCE_US * tempo.scale());
             let patience = Duration::from_micros(patience as u64);
             let patience = if neighbour.quiet(quiet_after, now) { quiet_patience } else { patience };
-            let given_up = |a: &Asked| match a.pace {
-                Some(pace) => a.heard + stall < now || pace.end_at < now,
-                None => a.heard + patience < now,
+            let given_up = |i: &&Incoming| match i.pace {
+                Some(pace) => i.heard + stall < now || pace.end_at < now,
+                None => i.heard + patience < now,
             };
-            let Some(index) = neighbour.asked.iter().position(given_up) else { continue };
-            let asked = &neighbour.asked[index];
-            let serial = asked.serial;
-            let waited = now.since(asked.at).as_micros() as f32;
+            let Some(incoming) = neighbour.side.incoming().iter().find(given_up) else { continue };
+            let (serial, requested) = (incoming.serial(), incoming.at);
+            let (has_begun, received) = (incoming.pace.is_some(), incoming.received());
+            let waited = now.since(requested).as_micros() as f32;
             // Who has never delivered is put to the test again soon, and then either delivers or is found out.
             let proven = neighbour.taken > 0;
             if proven {
                 neighbour.latency_us = neighbour.latency_us.max(waited);
             }
-            if asked.pace.is_some() {
+            if has_begun {
+                let len = self.window.named(serial).map_or(0, |named| named.piece.len);
+                let hardly_any = received.saturating_mul(STINGY) < len;
+                self.window.slot_mut(serial).broken_off = true;
                 neighbour.broken_off = neighbour.broken_off.saturating_add(1);
-            } else if neighbour.heard > asked.at + neighbour.rtt + tempo.time(ANSWER) {
+                neighbour.stingy = neighbour.stingy.saturating_add(u32::from(hardly_any && !proven));
+            } else if neighbour.heard > requested + neighbour.rtt + tempo.time(ANSWER) {
                 neighbour.unanswered = neighbour.unanswered.saturating_add(1);
             }
             let useless = neighbour.delivered + LIAR < now;
             if !proven {
                 // Its answer is waited for: it is a liar only if none comes at all. One that is slow does answer.
-                let asked = &neighbour.asked[index];
-                if asked.pace.is_none() {
-                    let (serial, at) = (asked.serial, asked.at);
-                    neighbour.note_overdue(serial, at);
+                if !has_begun {
+                    neighbour.note_overdue(serial, requested);
                 }
                 if neighbour.never_answered(LIAR.saturating_add(tempo.time(ANSWER))) >= LIES {
                     self.hang_up(slab, HangUpReason::Liar, true, now);
                     continue;
                 }
-                if useless && neighbour.broken_off >= MAX_FAILURES {
+                let stingy = neighbour.delivered + STINGY_FOR < now && neighbour.stingy >= MAX_STINGY;
+                if stingy || useless && neighbour.broken_off >= MAX_FAILURES {
                     // It drips, or its line is too slow for this stream: one cannot tell.
                     let node = neighbour.node;
                     self.bans.set_aside(node, now);
@@ -131,18 +139,18 @@ impl Node {
             }
             self.drop_holder(slab, serial);
             self.cancel(slab, serial, now);
-            self.unask(slab, serial, now);
+            self.close_request(slab, serial, now);
         }
     }
 
     /// Asks a second neighbour for what is late and has not begun to come, or comes too slowly.
-    fn ask_second(&mut self, now: Timestamp) {
+    fn request_late_ones_twice(&mut self, now: Timestamp) {
         let before = self.tempo.before_due(LATE, LATE_SHARE, self.delay);
-        let asked: SmallVec<[u64; 16]> =
-            self.neighbours.iter().flat_map(|(_, n)| n.asked.iter().map(|a| a.serial)).collect();
+        let coming = self.neighbours.iter().flat_map(|(_, n)| n.side.incoming());
+        let coming: SmallVec<[u64; 16]> = coming.map(Incoming::serial).collect();
         let (from, to) = (self.window.base(), self.window.edge());
-        let mut twice = (from..to).filter(|serial| self.window.slot(*serial).asked > 1).count();
-        for serial in asked {
+        let mut twice = (from..to).filter(|serial| self.exchange.requests(*serial) > 1).count();
+        for serial in coming {
             let due = self.playback.due(serial, &self.window);
             if twice < MAX_TWICE
                 && due.is_some_and(|due| due < now + before)
@@ -150,7 +158,7 @@ impl Node {
                 && !self.hopeful(serial, due, now)
             {
                 twice = twice.saturating_add(1);
-                self.ask_somebody(serial, true, now);
+                self.request_somewhere(serial, true, now);
             }
         }
     }
@@ -158,17 +166,14 @@ impl Node {
     /// Whether somebody who is asked for a late piece may still deliver it: one whose piece comes in time, or, beside
     /// those that come too slowly and one that has not begun, a second one that has not.
     fn hopeful(&self, serial: u64, due: Option<Timestamp>, now: Timestamp) -> bool {
-        let len = self.window.known(serial).map_or(0, |known| known.piece.len);
+        let len = self.window.named(serial).map_or(0, |named| named.piece.len);
         let (mut waiting, mut behind) = (0usize, 0usize);
         for (_, neighbour) in self.neighbours.iter() {
-            for asked in neighbour.asked.iter().filter(|a| a.serial == serial) {
-                if asked.pace.is_none() {
-                    waiting = waiting.saturating_add(1);
-                } else if asked.is_behind(len, due, now) {
-                    behind = behind.saturating_add(1);
-                } else {
-                    return true;
-                }
+            match neighbour.side.of(serial) {
+                None => {}
+                Some(incoming) if incoming.pace.is_none() => waiting = waiting.saturating_add(1),
+                Some(incoming) if incoming.is_behind(len, due, now) => behind = behind.saturating_add(1),
+                Some(_) => return true,
             }
         }
         waiting > 1 || waiting == 1 && behind > 0 || behind > MAX_BEHIND
@@ -182,10 +187,14 @@ impl Node {
                 break;
             }
             let slot = self.window.slot(serial);
-            if self.window.held.get(serial) || slot.verifying || slot.http || self.coming(serial, now) {
+            if self.window.held.get(serial)
+                || self.exchange.is_verifying(serial)
+                || slot.http
+                || self.coming(serial, now)
+            {
                 continue;
             }
-            let Some(piece) = self.window.known(serial).map(|k| k.piece) else { continue };
+            let Some(piece) = self.window.named(serial).map(|k| k.piece) else { continue };
             self.window.slot_mut(serial).http = true;
             self.out.push_back(Output::FetchHttp { piece, due });
         }

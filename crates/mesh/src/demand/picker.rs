@@ -1,8 +1,8 @@
 //! The piece picker: which piece to request from whom, and when to request it again.
 //!
 //! Rules:
-//! 1. *Requests queue here, not at the holder*: at most [`PIPELINE`] requests are open with a neighbour. With more, uplinks
-//!    are over-promised and the mesh collapses.
+//! 1. *Requests queue here, not at the holder*: at most [`PIPELINE`] requests are open with a neighbour, or [`PIPELINE_OF_FEW`]
+//!    where there are few. With more, uplinks are over-promised and the mesh collapses.
 //! 2. *One holder a piece.* A second one gets a request only if the piece is late (`lateness.rs`). The first block of either
 //!    cancels the other, if that has not begun (`arrival.rs`).
 //! 3. *Deadlines near the playhead*: pieces due within [`SOON`] go first, earliest first. *Elsewhere rarest first, newest among
@@ -12,23 +12,31 @@
 //!    dialable neighbours in the same way (`neighbourhood.rs`, rule 6): the hidden ones need its uplink.
 //! 5. *The source last*: it gets requests only for what nobody else has.
 //! 6. A neighbour that has gone quiet is not counted on.
+//! 7. What one neighbour began and did not finish, and what is late, goes to those that have delivered before others: a
+//!    second one that only begins would let it miss its time.
+//! 8. No more is asked for at one time than the line brings in a while (`intake.rs`).
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use minuet_proto::mesh::{Message, Request, Serial};
 use rand::RngExt;
 use smallvec::SmallVec;
 
-use crate::members::neighbour::{Asked, Neighbour, Slab};
+use crate::members::neighbour::{Neighbour, Slab};
 use crate::node::Node;
-use crate::supply::push::hop_us;
+use crate::supply::push::{believed_transfer_us, hop_us};
 use crate::trust::flood::price;
 use crate::{PickOrder, Role, Timestamp};
 
-/// Requests open with one neighbour.
+/// Requests open with one neighbour, …
 const PIPELINE: usize = 1;
-/// Requests open with one neighbour where one is for what is late.
-const PIPELINE_LATE: usize = PIPELINE.saturating_add(1);
+/// … and where there are few. (Whoever finds few, as behind a symmetric NAT, and has slow ones among them, gets less than the
+/// stream by one request each: simulated, one with eight links got half of it.)
+const PIPELINE_OF_FEW: usize = PIPELINE.saturating_add(1);
+/// Neighbours are few with so many quarters of those aimed at. With less than one quarter the node has just begun, and others
+/// come.
+const FEW_QUARTERS: std::ops::Range<usize> = 1..3;
 /// A piece due within this time is asked for by deadline, not by rarity. This and the times below are for the nominal
 /// pace (`tempo.rs`); …
 const SOON: Duration = Duration::from_millis(1500);
@@ -42,6 +50,12 @@ pub(crate) const DEFER: Duration = Duration::from_millis(600);
 const PREFETCH: Duration = Duration::from_secs(30);
 /// Who promised one of so many newest pieces has it in its window as well.
 const RECENT: u64 = 128;
+/// How many times as dear one is that has never delivered, for what was broken off or is late.
+const UNTRIED: f32 = 8.0;
+/// The source is taken to be slower by so many microseconds, and one that is quiet by so many: the first is asked when others
+/// are slower than anybody should be, the second when there is nobody else.
+const SOURCE_COST_US: f32 = 1e6;
+const QUIET_COST_US: f32 = 1e7;
 /// A neighbour that turned a request away is not asked for so long.
 const BUSY: Duration = Duration::from_millis(100);
 /// An offer is taken if the piece can be here within this time.
@@ -53,6 +67,39 @@ struct Reserve {
     slowest_us: f32,
     /// Those who can be dialled.
     dialable: bool,
+}
+
+/// How soon a piece is needed: the first of these is requested first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Pressing {
+    /// Due soon, at the source: all lack it, so the deadline does not say who requests which piece.
+    AtSource,
+    /// Due soon: the earliest first.
+    Due(Timestamp),
+    /// Not due soon: how rare it is decides.
+    Not,
+}
+
+/// Which of pieces that are as rare is requested first. All pieces of one choice have the same variant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Order {
+    /// The newest: it is of use to others for longest.
+    Newest(Reverse<u64>),
+    /// The oldest, as [`PickOrder::InOrder`] says.
+    Oldest(u64),
+    /// At the source, any: all lack what only it has, so each requests something else, and they pass it on to each other.
+    Chance(u64),
+}
+
+/// Which piece is requested of a neighbour first: the least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    pressing: Pressing,
+    /// Neighbours that have it: the fewest first.
+    copies: u16,
+    order: Order,
+    /// Else all that choose among the same pieces would choose the same.
+    chance: u32,
 }
 
 impl Reserve {
@@ -80,16 +127,15 @@ impl Node {
             {
                 break;
             }
-            let slot = self.window.slot(serial);
-            let promised = slot.copies > 0;
+            let promised = self.exchange.copies(serial) > 0;
             if !self.window.held.get(serial)
-                && slot.asked == 0
-                && !slot.verifying
+                && self.exchange.requests(serial) == 0
+                && !self.exchange.is_verifying(serial)
                 && self.strain.asks_for(serial)
             {
-                self.window.wanted.set(serial);
+                self.exchange.want(serial);
                 if promised {
-                    self.ask_somebody(serial, false, now);
+                    self.request_somewhere(serial, false, now);
                 }
             }
             serial = serial.saturating_add(1);
@@ -112,11 +158,11 @@ impl Node {
             }
         }
         if let [serial] = serials.iter().map(|s| s.get()).collect::<SmallVec<[u64; 4]>>()[..] {
-            if self.window.contains(serial) && self.window.wanted.get(serial) {
+            if self.window.contains(serial) && self.exchange.wanted().get(serial) {
                 self.consider(from, serial, now);
             }
         } else {
-            self.ask_more(from, now);
+            self.request_more(from, now);
         }
     }
 
@@ -128,19 +174,15 @@ impl Node {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         neighbour.newest = neighbour.newest.max(serial);
         neighbour.live_from = neighbour.live_from.min(serial);
-        if !neighbour.has.get(serial) {
-            neighbour.has.set(serial);
-            let slot = self.window.slot_mut(serial);
-            slot.copies = slot.copies.saturating_add(1);
-        }
+        self.exchange.add_copy(&mut neighbour.side, serial);
     }
 
     pub(crate) fn on_dont_have(&mut self, from: Slab, serials: &[Serial], now: Timestamp) {
         for serial in serials {
             let recent = serial.plus(RECENT).get() > self.window.edge();
-            let asked = |n: &Neighbour| n.asked.iter().any(|a| a.serial == serial.get());
+            let was_asked = |n: &Neighbour| n.side.of(serial.get()).is_some();
             if recent
-                && self.neighbours.get(from).is_some_and(asked)
+                && self.neighbours.get(from).is_some_and(was_asked)
                 && self.charge_flood(from, price::BROKEN_PROMISE, now)
             {
                 return;
@@ -149,7 +191,7 @@ impl Node {
                 neighbour.note_answer(serial.get());
             }
             self.drop_holder(from, serial.get());
-            self.unask(from, serial.get(), now);
+            self.close_request(from, serial.get(), now);
         }
     }
 
@@ -160,11 +202,11 @@ impl Node {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
         neighbour.note_answer(serial.get());
         // An answer to what was taken back says nothing more.
-        if neighbour.asked.iter().any(|a| a.serial == serial.get()) {
-            neighbour.busy_until = now + busy;
-        }
-        if !neighbour.asked.iter().any(|a| a.serial == serial.get() && a.pace.is_some()) {
-            self.unask(from, serial.get(), now);
+        let Some(incoming) = neighbour.side.of(serial.get()) else { return };
+        let has_begun = incoming.pace.is_some();
+        neighbour.busy_until = now + busy;
+        if !has_begun {
+            self.close_request(from, serial.get(), now);
         }
     }
 
@@ -173,41 +215,36 @@ impl Node {
             return;
         }
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
-        if neighbour.has.get(serial) {
-            neighbour.has.clear(serial);
-            let slot = self.window.slot_mut(serial);
-            slot.copies = slot.copies.saturating_sub(1);
-        }
+        self.exchange.drop_copy(&mut neighbour.side, serial);
     }
 
     /// Takes back a request; the piece is wanted again unless somebody else is sending it.
-    pub(crate) fn unask(&mut self, from: Slab, serial: u64, now: Timestamp) {
+    pub(crate) fn close_request(&mut self, from: Slab, serial: u64, now: Timestamp) {
         let Some(neighbour) = self.neighbours.get_mut(from) else { return };
-        let Some(index) = neighbour.asked.iter().position(|a| a.serial == serial) else { return };
-        neighbour.asked.swap_remove(index);
-        self.asked_less(serial, now);
+        if self.exchange.close(&mut neighbour.side, serial).is_some() {
+            self.ended(serial, now);
+        }
     }
 
-    /// One request or push less is under way for `serial`.
-    pub(crate) fn asked_less(&mut self, serial: u64, now: Timestamp) {
+    /// A request or a push of `serial` has ended without the piece.
+    pub(crate) fn ended(&mut self, serial: u64, now: Timestamp) {
         if !self.window.contains(serial) {
             return;
         }
         let held = self.window.held.get(serial);
         let first = self.playback.next.unwrap_or(0);
-        let slot = self.window.slot_mut(serial);
-        slot.asked = slot.asked.saturating_sub(1);
-        if slot.asked > 0 || slot.verifying || held {
+        if self.exchange.requests(serial) > 0 || self.exchange.is_verifying(serial) || held {
             return;
         }
+        let slot = self.window.slot_mut(serial);
         if slot.promised {
             slot.promised = false;
             self.retractions.note(now);
             self.retract(serial, now);
         }
         if serial >= first && serial < self.wanted_to && self.strain.asks_for(serial) {
-            self.window.wanted.set(serial);
-            self.ask_somebody(serial, false, now);
+            self.exchange.want(serial);
+            self.request_somewhere(serial, false, now);
         }
     }
 
@@ -215,24 +252,33 @@ impl Node {
     fn consider(&mut self, from: Slab, serial: u64, now: Timestamp) {
         let reserve = self.reserve();
         let Some(neighbour) = self.neighbours.get(from) else { return };
-        if neighbour.asked.len() >= PIPELINE
+        if neighbour.side.incoming().len() >= self.pipeline()
             || neighbour.closing
             || neighbour.flags.source && self.config.source_pushes
             || neighbour.busy_until > now
         {
             return;
         }
-        if reserve.holds(neighbour) {
+        let is_unsure =
+            neighbour.taken == 0 && self.window.slot(serial).broken_off && self.exchange.copies(serial) > 1;
+        if reserve.holds(neighbour) || is_unsure || !self.has_intake(now) {
             return;
         }
-        self.ask(from, serial, now);
+        self.request(from, serial, now);
+    }
+
+    /// Requests that may be open with one neighbour, none of them late.
+    fn pipeline(&self) -> usize {
+        let quarters =
+            self.neighbours.len().saturating_mul(4).checked_div(self.config.neighbours).unwrap_or(usize::MAX);
+        let few = FEW_QUARTERS.contains(&quarters);
+        if few { PIPELINE_OF_FEW } else { PIPELINE }
     }
 
     /// Whether an offer of `of` is worth taking: it is served at once, so only the way and the line count.
-    pub(crate) fn may_take_offer(&self, of: Slab) -> bool {
-        self.neighbours
-            .get(of)
-            .is_some_and(|n| !n.closing && hop_us(n, &self.tempo) <= MAX_HOP_US * self.tempo.scale())
+    pub(crate) fn may_take_offer(&self, of: Slab, now: Timestamp) -> bool {
+        let near = |n: &Neighbour| !n.closing && hop_us(n, &self.tempo) <= MAX_HOP_US * self.tempo.scale();
+        self.has_intake(now) && self.neighbours.get(of).is_some_and(near)
     }
 
     /// A piece due within this time is asked for by deadline, not by rarity.
@@ -266,33 +312,41 @@ impl Node {
     }
 
     /// Asks the best holder of a wanted piece, if one has room. `late` also allows a second one, and the source.
-    pub(crate) fn ask_somebody(&mut self, serial: u64, late: bool, now: Timestamp) -> bool {
-        let reserve = self.reserve();
-        let copies = self.window.slot(serial).copies;
+    pub(crate) fn request_somewhere(&mut self, serial: u64, late: bool, now: Timestamp) -> bool {
+        if !self.has_intake(now) {
+            return false;
+        }
+        let (reserve, pipeline) = (self.reserve(), self.pipeline());
+        let copies = self.exchange.copies(serial);
+        let wary = late || self.window.slot(serial).broken_off;
         let mut found: Option<(f32, Slab)> = None;
         for (slab, neighbour) in self.neighbours.iter() {
-            if neighbour.closing || !neighbour.has.get(serial) || neighbour.busy_until > now {
+            if neighbour.closing || !neighbour.side.has(serial) || neighbour.busy_until > now {
                 continue;
             }
             let quiet = neighbour.quiet(self.quiet_after, now);
             if quiet && !late {
                 continue;
             }
-            let room = if late { PIPELINE_LATE } else { PIPELINE };
-            if neighbour.asked.len() >= room || neighbour.asked.iter().any(|a| a.serial == serial) {
+            // One more for what is late.
+            let room = pipeline.saturating_add(late.into());
+            if neighbour.side.incoming().len() >= room || neighbour.side.of(serial).is_some() {
                 continue;
             }
             // A little chance, so that not all run to the same one.
             let chance = self.rng.random_range(0.5..1.5);
-            let mut cost = chance * neighbour.latency_us * (1.0 + neighbour.asked.len() as f32);
+            let mut cost = chance * neighbour.latency_us * (1.0 + neighbour.side.incoming().len() as f32);
+            if wary && neighbour.taken == 0 {
+                cost *= UNTRIED;
+            }
             if quiet {
-                cost += 1e7;
+                cost += QUIET_COST_US;
             }
             if neighbour.flags.source {
                 if !late && copies > 1 {
                     continue;
                 }
-                cost += 1e6;
+                cost += SOURCE_COST_US;
             } else if !late && reserve.holds(neighbour) {
                 continue;
             }
@@ -301,68 +355,76 @@ impl Node {
             }
         }
         let Some((_, slab)) = found else { return false };
-        self.ask(slab, serial, now);
+        self.request(slab, serial, now);
         true
     }
 
     /// Asks `of` for the most wanted piece that it holds, if there is room.
-    pub(crate) fn ask_more(&mut self, of: Slab, now: Timestamp) {
+    pub(crate) fn request_more(&mut self, of: Slab, now: Timestamp) {
         let (reserve, soon) = (self.reserve(), self.soon());
         let Some(neighbour) = self.neighbours.get(of) else { return };
-        if neighbour.asked.len() >= PIPELINE || neighbour.closing || neighbour.busy_until > now {
+        if neighbour.side.incoming().len() >= self.pipeline()
+            || neighbour.closing
+            || neighbour.busy_until > now
+            || !self.has_intake(now)
+        {
             return;
         }
         let reserved = reserve.holds(neighbour);
         let (from, to) = (self.window.base(), self.window.horizon());
-        // Lowest first: due soon by deadline, then by copies, then newest, then at random.
-        let mut best: Option<((u64, u16, u64, u32), u64)> = None;
-        for serial in neighbour.has.iter_both(&self.window.wanted, from, to) {
-            let slot = self.window.slot(serial);
+        let mut best: Option<(Rank, u64)> = None;
+        for serial in neighbour.side.pieces().iter_both(self.exchange.wanted(), from, to) {
+            let copies = self.exchange.copies(serial);
             if self.playback.missed(serial, &self.window, now) {
                 continue;
             }
             let due = self.playback.due(serial, &self.window).filter(|due| *due < now + soon);
-            if (reserved || neighbour.flags.source && slot.copies > 1) && due.is_none() {
+            if (reserved || neighbour.flags.source && copies > 1) && due.is_none() {
+                continue;
+            }
+            if neighbour.taken == 0 && self.window.slot(serial).broken_off && copies > 1 {
                 continue;
             }
             let (copies, order) = match self.config.pick_order {
-                PickOrder::RarestNewest => (slot.copies, !serial),
-                PickOrder::InOrder => (0, serial),
+                PickOrder::RarestNewest => (copies, Order::Newest(Reverse(serial))),
+                PickOrder::InOrder => (0, Order::Oldest(serial)),
             };
-            // What only the source has all lack: each asks it for something else, and they pass it on to each other.
-            let order = if neighbour.flags.source { self.rng.random() } else { order };
-            let due = due.map_or(u64::MAX, |d| if neighbour.flags.source { 0 } else { d.0 });
-            let rank = (due, copies, order, self.rng.random::<u32>());
+            let from_source = neighbour.flags.source;
+            let order = if from_source { Order::Chance(self.rng.random()) } else { order };
+            let pressing = match due {
+                Some(_) if from_source => Pressing::AtSource,
+                Some(due) => Pressing::Due(due),
+                None => Pressing::Not,
+            };
+            let rank = Rank { pressing, copies, order, chance: self.rng.random() };
             if best.is_none_or(|(b, _)| rank < b) {
                 best = Some((rank, serial));
             }
         }
         if let Some((_, serial)) = best {
-            self.ask(of, serial, now);
+            self.request(of, serial, now);
         }
     }
 
-    pub(crate) fn ask(&mut self, of: Slab, serial: u64, now: Timestamp) {
+    pub(crate) fn request(&mut self, of: Slab, serial: u64, now: Timestamp) {
         let due_in_ms = self
             .playback
             .due(serial, &self.window)
             .filter(|due| !self.strain.stands_back() && (!self.playback.playing || *due > now))
             .map_or(0, |due| (due.since(now).as_millis() as u32).max(1));
         let Some(neighbour) = self.neighbours.get_mut(of) else { return };
-        neighbour.asked.push(Asked::new(serial, true, now));
-        let slot = self.window.slot_mut(serial);
-        slot.asked = slot.asked.saturating_add(1);
-        self.window.wanted.clear(serial);
+        self.exchange.open(&mut neighbour.side, serial, true, now);
         self.send(of, Message::Request(Request { serial: Serial::new(serial), due_in_ms }), now);
     }
 
-    /// A first guess of how long a neighbour takes: one round trip, and twice the time on its uplink.
+    /// A first guess of how long a neighbour takes: one round trip, and twice the time on its uplink, as far as that is
+    /// believed: who claims more than anybody has would be asked before all others.
     pub(crate) fn guess_latency(&mut self, of: Slab) {
         let tempo = self.tempo;
         if let Some(neighbour) = self.neighbours.get_mut(of) {
             neighbour.latency_us = hop_us(neighbour, &tempo)
                 + neighbour.rtt.as_micros() as f32 / 2.0
-                + neighbour.transfer_us(&tempo);
+                + believed_transfer_us(neighbour, &tempo);
         }
     }
 }

@@ -11,8 +11,12 @@
 
 use std::time::Duration;
 
+use minuet_proto::mesh::Serial;
+
+use crate::exchange::{Exchange, Incoming};
+use crate::node::Node;
 use crate::stream::window::PieceWindow;
-use crate::{Start, Timestamp};
+use crate::{Output, Role, Start, Timestamp};
 
 /// A missing head's ingest time is taken from one of so many pieces before it.
 const NEAR: u64 = 8;
@@ -48,18 +52,29 @@ struct Anchor {
     ingest_ms: Option<u64>,
 }
 
+/// What a viewer that is to start knows of others.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Outlook {
+    /// Time since the first head came.
+    waited: Duration,
+    /// Neighbours that have said what they hold, the source not among them.
+    heard_of: usize,
+    /// The oldest piece that anybody promised.
+    oldest_promised: u64,
+}
+
 /// Ingest time of `serial`, or of the nearest piece before it whose head is known.
 fn ingest_ms(serial: u64, window: &PieceWindow) -> Option<u64> {
-    let nearest = (serial.saturating_sub(NEAR)..=serial).rev().find_map(|serial| window.known(serial));
+    let nearest = (serial.saturating_sub(NEAR)..=serial).rev().find_map(|serial| window.named(serial));
     // Beyond the edge there is nothing to tell by.
-    nearest.filter(|_| serial < window.edge()).map(|known| known.piece.ingest_ms)
+    nearest.filter(|_| serial < window.edge()).map(|named| named.piece.ingest_ms)
 }
 
 impl Playback {
     pub fn set(&mut self, next: u64, due: Timestamp, window: &PieceWindow) {
         self.next = Some(next);
         self.anchor =
-            Some(Anchor { serial: next, due, ingest_ms: window.known(next).map(|k| k.piece.ingest_ms) });
+            Some(Anchor { serial: next, due, ingest_ms: window.named(next).map(|k| k.piece.ingest_ms) });
     }
 
     /// When piece `serial` is due, as far as heads tell: a piece whose own head is missing is due with the one before
@@ -67,7 +82,7 @@ impl Playback {
     pub fn due(&mut self, serial: u64, window: &PieceWindow) -> Option<Timestamp> {
         let anchor = self.anchor.as_mut()?;
         if anchor.ingest_ms.is_none() {
-            anchor.ingest_ms = window.known(anchor.serial).map(|k| k.piece.ingest_ms);
+            anchor.ingest_ms = window.named(anchor.serial).map(|k| k.piece.ingest_ms);
         }
         let from = anchor.ingest_ms?;
         let ingest = ingest_ms(serial, window)?;
@@ -83,30 +98,29 @@ impl Playback {
         self.playing && self.due(serial, window).is_some_and(|due| due < now)
     }
 
-    /// Where to start, once that can be told. `waited` is the time since the first head came, `heard_of` the number
-    /// of neighbours that have said what they hold, the source not among them; `oldest_promised` the oldest piece that
-    /// anybody promised, `by_source` how many copies of one are the source's own.
+    /// Where to start, once that can be told. `by_source` is how many copies of a piece are the source's own.
     pub fn choose_start(
         start: Start,
         target_delay: Duration,
-        waited: Duration,
-        heard_of: usize,
-        oldest_promised: u64,
+        outlook: Outlook,
         by_source: impl Fn(u64) -> u16,
         window: &PieceWindow,
+        exchange: &Exchange,
     ) -> Option<u64> {
-        let newest_ms = window.known(window.edge().checked_sub(1)?)?.piece.ingest_ms;
+        let Outlook { waited, heard_of, oldest_promised } = outlook;
+        let newest_ms = window.named(window.edge().checked_sub(1)?)?.piece.ingest_ms;
         let behind = match start {
             Start::Live => target_delay,
             Start::Ago(ago) => ago,
             Start::Oldest => Duration::MAX,
+            Start::Told => return None,
         };
         let behind_ms = millis(behind);
         let before_ms = newest_ms.checked_sub(behind_ms);
         let wished = before_ms.and_then(|before| window.random_access_before(before, |_| true));
         let enough = heard_of.saturating_mul(2).div_ceil(3).max(1);
         let common = |serial: u64| {
-            let others = window.slot(serial).copies.saturating_sub(by_source(serial));
+            let others = exchange.copies(serial).saturating_sub(by_source(serial));
             usize::from(others) >= enough || window.held.get(serial)
         };
         // Who begins there must be able to go on from there.
@@ -116,9 +130,9 @@ impl Playback {
             let lacking = (serial..to).filter(|s| !common(*s)).count() as u64;
             common(serial) && lacking.saturating_mul(8) <= to.saturating_sub(serial)
         };
-        let random_access = |s: &u64| window.known(*s).is_some_and(|known| known.random_access);
+        let random_access = |s: &u64| window.named(*s).is_some_and(|named| named.random_access);
         let behind_of = |serial: u64| {
-            let ingest_ms = window.known(serial).map_or(0, |known| known.piece.ingest_ms);
+            let ingest_ms = window.named(serial).map_or(0, |named| named.piece.ingest_ms);
             newest_ms.saturating_sub(ingest_ms)
         };
         if let Some(wished) = wished.map(|wished| wished.get()).filter(|wished| plenty(*wished)) {
@@ -130,13 +144,13 @@ impl Playback {
             return Some(newer.flatten().unwrap_or(wished));
         }
         // Heads come newest first: what lies at the delay may not be known yet.
-        let oldest_known = (window.base()..window.edge()).find(|serial| window.known(*serial).is_some());
-        let to_come = oldest_known.is_none_or(|known| oldest_promised < known);
+        let oldest_known = (window.base()..window.edge()).find(|serial| window.named(*serial).is_some());
+        let to_come = oldest_known.is_none_or(|named| oldest_promised < named);
         if (heard_of < ENOUGH || wished.is_none() && to_come) && waited < PATIENCE {
             return None;
         }
         let near_ms = newest_ms.saturating_sub(behind_ms.min(millis(NEAR_EDGE)));
-        let held = |serial: u64| window.slot(serial).copies > 0 || window.held.get(serial);
+        let held = |serial: u64| exchange.copies(serial) > 0 || window.held.get(serial);
         let begins = if start == Start::Live {
             let from = wished.map_or(window.base(), |wished| wished.get());
             let newer = (from..window.edge()).filter(random_access).find(|s| plenty(*s));
@@ -162,6 +176,88 @@ impl Playback {
             }
         }
         wished.or_else(|| window.oldest_random_access()).map(|serial| serial.get())
+    }
+}
+
+impl Node {
+    pub(crate) fn on_playhead(&mut self, next: Serial, due: Timestamp, now: Timestamp) {
+        if self.role != Role::Viewer {
+            return;
+        }
+        let was_elsewhere = self.is_elsewhere();
+        let before = self.playback.next.unwrap_or(0).max(self.window.base());
+        self.playback.set(next.get(), due, &self.window);
+        self.playback.playing = true;
+        for serial in before..next.get().min(self.window.end()) {
+            self.exchange.drop_wish(serial);
+        }
+        if next.get() < before {
+            // Playback went back: look again at what lies between.
+            self.wanted_to = self.wanted_to.min(next.get());
+        }
+        self.extend_wanted(now);
+        if was_elsewhere {
+            self.tell_anew(now);
+        }
+    }
+
+    /// Nobody reads at the live edge any more.
+    pub(crate) fn on_no_playhead(&mut self, now: Timestamp) {
+        if self.role != Role::Viewer || self.playback.next.is_none() {
+            return;
+        }
+        self.playback = Playback::default();
+        self.config.start = Start::Told;
+        self.exchange.drop_wishes();
+        for slab in self.neighbours.slabs() {
+            let Some(neighbour) = self.neighbours.get(slab) else { continue };
+            let coming: Vec<u64> = neighbour.side.incoming().iter().map(Incoming::serial).collect();
+            for serial in coming {
+                self.cancel(slab, serial, now);
+                self.close_request(slab, serial, now);
+            }
+        }
+        self.exchange.drop_wishes();
+        self.tell_anew(now);
+    }
+
+    /// Whether this viewer takes no part in the live edge: nobody here plays it.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.role == Role::Viewer && self.config.start == Start::Told && self.playback.next.is_none()
+    }
+
+    /// Chooses where to start, once that can be told.
+    pub(crate) fn try_start(&mut self, now: Timestamp) {
+        let Some(since) = self.first_head_at else { return };
+        if self.role != Role::Viewer || self.playback.next.is_some() || self.config.start == Start::Told {
+            return;
+        }
+        let outlook = Outlook {
+            waited: now.since(since),
+            heard_of: self.neighbours.iter().filter(|(_, n)| n.newest > 0 && !n.flags.source).count(),
+            oldest_promised: self.neighbours.iter().map(|(_, n)| n.live_from).min().unwrap_or(u64::MAX),
+        };
+        let start = Playback::choose_start(
+            self.config.start,
+            self.config.target_delay,
+            outlook,
+            |serial| self.neighbours.iter().any(|(_, n)| n.flags.source && n.side.has(serial)).into(),
+            &self.window,
+            &self.exchange,
+        );
+        if let Some(serial) = start {
+            self.playback.set(serial, now, &self.window);
+            self.wanted_to = serial;
+            self.out.push_back(Output::Start { serial: Serial::new(serial) });
+            self.extend_wanted(now);
+        }
+    }
+
+    /// What a piece that closes now has until it is played: the delay aimed at, or more where the player is further behind.
+    pub(crate) fn delay_now(&mut self, now: Timestamp) -> Duration {
+        let newest = self.window.edge().saturating_sub(1);
+        let due = self.playback.due(newest, &self.window).filter(|_| self.playback.playing);
+        due.map_or(Duration::ZERO, |due| due.since(now)).max(self.config.target_delay)
     }
 }
 

@@ -1,13 +1,13 @@
 //! Nodes that may be dialled, and who told of them.
 //!
 //! Rules:
-//! 1. What a node says of itself, on a link that proves its key, counts more than what a tracker says, and that more than what a
-//!    neighbour says of others: a lesser word never overwrites a greater one ([`Word`]). Among neighbours the word of the first
-//!    one stands until a dial has shown it to be wrong.
+//! 1. What a node says of itself, on a link that proves its key, counts more than what a tracker says, and that more than what is
+//!    known from before, found in public places, or said by a neighbour of others: a lesser word never overwrites a greater one
+//!    ([`Word`]). Among neighbours the word of the first one stands until a dial has shown it to be wrong.
 //! 2. Each kind of word has places of its own, so gossip cannot flush what trackers and the nodes themselves have said. Where the
 //!    places for gossip are full, the neighbour that fills most gives way: made-up keys cost their teller its own words.
-//! 3. Half of all dials follow gossip. Each neighbour that gossips has an equal say in these, however many nodes it names. The
-//!    node no longer listens to a neighbour whose words fail again and again.
+//! 3. Half of all dials follow gossip, and each neighbour that gossips has an equal say in these, however many nodes it names. The
+//!    node no longer listens to a neighbour whose words fail again and again. The other dials go to each [`Discovery`] alike.
 //! 4. Gossip is not passed on: a made-up key goes no further than one hop.
 
 use std::time::Duration;
@@ -18,11 +18,12 @@ use rand::rngs::SmallRng;
 use rand::seq::{IndexedRandom, IteratorRandom};
 use smallvec::SmallVec;
 
-use crate::Timestamp;
+use crate::{Discovery, Timestamp};
 
 /// Most nodes known by each kind of word.
 const MAX_BY_ITSELF: usize = 64;
 const MAX_BY_TRACKER: usize = 128;
+const MAX_BY_OTHERS: usize = 64;
 const MAX_BY_GOSSIP: usize = 64;
 /// A dial without an answer is forgotten after this time.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,30 +38,48 @@ const FORGIVEN: u16 = 3;
 /// A neighbour lies if so many of its words in a row have failed and none has come true.
 const LIES: u16 = 12;
 
-/// Who told of a node, the least first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// Who told of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Word {
     /// A neighbour, of others.
     Gossip(NodeId),
-    /// A tracker.
-    Tracker,
+    /// A way other than the mesh.
+    Found(Discovery),
     /// The node itself, on a link.
     Itself,
 }
 
+/// How much a word counts: the last of these most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Credit {
+    /// A neighbour can make up any number of nodes.
+    Gossip,
+    /// Anybody can write in a public place, but each entry costs its writer some work.
+    Public,
+    /// This node has had a link to it, but some time ago.
+    Remembered,
+    /// The tracker has seen a proof of its key.
+    Tracker,
+    /// Its key is proved by the link, and it knows best where it is.
+    Itself,
+}
+
 impl Word {
-    fn rank(self) -> u8 {
+    fn credit(self) -> Credit {
         match self {
-            Self::Gossip(_) => 0,
-            Self::Tracker => 1,
-            Self::Itself => 2,
+            Self::Gossip(_) => Credit::Gossip,
+            Self::Found(Discovery::Public) => Credit::Public,
+            Self::Found(Discovery::Remembered) => Credit::Remembered,
+            Self::Found(Discovery::Tracker) => Credit::Tracker,
+            Self::Itself => Credit::Itself,
         }
     }
 
     fn most(self) -> usize {
         match self {
             Self::Gossip(_) => MAX_BY_GOSSIP,
-            Self::Tracker => MAX_BY_TRACKER,
+            Self::Found(Discovery::Public | Discovery::Remembered) => MAX_BY_OTHERS,
+            Self::Found(Discovery::Tracker) => MAX_BY_TRACKER,
             Self::Itself => MAX_BY_ITSELF,
         }
     }
@@ -127,7 +146,7 @@ impl Candidates {
             self.list.push(Candidate { info, word, after, failed: 0 });
             return self.make_room(word, rng);
         };
-        let beats = match word.rank().cmp(&known.word.rank()) {
+        let beats = match word.credit().cmp(&known.word.credit()) {
             std::cmp::Ordering::Less => false,
             std::cmp::Ordering::Greater => true,
             std::cmp::Ordering::Equal => word == known.word || known.failed > 0,
@@ -135,7 +154,7 @@ impl Candidates {
         if !beats {
             return;
         }
-        if word.rank() > known.word.rank() {
+        if word.credit() > known.word.credit() {
             known.failed = 0;
         }
         (known.info, known.word) = (info, word);
@@ -145,7 +164,7 @@ impl Candidates {
     /// Forgets one node if too many are known by this kind of word: one that could not be reached, else one of the
     /// neighbour that told of most, else any.
     fn make_room(&mut self, word: Word, rng: &mut SmallRng) {
-        let alike = |c: &Candidate| c.word.rank() == word.rank();
+        let alike = |c: &Candidate| c.word.credit() == word.credit();
         if self.list.iter().filter(|c| alike(c)).count() <= word.most() {
             return;
         }
@@ -193,8 +212,9 @@ impl Candidates {
     ) -> Option<usize> {
         let heard =
             |node: &NodeId| self.tellers.iter().find(|t| t.node == *node).is_none_or(Teller::is_heard);
-        let (mut told, mut gossip) =
-            (SmallVec::<[usize; 64]>::new(), SmallVec::<[(NodeId, usize); 64]>::new());
+        // By trackers and the nodes themselves, from an earlier run, from where anybody may write.
+        let mut told: [SmallVec<[usize; 64]>; 3] = Default::default();
+        let mut gossip = SmallVec::<[(NodeId, usize); 64]>::new();
         for (index, candidate) in self.list.iter().enumerate() {
             let node = &candidate.info.node;
             if candidate.after > now
@@ -208,9 +228,15 @@ impl Candidates {
             match candidate.word {
                 Word::Gossip(teller) if heard(&teller) => gossip.push((teller, index)),
                 Word::Gossip(_) => {}
-                Word::Tracker | Word::Itself => told.push(index),
+                Word::Found(Discovery::Tracker) | Word::Itself => told[0].push(index),
+                Word::Found(Discovery::Remembered) => told[1].push(index),
+                Word::Found(Discovery::Public) => told[2].push(index),
             }
         }
+        let mut ways: SmallVec<[SmallVec<[usize; 64]>; 3]> =
+            told.into_iter().filter(|way| !way.is_empty()).collect();
+        let way = if ways.len() > 1 { rng.random_range(0..ways.len()) } else { 0 };
+        let told = if ways.is_empty() { SmallVec::new() } else { ways.swap_remove(way) };
         if !told.is_empty() && (gossip.is_empty() || rng.random()) {
             return told.choose(rng).copied();
         }
@@ -345,7 +371,7 @@ mod tests {
     #[test]
     fn a_lesser_word_never_overwrites_a_greater_one() {
         let (liar, other) = (Word::Gossip(node(100)), Word::Gossip(node(101)));
-        let words = [liar, Word::Tracker, Word::Itself];
+        let words = [liar, Word::Found(Discovery::Tracker), Word::Itself];
         for (index, first) in words.into_iter().enumerate() {
             for (later, second) in words.into_iter().enumerate() {
                 let mut fixture = Fixture::new();
@@ -370,7 +396,7 @@ mod tests {
     fn made_up_keys_flush_nobody_elses_words() {
         let mut fixture = Fixture::new();
         for number in 0..MAX_BY_TRACKER as u32 {
-            fixture.learn(info(number, "honest"), Word::Tracker);
+            fixture.learn(info(number, "honest"), Word::Found(Discovery::Tracker));
         }
         for teller in 0..5 {
             for number in 0..12 {
@@ -384,6 +410,26 @@ mod tests {
         assert_eq!(list.len(), MAX_BY_TRACKER + MAX_BY_GOSSIP);
         let honest = list.iter().filter(|c| c.info.address == "honest").count();
         assert!(honest >= MAX_BY_TRACKER + 50, "{honest}");
+    }
+
+    #[test]
+    fn each_way_to_know_of_a_node_has_places_of_its_own_and_no_more() {
+        let mut fixture = Fixture::new();
+        let words = [
+            Word::Gossip(node(999)),
+            Word::Found(Discovery::Public),
+            Word::Found(Discovery::Remembered),
+            Word::Found(Discovery::Tracker),
+            Word::Itself,
+        ];
+        for (way, word) in (0..).zip(words) {
+            (0..300).for_each(|number| fixture.learn(info(1000 * way + number, "there"), word));
+        }
+        // What `Load` says of it.
+        assert_eq!(fixture.candidates.len(), 384);
+        // A node that speaks for itself takes a place of those who do.
+        (0..300).for_each(|number| fixture.learn(info(3000 + number, "there"), Word::Itself));
+        assert!(fixture.candidates.len() <= 384);
     }
 
     #[test]
@@ -408,12 +454,44 @@ mod tests {
         }
         assert_eq!(wasted, usize::from(FORGIVEN) + 1);
         assert!(!lies, "it was not dialled for often enough to be called a liar");
-        // Who is cut off blames nobody.
+        // A node that is cut off blames nobody.
         let mut fixture = Fixture::new();
         for number in 0..50 {
             fixture.learn(info(number, "far"), liar);
             let chosen = fixture.choose(NOW).unwrap();
             assert_eq!(fixture.candidates.failed(&chosen.node, false, NOW), None);
         }
+    }
+
+    #[test]
+    fn no_way_to_become_known_crowds_out_another() {
+        let mut fixture = Fixture::new();
+        let ways = [Discovery::Public, Discovery::Remembered, Discovery::Tracker];
+        for number in 0..300 {
+            fixture.candidates.learn(
+                info(number, "a"),
+                Word::Found(Discovery::Public),
+                NOW,
+                &mut fixture.rng,
+            );
+        }
+        for (way, first) in ways.into_iter().zip([0, 1000, 2000]).skip(1) {
+            fixture.candidates.learn(info(first, "a"), Word::Found(way), NOW, &mut fixture.rng);
+        }
+        assert_eq!(fixture.candidates.len(), MAX_BY_OTHERS + 2);
+        let dialled: Vec<NodeId> = (0..12)
+            .filter_map(|_| fixture.candidates.choose(true, false, |_| true, NOW, &mut fixture.rng))
+            .map(|info| info.node)
+            .collect();
+        assert!(dialled.contains(&node(1000)) && dialled.contains(&node(2000)), "{dialled:?}");
+
+        // The word of a greater one stands.
+        fixture.candidates.learn(info(2000, "b"), Word::Found(Discovery::Public), NOW, &mut fixture.rng);
+        fixture.candidates.learn(info(1000, "b"), Word::Found(Discovery::Tracker), NOW, &mut fixture.rng);
+        let address = |number| {
+            let of = fixture.candidates.list.iter().find(|c| c.info.node == node(number));
+            of.map(|c| c.info.address.clone())
+        };
+        assert_eq!([1000, 2000].map(address), [Some("b".into()), Some("a".into())]);
     }
 }

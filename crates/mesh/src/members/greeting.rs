@@ -11,9 +11,11 @@ use crate::stream::window::AHEAD;
 use crate::{Role, Timestamp};
 
 /// The highest protocol version that this crate speaks; each neighbour is spoken to in the lower of its own and this.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// The first version that knows [`Message::State`].
 pub(crate) const KNOWS_STATES: u32 = 2;
+/// The first version that knows [`Message::Kept`].
+pub(crate) const KNOWS_KEPT: u32 = 3;
 /// Heads that a newcomer asks for behind the edge, for the default delay and a group of pictures at 30 pieces
 /// a second.
 const HEADS_BEHIND: u64 = 256;
@@ -50,9 +52,17 @@ impl Node {
                 no_upload: !self.config.upload,
                 relay: self.role == Role::Relay,
                 source: self.role == Role::Source,
+                elsewhere: self.is_elsewhere(),
             },
             upload_kbps: self.promised_kbps,
             address: self.config.address.clone(),
+        }
+    }
+
+    /// Tells all neighbours anew what this node is.
+    pub(crate) fn tell_anew(&mut self, now: Timestamp) {
+        for slab in self.neighbours.slabs() {
+            self.tell_address(slab, now);
         }
     }
 
@@ -117,6 +127,7 @@ impl Node {
             self.let_go_worst(from, now);
         }
         self.tell_statements(from, now);
+        self.tell_kept(from, now);
     }
 
     pub(crate) fn on_bitfield(&mut self, from: Slab, window: Window, now: Timestamp) {
@@ -127,7 +138,7 @@ impl Node {
         if !self.window.anchored() && !self.window.contains(edge) {
             // A guess that the first verified head will confirm or correct.
             let base = edge.saturating_add(AHEAD).saturating_sub(self.window.len());
-            self.slide_window(base, now);
+            self.slide_window(base);
         }
         for offset in (0..bits).filter(set) {
             self.add_holder(from, window.first.plus(offset).get());
@@ -138,6 +149,6 @@ impl Node {
             self.ask_heads(from, edge.saturating_sub(HEADS_BEHIND), edge.saturating_add(AHEAD), now);
         }
         self.try_start(now);
-        self.ask_more(from, now);
+        self.request_more(from, now);
     }
 }

@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use minuet_proto::mesh::{HelloFlags, NodeId, Serial, SerialList};
 use smallvec::SmallVec;
 
-use crate::demand::arrival::Pace;
+use crate::exchange::{Incoming, Side};
+use crate::past::fetch::KeptSide;
 use crate::stream::bits::Bits;
 use crate::stream::tempo::Tempo;
 use crate::{Direction, LinkId, Timestamp};
@@ -24,46 +25,16 @@ pub(crate) const QUIET: Duration = Duration::from_millis(600);
 const MAX_CANCELLED: usize = 8;
 /// Requests without an answer that are remembered of one that has delivered nothing.
 const MAX_OVERDUE: usize = 8;
+/// A piece that is given up before so much of it is here was hardly sent at all.
+pub(crate) const STINGY: u32 = 4;
 /// Pieces remembered that were sent within a round trip.
 const MAX_SERVED: usize = 8;
 /// Pieces that a neighbour need not be told of at once and is told of together.
 const MAX_UNTOLD: usize = 16;
 
-/// A piece that is asked of a neighbour, or that it pushes unasked.
-#[derive(Debug)]
-pub(crate) struct Asked {
-    pub serial: u64,
-    pub at: Timestamp,
-    /// When the last block came in; `at` before the first.
-    pub heard: Timestamp,
-    /// False for a push.
-    pub solicited: bool,
-    /// What is here, from the piece's first byte on, in one buffer.
-    pub data: BytesMut,
-    /// When it should end; `None` before the first block.
-    pub pace: Option<Pace>,
-}
-
-impl Asked {
-    pub fn new(serial: u64, solicited: bool, now: Timestamp) -> Self {
-        Self { serial, at: now, heard: now, solicited, data: BytesMut::new(), pace: None }
-    }
-
-    /// Bytes that are here.
-    pub fn received(&self) -> u32 {
-        // No piece is longer than 1 MiB.
-        u32::try_from(self.data.len()).unwrap_or(u32::MAX)
-    }
-
-    /// Whether the piece has begun to come and cannot be counted on.
-    pub fn is_behind(&self, len: u32, due: Option<Timestamp>, now: Timestamp) -> bool {
-        self.pace.is_some_and(|pace| pace.is_behind(self.received(), len, due, now))
-    }
-}
-
-/// A piece that a neighbour asked for.
+/// A piece that a neighbour requested, or that it is pushed.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Want {
+pub(crate) struct Outgoing {
     pub serial: u64,
     /// When it was asked for.
     pub since: Timestamp,
@@ -86,7 +57,7 @@ pub(crate) struct Neighbour {
     pub since: Timestamp,
     pub heard: Timestamp,
     /// When something was last sent to it.
-    pub told: Timestamp,
+    pub sent_at: Timestamp,
     /// Hello came in.
     pub greeted: bool,
     /// The version that both ends speak; 0 before Hello.
@@ -96,15 +67,15 @@ pub(crate) struct Neighbour {
     /// How others can reach it, if it told or was dialled there.
     pub address: Bytes,
     pub rtt: Duration,
-    /// Pieces it holds or promises.
-    pub has: Bits,
-    /// Heads it is known to know: it sent them, or was sent them. (Who has a piece knows its head.)
+    /// What it has of the window, and what is coming in from it.
+    pub side: Side,
+    /// Heads it is known to know: it sent them, or was sent them. (A neighbour that has a piece knows its head.)
     pub knows: Bits,
-    pub asked: SmallVec<[Asked; 2]>,
     /// What was asked or pushed and then cancelled, until the far end must have heard of it: blocks that cross
     /// the cancel are the last that come. At most [`MAX_CANCELLED`].
     pub cancelled: SmallVec<[(u64, Timestamp); 2]>,
-    pub wants: SmallVec<[Want; 4]>,
+    /// What it requested or is pushed: it waits for its turn, or is being sent.
+    pub outgoing: SmallVec<[Outgoing; 4]>,
     /// Pieces sent to it whole, until requests that crossed them must have come. At most [`MAX_SERVED`].
     pub served: SmallVec<[(u64, Timestamp); 2]>,
     /// Pieces here that it is not told of yet, in ascending order, at most [`MAX_UNTOLD`], and by when it must be.
@@ -136,6 +107,8 @@ pub(crate) struct Neighbour {
     pub overdue: SmallVec<[(u64, Timestamp); 2]>,
     /// Pieces that it began to send and did not end, less those that it did end.
     pub broken_off: u32,
+    /// Of these, those of which less than one in [`STINGY`] was here, as long as it has delivered nothing.
+    pub stingy: u32,
     /// Requests that it has made.
     pub requests: u32,
     /// Media bytes that verified, from it; media bytes sent to it.
@@ -156,8 +129,12 @@ pub(crate) struct Neighbour {
     pub credit: f32,
     /// Source: the part of the pieces pushed to it that reappeared at others, smoothed; 1 before the first.
     pub spreads: f32,
+    /// Source: whether a piece pushed to it first has ever reappeared at others.
+    pub has_spread: bool,
     /// Hung up, but not yet down.
     pub closing: bool,
+    /// What concerns finished segments.
+    pub kept: KeptSide,
 }
 
 impl Neighbour {
@@ -168,8 +145,8 @@ impl Neighbour {
 
     /// Whether a piece of `len` bytes that it has begun can be expected to become whole: it finishes what it begins, or
     /// half of the piece is here.
-    pub fn will_finish(&self, asked: &Asked, len: u32) -> bool {
-        self.finishes() || asked.received() >= len.div_ceil(2)
+    pub fn will_finish(&self, incoming: &Incoming, len: u32) -> bool {
+        self.finishes() || incoming.received() >= len.div_ceil(2)
     }
 
     pub fn new(
@@ -190,18 +167,17 @@ impl Neighbour {
             ip,
             since: now,
             heard: now,
-            told: now,
+            sent_at: now,
             greeted: false,
             flags: HelloFlags::default(),
             version: 0,
             upload_kbps: 0,
             address: Bytes::new(),
             rtt,
-            has: Bits::new(window),
+            side: Side::new(window),
             knows: Bits::new(window),
-            asked: SmallVec::new(),
             cancelled: SmallVec::new(),
-            wants: SmallVec::new(),
+            outgoing: SmallVec::new(),
             served: SmallVec::new(),
             untold: SerialList::new(),
             untold_by: now,
@@ -217,6 +193,7 @@ impl Neighbour {
             unanswered: 0,
             overdue: SmallVec::new(),
             broken_off: 0,
+            stingy: 0,
             requests: 0,
             taken: 0,
             given: 0,
@@ -228,15 +205,28 @@ impl Neighbour {
             live_from: u64::MAX,
             credit: 0.0,
             spreads: 1.0,
+            has_spread: false,
             closing: false,
+            kept: KeptSide::default(),
         }
     }
 
+    /// Whether it has never shown that it is there for the stream: it has told of no piece. One that passes nothing on tells of
+    /// none either, and shows it by its requests.
+    pub fn is_mute(&self) -> bool {
+        self.newest == 0 && !(self.flags.no_upload && self.requests > 0)
+    }
+
+    /// Whether so much waits in the transport for it that it gets no block.
+    pub fn is_congested(&self) -> bool {
+        self.undrained >= crate::supply::uplink::LINK_UNDRAINED
+    }
+
     /// Notes at which rate a piece came that is whole now. One that came in one block tells nothing.
-    pub fn note_rate(&mut self, asked: &Asked, now: Timestamp) {
-        let Some(pace) = asked.pace else { return };
+    pub fn note_rate(&mut self, incoming: &Incoming, now: Timestamp) {
+        let Some(pace) = incoming.pace else { return };
         let took = now.since(pace.begun).as_secs_f32();
-        let rate = asked.data.len() as f32 / took;
+        let rate = incoming.data.len() as f32 / took;
         if rate.is_finite() {
             self.rate = if self.rate > 0.0 { self.rate + (rate - self.rate) / 4.0 } else { rate };
         }
@@ -244,7 +234,7 @@ impl Neighbour {
 
     /// Whether it tells of new pieces, as everybody does who gets the stream.
     pub fn tells(&self, edge: u64) -> bool {
-        self.newest > 0 && self.newest.saturating_add(crate::supply::uplink::LIVE) > edge
+        self.newest > 0 && self.newest.saturating_add(crate::supply::rank::LIVE) > edge
     }
 
     /// Notes a request that is given up without an answer.
@@ -301,8 +291,8 @@ impl Neighbour {
         self.pushed.push(serial);
     }
 
-    /// Whether it cancels a push of what it has not promised. Who has a piece from elsewhere promises it before it
-    /// cancels; who does not will not have it.
+    /// Whether its Cancel refuses a push. A receiver that already has the piece sends Have before Cancel; a Cancel without a Have is a
+    /// refusal.
     pub fn refuses(&mut self, serial: u64) -> bool {
         let before = self.pushed.len();
         self.pushed.retain(|s| *s != serial);
@@ -324,7 +314,7 @@ impl Neighbour {
     }
 
     pub fn knows_head(&self, serial: u64) -> bool {
-        self.knows.get(serial) || self.has.get(serial)
+        self.knows.get(serial) || self.side.has(serial)
     }
 
     /// Bytes a second at which pieces come from it: as measured, or as its uplink promises.
@@ -334,7 +324,7 @@ impl Neighbour {
 
     /// Time that a piece takes on its promised uplink, in microseconds.
     pub fn transfer_us(&self, tempo: &Tempo) -> f32 {
-        // Who promises nothing is taken to have about as much as one stream.
+        // A neighbour that promises nothing is taken to have about as much as one stream.
         let bytes_per_s = if self.upload_kbps == 0 { tempo.rate } else { self.upload_kbps as f32 * 125.0 };
         tempo.piece_len as f32 * 1e6 / bytes_per_s
     }

@@ -30,7 +30,7 @@ use crate::members::candidates::Word;
 use crate::members::neighbour::{Neighbour, Slab};
 use crate::node::Node;
 use crate::trust::flood::price;
-use crate::{Direction, HangUpReason, LinkId, Output, Role, Timestamp};
+use crate::{Direction, Discovery, HangUpReason, LinkId, Output, Role, Timestamp};
 
 /// The least number of neighbours to aim at: with fewer one that leaves is missed.
 const LEAST_NEIGHBOURS: usize = 6;
@@ -47,10 +47,12 @@ const TOLD_BYTES: f32 = 48.0;
 const IDLE: u32 = 5;
 /// A link's far end must have said Hello by then.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
-/// Who has nothing to say says so after this time, at the nominal pace (`tempo.rs`) and within the bounds.
+/// A node that has nothing to say says so after this time, at the nominal pace (`tempo.rs`) and within the bounds.
 const KEEP_ALIVE: Duration = Duration::from_millis(250);
 const LEAST_KEEP_ALIVE: Duration = Duration::from_secs(2);
 const MOST_KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Nodes dialled at a time, beyond those aimed at, by who wants a finished segment of which hardly any neighbour has anything.
+const SEEKS: usize = 2;
 /// How often the least useful neighbour is looked for, and how old it must be.
 const REVIEW: Duration = Duration::from_secs(20);
 /// Links that are kept account of, as a multiple of half of those aimed at: twice as many accepted, as many dialled, and
@@ -111,10 +113,19 @@ impl Node {
         self.tell_peers(slab, now);
     }
 
-    /// The tracker or a neighbour named nodes.
-    pub(crate) fn on_peers(&mut self, peers: Vec<PeerInfo>, from: Option<Slab>, now: Timestamp) {
+    /// Nodes have become known.
+    pub(crate) fn on_found(&mut self, peers: Vec<PeerInfo>, by: Discovery, now: Timestamp) {
+        self.learn_peers(peers, None, Word::Found(by), now);
+    }
+
+    /// A neighbour named nodes.
+    pub(crate) fn on_peers(&mut self, peers: Vec<PeerInfo>, from: Slab, now: Timestamp) {
+        let Some(teller) = self.neighbours.get(from).map(|n| n.node) else { return };
+        self.learn_peers(peers, Some(from), Word::Gossip(teller), now);
+    }
+
+    fn learn_peers(&mut self, peers: Vec<PeerInfo>, from: Option<Slab>, word: Word, now: Timestamp) {
         let teller = from.and_then(|from| self.neighbours.get(from)).map(|n| n.node);
-        let word = teller.map_or(Word::Tracker, Word::Gossip);
         for info in peers.into_iter().take(MAX_LEARNED) {
             if info.node == self.config.node || self.bans.contains(&info.node) {
                 continue;
@@ -123,6 +134,7 @@ impl Node {
                 if let Some(sender) = from.and_then(|from| self.neighbours.get_mut(from)) {
                     sender.address = info.address.clone();
                     sender.flags.dialable = info.flags.dialable;
+                    sender.flags.elsewhere = info.flags.elsewhere;
                     sender.upload_kbps = info.upload_kbps;
                 }
                 self.candidates.learn(info, Word::Itself, now, &mut self.rng);
@@ -196,7 +208,10 @@ impl Node {
         let (have, chosen) = (links().count(), links().filter(|(_, n)| n.chosen).count());
         let under_way = self.candidates.dialling();
         let (aim, half) = (self.aim(), (self.aim() / 2).max(1));
-        let missing = aim.saturating_sub(have).max(half.saturating_sub(chosen)).saturating_sub(under_way);
+        let missing = aim.saturating_sub(have).max(half.saturating_sub(chosen));
+        // A node that lacks what a reader wants looks for others beyond that.
+        let seeks = self.lacks_keepers() && have < aim.saturating_mul(2);
+        let missing = missing.max(if seeks { SEEKS } else { 0 }).saturating_sub(under_way);
         let at_once = half.saturating_sub(under_way);
         for _ in 0..missing.min(at_once) {
             if !self.dial_one(true, false, now) {
@@ -240,8 +255,8 @@ impl Node {
             let silent = !neighbour.greeted && neighbour.since + HELLO_WITHIN < now;
             if silent || neighbour.heard + idle < self.edge_at {
                 self.hang_up(slab, HangUpReason::Idle, false, now);
-            } else if neighbour.greeted && neighbour.told + keep_alive < now && !neighbour.closing {
-                // Who passes nothing on promises nothing: an empty list says as well that it is there.
+            } else if neighbour.greeted && neighbour.sent_at + keep_alive < now && !neighbour.closing {
+                // A node that uploads nothing promises nothing: an empty list says as well that it is there.
                 let held = |serial: &u64| self.config.upload && self.window.held.get(*serial);
                 let newest = (self.window.base()..self.window.edge()).rfind(held);
                 let newest = newest.map(Serial::new).into_iter().collect();

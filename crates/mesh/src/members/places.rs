@@ -79,7 +79,7 @@ fn nets_of(ip: Option<IpAddr>) -> SmallVec<[Net; 3]> {
     }
 }
 
-/// Who goes from the network that holds most, unless that is the newcomer's own or holds no more than its would.
+/// Which neighbour goes from the network that holds most, unless that is the newcomer's own or holds no more than its would.
 fn worst_of_largest(accepted: &[(Slab, &Neighbour)], newcomer: Option<IpAddr>) -> Option<Slab> {
     let mut held: Vec<(Net, u64)> = Vec::new();
     for (_, neighbour) in accepted {

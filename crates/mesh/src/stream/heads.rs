@@ -17,7 +17,7 @@ use rand::seq::IteratorRandom;
 
 use crate::members::neighbour::Slab;
 use crate::node::Node;
-use crate::stream::window::Known;
+use crate::stream::window::Named;
 use crate::trust::flood::price;
 use crate::{HangUpReason, Input, Output, PieceRef, Role, Timestamp};
 
@@ -73,11 +73,11 @@ impl Node {
         if self.window.anchored() && end <= self.window.base() {
             return Verdict::Ignored;
         }
-        let same = |known: &Known| known.head.body == signed.body;
-        let known: Vec<_> =
-            head.iter().filter_map(|(serial, ..)| Some((serial, self.window.known(serial.get())?))).collect();
+        let same = |named: &Named| named.head.body == signed.body;
+        let named: Vec<_> =
+            head.iter().filter_map(|(serial, ..)| Some((serial, self.window.named(serial.get())?))).collect();
         let inside = head.iter().filter(|(s, ..)| s.get() >= self.window.base()).count();
-        if known.len() == inside && known.iter().all(|(_, k)| same(k)) {
+        if named.len() == inside && named.iter().all(|(_, k)| same(k)) {
             return Verdict::Known;
         }
         if !self.config.key.verify(&SignedHead::signed_bytes(&signed.body), &signed.signature) {
@@ -85,7 +85,7 @@ impl Node {
         }
         let contradicts = head.iter().find(|(serial, id, piece)| {
             self.window
-                .known(serial.get())
+                .named(serial.get())
                 .is_some_and(|k| (k.piece.id, k.piece.hash, k.piece.len) != (*id, piece.hash, piece.len))
         });
         if let Some((serial, ..)) = contradicts {
@@ -98,13 +98,13 @@ impl Node {
     /// Takes in a verified head.
     fn take_head(&mut self, head: Head, signed: SignedHead, from: Option<Slab>, now: Timestamp) {
         let end = head.end().get();
-        self.slide_window(self.window.base_for(end), now);
+        self.slide_window(self.window.base_for(end));
         if self.first_head_at.is_none() {
             self.first_head_at = Some(now);
         }
         let signed = Arc::new(signed);
         for (serial, id, piece) in head.iter() {
-            if !self.window.contains(serial.get()) || self.window.known(serial.get()).is_some() {
+            if !self.window.contains(serial.get()) || self.window.named(serial.get()).is_some() {
                 continue;
             }
             let HeadPiece { hash, len, ingest_ms, random_access } = *piece;
@@ -112,7 +112,7 @@ impl Node {
             if slot.since == Timestamp::ZERO {
                 slot.since = now;
             }
-            slot.known = Some(Box::new(Known {
+            slot.named = Some(Box::new(Named {
                 piece: PieceRef { serial, id, len, hash, ingest_ms },
                 random_access,
                 head: signed.clone(),
@@ -125,7 +125,7 @@ impl Node {
         if end.saturating_add(HISTORY) > self.window.edge() {
             self.gossip(&head, &signed, from, now);
         }
-        self.out.push_back(Output::Head(head));
+        self.out.push_back(Output::Head { head, signed });
         if from.is_some() {
             // Answers come newest first; what the driver brings may not, so that waits for a neighbour's bitmap.
             self.try_start(now);
@@ -154,18 +154,18 @@ impl Node {
 
     /// Source: signs a head for a piece that has just closed.
     pub(crate) fn on_piece_closed(&mut self, closed: Input, now: Timestamp) {
-        let Input::PieceClosed { id, len, hash, ingest_ms, random_access } = closed else { return };
-        if self.role != Role::Source {
+        let Input::PieceClosed { piece, random_access } = closed else { return };
+        let PieceRef { serial, id, len, hash, ingest_ms } = piece;
+        if self.role != Role::Source || serial < self.next_serial {
             return;
         }
-        let serial = self.next_serial;
-        self.next_serial = self.next_serial.next();
+        self.next_serial = serial.next();
         let piece = HeadPiece { hash, len, ingest_ms, random_access };
         let head = Head { first: serial, segment: id.segment, first_index: id.piece, pieces: vec![piece] };
         let body = head.encode();
         let signature = self.config.key.sign(&SignedHead::signed_bytes(&body));
         self.take_head(head, SignedHead { body, signature }, None, now);
-        if self.window.known(serial.get()).is_none() {
+        if self.window.named(serial.get()).is_none() {
             // Another source of this channel is far ahead: nobody has a place for this piece.
             return;
         }
@@ -173,7 +173,7 @@ impl Node {
         if self.config.source_pushes {
             self.push.note_fresh(serial.get(), now, self.role);
         }
-        let nobody = !self.neighbours.iter().any(|(_, n)| n.greeted && !n.closing);
+        let nobody = !self.neighbours.iter().any(|(_, n)| n.greeted && !n.closing && !n.flags.elsewhere);
         if nobody || !self.config.source_pushes {
             // What closes before anybody is there may be asked for at once. It is pushed, too, if somebody comes soon:
             // else the first viewers would all ask the source for the first pieces. Pushed later, it would be old.
@@ -190,8 +190,8 @@ impl Node {
         let end = first.get().saturating_add(count.into()).min(self.window.edge());
         let mut last: Option<Arc<SignedHead>> = None;
         for serial in (start..end).rev() {
-            let Some(known) = self.window.known(serial) else { continue };
-            let head = known.head.clone();
+            let Some(named) = self.window.named(serial) else { continue };
+            let head = named.head.clone();
             if last.as_ref().is_some_and(|l| Arc::ptr_eq(l, &head)) {
                 continue;
             }
@@ -210,7 +210,7 @@ impl Node {
     /// Asks for heads that have not come although neighbours have had their pieces for a while: without them the
     /// pieces can be neither verified nor known to be due.
     pub(crate) fn ask_missing_heads(&mut self, now: Timestamp) {
-        /// Heads go ahead of their pieces, and a piece takes a second to everyone. Who plays nothing can wait longer.
+        /// Heads go ahead of their pieces, and a piece takes a second to everyone. A node that plays nothing can wait longer.
         const MISSING_AFTER: Duration = Duration::from_millis(400);
         /// Where a whole minute appears at once, most heads come with their pieces: no need to ask for all.
         const MAX_MISSING: u64 = 16;
@@ -221,13 +221,13 @@ impl Node {
         });
         let missing = |serial: &u64| {
             let slot = self.window.slot(*serial);
-            slot.known.is_none() && slot.copies > 0 && slot.since + after < now
+            slot.named.is_none() && self.exchange.copies(*serial) > 0 && slot.since + after < now
         };
         let (from, to) = (self.window.base(), self.window.edge());
-        let Some(first) = self.window.wanted.iter(from, to).find(missing) else { return };
-        let last = self.window.wanted.iter(first, to).filter(missing).last().unwrap_or(first);
+        let Some(first) = self.exchange.wanted().iter(from, to).find(missing) else { return };
+        let last = self.exchange.wanted().iter(first, to).filter(missing).last().unwrap_or(first);
         let holders =
-            self.neighbours.iter().filter(|(_, n)| n.has.get(first) && !n.quiet(self.quiet_after, now));
+            self.neighbours.iter().filter(|(_, n)| n.side.has(first) && !n.quiet(self.quiet_after, now));
         let holder = holders.map(|(slab, _)| slab).choose(&mut self.rng);
         if let Some(holder) = holder {
             self.ask_heads(holder, first, last.saturating_add(1).min(first.saturating_add(MAX_MISSING)), now);

@@ -2,7 +2,6 @@
 
 pub(crate) mod bits;
 pub(crate) mod heads;
-pub(crate) mod known;
 pub(crate) mod statements;
 pub(crate) mod tempo;
 pub(crate) mod window;

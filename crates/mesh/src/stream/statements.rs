@@ -74,7 +74,7 @@ impl Node {
         }
     }
 
-    /// Who has not greeted yet is told when it has.
+    /// A neighbour that has not greeted yet is told when it has.
     fn tell_statement(&mut self, to: Slab, statement: Statement, now: Timestamp) {
         let version = self.neighbours.get(to).map_or(0, |neighbour| neighbour.version);
         match statement {

@@ -53,8 +53,8 @@ impl Tempo {
         let (mut oldest_ms, mut newest_ms) = (u64::MAX, 0);
         for serial in (edge.saturating_sub(SPAN).max(window.base())..edge).rev() {
             // A source that comes back leaves serials out: its pieces before are another stream's.
-            let Some(known) = window.known(serial) else { break };
-            let piece = known.piece;
+            let Some(named) = window.named(serial) else { break };
+            let piece = named.piece;
             newest_ms = newest_ms.max(piece.ingest_ms);
             oldest_ms = oldest_ms.min(piece.ingest_ms);
             longest = longest.max(piece.len);

@@ -6,19 +6,21 @@
 //! head has confirmed yet may be promised and asked for up to [`AHEAD`] beyond the newest head, since promises
 //! outrun heads; they cannot be stored before their head is here.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use minuet_proto::mesh::{Serial, SignedHead};
 
+use crate::node::Node;
 use crate::stream::bits::Bits;
-use crate::{PieceRef, Timestamp};
+use crate::{Output, PieceRef, Timestamp};
 
 /// How far beyond the newest verified head a promise is believed.
 pub(crate) const AHEAD: u64 = 64;
 
 /// What a verified head says of one piece.
 #[derive(Debug)]
-pub(crate) struct Known {
+pub(crate) struct Named {
     pub piece: PieceRef,
     pub random_access: bool,
     /// The head it came in, to pass on and to compare with.
@@ -28,21 +30,17 @@ pub(crate) struct Known {
 /// One piece of the window.
 #[derive(Debug, Default)]
 pub(crate) struct Slot {
-    pub known: Option<Box<Known>>,
+    pub named: Option<Box<Named>>,
     /// When it was first heard of.
     pub since: Timestamp,
-    /// Neighbours that hold or promise it.
-    pub copies: u16,
     /// How often this node has begun to send it.
     pub given: u16,
-    /// Neighbours that are asked for it or are sending it.
-    pub asked: u8,
-    /// All bytes are in, the driver is hashing them.
-    pub verifying: bool,
     /// The HTTP origin was asked.
     pub http: bool,
     /// Neighbours were told that it is here or coming.
     pub promised: bool,
+    /// A neighbour began to send it and did not go on.
+    pub broken_off: bool,
 }
 
 #[derive(Debug)]
@@ -53,8 +51,6 @@ pub(crate) struct PieceWindow {
     newest: Option<u64>,
     /// Verified pieces, in the driver's store.
     pub held: Bits,
-    /// Pieces to get that nobody is asked for right now.
-    pub wanted: Bits,
 }
 
 impl PieceWindow {
@@ -65,7 +61,6 @@ impl PieceWindow {
             base: 0,
             newest: None,
             held: Bits::new(len),
-            wanted: Bits::new(len),
         }
     }
 
@@ -116,8 +111,8 @@ impl PieceWindow {
         &mut self.slots[index]
     }
 
-    pub fn known(&self, serial: u64) -> Option<&Known> {
-        if self.contains(serial) { self.slot(serial).known.as_deref() } else { None }
+    pub fn named(&self, serial: u64) -> Option<&Named> {
+        if self.contains(serial) { self.slot(serial).named.as_deref() } else { None }
     }
 
     pub fn holds(&self, serial: u64) -> bool {
@@ -138,6 +133,12 @@ impl PieceWindow {
         if self.anchored() || self.contains(edge) { base.max(self.base) } else { base }
     }
 
+    /// What leaves the window if it slides to `base`: at most all of it.
+    pub fn leaving(&self, base: u64) -> Range<u64> {
+        let ahead = base >= self.base && base < self.end();
+        self.base..if ahead { base } else { self.end() }
+    }
+
     /// Slides to `base`. The caller has cleared everything that refers to the serials that leave.
     pub fn slide(&mut self, base: u64) {
         if base < self.base || base.saturating_sub(self.base) >= self.len() {
@@ -145,12 +146,10 @@ impl PieceWindow {
                 *slot = Slot::default();
             }
             self.held.clear_all();
-            self.wanted.clear_all();
         } else {
             for serial in self.base..base {
                 *self.slot_mut(serial) = Slot::default();
                 self.held.clear(serial);
-                self.wanted.clear(serial);
             }
         }
         self.base = base;
@@ -163,8 +162,8 @@ impl PieceWindow {
 
     /// Time that the newest `count` pieces took at the source; zero if that is not known.
     pub fn span(&self, count: u64) -> std::time::Duration {
-        let newest = self.edge().checked_sub(1).and_then(|serial| self.known(serial));
-        let before = self.edge().checked_sub(count.saturating_add(1)).and_then(|serial| self.known(serial));
+        let newest = self.edge().checked_sub(1).and_then(|serial| self.named(serial));
+        let before = self.edge().checked_sub(count.saturating_add(1)).and_then(|serial| self.named(serial));
         let ms = newest.zip(before).map_or(0, |(n, b)| n.piece.ingest_ms.saturating_sub(b.piece.ingest_ms));
         std::time::Duration::from_millis(ms)
     }
@@ -172,7 +171,7 @@ impl PieceWindow {
     /// The newest random access point with `ingest_ms` at most `before_ms` of which `fits` is true.
     pub fn random_access_before(&self, before_ms: u64, fits: impl Fn(u64) -> bool) -> Option<Serial> {
         (self.base..self.edge()).rev().map(Serial::new).find(|s| {
-            self.known(s.get()).is_some_and(|k| k.random_access && k.piece.ingest_ms <= before_ms)
+            self.named(s.get()).is_some_and(|k| k.random_access && k.piece.ingest_ms <= before_ms)
                 && fits(s.get())
         })
     }
@@ -181,6 +180,30 @@ impl PieceWindow {
     pub fn oldest_random_access(&self) -> Option<Serial> {
         (self.base..self.edge())
             .map(Serial::new)
-            .find(|s| self.known(s.get()).is_some_and(|k| k.random_access))
+            .find(|s| self.named(s.get()).is_some_and(|k| k.random_access))
+    }
+}
+
+impl Node {
+    /// Moves the window's base to `base` and forgets all that refers to what leaves.
+    pub(crate) fn slide_window(&mut self, base: u64) {
+        if base == self.window.base() {
+            return;
+        }
+        let leaving = self.window.leaving(base);
+        let all = leaving.end == self.window.end();
+        for (_, neighbour) in self.neighbours.iter_mut() {
+            leaving.clone().for_each(|serial| neighbour.knows.clear(serial));
+            neighbour.outgoing.retain(|outgoing| !leaving.contains(&outgoing.serial));
+        }
+        let sides = self.neighbours.iter_mut().map(|(_, neighbour)| &mut neighbour.side);
+        self.exchange.slide(sides, &self.window, base);
+        let old = self.window.base();
+        self.window.slide(base);
+        self.push.forget_before(base);
+        self.wanted_to = if all { base } else { self.wanted_to.max(base) };
+        if base > old {
+            self.out.push_back(Output::Release { before: Serial::new(base) });
+        }
     }
 }

@@ -11,6 +11,7 @@
 //! 2. At most [`MAX_OFFERS`] offers and waiting requests are open at once, and one offer to a neighbour.
 //! 3. A node forgets an offer that is not taken up within a round trip and [`GRACE`].
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use minuet_proto::mesh::{Message, Serial};
@@ -30,7 +31,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(30);
 const OLD: u64 = 96;
 
 /// What is offered first: the least.
-type Rank = (bool, u16, u64, u32);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    /// Hidden nodes can serve the neighbour too, and they cannot serve others: it comes after these.
+    served_by_others: bool,
+    /// The rarest: one copy of it lets others be made.
+    copies: u16,
+    /// The newest: it is needed for longest.
+    newest: Reverse<u64>,
+    /// Else not all would offer the same.
+    chance: u32,
+}
 
 #[derive(Debug)]
 pub(crate) struct Offer {
@@ -48,7 +59,7 @@ impl Node {
         let waiting: usize = self
             .neighbours
             .iter()
-            .map(|(_, n)| n.wants.iter().filter(|w| w.sent == 0 && self.window.holds(w.serial)).count())
+            .map(|(_, n)| n.outgoing.iter().filter(|w| w.sent == 0 && self.window.holds(w.serial)).count())
             .sum();
         while self.offers.len().saturating_add(waiting) < MAX_OFFERS {
             let Some((to, serial)) = self.choose_offer() else { break };
@@ -73,14 +84,15 @@ impl Node {
             {
                 continue;
             }
-            let last = self.hidden_ones_serve(neighbour);
+            let served_by_others = self.hidden_ones_serve(neighbour);
             let from = start.max(neighbour.live_from);
-            for serial in self.window.held.iter_without(&neighbour.has, from, end.max(from)) {
-                if neighbour.wants.iter().any(|w| w.serial == serial) {
+            for serial in self.window.held.iter_without(neighbour.side.pieces(), from, end.max(from)) {
+                if neighbour.outgoing.iter().any(|w| w.serial == serial) {
                     continue;
                 }
-                let copies = self.window.slot(serial).copies;
-                let rank = (last, copies, !serial, self.rng.random::<u32>());
+                let copies = self.exchange.copies(serial);
+                let chance = self.rng.random::<u32>();
+                let rank = Rank { served_by_others, copies, newest: Reverse(serial), chance };
                 if best.is_none_or(|(b, ..)| rank < b) {
                     best = Some((rank, serial, slab));
                 }
@@ -96,15 +108,12 @@ impl Node {
         if !self.window.contains(serial) || self.window.holds(serial) {
             return;
         }
-        let slot = self.window.slot(serial);
-        let (verifying, asked) = (slot.verifying, slot.asked);
-        if verifying || self.coming(serial, now) || !self.may_take_offer(from) {
+        let nobody_sends = self.exchange.requests(serial) == 0;
+        if self.exchange.is_verifying(serial) || self.coming(serial, now) || !self.may_take_offer(from, now) {
             return;
         }
-        if !self.strain.asks_for(serial) {
-            self.strain.note_offer();
-        } else if asked == 0 && self.window.wanted.get(serial) {
-            self.ask(from, serial, now);
+        if nobody_sends && self.exchange.wanted().get(serial) && self.strain.asks_for(serial) {
+            self.request(from, serial, now);
         }
     }
 }

@@ -4,9 +4,11 @@
 //! overdraws it is hung up on and banned. The prices are chosen so that no honest node comes near: at 16 KiB pieces and 30
 //! pieces a second a neighbour sends some 100 messages a second in all.
 
-use minuet_proto::mesh::Message;
+use minuet_proto::mesh::{Kept, Message};
 
-use crate::Timestamp;
+use crate::members::neighbour::Slab;
+use crate::node::Node;
+use crate::{HangUpReason, Timestamp};
 
 /// What a neighbour may do at once.
 pub(crate) const FULL_ALLOWANCE: f32 = 6000.0;
@@ -37,6 +39,10 @@ pub(crate) mod price {
     pub const BROKEN_PROMISE: f32 = 100.0;
     /// A block that nobody asked for.
     pub const USELESS_BLOCK: f32 = 20.0;
+    /// Hashes of a finished segment that are asked for: they are read from a disk, and are 40 kB at most.
+    pub const MINUTE_ASKED: f32 = 600.0;
+    /// A piece of a finished segment that was asked for and is not there, whatever was said.
+    pub const KEPT_LIE: f32 = 20.0;
     /// A node that was told of and could not be reached: it costs a dial.
     pub const FAILED_DIAL: f32 = 100.0;
 }
@@ -48,9 +54,31 @@ pub(crate) fn price_of(message: &Message) -> f32 {
         Message::Have(serials) | Message::DontHave(serials) => {
             price::MESSAGE + price::SERIAL * serials.len() as f32
         }
+        Message::Kept(kept) => match kept {
+            Kept::Block(_) => price::BLOCK,
+            Kept::Whole(_) | Kept::Map(_) | Kept::Minute(_) => price::LIST,
+            Kept::GetMinute { .. } => price::MINUTE_ASKED,
+            Kept::Have { pieces, .. } => price::MESSAGE + price::SERIAL * pieces.len() as f32,
+            Kept::Request { .. } | Kept::Cancel(_) | Kept::Reject { .. } => price::MESSAGE,
+        },
         Message::Record(_) | Message::State(_) => price::STATEMENT,
         Message::Bitfield(_) | Message::Peers(_) => price::LIST,
         _ => price::MESSAGE,
+    }
+}
+
+impl Node {
+    /// Takes from a neighbour's flood allowance; true if that was too much and the link is being closed.
+    pub(crate) fn charge_flood(&mut self, from: Slab, price: f32, now: Timestamp) -> bool {
+        let Some(neighbour) = self.neighbours.get_mut(from) else { return true };
+        let elapsed = now.since(neighbour.charged).as_secs_f32();
+        neighbour.charged = now;
+        neighbour.allowance = (neighbour.allowance + elapsed * REFILL_PER_SECOND).min(FULL_ALLOWANCE) - price;
+        if neighbour.allowance >= 0.0 || neighbour.closing {
+            return neighbour.closing;
+        }
+        self.hang_up(from, HangUpReason::Flood, true, now);
+        true
     }
 }
 

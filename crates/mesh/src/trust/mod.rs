@@ -1,4 +1,4 @@
-//! Whom to believe, and what a neighbour may cost.
+//! Which neighbours to believe, and what one may cost.
 
 pub(crate) mod bans;
 pub(crate) mod flood;

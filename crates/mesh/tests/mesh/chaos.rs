@@ -10,10 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use minuet_mesh::{Config, Direction, HeadKey, Input, LinkId, Node, Output, Role, Statement, Timestamp};
+use minuet_mesh::{
+    Config, Direction, Discovery, HeadKey, Input, Learned, LinkId, Node, Output, PieceRef, Planned, Role,
+    Shape, Statement, Timestamp, Verdict,
+};
 use minuet_proto::mesh::{
-    Block, Frame, Head, HeadPiece, Hello, HelloFlags, MAX_BLOCK_LEN, MAX_FRAME_LEN, MAX_PIECE_LEN, Message,
-    NodeId, PeerInfo, Request, SIGNATURE_LEN, Serial, SignedHead, Window,
+    Block, Frame, Head, HeadPiece, Hello, HelloFlags, Kept, KeptBlock, KeptMap, MAX_BLOCK_LEN, MAX_FRAME_LEN,
+    MAX_HASHES, MAX_PIECE_LEN, MAX_SEGMENT_PIECES, Message, Minute, NodeId, PeerInfo, Request, SIGNATURE_LEN,
+    Serial, SignedHead, Window,
 };
 use minuet_proto::{MAX_UNIX_MS, PieceHash, PieceId, PieceIndex, SegmentSeq};
 
@@ -136,12 +140,13 @@ impl Choices<'_> {
         };
         match self.byte() % 16 {
             0 => Message::Hello(Hello {
-                version: 1,
+                version: 1 + u32::from(self.byte() % 3),
                 flags: HelloFlags {
                     dialable: self.yes(),
                     no_upload: self.yes(),
                     relay: self.yes(),
                     source: self.yes(),
+                    elsewhere: self.byte().is_multiple_of(4),
                 },
                 upload_kbps: if self.yes() { u32::MAX } else { self.byte().into() },
                 extensions: Vec::new(),
@@ -173,7 +178,58 @@ impl Choices<'_> {
             14 if self.byte().is_multiple_of(3) => Message::State(Bytes::from(vec![self.byte() % 16; 300])),
             14 if self.yes() => Message::Record(Bytes::from(vec![self.byte() % 16; 400])),
             14 => Message::Peers((0..self.byte() % 64).map(|_| self.peer()).collect()),
+            15 if !self.byte().is_multiple_of(8) => Message::Kept(self.kept()),
             _ => Message::Bye(minuet_proto::mesh::ByeReason::Leaving),
+        }
+    }
+
+    fn segment(&mut self) -> SegmentSeq {
+        if self.byte().is_multiple_of(8) { SegmentSeq::MAX } else { SegmentSeq((self.byte() % 4).into()) }
+    }
+
+    fn kept_piece(&mut self) -> PieceId {
+        let piece =
+            if self.byte().is_multiple_of(8) { MAX_SEGMENT_PIECES - 1 } else { (self.byte() % 16).into() };
+        PieceId { segment: self.segment(), piece: PieceIndex(piece) }
+    }
+
+    fn shape(&mut self) -> Shape {
+        let length = [1, 16_384, 200_000, u64::from(MAX_SEGMENT_PIECES) << 14][self.below(4)];
+        #[allow(clippy::unwrap_used, reason = "each of these is the shape of a segment")]
+        Shape::new(length, 16_384).unwrap()
+    }
+
+    fn kept(&mut self) -> Kept {
+        let piece = self.kept_piece();
+        let segment = piece.segment;
+        match self.byte() % 10 {
+            0 => {
+                let most = SegmentSeq::MAX.0 - segment.0 + 1;
+                let count = if self.yes() { most } else { 1 };
+                Kept::Whole([(segment, count)].into_iter().collect())
+            }
+            1 => {
+                let bits = Bytes::from(vec![self.byte(); self.below(64) * usize::from(self.byte() % 128)]);
+                Kept::Map(KeptMap { segment, wants: self.yes(), bits })
+            }
+            2 => {
+                let mut pieces: Vec<PieceIndex> = (0..self.byte()).map(|_| self.kept_piece().piece).collect();
+                pieces.sort_unstable();
+                pieces.dedup();
+                Kept::Have { segment, pieces: pieces.into_iter().collect() }
+            }
+            3 => Kept::GetMinute { segment, first: piece.piece },
+            4 => {
+                let (record, hashes) = (Bytes::from(vec![1; self.below(400)]), Bytes::from(vec![2; 400]));
+                Kept::Minute(Minute { segment, first: piece.piece, record, hashes })
+            }
+            5 => Kept::Request { piece, due_in_ms: if self.yes() { u32::MAX } else { self.byte().into() } },
+            6 => Kept::Cancel(piece),
+            7 => Kept::Reject { piece, has: self.yes() },
+            _ => {
+                let piece_len = [1, 16_384, 200_000 % 16_384][self.below(3)];
+                Kept::Block(KeptBlock { piece, offset: 0, len: piece_len, piece_len })
+            }
         }
     }
 }
@@ -187,6 +243,7 @@ struct Chaos<'a> {
     dialled: VecDeque<PeerInfo>,
     hung_up: VecDeque<LinkId>,
     verify: VecDeque<Serial>,
+    verify_kept: VecDeque<PieceId>,
     sent: VecDeque<(LinkId, u64)>,
 }
 
@@ -215,6 +272,7 @@ pub fn run(bytes: &[u8]) {
         dialled: VecDeque::new(),
         hung_up: VecDeque::new(),
         verify: VecDeque::new(),
+        verify_kept: VecDeque::new(),
         sent: VecDeque::new(),
     };
     while !chaos.choices.0.is_empty() {
@@ -317,14 +375,54 @@ impl Chaos<'_> {
 
     fn driver_speaks(&mut self, edge: u64) {
         let choices = &mut self.choices;
-        let input = match choices.byte() % 12 {
+        let input = match choices.byte() % 21 {
+            20 => Input::KeptStored(choices.kept_piece()),
+            19 => Input::KeptLost {
+                link: LinkId(choices.byte().into()),
+                piece: choices.kept_piece(),
+                bytes: 1000,
+            },
+            12 => Input::NoPlayhead,
+            13 => Input::Keeps {
+                segment: choices.segment(),
+                shape: choices.shape(),
+                map: if choices.yes() { None } else { Some(Bytes::from(vec![choices.byte(); 3])) },
+            },
+            14 => Input::Forgets(choices.segment()),
+            15 | 16 => Input::Plan(
+                (0..choices.byte() % 20)
+                    .map(|_| Planned {
+                        segment: choices.segment(),
+                        from: if choices.yes() { 0 } else { u32::MAX },
+                        due: if choices.yes() { Timestamp(choices.number()) } else { self.now },
+                        span: if choices.yes() { Duration::MAX } else { Duration::from_secs(60) },
+                    })
+                    .collect(),
+            ),
+            17 => Input::KeptVerified {
+                piece: self.verify_kept.pop_front().unwrap_or_else(|| choices.kept_piece()),
+                verdict: [Verdict::Good, Verdict::Good, Verdict::Bad, Verdict::NotKept][choices.below(4)],
+            },
+            18 => Input::Learned {
+                link: LinkId(choices.byte().into()),
+                segment: choices.segment(),
+                learned: match choices.byte() % 4 {
+                    0 => Learned::More(choices.kept_piece().piece),
+                    1 => Learned::Wrong,
+                    2 => Learned::Nothing,
+                    _ => Learned::Whole(choices.shape()),
+                },
+            },
             0 => Input::Playhead {
                 next: choices.serial(edge),
                 due: if choices.yes() { Timestamp(choices.number()) } else { self.now },
             },
             1 => Input::Stored { serial: choices.serial(edge) },
             2 => Input::HttpFailed { serial: choices.serial(edge) },
-            3 => Input::PeersLearned { peers: (0..choices.byte()).map(|_| choices.peer()).collect() },
+            3 => Input::PeersLearned {
+                by: [Discovery::Public, Discovery::Remembered, Discovery::Tracker][choices.below(3)],
+                peers: (0..choices.byte()).map(|_| choices.peer()).collect(),
+            },
             4 => Input::UploadLimit { bytes_per_s: [0, 1, 100_000, u64::MAX][choices.below(4)] },
             5 => Input::Address { address: Bytes::from_static(b"elsewhere"), dialable: choices.yes() },
             6 => Input::Statement(match choices.yes() {
@@ -338,10 +436,17 @@ impl Chaos<'_> {
             },
             8 => Input::Leave,
             _ => Input::PieceClosed {
-                id: PieceId { segment: SegmentSeq(0), piece: PieceIndex(0) },
-                len: choices.piece_len(),
-                hash: PieceHash::new([0; 20]),
-                ingest_ms: choices.time_ms(),
+                piece: PieceRef {
+                    // Nearly always the next ones, or soon none could follow.
+                    serial: match choices.byte() % 32 {
+                        0 => choices.serial(edge),
+                        step => Serial::new(edge + u64::from(step) / 8),
+                    },
+                    id: PieceId { segment: SegmentSeq(0), piece: PieceIndex(0) },
+                    len: choices.piece_len(),
+                    hash: PieceHash::new([0; 20]),
+                    ingest_ms: choices.time_ms(),
+                },
                 random_access: choices.yes(),
             },
         };
@@ -399,6 +504,12 @@ impl Chaos<'_> {
                     assert_eq!(data.len(), piece.len as usize);
                     self.verify.push_back(piece.serial);
                 }
+                Output::VerifyKept { piece, .. } => self.verify_kept.push_back(piece),
+                Output::TellMinute { link, segment, first } => {
+                    let (record, hashes) = (Bytes::from(vec![1; 400]), Bytes::from(vec![2; 20 * MAX_HASHES]));
+                    let minute = Minute { segment, first, record, hashes };
+                    self.node.handle(Input::TellMinute { link, minute }, self.now);
+                }
                 Output::Statement(statement) if self.choices.yes() => {
                     self.node.handle(Input::Statement(statement), self.now);
                 }
@@ -412,13 +523,15 @@ impl Chaos<'_> {
     fn check(&self) {
         let load = self.node.load();
         assert!(load.links <= AIM * 7 / 2, "{load:?}");
-        assert!(load.candidates <= 256, "{load:?}");
+        assert!(load.candidates <= 384, "{load:?}");
         assert!(load.backlog_bytes <= 1 << 20, "{load:?}");
-        // Two requests and four pushes a link, each in a buffer that grows by doubling.
-        assert!(load.arriving_bytes <= load.links * 6 * 2 * MAX_PIECE_LEN as usize, "{load:?}");
+        // Two requests, four pushes and two pieces of finished segments a link, each in a buffer that grows by doubling.
+        assert!(load.told_bytes <= load.links * (12 * 8192 + 2048), "{load:?}");
+        assert!(load.arriving_bytes <= load.links * 8 * 2 * MAX_PIECE_LEN as usize, "{load:?}");
         assert!(load.verifying <= WINDOW, "{load:?}");
         // A request of a neighbour is one of the window's pieces.
         let most = load.links * (1 + 6 + WINDOW) + 2 * WINDOW * load.links + WINDOW + 2;
         assert!(self.node.open_work() <= most, "{}", self.node.open_work());
+        assert_eq!(self.node.check(), Ok(()));
     }
 }

@@ -2,9 +2,12 @@
 
 mod chaos;
 mod harness;
+mod kept_cost;
 mod numbers;
+mod past;
 mod pieces;
 mod reach;
+mod sources;
 mod strangers;
 mod trust;
 mod whole;

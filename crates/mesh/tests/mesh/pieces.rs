@@ -130,7 +130,8 @@ fn the_source_pushes_little_to_who_keeps_it_back_until_it_does_no_longer() {
         let pushes = || pushes.iter().filter(|(round, _)| rounds.contains(round));
         pushes().filter(|(_, to)| *to == keeper).count() as f32 / pushes().count() as f32
     };
-    assert!(kept(0..150) > 0.2, "{}", kept(0..150));
+    // Nobody is blamed in the first five seconds.
+    assert!(kept(0..80) > 0.2, "{}", kept(0..80));
     assert!(kept(450..600) < 0.03, "{}", kept(450..600));
     assert!(kept(1350..1500) > 0.2, "{}", kept(1350..1500));
 }

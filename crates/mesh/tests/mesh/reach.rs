@@ -49,7 +49,13 @@ fn who_says_that_nobody_can_dial_it_is_dialled_if_nobody_else_is_left() {
             upload_kbps: 0,
             address: Bytes::from_static(b"somewhere"),
         };
-        mesh.feed(0, Input::PeersLearned { peers: flags.iter().enumerate().map(info).collect() });
+        mesh.feed(
+            0,
+            Input::PeersLearned {
+                peers: flags.iter().enumerate().map(info).collect(),
+                by: minuet_mesh::Discovery::Tracker,
+            },
+        );
         mesh.run(SECOND / 10);
         mesh.members[0].dialled.clone()
     };

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use minuet_mesh::{Direction, HangUpReason, Input, LinkId, Role};
+use minuet_mesh::{Direction, Discovery, HangUpReason, Input, LinkId, Role};
 use minuet_proto::mesh::{
     Block, HelloFlags, MAX_FRAME_LEN, MIN_BLOCK_LEN, Message, NodeId, PeerInfo, Request, Serial,
 };
-use minuet_proto::{PieceHash, PieceId, PieceIndex, SegmentSeq};
+use minuet_proto::{PieceId, PieceIndex, SegmentSeq};
 
 use crate::SECOND;
 use crate::harness::{Alone, Bare, Mesh, PIECE};
@@ -32,8 +32,7 @@ fn keep_alive(bare: &mut Bare, links: &[LinkId], seconds: u32) {
     for _ in 0..seconds {
         let id = PieceId { segment: SegmentSeq(0), piece: PieceIndex(0) };
         let ingest_ms = bare.now.0 / 1000;
-        let hash = PieceHash::of(b"x");
-        bare.feed(Input::PieceClosed { id, len: PIECE, hash, ingest_ms, random_access: true });
+        bare.close(id, 0, ingest_ms);
         for link in links {
             bare.say(*link, Mesh::have([]));
         }
@@ -134,8 +133,7 @@ fn hello_is_neither_dropped_nor_late_when_others_have_filled_the_queue() {
     });
     for number in 0..100 {
         let id = PieceId { segment: SegmentSeq(0), piece: PieceIndex(number) };
-        let hash = PieceHash::of(b"x");
-        bare.feed(Input::PieceClosed { id, len: PIECE, hash, ingest_ms: 1000, random_access: true });
+        bare.close(id, 0, 1000);
     }
     for number in 0..20 {
         let link = bare.meet(key(number), Direction::Accepted, None);
@@ -213,7 +211,7 @@ fn no_number_of_accepted_links_takes_the_places_that_a_node_dials() {
             bare.meet(key(number), Direction::Accepted, ip("203.0.113.7"));
         }
         let peers = (100..110).map(|number| info(key(number), "there")).collect();
-        bare.feed(Input::PeersLearned { peers });
+        bare.feed(Input::PeersLearned { peers, by: Discovery::Tracker });
         bare.run(2 * SECOND);
         assert_eq!(bare.dialled.len(), 2, "{role:?}");
         for peer in bare.dialled.clone() {
@@ -231,7 +229,7 @@ fn gossip_neither_overwrites_what_a_tracker_said_nor_is_passed_on() {
     // Two are dialled at once, and the other two only afterwards.
     let honest: Vec<NodeId> = (10..14).map(key).collect();
     let told = |address| honest.iter().map(|node| info(*node, address)).collect::<Vec<_>>();
-    bare.feed(Input::PeersLearned { peers: told("right") });
+    bare.feed(Input::PeersLearned { peers: told("right"), by: Discovery::Tracker });
     bare.say(liar, Message::Peers(told("wrong")));
     bare.say(liar, Message::Peers((1000..1050).map(|number| info(key(number), "made up")).collect()));
     for _ in 0..3 {
@@ -257,7 +255,10 @@ fn gossip_neither_overwrites_what_a_tracker_said_nor_is_passed_on() {
 #[test]
 fn a_replaced_neighbour_goes_when_the_new_link_stands() {
     let mut bare = Bare::new(Role::Viewer, |config| config.neighbours = 2);
-    bare.feed(Input::PeersLearned { peers: vec![info(key(1), "a"), info(key(2), "b")] });
+    bare.feed(Input::PeersLearned {
+        peers: vec![info(key(1), "a"), info(key(2), "b")],
+        by: Discovery::Tracker,
+    });
     bare.run(2 * SECOND);
     let links: Vec<LinkId> =
         bare.dialled.clone().iter().map(|peer| bare.meet(peer.node, Direction::Dialled, None)).collect();
@@ -270,7 +271,7 @@ fn a_replaced_neighbour_goes_when_the_new_link_stands() {
     bare.dialled.clear();
     bare.run(25 * SECOND);
     let new = key(3);
-    bare.feed(Input::PeersLearned { peers: vec![info(new, "c")] });
+    bare.feed(Input::PeersLearned { peers: vec![info(new, "c")], by: Discovery::Tracker });
     while bare.dialled.is_empty() {
         bare.run(SECOND);
     }

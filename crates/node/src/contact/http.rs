@@ -121,7 +121,7 @@ impl Http {
         let target = literal(url).or_else(|| self.answered());
         let port = url.port_or_known_default().unwrap_or(0);
         let opened = target.map(|ip| self.contacts.try_open(SocketAddr::new(ip, port), self.teller));
-        opened.transpose().map_err(|forbidden| Error::Unreachable(forbidden.to_string()))
+        opened.transpose().map_err(Error::Denied)
     }
 
     fn note_success(&self, contact: Option<Contact>, from: Option<IpAddr>) {

@@ -11,10 +11,10 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use minuet_guard::tasks::Spawner;
-use minuet_mesh::{Direction, LinkId, PieceRef, Role, Statement, Timestamp};
+use minuet_mesh::{Direction, Discovery, LinkId, PieceRef, Planned, Role, Statement, Timestamp};
 use minuet_proto::{
-    ChannelId,
-    mesh::{Head, Message, NodeId, PeerInfo, Serial, SignedHead},
+    ChannelId, PieceId, SegmentSeq, SignedRecord,
+    mesh::{Kept, Message, NodeId, PeerInfo, Serial, SignedHead},
 };
 use minuet_session::{ClosedPiece, Effect, Event, Figures, Path, Reach, ReaderId, Session};
 use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, watch};
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     MeshStats,
+    archive::{Archive, Elsewhere, Stored},
     heard::Heard,
     live::LiveWindow,
     origin::Origin,
@@ -48,17 +49,48 @@ const DONE_QUEUE: usize = 64;
 #[derive(Debug)]
 pub(super) enum Command {
     /// Source: a piece is complete. The permit says that there is room for it to wait.
-    Closed(ClosedPiece, OwnedSemaphorePermit),
+    Closed {
+        /// Its number.
+        serial: Serial,
+        piece: ClosedPiece,
+        /// For its bytes, while it waits.
+        room: OwnedSemaphorePermit,
+    },
     /// What the source says, as the node's owner has it.
     Statement(Statement),
-    /// The tracker, or a list from an earlier run, named nodes.
-    Peers(Vec<PeerInfo>),
+    /// Nodes have become known, and how.
+    Peers(Vec<PeerInfo>, Discovery),
     /// The tracker brought heads.
     Heads(Vec<SignedHead>),
     /// Where a reader is. It has gone when nobody holds `alive` any more.
     Playhead { reader: ReaderId, alive: Weak<()>, next: Serial, due: Instant },
+    /// What a reader needs of finished segments, first due first; nothing, once it is at the live edge.
+    Plan { reader: ReaderId, alive: Weak<()>, plans: Vec<Need> },
+    /// A reader has left the live edge.
+    LeftEdge(ReaderId),
+    /// Record and hashes of a finished segment, from elsewhere than a neighbour.
+    Torrent { record: SignedRecord, hashes: Bytes },
+    /// A piece of a finished segment, from elsewhere than a neighbour; not verified.
+    KeptPiece { piece: PieceId, bytes: Bytes },
+    /// The node's owner keeps a finished segment, in the folder that is read.
+    Finished(SignedRecord),
+    /// The node's owner keeps a segment no longer.
+    Removed(SegmentSeq),
     /// Where late pieces may be had.
     Origin(Option<Origin>),
+}
+
+/// What a reader needs of a finished segment.
+#[derive(Debug, Clone, Copy)]
+pub struct Need {
+    /// The segment.
+    pub segment: SegmentSeq,
+    /// Part of its media that is not needed, from its beginning on, in millionths.
+    pub from: u32,
+    /// When what follows that part is due.
+    pub due: Instant,
+    /// How long all of the segment plays. [`FIRST_ALONE`](minuet_mesh::FIRST_ALONE): only the first piece is needed, at once.
+    pub span: Duration,
 }
 
 /// What becomes of work that the driver has given out.
@@ -74,7 +106,7 @@ pub(super) struct News {
     /// What the source has said.
     pub heard: watch::Sender<Heard>,
     /// New heads, for who passes them on by other ways.
-    pub heads: broadcast::Sender<Head>,
+    pub heads: broadcast::Sender<Arc<SignedHead>>,
     pub stats: watch::Sender<MeshStats>,
     /// Neighbours that others can find, and where they were seen, now and then.
     pub neighbours: watch::Sender<Vec<(PeerInfo, Option<IpAddr>)>>,
@@ -97,6 +129,7 @@ pub(super) struct Parts {
     /// The line that the mesh shares with other parts of the program.
     pub uplink: Uplink,
     pub window: Arc<LiveWindow>,
+    pub archive: Arc<Archive>,
     pub news: News,
     pub tasks: Spawner,
     /// Ends links, once they have had time for their last words.
@@ -114,6 +147,8 @@ pub(super) struct Driver {
     links: HashMap<LinkId, Link>,
     next_link: u64,
     readers: HashMap<ReaderId, Weak<()>>,
+    /// The finished segments that readers need.
+    needs: HashMap<ReaderId, Vec<SegmentSeq>>,
     origin: Option<Origin>,
     /// Of links that are gone: bytes on the wire, sent and received.
     past_wire: (u64, u64),
@@ -135,6 +170,7 @@ impl Driver {
             links: HashMap::new(),
             next_link: 0,
             readers: HashMap::new(),
+            needs: HashMap::new(),
             origin: None,
             past_wire: (0, 0),
             relayed: 0,
@@ -152,6 +188,7 @@ impl Driver {
         tasks.spawn("taking links", accepting);
         let mut relays = transport.watch_relays();
         let cancel = self.parts.tasks.token().clone();
+        self.tell_kept();
         let mut reach = self.parts.reach.clone();
         let mut review = interval(REVIEW);
         let mut look = interval(minuet_line::LOOK);
@@ -222,7 +259,8 @@ impl Driver {
             return;
         }
         while let Some(event) = self.untold.pop_front() {
-            self.parts.session.handle(event, self.handled, &mut &*self.parts.window);
+            let mut stored = Stored { window: &self.parts.window, archive: &self.parts.archive };
+            self.parts.session.handle(event, self.handled, &mut stored);
             while let Some(effect) = self.parts.session.poll_effect() {
                 self.do_effect(effect);
             }
@@ -294,15 +332,49 @@ impl Driver {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Closed(closed, _room) => self.tell(Event::Closed(closed)),
+            Command::Closed { serial, piece, room: _room } => self.tell(Event::Closed { serial, piece }),
             Command::Statement(statement) => self.take_statement(statement),
-            Command::Peers(peers) => self.tell(Event::Peers(peers)),
+            Command::Peers(peers, by) => self.tell(Event::Peers { peers, by }),
             Command::Heads(heads) => heads.into_iter().for_each(|head| self.tell(Event::Head(head))),
             Command::Playhead { reader, alive, next, due } => {
                 self.readers.insert(reader, alive);
                 // A time before the epoch is past all the same.
                 let due = due.checked_duration_since(self.parts.epoch).unwrap_or_default();
                 self.tell(Event::Playhead { reader, next, due: Timestamp::ZERO + due });
+            }
+            Command::Plan { reader, alive, plans } => {
+                self.readers.insert(reader, alive);
+                self.needs.insert(reader, plans.iter().map(|need| need.segment).collect());
+                self.parts.archive.need(self.needs.values().flatten().copied());
+                let planned = plans.into_iter().map(|need| Planned {
+                    segment: need.segment,
+                    from: need.from,
+                    due: Timestamp::ZERO
+                        + need.due.checked_duration_since(self.parts.epoch).unwrap_or_default(),
+                    span: need.span,
+                });
+                let plans = planned.collect();
+                self.tell(Event::Plan { reader, plans });
+            }
+            Command::LeftEdge(reader) => self.tell(Event::LeftEdge(reader)),
+            Command::Torrent { record, hashes } => {
+                self.parts.archive.learn(&record, &hashes);
+                self.tell_kept();
+            }
+            Command::KeptPiece { piece, bytes } => {
+                if self.parts.archive.put(piece, &bytes) {
+                    self.tell(Event::KeptStored(piece));
+                    self.parts.archive.note_held();
+                    self.tell_kept();
+                }
+            }
+            Command::Finished(record) => {
+                self.parts.archive.note_finished(&record);
+                self.tell_kept();
+            }
+            Command::Removed(segment) => {
+                self.parts.archive.note_removed(segment);
+                self.tell_kept();
             }
             Command::Origin(origin) => self.origin = origin,
         }
@@ -321,11 +393,16 @@ impl Driver {
                 self.drop_link(link);
             }
             Effect::Fetch { piece, offset } => self.fetch(piece, offset),
-            Effect::Head(head) => {
+            Effect::Head { head, signed } => {
                 self.parts.window.note_head(&head);
-                let _ = self.parts.news.heads.send(head);
+                self.parts.archive.note_head(&head);
+                let _ = self.parts.news.heads.send(signed);
             }
             Effect::Held(piece) => self.parts.window.note_held(piece.serial),
+            Effect::HeldKept(_) => {
+                self.parts.archive.note_held();
+                self.tell_kept();
+            }
             Effect::Start(serial) => self.parts.window.set_start(serial),
             Effect::Release(before) => self.parts.window.forget_before(before),
             Effect::Statement(statement) => self.take_statement(statement),
@@ -349,7 +426,7 @@ impl Driver {
         let mut frame = BytesMut::with_capacity(message.encoded_len() - message.payload_len());
         message.encode(&mut frame);
         let taken = match message {
-            Message::Block(_) => link.send_block(frame.freeze(), payload),
+            Message::Block(_) | Message::Kept(Kept::Block(_)) => link.send_block(frame.freeze(), payload),
             _ => link.send_control(frame.freeze()),
         };
         if !taken {
@@ -364,8 +441,20 @@ impl Driver {
             news = heard.take(statement, channel);
             news.is_some()
         });
-        if let Some(news) = news {
-            self.tell(Event::Statement(news));
+        let Some(news) = news else { return };
+        if let Statement::Record(record) = &news
+            && let Ok(record) = SignedRecord::decode(record, channel)
+        {
+            self.parts.archive.seal(&record);
+            self.tell_kept();
+        }
+        self.tell(Event::Statement(news));
+    }
+
+    /// Tells the session what has changed of what is kept.
+    fn tell_kept(&mut self) {
+        for event in self.parts.archive.take_events() {
+            self.tell(event);
         }
     }
 
@@ -415,7 +504,23 @@ impl Driver {
     fn review(&mut self) {
         let gone: Vec<ReaderId> =
             self.readers.extract_if(|_, alive| alive.strong_count() == 0).map(|(reader, _)| reader).collect();
-        gone.into_iter().for_each(|reader| self.tell(Event::ReaderGone(reader)));
+        for reader in gone {
+            if self.needs.remove(&reader).is_some() {
+                self.parts.archive.need(self.needs.values().flatten().copied());
+            }
+            self.tell(Event::ReaderGone(reader));
+        }
+        if !self.needs.is_empty() {
+            // What a disk has lost shows when it is read.
+            self.tell_kept();
+            let core = self.parts.session.core();
+            let holders = |segment: &SegmentSeq| {
+                let (holders, next) = (core.who_keeps_some(*segment), core.next_kept(*segment));
+                (*segment, Elsewhere { holders, next })
+            };
+            let holders = self.needs.values().flatten().map(holders).collect();
+            self.parts.archive.note_holders(holders);
+        }
         let paths = self.links.iter().map(|(id, link)| {
             let path = link.path();
             tracing::trace!("{id:?}: {path:?}, on its way: {:?}", link.undrained());

@@ -31,6 +31,9 @@ pub(super) fn options(role: Role, folder: &std::path::Path) -> MeshOptions {
         lines: None,
         uplink: Uplink::default(),
         trackers: vec![nowhere()],
+        dht: None,
+        local: false,
+        keep: super::Keeping::Nothing,
     }
 }
 

@@ -37,7 +37,7 @@ impl Heard {
         }
     }
 
-    /// An older record is no news: it could be said again and again. Who wants it asks a tracker.
+    /// An older record is no news: it could be said again and again. A node that wants it asks a tracker.
     fn take_record(&mut self, record: SignedRecord) -> bool {
         if self.records.last().is_some_and(|newest| newest.seq >= record.seq) {
             return false;
@@ -90,6 +90,7 @@ mod tests {
             ingest_ms: 1,
             sealed_ms: 2000,
             discontinuity: false,
+            access: Default::default(),
         };
         Statement::Record(SignedRecord::sign(key, record).encode())
     }

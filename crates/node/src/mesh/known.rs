@@ -92,6 +92,8 @@ pub(super) fn peer_info(node: MeshNode) -> PeerInfo {
             no_upload: node.no_upload,
             relay: node.is_relay,
             source: node.is_source,
+            // It says so itself.
+            elsewhere: false,
         },
         upload_kbps: node.upload_kbps,
         address: Reach { addrs: node.addrs, relay: node.relay }.encode(),
@@ -110,6 +112,7 @@ fn describe(info: &PeerInfo) -> MeshNode {
         is_source: info.flags.source,
         source_proof: None,
         upload_kbps: info.upload_kbps,
+        keeps_from: None,
     }
 }
 

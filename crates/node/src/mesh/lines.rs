@@ -26,6 +26,13 @@ pub(super) fn read(path: &Path) -> Memory {
     memory
 }
 
+/// What earlier runs learned of the line of the network that this host is on, in bytes a second on the wire, and whether they filled
+/// it: else it can send more. None where there was no run, or there is no network.
+pub fn known_line(path: &Path) -> Option<(u64, bool)> {
+    let learned = read(path).line(&super::network::name()?)?;
+    Some((learned.bytes_per_s, learned.full))
+}
+
 /// Keeps the file up to date until cancelled.
 pub(super) async fn remember(
     path: PathBuf,

@@ -10,8 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use minuet_mesh::PieceRef;
-use minuet_proto::mesh::{Block, Head, Serial};
-use minuet_session::Pieces;
+use minuet_proto::mesh::{Head, Serial};
 use minuet_store::{Found, Medium, PieceRing};
 use tokio::sync::watch;
 
@@ -37,14 +36,15 @@ pub struct LiveWindow {
 struct State {
     pieces: BTreeMap<Serial, LivePiece>,
     ring: PieceRing,
-    /// Where the ring kept the piece that came last.
-    medium: Medium,
+    /// The disk is full, as was said; it is so until the ring has nothing in memory any more: a disk that is nearly full
+    /// takes one piece and not the next.
+    full: bool,
     start: Option<Serial>,
 }
 
 impl LiveWindow {
     pub(super) fn new(ring: PieceRing) -> Self {
-        let state = Mutex::new(State { pieces: BTreeMap::new(), ring, medium: Medium::Disk, start: None });
+        let state = Mutex::new(State { pieces: BTreeMap::new(), ring, full: false, start: None });
         Self { state, changed: watch::Sender::new(()) }
     }
 
@@ -56,6 +56,11 @@ impl LiveWindow {
     /// The first piece to play, once the mesh knows enough to choose it.
     pub fn start(&self) -> Option<Serial> {
         self.lock().start
+    }
+
+    /// Whether any piece's verified bytes have come.
+    pub fn has_media(&self) -> bool {
+        self.lock().pieces.values().any(|known| known.held)
     }
 
     /// What is known of a piece.
@@ -80,6 +85,11 @@ impl LiveWindow {
         let state = self.lock();
         let mut back = state.pieces.values().rev();
         back.find(|known| known.random_access && known.piece.ingest_ms <= before_ms).copied()
+    }
+
+    /// The oldest piece in which a random access point starts.
+    pub fn first_random_access(&self) -> Option<LivePiece> {
+        self.lock().pieces.values().find(|known| known.random_access).copied()
     }
 
     /// The oldest piece after `after` that came in at `from_ms` or later, in which a random access point starts, and
@@ -118,6 +128,21 @@ impl LiveWindow {
     pub async fn read_in_background(self: &Arc<Self>, serial: Serial) -> Option<Bytes> {
         let window = Arc::clone(self);
         tokio::task::spawn_blocking(move || window.read(serial)).await.ok().flatten()
+    }
+
+    /// At most `most` bytes of a verified piece from `offset` on; nothing at its end.
+    pub async fn read_some_in_background(
+        self: &Arc<Self>,
+        piece: &PieceRef,
+        offset: u32,
+        most: u32,
+    ) -> Option<Bytes> {
+        let (window, serial) = (Arc::clone(self), piece.serial);
+        let len = most.min(piece.len.saturating_sub(offset));
+        if len == 0 {
+            return Some(Bytes::new());
+        }
+        tokio::task::spawn_blocking(move || window.read_part(serial, offset, len)).await.ok().flatten()
     }
 
     /// Part of a verified piece's bytes.
@@ -170,20 +195,21 @@ impl LiveWindow {
     }
 
     /// Keeps a verified piece. Only the driver does, so one is written at a time; readers do not wait for it.
-    fn keep(&self, serial: Serial, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn keep(&self, serial: Serial, bytes: &[u8]) -> io::Result<()> {
         let place = self.lock().ring.begin(serial, bytes.len())?;
         let medium = place.write(bytes)?;
         let mut state = self.lock();
         state.ring.finish(&place, medium, bytes);
-        let changed = std::mem::replace(&mut state.medium, medium) != medium;
+        let full = stays_full(state.full, medium, state.ring.memory());
+        let was_full = std::mem::replace(&mut state.full, full);
         drop(state);
-        match medium {
-            Medium::Memory if changed => {
+        match (was_full, full) {
+            (false, true) => {
                 tracing::warn!(
                     "the disk is full: live pieces are kept in memory, some half a minute of them"
                 );
             }
-            Medium::Disk if changed => tracing::info!("the disk has room again for live pieces"),
+            (true, false) => tracing::info!("the disk has room again for live pieces"),
             _ => {}
         }
         Ok(())
@@ -205,14 +231,9 @@ impl LiveWindow {
     }
 }
 
-impl Pieces for &LiveWindow {
-    fn keep(&mut self, serial: Serial, data: &Bytes) -> io::Result<()> {
-        LiveWindow::keep(self, serial, data)
-    }
-
-    fn part(&mut self, block: &Block) -> Option<Bytes> {
-        self.read_part(block.serial, block.offset, block.len)
-    }
+/// Whether the disk counts as full after a piece went to `medium`, with so many bytes in memory.
+fn stays_full(was_full: bool, medium: Medium, in_memory: usize) -> bool {
+    medium == Medium::Memory || was_full && in_memory > 0
 }
 
 #[cfg(test)]
@@ -250,6 +271,19 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_that_is_nearly_full_is_told_of_once() {
+        // It takes one piece and not the next, until there is room for all that are kept.
+        let (mut full, mut told) = (false, 0);
+        for (medium, in_memory) in [(Medium::Memory, 1), (Medium::Disk, 1)].repeat(100) {
+            let was_full = full;
+            full = stays_full(full, medium, in_memory);
+            told += usize::from(was_full != full);
+        }
+        assert!(full && told == 1, "{told}");
+        assert!(!stays_full(true, Medium::Disk, 0));
+    }
+
+    #[test]
     fn playing_goes_on_where_nothing_is_missing() {
         let playable = |window: &LiveWindow, after, from_ms| {
             window.playable_after(Serial::new(after), from_ms, 1000).map(|known| known.piece.serial.get())
@@ -269,6 +303,7 @@ mod tests {
         let window = window(60, |serial| serial < 55);
         let held = |serial| window.get(Serial::new(serial)).map(|known| known.held);
         assert_eq!((held(54), held(55), held(60)), (Some(true), Some(false), None));
+        assert!(window.has_media() && !self::window(60, |_| false).has_media(), "heads are no media");
         assert_eq!(window.read(Serial::new(3)).as_deref(), Some(&b"data"[..]));
         assert_eq!(window.read(Serial::new(57)), None);
         window.forget_before(Serial::new(59));

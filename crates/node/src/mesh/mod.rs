@@ -3,6 +3,8 @@
 //! `transport/quic` is the only module that names iroh. What others see: [`Mesh`] (a running node), [`LiveWindow`] (the newest
 //! pieces), [`MeshStats`].
 
+mod archive;
+mod dht;
 mod driver;
 mod error;
 #[cfg(test)]
@@ -12,6 +14,8 @@ mod known;
 mod lines;
 mod linger;
 mod live;
+mod local;
+mod look;
 mod met;
 mod network;
 mod origin;
@@ -26,30 +30,38 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use minuet_guard::tasks::{Fault, Tasks};
+use bytes::Bytes;
+use minuet_guard::tasks::{Fault, Spawner, Tasks};
 use minuet_mesh::{Config, HeadKey, Role, Start, Statement, Timestamp};
 use minuet_proto::{
-    ChannelId, ChannelKey, SignedRecord, SignedState,
+    ChannelId, ChannelKey, Metainfo, PieceId, SegmentSeq, SignedRecord, SignedState,
     mesh::{NodeId, SIGNATURE_LEN, Serial},
 };
-use minuet_store::PieceRing;
+pub use minuet_store::Bound;
+use minuet_store::{Keep, PieceRing};
 use reqwest::Url;
 use tokio::sync::{Mutex, Semaphore, broadcast, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use archive::{Archive, Elsewhere};
+pub use dht::{DhtOptions, InDht, NobodyAnswers, find as find_in_dht, host_port};
+pub use driver::Need;
 use driver::{Command, Driver, News, Parts};
 pub use error::Error;
 pub use heard::Heard;
+pub use lines::known_line;
 pub use live::{LivePiece, LiveWindow};
+pub use look::{Discovery, Look, look};
 pub use met::Met;
-pub use minuet_mesh::{PieceRef, Role as MeshRole, Start as MeshStart};
-pub use minuet_session::{ClosedPiece, Reach};
+pub use minuet_mesh::FIRST_ALONE;
+pub use minuet_mesh::{Cause as ShortageCause, PieceRef, Role as MeshRole, Shortage, Start as MeshStart};
+pub use minuet_session::{ClosedPiece, HORIZON, Outset, Reach};
 use minuet_session::{Dialability, ReaderId, Session, Settings, message_rate};
 use origin::Origin;
 pub use shared_line::Uplink;
@@ -57,7 +69,7 @@ use transport::{Transport, quic::Quic};
 
 use crate::{
     TrackerClient,
-    contact::{Contacts, Teller},
+    contact::{Contacts, Forbidden, Teller},
 };
 
 /// Commands that may wait for the driver.
@@ -70,6 +82,8 @@ const HEAD_QUEUE: usize = 256;
 const TRACKERS_FIRST: Duration = Duration::from_secs(3);
 /// How long a node may take to take leave.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Most trackers that a channel names in the DHT and that are asked.
+const MAX_NAMED_TRACKERS: usize = 3;
 
 /// What a node is told when it starts.
 #[derive(Debug, Clone)]
@@ -102,8 +116,25 @@ pub struct MeshOptions {
     pub lines: Option<PathBuf>,
     /// The line that the mesh shares with other parts of the program; one that is started again goes on with the same.
     pub uplink: Uplink,
-    /// Whom to ask for nodes.
+    /// Trackers to ask for nodes.
     pub trackers: Vec<TrackerClient>,
+    /// BitTorrent's DHT, where the user wishes it.
+    pub dht: Option<DhtOptions>,
+    /// Whether nodes on the local network are looked for, and hear of this one.
+    pub local: bool,
+    /// Finished minutes.
+    pub keep: Keeping,
+}
+
+/// What a node keeps of finished minutes, for others and for its own readers.
+#[derive(Debug, Clone)]
+pub enum Keeping {
+    /// Nothing.
+    Nothing,
+    /// What comes at the live edge, and what readers want, in this folder.
+    Own(PathBuf, Bound),
+    /// What somebody else keeps in this folder, as [`Mesh::finished`] tells of it: it is only read.
+    Of(PathBuf),
 }
 
 /// Figures of a node since its start.
@@ -129,13 +160,15 @@ pub struct MeshStats {
     pub wire_received: u64,
 }
 
-/// A running node. Dropping it ends it without leave; [`Mesh::stop`] takes leave first. Whoever owns it listens to
+/// A running node. Dropping it ends it without leave; [`Mesh::stop`] takes leave first. Its owner listens to
 /// [`Mesh::fault`] beside everything else: a mesh whose parts have died says and does nothing more.
 #[derive(Debug)]
 pub struct Mesh {
     commands: mpsc::Sender<Command>,
     /// What [`MAX_UNSHARED`] leaves.
     unshared: Arc<Semaphore>,
+    /// Source: the next piece's.
+    serial: Arc<std::sync::Mutex<Serial>>,
     /// What the mesh and the other parts of the program tell each other of their line.
     uplink: Uplink,
     /// Readers that there ever were.
@@ -143,8 +176,11 @@ pub struct Mesh {
     /// The origin that was named last, and who told it.
     origin: Mutex<Option<(Option<Url>, Teller)>>,
     window: Arc<LiveWindow>,
+    archive: Arc<Archive>,
     stats: watch::Receiver<MeshStats>,
     met: watch::Receiver<Met>,
+    /// A finished segment that is wanted, for trackers.
+    sought: watch::Sender<Option<SegmentSeq>>,
     heard: watch::Receiver<Heard>,
     transport: Arc<dyn Transport>,
     tasks: Tasks,
@@ -152,21 +188,28 @@ pub struct Mesh {
     _links: DropGuard,
 }
 
-/// Gives closed pieces to a source's mesh, from any thread. Cheap to clone.
+/// Gives closed pieces to a source's mesh, from any thread, and numbers them: each takes the next serial, also one that
+/// does not get through, so that viewers see the hole. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PiecePublisher {
     commands: mpsc::Sender<Command>,
     /// A permit for each byte that may wait.
     room: Arc<Semaphore>,
+    /// The next piece's.
+    serial: Arc<std::sync::Mutex<Serial>>,
 }
 
 impl PiecePublisher {
     /// Hands a piece over. False if the mesh is too far behind to take it: viewers will lack that piece.
     pub fn publish(&self, piece: ClosedPiece) -> bool {
+        // Held until the piece is in the queue, which is in their order.
+        let mut next = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+        let serial = *next;
+        *next = serial.next();
         // A piece without bytes would hold no permit, and be none.
         let bytes = u32::try_from(piece.data.len().max(1)).unwrap_or(u32::MAX);
         let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(bytes) else { return false };
-        self.commands.try_send(Command::Closed(piece, room)).is_ok()
+        self.commands.try_send(Command::Closed { serial, piece, room }).is_ok()
     }
 }
 
@@ -187,6 +230,63 @@ impl Reader {
             .send(Command::Playhead { reader: self.id, alive: Arc::downgrade(&self.alive), next, due })
             .await;
     }
+
+    /// Says what this reader needs of finished segments from now on, first due first: said when that changes, and about once
+    /// a second. Nothing, once it is at the live edge.
+    pub async fn plan(&self, plans: Vec<Need>) {
+        let alive = Arc::downgrade(&self.alive);
+        let _ = self.commands.send(Command::Plan { reader: self.id, alive, plans }).await;
+    }
+
+    /// Says that this reader is not at the live edge any more.
+    pub async fn leave_edge(&self) {
+        let _ = self.commands.send(Command::LeftEdge(self.id)).await;
+    }
+}
+
+/// Meeting other nodes at trackers, however these become known.
+struct Trackers {
+    options: MeshOptions,
+    transport: Arc<dyn Transport>,
+    own: rendezvous::Own,
+    commands: mpsc::Sender<Command>,
+    met: watch::Sender<Met>,
+    spawner: Spawner,
+}
+
+impl Trackers {
+    fn meet_at(&self, tracker: TrackerClient) {
+        let rendezvous = rendezvous::Rendezvous::new(
+            tracker,
+            &self.options,
+            Arc::clone(&self.transport),
+            self.own.clone(),
+            self.commands.clone(),
+            self.met.clone(),
+        );
+        let meeting = endless(rendezvous.run(self.spawner.token().clone()));
+        self.spawner.spawn_to_end("meeting nodes at a tracker", meeting);
+    }
+
+    /// Those that the channel itself names, a few; each contacted as who told of it may name it.
+    async fn meet_at_named(self, mut named: mpsc::Receiver<(Url, Teller)>) {
+        let mut known: Vec<Url> =
+            self.options.trackers.iter().map(|tracker| tracker.base().clone()).collect();
+        let most = known.len() + MAX_NAMED_TRACKERS;
+        while let Some((url, teller)) = named.recv().await {
+            if known.contains(&url) || known.len() >= most {
+                continue;
+            }
+            match TrackerClient::named(url.clone(), teller) {
+                Ok(tracker) => {
+                    tracing::info!("the channel names the tracker {}", tracker.name());
+                    known.push(url);
+                    self.meet_at(tracker);
+                }
+                Err(error) => tracing::debug!("a tracker that the channel names is not asked: {error}"),
+            }
+        }
+    }
 }
 
 impl Mesh {
@@ -201,6 +301,14 @@ impl Mesh {
         let ring = PieceRing::new(&options.folder, options.window)
             .map_err(|reason| Error::Store { folder: options.folder.clone(), reason })?;
         let window = Arc::new(LiveWindow::new(ring));
+        let keep = match &options.keep {
+            Keeping::Nothing => Ok(None),
+            Keeping::Own(folder, bound) => Keep::open(folder, options.channel, *bound).map(Some),
+            Keeping::Of(folder) => Keep::over(folder, options.channel).map(Some),
+        };
+        let keep = keep.map_err(|reason| Error::Store { folder: options.folder.clone(), reason })?;
+        let archive = Arc::new(Archive::new(keep));
+        let (say_sought, sought) = watch::channel(None);
         let key = Arc::new(ChannelHeads { channel: options.channel, key: options.key.clone() });
         let config = Config {
             upload_limit: options.upload_limit.map(message_rate),
@@ -228,10 +336,10 @@ impl Mesh {
             let (met, commands, alone) = (met.clone(), commands.clone(), options.trackers.is_empty());
             spawner.errand("the nodes known from before", async move {
                 if alone || nobody_is_named(met).await {
-                    let _ = commands.send(Command::Peers(peers)).await;
+                    let _ = commands.send(Command::Peers(peers, minuet_mesh::Discovery::Remembered)).await;
                 }
             });
-            let remembering = known::remember(path, neighbours, spawner.token().clone());
+            let remembering = known::remember(path, neighbours.clone(), spawner.token().clone());
             spawner.spawn_to_end("the list of nodes to find again", endless(remembering));
         }
         let (learned, remembered) = shared_line::remember(&options, spawner);
@@ -266,37 +374,71 @@ impl Mesh {
             reach: reach.clone(),
             uplink: options.uplink.clone(),
             window: Arc::clone(&window),
+            archive: Arc::clone(&archive),
             news,
             tasks: spawner.clone(),
             links_cancel: links.clone(),
         });
         spawner.spawn_to_end("the live mesh", endless(driver.run(queue)));
+        let own = rendezvous::Own {
+            reach: reach.clone(),
+            dialable: dialable.clone(),
+            keeps_from: archive.watch_oldest(),
+            seeks: sought.clone(),
+        };
+        let meeting = Trackers {
+            options: options.clone(),
+            transport: Arc::clone(&transport),
+            own,
+            commands: commands.clone(),
+            met: say_met,
+            spawner: spawner.clone(),
+        };
         for tracker in options.trackers.clone() {
-            let rendezvous = rendezvous::Rendezvous::new(
-                tracker.clone(),
-                &options,
-                Arc::clone(&transport),
-                reach.clone(),
-                dialable.clone(),
-                commands.clone(),
-                say_met.clone(),
-            );
-            spawner
-                .spawn_to_end("meeting nodes at a tracker", endless(rendezvous.run(spawner.token().clone())));
-            if let Some(key) = options.key.clone() {
-                let posting = rendezvous::post_heads(tracker, key, heads.subscribe());
+            meeting.meet_at(tracker.clone());
+            if options.role == Role::Source {
+                let posting = rendezvous::post_heads(tracker, options.channel, heads.subscribe());
                 spawner.spawn("leaving heads at a tracker", endless(posting));
             }
+        }
+        if let Some(found_by) = options.dht.clone() {
+            let (trackers, named) = mpsc::channel(MAX_NAMED_TRACKERS);
+            let by_dht = dht::meet::Meeting {
+                dht: dht::Dht::new(found_by, Contacts::of_process()),
+                channel: options.channel,
+                key: options.key.clone(),
+                about: dht::meet::About {
+                    node: transport.id(),
+                    reach,
+                    dialable,
+                    neighbours,
+                    heard: heard.clone(),
+                    trackers: options.trackers.iter().map(|tracker| tracker.base().clone()).collect(),
+                },
+                commands: commands.clone(),
+                trackers,
+            };
+            spawner.spawn("meeting nodes by the DHT", endless(by_dht.run()));
+            spawner.spawn("trackers that the channel names", endless(meeting.meet_at_named(named)));
+        }
+        if options.local
+            && let Some(port) = transport.bound().first().map(SocketAddr::port)
+        {
+            let meeting = local::meet(options.channel, transport.id(), port, commands.clone());
+            spawner.spawn("meeting nodes on the local network", endless(meeting));
         }
         let _links = links.drop_guard();
         let unshared = Arc::new(Semaphore::new(MAX_UNSHARED));
         Ok(Self {
             commands,
             unshared,
+            serial: Arc::new(std::sync::Mutex::new(options.first_serial)),
             uplink: options.uplink,
             readers: AtomicU64::new(0),
             origin: Mutex::default(),
             window,
+            archive,
+            sought: say_sought,
             stats,
             met,
             heard,
@@ -324,6 +466,38 @@ impl Mesh {
         &self.window
     }
 
+    /// Finished minutes.
+    pub fn archive(&self) -> &Arc<Archive> {
+        &self.archive
+    }
+
+    /// A finished segment is wanted of which no neighbour has anything: trackers are asked for nodes that keep it. None: no
+    /// longer.
+    pub fn seek(&self, segment: Option<SegmentSeq>) {
+        self.sought.send_if_modified(|sought| std::mem::replace(sought, segment) != segment);
+    }
+
+    /// Record and torrent of a finished segment, from elsewhere than the mesh: its pieces can be [given](Self::give_kept).
+    pub async fn learn(&self, record: SignedRecord, torrent: &Metainfo) {
+        let hashes = torrent.info().pieces.iter().flat_map(|hash| *hash.as_bytes()).collect::<Vec<u8>>();
+        let _ = self.commands.send(Command::Torrent { record, hashes: hashes.into() }).await;
+    }
+
+    /// A piece of a finished segment, from elsewhere than the mesh. It is verified before it is kept.
+    pub async fn give_kept(&self, piece: PieceId, bytes: Bytes) {
+        let _ = self.commands.send(Command::KeptPiece { piece, bytes }).await;
+    }
+
+    /// The node's owner has finished a segment in the folder of [`Keeping::Of`].
+    pub async fn finished(&self, record: SignedRecord) {
+        let _ = self.commands.send(Command::Finished(record)).await;
+    }
+
+    /// The node's owner has removed a segment from it.
+    pub async fn removed(&self, segment: SegmentSeq) {
+        let _ = self.commands.send(Command::Removed(segment)).await;
+    }
+
     /// The line that the mesh shares with the other parts of the program.
     pub fn uplink(&self) -> Uplink {
         self.uplink.clone()
@@ -344,6 +518,11 @@ impl Mesh {
         self.met.borrow().clone()
     }
 
+    /// Why the node that was to be dialled last was not, where this program's own rule for contacts forbade it.
+    pub fn denied(&self) -> Option<Forbidden> {
+        self.transport.denied()
+    }
+
     /// This node's key.
     pub fn id(&self) -> NodeId {
         self.transport.id()
@@ -356,7 +535,11 @@ impl Mesh {
 
     /// A way to give it closed pieces.
     pub fn publisher(&self) -> PiecePublisher {
-        PiecePublisher { commands: self.commands.clone(), room: Arc::clone(&self.unshared) }
+        PiecePublisher {
+            commands: self.commands.clone(),
+            room: Arc::clone(&self.unshared),
+            serial: Arc::clone(&self.serial),
+        }
     }
 
     /// A signed record that is known here: neighbours are told.

@@ -75,7 +75,7 @@ impl Origin {
 
     /// Fetches a piece that begins at `offset` in its segment. None if that does not work out; not verified.
     pub async fn fetch(self, channel: ChannelId, piece: PieceRef, offset: u64) -> Option<Bytes> {
-        // Who finds all places taken gives up at once: the piece is late, and asking later does not help it.
+        // A fetch that finds all places taken gives up at once: the piece is late, and asking later does not help it.
         let _place = self.fetching.try_acquire().ok()?;
         let began = Instant::now();
         if self.lock().lasts(began) {

@@ -7,13 +7,13 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use minuet_guard::net::household;
 use minuet_mesh::Role;
 use minuet_proto::{
-    ChannelId, ChannelKey,
+    ChannelId, SegmentSeq,
     channel_api::mesh::{
         CheckedHead, JoinRequest, MAX_JOIN_HEAD_PIECES, MAX_NODE_ADDRS, MAX_POSTED_HEADS, MeshNode,
         SourceProof,
     },
     mask::mask,
-    mesh::Head,
+    mesh::SignedHead,
 };
 use tokio::{
     sync::{broadcast, mpsc, watch},
@@ -44,6 +44,8 @@ const SOON: [Duration; 3] = [Duration::from_secs(4), Duration::from_secs(8), Dur
 const WANT: u8 = 32;
 /// The tracker is not asked more often than this, whatever it says and however addresses change.
 const SHORTEST: Duration = Duration::from_secs(2);
+/// The same for who seeks a finished segment, which it does once a segment at most.
+const SOUGHT: Duration = Duration::from_millis(200);
 /// How long taking leave may take.
 const LEAVE: Duration = Duration::from_secs(1);
 /// Heads are posted together that come within this time.
@@ -63,6 +65,8 @@ pub(super) struct Rendezvous {
     transport: Arc<dyn Transport>,
     reach: watch::Receiver<Reach>,
     dialable: watch::Receiver<bool>,
+    /// The oldest segment that this node keeps, and one that it seeks.
+    kept: (watch::Receiver<Option<SegmentSeq>>, watch::Receiver<Option<SegmentSeq>>),
     commands: mpsc::Sender<Command>,
     met: watch::Sender<Met>,
     relay: Option<(RelayServer, Instant)>,
@@ -70,13 +74,23 @@ pub(super) struct Rendezvous {
     told_of_relay: bool,
 }
 
+/// What a tracker is told of this node, as it changes.
+#[derive(Debug, Clone)]
+pub(super) struct Own {
+    pub reach: watch::Receiver<Reach>,
+    pub dialable: watch::Receiver<bool>,
+    /// The oldest segment that it keeps.
+    pub keeps_from: watch::Receiver<Option<SegmentSeq>>,
+    /// One that it seeks.
+    pub seeks: watch::Receiver<Option<SegmentSeq>>,
+}
+
 impl Rendezvous {
     pub fn new(
         tracker: TrackerClient,
         options: &MeshOptions,
         transport: Arc<dyn Transport>,
-        reach: watch::Receiver<Reach>,
-        dialable: watch::Receiver<bool>,
+        own: Own,
         commands: mpsc::Sender<Command>,
         met: watch::Sender<Met>,
     ) -> Self {
@@ -97,8 +111,9 @@ impl Rendezvous {
             channel: options.channel,
             request,
             transport,
-            reach,
-            dialable,
+            reach: own.reach,
+            dialable: own.dialable,
+            kept: (own.keeps_from, own.seeks),
             commands,
             met,
             relay: None,
@@ -130,6 +145,8 @@ impl Rendezvous {
             self.request.about.addrs.truncate(MAX_NODE_ADDRS);
             self.request.about.relay = reach.relay;
             self.request.about.dialable = *self.dialable.borrow_and_update();
+            self.request.about.keeps_from = *self.kept.0.borrow_and_update();
+            self.request.seeks = *self.kept.1.borrow_and_update();
             let asked = Instant::now();
             let sign = |bytes: &[u8]| self.transport.sign(bytes);
             let wait = match self.tracker.join_mesh(self.channel, &self.request, sign).await {
@@ -140,7 +157,7 @@ impl Rendezvous {
                     }
                     backoff.succeeded();
                     let name = self.tracker.base().as_str();
-                    self.met.send_modify(|met| met.answered(name, answer.nodes.len()));
+                    self.met.send_modify(|met| met.answered(name, answer.nodes.len(), answer.barred));
                     let (interval, proved) = (answer.interval.max(SHORTEST), answer.proved);
                     self.take(answer).await;
                     repeated = !proved && !repeated;
@@ -163,14 +180,16 @@ impl Rendezvous {
             };
             // A new address is worth telling at once, but not again and again.
             let news = async {
-                let changed = tokio::select! {
-                    changed = self.reach.changed() => changed,
-                    changed = self.dialable.changed() => changed,
+                let (changed, soonest) = tokio::select! {
+                    changed = self.reach.changed() => (changed, SHORTEST),
+                    changed = self.dialable.changed() => (changed, SHORTEST),
+                    // A reader waits for it.
+                    changed = self.kept.1.changed() => (changed, SOUGHT),
                 };
                 if changed.is_err() {
                     std::future::pending::<()>().await;
                 }
-                tokio::time::sleep_until(asked + SHORTEST).await;
+                tokio::time::sleep_until(asked + soonest).await;
             };
             let _ = tokio::time::timeout(wait, news).await;
         }
@@ -181,7 +200,7 @@ impl Rendezvous {
         let _ = self.commands.send(Command::Heads(heads)).await;
         // Their addresses were judged when the answer came in.
         let peers = answer.nodes.into_iter().map(peer_info).collect();
-        let _ = self.commands.send(Command::Peers(peers)).await;
+        let _ = self.commands.send(Command::Peers(peers, minuet_mesh::Discovery::Tracker)).await;
         // A relay server takes nodes that have joined.
         let relay = answer.relay.filter(|_| answer.proved).map(|url| RelayServer {
             url,
@@ -262,27 +281,26 @@ async fn is_own(tracker: &TrackerClient, relay: &str) -> bool {
 /// Leaves a source's newest heads at a tracker, for newcomers, as they come.
 pub(super) async fn post_heads(
     tracker: TrackerClient,
-    key: ChannelKey,
-    mut heads: broadcast::Receiver<Head>,
+    channel: ChannelId,
+    mut heads: broadcast::Receiver<Arc<SignedHead>>,
 ) {
-    let channel = key.channel();
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-    let mut waiting: VecDeque<CheckedHead> = VecDeque::new();
+    let mut waiting: VecDeque<Arc<SignedHead>> = VecDeque::new();
     loop {
         match heads.recv().await {
-            Ok(head) => waiting.push_back(CheckedHead::sign(&key, head)),
+            Ok(head) => waiting.push_back(head),
             Err(broadcast::error::RecvError::Lagged(_)) => continue,
             Err(broadcast::error::RecvError::Closed) => return,
         }
         tokio::time::sleep(GATHER).await;
         while let Ok(head) = heads.try_recv() {
-            waiting.push_back(CheckedHead::sign(&key, head));
+            waiting.push_back(head);
         }
         let surplus = waiting.len().saturating_sub(MAX_WAITING);
         waiting.drain(..surplus);
         while !waiting.is_empty() {
             let batch: Vec<_> =
-                waiting.iter().take(MAX_POSTED_HEADS).map(CheckedHead::signed).cloned().collect();
+                waiting.iter().take(MAX_POSTED_HEADS).map(|head| SignedHead::clone(head)).collect();
             match tracker.publish_heads(channel, &batch).await {
                 Ok(()) => {
                     waiting.drain(..batch.len());

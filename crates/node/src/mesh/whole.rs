@@ -190,6 +190,43 @@ async fn what_waits_for_the_driver_is_bounded_in_bytes() {
     mesh.stop().await;
 }
 
+/// A viewer that played on over it as if nothing lacked would splice media that do not belong together.
+#[tokio::test]
+async fn a_piece_that_does_not_get_through_leaves_a_hole_in_the_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let mesh = alone(Role::Source, folder.path());
+    let publisher = mesh.publisher();
+    let piece = |index: u32, len: usize| super::ClosedPiece {
+        id: minuet_proto::PieceId {
+            segment: minuet_proto::SegmentSeq(0),
+            piece: minuet_proto::PieceIndex(index),
+        },
+        hash: minuet_proto::PieceHash::new([0; 20]),
+        ingest_ms: 1,
+        random_access: true,
+        data: Bytes::from(vec![0; len]),
+    };
+    let mut changed = mesh.window().subscribe();
+    let newest = || mesh.window().newest().map(|newest| newest.piece.serial.get());
+    // The test's only thread does not let the driver run meanwhile.
+    assert!(publisher.publish(piece(0, 1000)));
+    assert!(!publisher.publish(piece(1, super::MAX_UNSHARED)), "there is no room for it");
+    assert!(publisher.publish(piece(2, 1000)));
+    while newest() != Some(2) {
+        tokio::time::timeout(DEADLINE, changed.changed()).await.expect("it comes in time").unwrap();
+    }
+    let index = |serial| {
+        mesh.window().get(minuet_proto::mesh::Serial::new(serial)).map(|known| known.piece.id.piece.0)
+    };
+    assert_eq!([0, 1, 2].map(index), [Some(0), None, Some(2)]);
+    // Another handle counts on.
+    assert!(mesh.publisher().publish(piece(3, 1000)));
+    while newest() != Some(3) {
+        tokio::time::timeout(DEADLINE, changed.changed()).await.expect("it comes in time").unwrap();
+    }
+    mesh.stop().await;
+}
+
 /// Numbers as they should not be.
 fn number() -> impl Strategy<Value = u64> {
     let edge = prop_oneof![
@@ -372,7 +409,7 @@ async fn the_stream_and_what_is_said_of_it_spread_over_another_transport() {
     // Each is told of the one before it alone; peer exchange does the rest.
     for (known, mesh) in (1..5u8).zip(&nodes[1..]) {
         let told = vec![info(known, &[&addr(known).to_string()])];
-        mesh.commands.send(Command::Peers(told)).await.unwrap();
+        mesh.commands.send(Command::Peers(told, minuet_mesh::Discovery::Tracker)).await.unwrap();
     }
     let key = minuet_proto::ChannelKey::from_seed(&[3; 32]);
     let state = minuet_proto::ChannelState {

@@ -13,9 +13,8 @@ pub use proof::{JoinProof, Nonce, PROOF_HEADER, SourceProof};
 
 use base64::Engine as _;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::Join;
 use crate::{
     ChannelId, ChannelKey, Error, SegmentSeq,
     bencode::{Dict, DictWriter, Value, bytes_after},
@@ -67,19 +66,19 @@ pub struct JoinRequest {
     /// Neighbours wanted, at most [`MAX_JOIN_NODES`].
     #[serde(default)]
     pub want: u8,
-    /// Records from this number on, 0 for all that there are; without it the newest few.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<SegmentSeq>,
     /// How many of the newest pieces it wants the heads of: [`MAX_JOIN_HEAD_PIECES`] at most, and none for who has
     /// them from its neighbours and only says that it is still there.
     #[serde(default)]
     pub heads: u32,
+    /// A finished segment that it wants: it is told first of nodes that keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seeks: Option<SegmentSeq>,
 }
 
 impl JoinRequest {
     /// A node that wants nothing, for the other fields to be set.
     pub fn new(about: MeshNode) -> Self {
-        Self { about, leaving: false, want: 0, from: None, heads: 0 }
+        Self { about, leaving: false, want: 0, heads: 0, seeks: None }
     }
 
     /// Parses JSON and holds it to the limits.
@@ -95,9 +94,6 @@ impl JoinRequest {
 /// The answer to a [`JoinRequest`]. Unknown keys are passed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeshJoin {
-    /// As in the answer to a plain client.
-    #[serde(flatten)]
-    pub join: Join,
     /// Nodes to link with, at most [`MAX_JOIN_NODES`].
     pub nodes: Vec<MeshNode>,
     /// The newest heads in ascending order, each as [`head_to_base64`] writes it.
@@ -115,8 +111,11 @@ pub struct MeshJoin {
     pub observed: IpAddr,
     /// Seconds until the node is to ask again; it is forgotten after two to three times as long.
     pub interval_s: u32,
+    /// What a node signs when it joins next ([`JoinProof`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<Nonce>,
     /// Whether the request carried a good [`JoinProof`]. If not, the node joins again at once with the nonce of this
-    /// answer ([`Join::nonce`]), so that others are told of it.
+    /// answer, so that others are told of it.
     #[serde(default = "yes")]
     pub proved: bool,
 }
@@ -133,8 +132,8 @@ pub struct MeshNode {
     #[serde(with = "hex_node")]
     pub node: NodeId,
     /// Where it may take links, at most [`MAX_NODE_ADDRS`]: as far as it knows, and, as others are told, also where the
-    /// tracker saw it.
-    #[serde(default)]
+    /// tracker saw it. Written as `"<address>:<port>"`; an entry of a kind that is not known is skipped.
+    #[serde(default, deserialize_with = "known_addrs")]
     pub addrs: Vec<SocketAddr>,
     /// The relay server through which it can be reached; at most [`MAX_RELAY_URL_LENGTH`] bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -157,6 +156,20 @@ pub struct MeshNode {
     /// Upload that it promises, in kbit/s; 0 if it does not say.
     #[serde(default)]
     pub upload_kbps: u32,
+    /// The oldest finished segment that it keeps; it keeps most of what came after that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeps_from: Option<SegmentSeq>,
+}
+
+/// The addresses of a kind that is known. Others count against the limit, too: the list is as long as its writer made it.
+fn known_addrs<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SocketAddr>, D::Error> {
+    let entries = Vec::<serde_json::Value>::deserialize(from)?;
+    if entries.len() > MAX_NODE_ADDRS {
+        return Err(serde::de::Error::custom(format_args!(
+            "a mesh node has more than {MAX_NODE_ADDRS} addresses"
+        )));
+    }
+    Ok(entries.iter().filter_map(|entry| entry.as_str()?.parse().ok()).collect())
 }
 
 impl MeshNode {
@@ -172,6 +185,7 @@ impl MeshNode {
             is_source: false,
             source_proof: None,
             upload_kbps: 0,
+            keeps_from: None,
         }
     }
 
@@ -381,12 +395,12 @@ mod tests {
     #[test]
     fn a_join_request_is_what_the_specification_shows() {
         let json = format!(
-            r#"{{"node":"{}","addrs":["192.0.2.1:4000","[2001:db8::1]:4000"],"relay":"http://r.example/","dialable":true,"upload_kbps":9,"want":8,"from":5,"new":1}}"#,
+            r#"{{"node":"{}","addrs":["192.0.2.1:4000","[2001:db8::1]:4000"],"relay":"http://r.example/","dialable":true,"upload_kbps":9,"want":8,"new":1}}"#,
             "0f".repeat(32)
         );
         let request = JoinRequest::decode(json.as_bytes()).unwrap();
         assert_eq!(request.about.node, NodeId([0x0f; 32]));
-        assert_eq!((request.about.addrs.len(), request.want, request.from), (2, 8, Some(SegmentSeq(5))));
+        assert_eq!((request.about.addrs.len(), request.want), (2, 8));
         assert_eq!(
             (request.about.relay.as_deref(), request.about.upload_kbps),
             (Some("http://r.example/"), 9)
@@ -394,6 +408,19 @@ mod tests {
         assert!(request.about.dialable && !request.leaving && request.heads == 0);
         let again = serde_json::to_vec(&request).unwrap();
         assert_eq!(JoinRequest::decode(&again), Ok(request));
+    }
+
+    #[test]
+    fn an_address_of_a_kind_that_is_not_known_is_skipped() {
+        let json = format!(
+            r#"{{"node":"{}","addrs":["onion:abc",7,"192.0.2.1:4000",{{"kind":"webrtc"}},"192.0.2.1"]}}"#,
+            "0f".repeat(32)
+        );
+        let request = JoinRequest::decode(json.as_bytes()).unwrap();
+        assert_eq!(request.about.addrs, ["192.0.2.1:4000".parse().unwrap()]);
+        let many =
+            format!(r#"{{"node":"{}","addrs":[{}"x"]}}"#, "0f".repeat(32), r#""x","#.repeat(MAX_NODE_ADDRS));
+        assert!(JoinRequest::decode(many.as_bytes()).is_err());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The channel link: all that a viewer is given.
 //!
 //! A BEP 46 magnet link, `magnet:?xs=urn:btpk:<64 hex digits>&dn=<title>&tr=<tracker URL>&tr=…`, or the short form
-//! that a tracker serves, `http(s)://tracker/c/<64 hex digits>`, or the 64 digits alone. Title and trackers are hints, and
+//! that a tracker serves, `http(s)://tracker/c/<64 hex digits>`, or the 64 digits alone. `minuet:` may stand in place of `magnet:`,
+//! and before the other two: a browser gives these links to no other program. Title and trackers are hints, and
 //! only the key is trusted: a hint that is of no use is passed over, and [`Reading`] says which and why.
 //!
 //! Links are read as they come out of mails, pages and shells ([`text`]).
@@ -26,6 +27,8 @@ const MAX_TOLD: usize = 8;
 const ENCODED_AT_MOST: usize = 2;
 
 const WHAT: &str = "a channel link";
+/// What links begin with that are for this program alone.
+const SCHEME: &str = "minuet:";
 const BTPK: &str = "urn:btpk:";
 const HEX_LENGTH: usize = 64;
 
@@ -95,8 +98,20 @@ fn malformed(why: impl fmt::Display) -> Error {
     Error::malformed(WHAT, why)
 }
 
-/// Reads a tidied text, in which one kind of link after the other is looked for.
+/// Reads a tidied text, which may begin with a scheme of its own.
 fn read(text: &str) -> Result<Reading, Error> {
+    let text = text.trim_start();
+    match text.split_at_checked(SCHEME.len()) {
+        Some((scheme, link)) if scheme.eq_ignore_ascii_case(SCHEME) => {
+            let link = link.trim_start_matches('/');
+            link.strip_prefix('?').map_or_else(|| read_forms(link), read_query)
+        }
+        _ => read_forms(text),
+    }
+}
+
+/// Looks for one kind of link after the other.
+fn read_forms(text: &str) -> Result<Reading, Error> {
     let lower = text.to_ascii_lowercase();
     let after = |mark: &str| lower.find(mark).map(|at| (at, at + mark.len()));
     if let Some((at, end)) = after("magnet:") {
@@ -284,13 +299,22 @@ fn read_query(query: &str) -> Result<Reading, Error> {
 
 fn read_short(text: &str) -> Result<Reading, Error> {
     let word = text.split([' ', '\t']).next().unwrap_or_default();
-    let Some((before, key)) = word.split_once("/c/") else {
+    let key_at = |at: usize| match text::percent_decoded(&word[at..]) {
+        Some(decoded) => read_key(&decoded),
+        None => read_key(&word[at..]),
+    };
+    // A tracker may lie below a path that has the mark in it, too.
+    const MARK: &str = "/c/";
+    let marks = word.match_indices('/').map(|(at, _)| at).filter(|at| word[*at..].starts_with(MARK));
+    let mut places = marks.map(|at| (at, key_at(at + MARK.len())));
+    let Some(first) = places.next() else {
         return Err(malformed("its path does not end in /c/<64 hexadecimal digits>, so it names no channel"));
     };
-    let channel = match text::percent_decoded(key) {
-        Some(decoded) => read_key(&decoded)?,
-        None => read_key(key)?,
+    let (at, channel) = match first.1 {
+        Ok(_) => first,
+        Err(_) => places.find(|(_, key)| key.is_ok()).unwrap_or(first),
     };
+    let (before, channel) = (&word[..at], channel?);
     // What stands before /c/ is the tracker's; of a page that leads to the link, it would be a query.
     let base: String = before.chars().filter(|c| *c != '\n').collect();
     if base.contains(['?', '#']) {

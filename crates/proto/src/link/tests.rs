@@ -29,6 +29,23 @@ fn reads_both_forms() {
 }
 
 #[test]
+fn a_scheme_of_its_own_stands_before_every_form() {
+    for text in [
+        "minuet:?xs=urn:btpk:HEX&dn=Radio+Tower&tr=http%3A%2F%2Ftracker.example%3A7070",
+        "MINUET:magnet:?xs=urn:btpk:HEX&dn=Radio+Tower&tr=http%3A%2F%2Ftracker.example%3A7070",
+        "minuet:?xs=urn:btpk:HEX&dn=Radio+Tower&tr=http://tracker.example:7070",
+    ] {
+        assert_eq!(link(text), whole(), "{text}");
+    }
+    let short = link("http://tracker.example:7070/c/HEX");
+    for text in ["minuet:http://tracker.example:7070/c/HEX", "minuet://tracker.example:7070/c/HEX"] {
+        assert_eq!(link(text), short, "{text}");
+    }
+    assert_eq!(link("minuet:HEX"), link("HEX"));
+    assert!(read("minuet:").is_err() && read("minuet:minuet:minuet:").is_err());
+}
+
+#[test]
 fn an_announce_url_stands_for_its_tracker() {
     for text in
         ["http://t.example/announce", "http://t.example", "http://t.example/?x#y", " http://t.example\n"]
@@ -186,6 +203,10 @@ fn links_are_read_as_mails_pages_and_shells_leave_them() {
         format!("> {}", plain.replace(first, &format!("{first}\n> "))),
         // Quoted-printable.
         plain.replace('=', "=3D").replace(first, &format!("{first}=\r\n")),
+        plain.replace('=', "=3D").replace('&', "=26").replace(':', "=3A").replace('?', "=3f"),
+        plain.replace('=', "=3D").replace('&', "&amp;").replace(first, &format!("{first}= ")),
+        // Its escapes were undone, and the line break was left.
+        plain.replace(first, &format!("{first}=\n")),
         // Encoded as a whole, or the less usual ways.
         plain.replace("urn:btpk:", "urn%3Abtpk%3A"),
         plain.replace("urn:btpk:", "urn%3abtpk%3a"),
@@ -241,6 +262,13 @@ fn the_short_form_is_read_with_whatever_hangs_on_it() {
 }
 
 #[test]
+fn a_tracker_may_lie_below_a_path_like_a_channels() {
+    let below = link("http://t.example/c/c/HEX");
+    assert_eq!(below.trackers[0].as_str(), "http://t.example/c/");
+    assert!(read("http://t.example/c/x/c/12").unwrap_err().to_string().contains("0 of 64"));
+}
+
+#[test]
 fn a_key_alone_is_a_link_without_trackers() {
     for text in ["HEX", " HEX\n", "urn:btpk:HEX", "<HEX>.", &HEX.to_uppercase()] {
         let reading = read(text).unwrap();
@@ -257,6 +285,29 @@ fn a_link_that_a_shell_cut_is_recognised() {
 }
 
 proptest! {
+    #[test]
+    fn links_out_of_a_mails_source_are_read_wherever_its_lines_end(
+        key: [u8; 32],
+        title in "[a-zü =.&]{0,20}",
+        at in 0usize..300,
+        path in "[a-z]{0,6}",
+        padded: bool,
+    ) {
+        let tracker = parse_tracker(&format!("http://t.example:7070/{path}")).unwrap();
+        let channel = ChannelId::new(key);
+        let title = Some(clean_title(&title)).filter(|title| !title.is_empty());
+        let whole = ChannelLink { channel, title, trackers: vec![tracker.clone()] };
+        let short = ChannelLink { title: None, ..whole.clone() };
+        for (text, meant) in [(whole.to_string(), &whole), (format!("{tracker}c/{channel}"), &short)] {
+            // No encoder breaks a line within an escape.
+            let mut pieces: Vec<String> =
+                text.chars().map(|c| if c == '=' { "=3D".to_owned() } else { c.to_string() }).collect();
+            let end = if padded { "= \r\n" } else { "=\r\n" };
+            pieces.insert(1 + at % pieces.len(), end.to_owned());
+            prop_assert_eq!(&pieces.concat().parse::<ChannelLink>().unwrap(), meant);
+        }
+    }
+
     #[test]
     fn links_round_trip(key: [u8; 32], title in "[^\\pC]{1,40}", ports in prop::collection::btree_set(1u16.., 0..5)) {
         let link = ChannelLink {

@@ -53,12 +53,7 @@ const TRAILING: &[char] =
 pub(super) fn tidy(text: &str) -> String {
     // As JSON and JavaScript write them.
     let text = text.replace("\\u0026", "&").replace("\\u003d", "=").replace("\\u003D", "=");
-    let mut text = text.replace("\r\n", "\n");
-    // Mail (RFC 2045, quoted-printable): soft line breaks and the escaped equals sign.
-    let unwrapped = text.replace("=\n", "");
-    if unwrapped.to_ascii_lowercase().contains("xs=3durn") {
-        text = unwrapped.replace("=3D", "=").replace("=3d", "=");
-    }
+    let mut text = unquoted_printable(&text.replace("\r\n", "\n"));
     for (mark, meaning) in BREAKS {
         text = replace_any_case(&text, mark, meaning);
     }
@@ -68,6 +63,57 @@ pub(super) fn tidy(text: &str) -> String {
     // Shells escape marks with a backslash, and terminals break lines with one.
     text.retain(|c| c != '\\' && !is_format(c) && (c == '\n' || c == '\t' || !c.is_control()));
     join_escapes(&unquote_lines(&text))
+}
+
+/// Undoes quoted-printable (RFC 2045, 6.7), as a mail's source has it: soft line breaks, and bytes as `=` and two digits.
+fn unquoted_printable(text: &str) -> String {
+    // In a text that shows an escaped equals sign, each one is an escape or ends a line softly.
+    let lower = text.to_ascii_lowercase();
+    let all = without_soft_breaks(&lower, true);
+    if !["xs=3durn", "xt=3durn", "tr=3dhttp"].iter().any(|mark| all.contains(mark)) {
+        // A short link has no equals sign of its own.
+        let is_short = !lower.contains("magnet:") && !lower.contains("xs=");
+        return without_soft_breaks(text, is_short);
+    }
+    let text = without_soft_breaks(text, true);
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let escaped = match (first, after) {
+            (b'=', [high, low, ..]) => digit(*high).zip(digit(*low)).map(|(high, low)| high << 4 | low),
+            _ => None,
+        };
+        bytes.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Joins lines that end in an equals sign, or blanks that stand for such a line break: `all` of them, or those only whose
+/// equals sign cannot be the one between a name and its value.
+fn without_soft_breaks(text: &str, all: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('=') {
+        let after = &rest[at + 1..];
+        let bare = after.trim_start_matches([' ', '\t']);
+        let end = match bare.strip_prefix('\n') {
+            Some(next) => Some(next),
+            None => (all && bare.len() < after.len()).then_some(bare),
+        };
+        out.push_str(&rest[..at]);
+        let word = out.rsplit(['&', '?', ' ', '\n']).next().unwrap_or_default();
+        let in_value = word.contains('=') || word.contains("://") || word.contains("urn:");
+        match end.filter(|_| all || in_value) {
+            Some(next) => rest = next,
+            None => {
+                out.push('=');
+                rest = after;
+            }
+        }
+    }
+    out + rest
 }
 
 fn replace_any_case(text: &str, from: &str, to: &str) -> String {

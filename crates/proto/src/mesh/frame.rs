@@ -4,6 +4,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::codec::{self, DecodeError};
 use super::head::{SIGNATURE_LEN, SignedHead};
+use super::kept::{self, Kept};
 use super::message::{
     Block, ByeReason, Extension, Hello, HelloFlags, MAX_ADDRESS_LEN, MAX_BITMAP_LEN, MAX_BLOCK_LEN,
     MAX_EXTENSION_LEN, MAX_EXTENSIONS, MAX_FRAME_LEN, MAX_HEAD_LEN, MAX_PEERS, MAX_PIECE_LEN, MAX_SERIALS,
@@ -16,7 +17,7 @@ use super::serial::Serial;
 pub struct Frame {
     /// The message; `None` if its type is not known to this version, which is no error.
     pub message: Option<Message>,
-    /// A [`Block`]'s payload, empty for all others.
+    /// A block's payload, empty for all others.
     pub payload: Bytes,
     /// Bytes of type, fields and payload. All that comes in is charged for, also what is skipped.
     pub len: usize,
@@ -47,15 +48,16 @@ impl Message {
         codec::varint_len(body as u64).saturating_add(body)
     }
 
-    /// Bytes of payload that follow the header: a [`Block`]'s length, 0 for all others.
+    /// Bytes of payload that follow the header: a block's length, 0 for all others.
     pub fn payload_len(&self) -> usize {
         match self {
             Self::Block(block) => block.len as usize,
+            Self::Kept(kept) => kept.payload_len(),
             _ => 0,
         }
     }
 
-    /// Appends the frame, without a [`Block`]'s payload: the caller puts those `block.len` bytes after it.
+    /// Appends the frame, without a block's payload: the caller puts those `block.len` bytes after it.
     pub fn encode(&self, out: &mut BytesMut) {
         codec::put_varint(out, self.body_len() as u64);
         let put_kind = |out: &mut BytesMut, kind| codec::put_varint(out, kind);
@@ -139,6 +141,7 @@ impl Message {
                 put_kind(out, kind::BYE);
                 out.put_u8(reason.to_byte());
             }
+            Self::Kept(kept) => kept.encode(out),
         }
     }
 
@@ -178,6 +181,7 @@ impl Message {
                 sum([kind, sum(peers.iter().map(peer))])
             }
             Self::Bye(_) => sum([kind, 1]),
+            Self::Kept(kept) => kept.body_len(),
         }
     }
 
@@ -221,6 +225,11 @@ impl Message {
             kind::STATE => Self::State(take_rest(&mut buf, MAX_STATEMENT_LEN, "state")?),
             kind::PEERS => Self::Peers(get_peers(&mut buf)?),
             kind::BYE => Self::Bye(ByeReason::from_byte(codec::get_u8(&mut buf, "reason")?)),
+            kept::kind::WHOLE..=kept::kind::BLOCK => {
+                let (kept, bytes) = Kept::decode(kind, &mut buf)?;
+                payload = bytes;
+                Self::Kept(kept)
+            }
             _ => return Ok(Frame { message: None, payload, len }),
         };
         if buf.has_remaining() {
@@ -261,15 +270,18 @@ impl Frame {
         if payload.is_empty() {
             return Message::decode_body(header);
         }
-        if codec::get_varint(&mut header, "message type")? != kind::BLOCK {
-            return Err(DecodeError::Trailing);
-        }
-        let (serial, offset, piece_len) = get_block_header(&mut header)?;
+        let message = match codec::get_varint(&mut header, "message type")? {
+            kind::BLOCK => {
+                let (serial, offset, piece_len) = get_block_header(&mut header)?;
+                Message::Block(check_block(serial, offset, piece_len, payload.len())?)
+            }
+            kept::kind::BLOCK => Message::Kept(Kept::decode_block(&mut header, payload.len())?),
+            _ => return Err(DecodeError::Trailing),
+        };
         if header.has_remaining() {
             return Err(DecodeError::Trailing);
         }
-        let block = check_block(serial, offset, piece_len, payload.len())?;
-        Ok(Self { message: Some(Message::Block(block)), payload, len: len as usize })
+        Ok(Self { message: Some(message), payload, len: len as usize })
     }
 }
 
@@ -279,6 +291,7 @@ impl HelloFlags {
             | u8::from(self.no_upload) << 1
             | u8::from(self.relay) << 2
             | u8::from(self.source) << 3
+            | u8::from(self.elsewhere) << 4
     }
 
     fn from_byte(byte: u8) -> Self {
@@ -287,6 +300,7 @@ impl HelloFlags {
             no_upload: byte & 2 != 0,
             relay: byte & 4 != 0,
             source: byte & 8 != 0,
+            elsewhere: byte & 16 != 0,
         }
     }
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::head::SignedHead;
+use super::kept::Kept;
 use super::serial::Serial;
 use crate::PieceLength;
 
@@ -85,6 +86,8 @@ pub enum Message {
     Peers(Vec<PeerInfo>),
     /// The sender is about to close the link.
     Bye(ByeReason),
+    /// About finished segments.
+    Kept(Kept),
 }
 
 /// Who the sender is and what it can do.
@@ -111,6 +114,8 @@ pub struct HelloFlags {
     pub relay: bool,
     /// It holds the channel's key.
     pub source: bool,
+    /// It plays what was on air before, and takes no part in the live edge.
+    pub elsewhere: bool,
 }
 
 /// A [`Hello`] extension.

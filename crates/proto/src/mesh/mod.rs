@@ -19,6 +19,7 @@
 mod codec;
 mod frame;
 mod head;
+mod kept;
 mod message;
 mod serial;
 #[cfg(test)]
@@ -27,6 +28,9 @@ mod tests;
 pub use codec::DecodeError;
 pub use frame::Frame;
 pub use head::{Head, HeadPiece, MAX_HEAD_PIECES, SIGNATURE_LEN, SignedHead};
+pub use kept::{
+    Indices, Kept, KeptBlock, KeptMap, MAX_HASHES, MAX_RANGES, MAX_SEGMENT_PIECES, Minute, Ranges,
+};
 pub use message::{
     Block, ByeReason, Extension, Hello, HelloFlags, MAX_BLOCK_LEN, MAX_FRAME_LEN, MAX_PIECE_LEN,
     MAX_STATEMENT_LEN, MIN_BLOCK_LEN, Message, NodeId, PeerInfo, Request, SerialList, Window,

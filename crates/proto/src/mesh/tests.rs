@@ -5,18 +5,19 @@ use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{MAX_UNIX_MS, PieceHash, PieceIndex, SegmentSeq};
+use crate::{MAX_UNIX_MS, PieceHash, PieceId, PieceIndex, SegmentSeq};
 
 fn bytes(max: usize) -> impl Strategy<Value = Bytes> {
     vec(any::<u8>(), 0..=max).prop_map(Bytes::from)
 }
 
 fn flags() -> impl Strategy<Value = HelloFlags> {
-    any::<[bool; 4]>().prop_map(|[dialable, no_upload, relay, source]| HelloFlags {
+    any::<[bool; 5]>().prop_map(|[dialable, no_upload, relay, source, elsewhere]| HelloFlags {
         dialable,
         no_upload,
         relay,
         source,
+        elsewhere,
     })
 }
 
@@ -69,6 +70,48 @@ fn block() -> impl Strategy<Value = Block> {
     )
 }
 
+fn piece() -> impl Strategy<Value = PieceId> {
+    (0..=SegmentSeq::MAX.0, 0..MAX_SEGMENT_PIECES)
+        .prop_map(|(segment, piece)| PieceId { segment: SegmentSeq(segment), piece: PieceIndex(piece) })
+}
+
+fn kept() -> impl Strategy<Value = Kept> {
+    let ranges = vec((1u64..1 << 50, 1u64..1 << 50), 0..5).prop_map(|steps| {
+        let mut next = 0;
+        let range = |(gap, count)| {
+            let first = SegmentSeq(next + gap);
+            next = first.0 + count;
+            (first, count)
+        };
+        steps.into_iter().map(range).collect()
+    });
+    let indices = btree_set(0..MAX_SEGMENT_PIECES, 0..20);
+    let minute = (piece(), bytes(MAX_STATEMENT_LEN), 0..30usize).prop_map(|(piece, record, hashes)| {
+        let hashes = vec![9; 20 * hashes].into();
+        Kept::Minute(Minute { segment: piece.segment, first: piece.piece, record, hashes })
+    });
+    prop_oneof![
+        ranges.prop_map(Kept::Whole),
+        (piece(), any::<bool>(), bytes(200)).prop_map(|(piece, wants, bits)| Kept::Map(KeptMap {
+            segment: piece.segment,
+            wants,
+            bits
+        })),
+        (piece(), indices).prop_map(|(piece, indices)| Kept::Have {
+            segment: piece.segment,
+            pieces: indices.into_iter().map(PieceIndex).collect(),
+        }),
+        piece().prop_map(|piece| Kept::GetMinute { segment: piece.segment, first: piece.piece }),
+        minute,
+        (piece(), any::<u32>()).prop_map(|(piece, due_in_ms)| Kept::Request { piece, due_in_ms }),
+        piece().prop_map(Kept::Cancel),
+        (piece(), any::<bool>()).prop_map(|(piece, has)| Kept::Reject { piece, has }),
+        (piece(), block()).prop_map(|(piece, Block { offset, len, piece_len, .. })| {
+            Kept::Block(KeptBlock { piece, offset, len, piece_len })
+        }),
+    ]
+}
+
 fn message() -> impl Strategy<Value = Message> {
     let bye = any::<u8>().prop_map(|byte| match byte {
         0 => ByeReason::Leaving,
@@ -101,6 +144,7 @@ fn message() -> impl Strategy<Value = Message> {
         bytes(MAX_STATEMENT_LEN).prop_map(Message::State),
         vec(peer(), 0..6).prop_map(Message::Peers),
         bye.prop_map(Message::Bye),
+        kept().prop_map(Message::Kept),
     ]
 }
 
@@ -161,7 +205,7 @@ proptest! {
     }
 
     #[test]
-    fn unknown_messages_are_skipped(kind in 15u8..128, body in vec(any::<u8>(), 0..50)) {
+    fn unknown_messages_are_skipped(kind in 24u8..128, body in vec(any::<u8>(), 0..50)) {
         let mut stream = BytesMut::new();
         stream.extend([body.len() as u8 + 1, kind]);
         stream.extend(&body);
@@ -223,6 +267,21 @@ fn numbers_that_cannot_be_are_refused() {
             assert_eq!(frame(kind, &[serial(number), vec![1; 4]].concat()), beyond, "{kind} {number}");
         }
     }
+    for kind in 15..=23 {
+        let segment = Err(DecodeError::OutOfRange("segment"));
+        assert_eq!(frame(kind, &[serial(1 << 62), vec![0; 40]].concat()), segment, "{kind}");
+    }
+    let index = Err(DecodeError::OutOfRange("piece index"));
+    for kind in [17, 18, 19, 20, 21, 22, 23] {
+        assert_eq!(frame(kind, &[vec![0], serial(65_536), vec![0; 40]].concat()), index, "{kind}");
+    }
+    let beyond_ranges = Err(DecodeError::OutOfRange("segment"));
+    assert_eq!(
+        frame(15, &[serial((1 << 62) - 1), vec![1]].concat()),
+        beyond_ranges,
+        "the second is one later"
+    );
+    assert_eq!(frame(15, &[0; 130]), Err(DecodeError::OutOfRange("number of ranges")));
     let last = (1 << 62) - 1;
     assert_eq!(frame(3, &serial(last)), Ok(true));
     assert_eq!(frame(3, &[serial(last), vec![0]].concat()), beyond, "the second is one later");

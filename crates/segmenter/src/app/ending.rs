@@ -66,7 +66,7 @@ impl Told {
 
 impl Running {
     /// Runs until the feed ends, the segmenter is told to end, or a part dies that cannot begin anew; then ends all in
-    /// order. Whoever tells it to end twice has it end at once.
+    /// order. A user who tells it to end twice has it end at once.
     pub async fn run(mut self, exit_at_end: bool, mut told: Told) -> Result<()> {
         let mut result = Ok(());
         if told.first.is_none() {
@@ -78,10 +78,11 @@ impl Running {
         }
         if told.first.is_some() {
             tracing::info!("sealing the open segment, then ending");
+            minuet_console::service::stopping();
         }
         let early = told.first.is_some() || result.is_err();
         let now = Instant::now();
-        // Whoever told it waits; a feed that has ended may be passed on in peace.
+        // The user who told it waits; a feed that has ended may be passed on in peace.
         let (sealed_by, passed_by) = match early {
             true => (now + (END_TIMEOUT - STOP_TIMEOUT), now + (END_TIMEOUT - STOP_TIMEOUT)),
             false => (now + SETTLE_TIMEOUT, now + SETTLE_TIMEOUT + PASS_ON_TIMEOUT),

@@ -18,7 +18,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use axum::Router;
-use minuet_console::{Screen, Signals};
+use minuet_console::{Screen, Signals, service};
 use minuet_guard::{
     pool::Pool,
     tasks::{Fault, Spawner, Tasks},
@@ -101,11 +101,16 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
     };
     let Some(started) = told.unless(starting).await else { return Ok(()) };
     let running = started?;
-    // Whoever has the link finds what an earlier run recorded.
+    // A viewer with the link finds what an earlier run recorded.
     if told.unless(offered(&running.shelf)).await.is_some() {
         print_link(running.channel, &options)?;
     }
-    running.run(options.exit_at_end, told).await
+    service::ready();
+    let running = running.run(options.exit_at_end, told);
+    tokio::select! {
+        done = running => done,
+        never = service::live() => match never {},
+    }
 }
 
 /// What must be there before anything runs.
@@ -146,8 +151,10 @@ impl Opened {
         }
         let trackers: Vec<TrackerClient> =
             options.trackers.iter().cloned().map(TrackerClient::new).collect::<Result<_, _>>()?;
-        if trackers.is_empty() {
-            tracing::warn!("no --tracker is given, so viewers cannot find the channel by its link");
+        if trackers.is_empty() && !options.dht {
+            tracing::warn!(
+                "neither --tracker nor --dht is given, so viewers cannot find the channel by its link"
+            );
         }
         let (newest, next) = place_in_history(&recovered, key_made, &trackers, channel).await;
         let web = listen(options.listen).with_context(|| {
@@ -254,6 +261,8 @@ impl Running {
                 folder: options.data.clone(),
                 uplink,
                 trackers: trackers.clone(),
+                dht: options.dht(),
+                local: options.local,
             };
             let joined = live::Source::start(join, newest.as_ref()).await;
             let (source, seen) =
@@ -370,7 +379,7 @@ fn serve(
                 Some(listener) => listener,
                 None => listen(address)?,
             };
-            minuet_serve::serve(listener, router, Limits::default(), places, stop).await?;
+            minuet_serve::serve(listener, router, Limits::default(), places, None, stop).await?;
             Ok::<_, anyhow::Error>(())
         }
     });

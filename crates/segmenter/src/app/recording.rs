@@ -246,6 +246,7 @@ mod tests {
             ingest_ms: 1,
             sealed_ms: 2,
             discontinuity: false,
+            access: Default::default(),
         };
         SignedRecord::sign(&key, record)
     }

@@ -1,6 +1,6 @@
 //! Whether a live DASH manifest has anything new, and how much of it was on air (ISO/IEC 23009-1). Pure.
 //!
-//! A server whose encoder has died goes on to serve its last manifest. Whoever opens that anew gets its last segments once
+//! A server whose encoder has died goes on to serve its last manifest. A reader that opens it anew gets its last segments once
 //! more. So what a manifest names is compared with what it named after the last connection, and it is opened again only
 //! when that is something else. One that names no segments but counts on the clock goes on by itself, and is not judged.
 
@@ -60,7 +60,7 @@ impl Manifest {
     pub fn repeats(&self, aired: &Self) -> Duration {
         let (Some((first, last)), Some((_, known))) = (self.span, aired.span) else { return Duration::ZERO };
         if self.epoch != aired.epoch || last <= known {
-            // Whoever makes it began anew.
+            // Its encoder began anew.
             return Duration::ZERO;
         }
         known.saturating_sub(first.max(last.saturating_sub(BEGINS_BEFORE_END)))

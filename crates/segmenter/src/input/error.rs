@@ -119,6 +119,14 @@ pub enum InputError {
         /// The end of what it wrote to standard error.
         last_words: String,
     },
+    /// The far end of SRT turned us away.
+    #[error("{input} refuses the connection: {why}")]
+    Passphrase {
+        /// What it was to open.
+        input: String,
+        /// What does not fit, and what to do.
+        why: &'static str,
+    },
     /// It has a length and broke off before, and what came is on air.
     #[error(
         "{input} ends early: {came} came, which was sent ({reason}); the rest is missing or cannot be read"

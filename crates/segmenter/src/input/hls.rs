@@ -1,6 +1,6 @@
 //! What of a live HLS playlist has been on air (RFC 8216, 6.3.4). Pure.
 //!
-//! A server whose encoder has died goes on to serve its last playlist, without an end mark. Whoever opens that anew gets
+//! A server whose encoder has died goes on to serve its last playlist, without an end mark. A reader that opens it anew gets
 //! its last segments once more. So the segments that ffmpeg has opened are remembered from one connection to the next, and
 //! a playlist is opened again only when there is a segment behind them.
 //!
@@ -145,7 +145,7 @@ impl Aired {
         let known = match (&self.newest, media.newest()) {
             (Some((known, url)), Some((number, last))) => {
                 if number < *known || number == *known && last != *url {
-                    // Whoever makes it began anew.
+                    // Its encoder began anew.
                     return News::All;
                 }
                 let count = known.saturating_sub(media.first).saturating_add(1);

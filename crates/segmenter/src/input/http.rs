@@ -14,10 +14,11 @@ use std::{
 use base64::Engine as _;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
+use minuet_node::error::cause;
 use minuet_proto::mask;
 use reqwest::{
     Client, Response, StatusCode,
-    header::{CONTENT_RANGE, RANGE, WWW_AUTHENTICATE},
+    header::{CONTENT_RANGE, HeaderMap, RANGE, WWW_AUTHENTICATE},
 };
 use tokio::{
     runtime::Handle,
@@ -73,12 +74,14 @@ pub struct Http {
 }
 
 impl Http {
-    /// Asks for `url`, of which `aired` has been on air if it is a playlist. Must be called where a runtime is entered.
-    pub fn start(url: &str, insecure: bool, reader: Reader, aired: Aired) -> Self {
+    /// Asks for `url` with these headers; of it `aired` has been on air if it is a playlist. Must be called where a runtime is
+    /// entered.
+    pub fn start(url: &str, insecure: bool, reader: Reader, headers: HeaderMap, aired: Aired) -> Self {
         let (out, chunks) = channel(MAX_CHUNKS);
         let runtime = Handle::current();
         let finite = Arc::new(AtomicBool::new(false));
-        let request = Request { url: url.to_owned(), insecure, reader, finite: Arc::clone(&finite), aired };
+        let (url, finite_too) = (url.to_owned(), Arc::clone(&finite));
+        let request = Request { url, insecure, reader, headers, finite: finite_too, aired };
         let task = runtime.spawn(async move {
             let fetched = request.fetch(&out).await;
             // What we may not have, ffmpeg may, by the user's words.
@@ -139,6 +142,7 @@ struct Request {
     url: String,
     insecure: bool,
     reader: Reader,
+    headers: HeaderMap,
     finite: Arc<AtomicBool>,
     aired: Aired,
 }
@@ -162,6 +166,7 @@ impl Request {
         let client = Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(redirects::policy())
+            .default_headers(self.headers.clone())
             .danger_accept_invalid_certs(self.insecure)
             .build()
             .map_err(|error| self.failed(error.to_string()))?;
@@ -187,7 +192,7 @@ impl Request {
                 Some(Some(Ok(chunk))) => chunk,
                 broken => {
                     let cause = match broken {
-                        Some(Some(Err(error))) => root_cause(&error),
+                        Some(Some(Err(error))) => cause(&error),
                         _ => format!("nothing came for {} s", STALLED.as_secs()),
                     };
                     let Some(length) = length.filter(|_| head.is_none()) else {
@@ -251,7 +256,7 @@ impl Request {
 
     /// Why there is no answer at all.
     fn no_answer(&self, error: &reqwest::Error) -> InputError {
-        let reason = root_cause(error);
+        let reason = cause(error);
         if error.is_connect() {
             let certificate = reason.contains("certificate") || reason.contains("Certificate");
             return match certificate {
@@ -429,7 +434,7 @@ impl Request {
         let (status, base, text) = timeout(CONNECT_TIMEOUT, asked)
             .await
             .map_err(|_| "does not answer".to_owned())?
-            .map_err(|error| format!("cannot be had ({})", root_cause(&error)))?;
+            .map_err(|error| format!("cannot be had ({})", cause(&error)))?;
         if is_missing(status) {
             return Err(format!("answers {status}"));
         }
@@ -465,13 +470,4 @@ fn is_text(head: &[u8]) -> bool {
         // It ends within a letter.
         Err(error) => error.error_len().is_none() && !head.contains(&0),
     }
-}
-
-/// What lies at the bottom: the outer errors only repeat the address.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }

@@ -19,6 +19,7 @@ mod error;
 mod feed;
 mod ffmpeg;
 mod file;
+mod headers;
 mod hls;
 mod http;
 mod level;

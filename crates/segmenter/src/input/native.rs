@@ -63,18 +63,7 @@ pub enum Looks {
 
 /// Tells what `head`, the beginning of a feed, looks like.
 pub fn looks(head: &[u8]) -> Looks {
-    // Matroska and WebM, FLV, sound with a tag, Ogg, AVI and WAV, FLAC, MP4, playlists.
-    const MAGIC: &[(usize, &[u8])] = &[
-        (0, b"\x1a\x45\xdf\xa3"),
-        (0, b"FLV\x01"),
-        (0, b"ID3"),
-        (0, b"OggS"),
-        (0, b"RIFF"),
-        (0, b"fLaC"),
-        (4, b"ftyp"),
-        (0, b"#EXTM3U"),
-    ];
-    if MAGIC.iter().any(|(at, magic)| head.get(*at..).is_some_and(|rest| rest.starts_with(magic))) {
+    if minuet_media::looks_like_other_media(head) {
         return Looks::Other;
     }
     if minuet_media::looks_like_mpeg_ts(head) {

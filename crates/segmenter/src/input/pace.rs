@@ -9,7 +9,7 @@ use minuet_media::{PacketSync, StreamClock, Ticks, packet::PACKET_LEN};
 
 use super::{InputError, READ_LEN, Read};
 
-/// Who is later than this (the machine slept) goes on from now instead of catching up in a rush.
+/// A reader that is later than this (the machine slept) goes on from now instead of catching up in a rush.
 const LATEST: Duration = Duration::from_secs(5);
 
 /// At what pace bytes go out.

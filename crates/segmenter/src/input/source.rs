@@ -24,6 +24,7 @@ use super::{
     error::Listed,
     ffmpeg::{self, Fed, Ffmpeg, Job, Origin},
     file::{self, FileInput, Kind},
+    headers,
     hls::Aired,
     http::{self, Http},
     native::{Looks, Native, looks},
@@ -280,7 +281,8 @@ impl About {
 
     fn http(&self, url: &str) -> Native {
         let reader = if self.options.ffmpeg.any() { http::Reader::Ffmpeg } else { http::Reader::Ourselves };
-        Native::Http(Box::new(Http::start(url, self.options.insecure, reader, self.aired.clone())))
+        let headers = headers::of(&self.options.ffmpeg.input, url);
+        Native::Http(Box::new(Http::start(url, self.options.insecure, reader, headers, self.aired.clone())))
     }
 
     fn file(&mut self, path: &Path, wants_ffmpeg: bool) -> Result<Reader, InputError> {
@@ -392,7 +394,7 @@ impl Reader {
             Ok(Read::End)
                 if about.handed_out.is_none() && about.kept.as_ref().is_some_and(|kept| !kept.is_empty()) =>
             {
-                // Whoever reads a pipe once more may get the next writer's.
+                // A reader that opens a pipe once more may get the next writer's bytes.
                 if matches!(about.input, Input::Stdin) {
                     self.hand_over(about, "is not MPEG-TS", None)?;
                 } else {

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use minuet_node::units;
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
 use super::{
@@ -62,7 +63,8 @@ impl Losses {
         let more = gaps.saturating_sub(std::mem::replace(&mut self.gaps.1, gaps));
         if let Some(lost) = self.gaps.0.add(more, now) {
             return Some(format!(
-                "{lost} packets of RTP never came, by their numbers: viewers see it; check the line from the encoder"
+                "{} of RTP never came, by their numbers: viewers see it; check the line from the encoder",
+                units::count(lost, "packet", "packets")
             ));
         }
         if self.asked.is_some_and(|at| now.saturating_duration_since(at) < ASK_INTERVAL) {
@@ -73,8 +75,9 @@ impl Losses {
         let more = total.saturating_sub(std::mem::replace(&mut self.dropped.1, total));
         let lost = self.dropped.0.add(more, now)?;
         Some(format!(
-            "the system dropped {lost} datagrams because this machine did not take them in time: viewers see it; relieve \
-             the machine, or allow a larger buffer (sysctl net.core.rmem_max) and ask for it with ?buffer_size=BYTES"
+            "the system dropped {} because this machine did not take them in time: viewers see it; relieve the machine, or \
+             allow a larger buffer (sysctl net.core.rmem_max) and ask for it with ?buffer_size=BYTES",
+            units::count(lost, "datagram", "datagrams")
         ))
     }
 }

@@ -8,27 +8,20 @@
 mod base;
 mod open;
 
-use std::{fs::File, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Router,
     body::Body,
     extract::{Path, Request, State},
-    http::{
-        Method, StatusCode,
-        header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG},
-        request::Parts,
-    },
+    http::{StatusCode, header::CONTENT_TYPE, request::Parts},
     response::{IntoResponse, Response},
     routing::get,
 };
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
 use minuet_proto::{ChannelId, SegmentSeq, SignedRecord, record::segment_file_name};
-use minuet_serve::{
-    file,
-    range::{self, Wanted},
-};
+use minuet_serve::{Part, file};
 use minuet_store::Store;
 
 pub use base::public_base;
@@ -94,38 +87,22 @@ async fn finished_torrent(web: Web, seq: SegmentSeq) -> Response {
 
 /// A finished segment, or a part of it. Its bytes never change, so its info hash is its entity tag.
 async fn finished(web: Web, record: &SignedRecord, request: &Parts) -> Response {
-    let (length, etag) = (record.length, format!("\"{}\"", record.info_hash));
-    let (first, count, status) = match range::wanted(&request.method, &request.headers, &etag, length) {
-        Wanted::Whole => (0, length, StatusCode::OK),
-        Wanted::Part { first, last } => (first, last - first + 1, StatusCode::PARTIAL_CONTENT),
-        Wanted::Unsatisfiable => {
-            let range = [(CONTENT_RANGE, format!("bytes */{length}"))];
-            return (StatusCode::RANGE_NOT_SATISFIABLE, range).into_response();
-        }
-        Wanted::NotModified => return (StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response(),
-        Wanted::Failed => return StatusCode::PRECONDITION_FAILED.into_response(),
+    let etag = format!("\"{}\"", record.info_hash);
+    let part = match Part::of(&request.method, &request.headers, etag, record.length) {
+        Ok(part) => part,
+        Err(answer) => return *answer,
     };
-    let head = [
-        (CONTENT_TYPE, VIDEO.to_owned()),
-        (CONTENT_LENGTH, count.to_string()),
-        (ACCEPT_RANGES, "bytes".to_owned()),
-        (ETAG, etag),
-    ];
-    let body = if request.method == Method::HEAD {
-        Body::empty()
-    } else {
-        let path = web.store.media_path(record.seq);
-        // Dropped meanwhile, if it is not there.
-        let Ok(Ok(file)) = tokio::task::spawn_blocking(move || File::open(path)).await else {
-            return StatusCode::NOT_FOUND.into_response();
-        };
-        Body::from_stream(paced(web, file::chunks(file, first, count)))
-    };
-    if status == StatusCode::PARTIAL_CONTENT {
-        let range = [(CONTENT_RANGE, format!("bytes {first}-{}/{length}", first + count - 1))];
-        return (status, head, range, body).into_response();
+    let head = [(CONTENT_TYPE, VIDEO.to_owned())];
+    if part.is_head() {
+        return part.answer(head, Body::empty());
     }
-    (status, head, body).into_response()
+    let (store, seq) = (Arc::clone(&web.store), record.seq);
+    // Dropped meanwhile, if it is not there.
+    let Ok(Ok(file)) = tokio::task::spawn_blocking(move || store.media(seq)).await else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let body = Body::from_stream(paced(web, file::chunks(file, part.first, part.count)));
+    part.answer(head, body)
 }
 
 /// Chunks that wait for the budget, each by itself.

@@ -366,7 +366,7 @@ fn what_is_lost_on_the_way_in_is_said_at_once() {
         }
         thread::sleep(Duration::from_millis(1));
     }
-    segmenter.wait_for("1 packets of RTP never came");
+    segmenter.wait_for("1 packet of RTP never came");
     segmenter.wait_for("numbers of the feed's packets broke off");
     segmenter.terminate();
     assert!(segmenter.finish().0.success());

@@ -1,5 +1,6 @@
 //! The segmenter from input to swarm. One binary: each that is linked by itself costs a build as much as all of them.
 
+mod access;
 mod broken_feeds;
 mod common;
 mod feeds;

@@ -6,7 +6,7 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::Arc,
     thread,
     time::Duration,
@@ -15,8 +15,8 @@ use std::{
 use crate::common::{
     CLIP, Segmenter,
     field::{
-        More, clip_as, clip_with, codecs, ffmpeg, record, record_stdin, recorded_ms, serve, serve_folder,
-        set, streams,
+        Beside, More, clip_as, clip_with, codecs, ffmpeg, record, record_stdin, recorded_ms, says, serve,
+        serve_folder, set, streams,
     },
 };
 use tokio_rustls::rustls::{
@@ -38,34 +38,6 @@ fn refused(data: &Path, arguments: &[&str], feed: &[u8]) -> String {
     let (status, _, log) = segmenter.finish();
     assert!(!status.success(), "{log}");
     log
-}
-
-/// A segmenter that opens its input again and again; its log up to `sentence`.
-fn says(data: &Path, arguments: &[&str], sentence: &str) -> String {
-    let mut segmenter = Segmenter::start(data, arguments);
-    segmenter.wait_for(sentence);
-    segmenter.terminate();
-    let (status, _, log) = segmenter.finish();
-    assert!(status.success(), "{log}");
-    log
-}
-
-/// Runs beside the test, and is ended with it.
-struct Beside(Child);
-
-impl Beside {
-    fn ffmpeg(arguments: &[&str]) -> Self {
-        let mut command = Command::new("ffmpeg");
-        command.args(["-v", "error", "-nostdin", "-y"]).args(arguments);
-        Self(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
-    }
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// A film of a phone that was held upright: its pictures are to be turned.
@@ -315,6 +287,23 @@ fn teletext_klv_and_cues_are_kept_or_named_on_every_way_in() {
         assert_eq!(streams(&data).contains(&name.to_owned()), kept, "{name}: {:?} {log}", streams(&data));
         assert_eq!(log.contains(&format!("{name} (stream 2) is lost")), !kept, "{log}");
     }
+}
+
+/// As encoders send AV1 in MPEG-TS: private data, without a word on what it is. Nothing that reads MPEG-TS decodes it.
+#[test]
+fn pictures_that_do_not_say_what_they_are_are_named_on_every_way_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let temporal_unit = [0x12, 0x00, 0x0a, 0x0b, 0x00, 0x00, 0x00, 0x24];
+    let more = More { kind: 0x06, descriptors: &[], payload: &temporal_unit, sections: false };
+    fs::write(dir.path().join("av1.ts"), clip_with(&more)).unwrap();
+    let list = "#EXTM3U\n#EXT-X-TARGETDURATION:30\n#EXTINF:20,\nav1.ts\n#EXT-X-ENDLIST\n";
+    fs::write(dir.path().join("av1.m3u8"), list).unwrap();
+    let (server, _) = serve_folder(dir.path());
+    let file = dir.path().join("av1.ts").to_str().unwrap().to_owned();
+    let log = record(&dir.path().join("native"), &[&file], Stdio::null());
+    assert!(log.contains("PID 0x1f5 does not say what it carries") && log.contains("AV1"), "{log}");
+    let log = record(&dir.path().join("hls"), &[&format!("http://{server}/av1.m3u8")], Stdio::null());
+    assert!(log.contains("stream 2 is of a kind that ffmpeg does not know (stream type 0x06)"), "{log}");
 }
 
 /// A camera that speaks RTSP and sends MPEG-TS in RTP on the same connection (RFC 2326, 10.12; RFC 2250), over and over.

@@ -68,7 +68,7 @@ pub fn hears(vice: Vice, event: &Event) -> bool {
             matches!(message, Message::Hello(_) | Message::Bye(_))
         }
         (Vice::Idles | Vice::Crowds, Event::Head(_) | Event::Statement(_)) => false,
-        (Vice::Crowds, Event::Peers(_)) => false,
+        (Vice::Crowds, Event::Peers { .. }) => false,
         _ => true,
     }
 }

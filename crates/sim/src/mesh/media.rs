@@ -5,11 +5,12 @@
 //! "hash" is made from the piece's serial, and a piece verifies if its bytes are zeros: a thousand
 //! times cheaper, with the same course of events as long as nobody lies.
 
+use crate::{engine::SECOND, stream::StreamSpec};
 use bytes::Bytes;
-use minuet_mesh::{HeadKey, PieceRef};
+use minuet_mesh::{HeadKey, Learned, PieceRef, Shape, Verdict};
 use minuet_proto::{
-    PieceHash,
-    mesh::{Block, MAX_BLOCK_LEN, SIGNATURE_LEN, Serial},
+    PieceHash, PieceId, PieceIndex, SegmentSeq,
+    mesh::{Block, KeptBlock, MAX_BLOCK_LEN, MAX_HASHES, Minute, SIGNATURE_LEN, Serial},
 };
 use minuet_session::Pieces;
 use std::{
@@ -20,11 +21,19 @@ use std::{
 /// What honest and dishonest modelled blocks are slices of.
 static ZEROS: [u8; MAX_BLOCK_LEN as usize] = [0; MAX_BLOCK_LEN as usize];
 static ONES: [u8; MAX_BLOCK_LEN as usize] = [1; MAX_BLOCK_LEN as usize];
+/// Bytes of a signed record.
+const RECORD_BYTES: usize = 420;
 /// Pieces whose real bytes are kept ready.
 const CACHED: usize = 256;
 
 /// The channel's media, as every node that has verified a piece holds it.
-pub enum Media {
+pub struct Media {
+    bytes: MediaBytes,
+    /// How every finished segment is cut, if all are alike.
+    pub shape: Option<Shape>,
+}
+
+enum MediaBytes {
     /// Modelled.
     Modelled,
     /// Real bytes, with a cache of what was made last.
@@ -33,33 +42,35 @@ pub enum Media {
 
 impl Media {
     /// Real or modelled media.
-    pub fn new(real: bool) -> Self {
-        if real { Self::Real(vec![None; CACHED]) } else { Self::Modelled }
+    pub fn new(real: bool, stream: &StreamSpec) -> Self {
+        let length = stream.rate * stream.segment / SECOND;
+        let shape = Shape::new(length, stream.piece_length);
+        Self { bytes: if real { MediaBytes::Real(vec![None; CACHED]) } else { MediaBytes::Modelled }, shape }
     }
 
     /// Whether bytes, hashes and encodings are real.
     pub fn is_real(&self) -> bool {
-        matches!(self, Self::Real(_))
+        matches!(self.bytes, MediaBytes::Real(_))
     }
 
     /// The hash of a piece of `len` bytes.
     pub fn hash(&mut self, serial: Serial, len: u32) -> PieceHash {
-        match self {
-            Self::Modelled => {
+        match &mut self.bytes {
+            MediaBytes::Modelled => {
                 let mut hash = [0; 20];
                 hash[..8].copy_from_slice(&serial.get().to_le_bytes());
                 hash[8..12].copy_from_slice(&len.to_le_bytes());
                 PieceHash::new(hash)
             }
-            Self::Real(cache) => made(cache, serial, len).1,
+            MediaBytes::Real(cache) => made(cache, serial, len).1,
         }
     }
 
     /// Bytes of a piece.
     pub fn block(&mut self, serial: Serial, offset: u32, len: u32, piece_len: u32) -> Bytes {
-        match self {
-            Self::Modelled => Bytes::from_static(&ZEROS[..len as usize]),
-            Self::Real(cache) => {
+        match &mut self.bytes {
+            MediaBytes::Modelled => Bytes::from_static(&ZEROS[..len as usize]),
+            MediaBytes::Real(cache) => {
                 made(cache, serial, piece_len).0.slice(offset as usize..(offset + len) as usize)
             }
         }
@@ -67,17 +78,17 @@ impl Media {
 
     /// All bytes of a piece, as its source has them.
     pub fn closed(&mut self, serial: Serial, len: u32) -> Bytes {
-        match self {
-            Self::Modelled => vec![0; len as usize].into(),
-            Self::Real(cache) => made(cache, serial, len).0,
+        match &mut self.bytes {
+            MediaBytes::Modelled => vec![0; len as usize].into(),
+            MediaBytes::Real(cache) => made(cache, serial, len).0,
         }
     }
 
     /// What a corrupting node sends in place of `honest`.
     pub fn corrupted(&self, honest: &Bytes) -> Bytes {
-        match self {
-            Self::Modelled => Bytes::from_static(&ONES[..honest.len()]),
-            Self::Real(_) => {
+        match &self.bytes {
+            MediaBytes::Modelled => Bytes::from_static(&ONES[..honest.len()]),
+            MediaBytes::Real(_) => {
                 let mut bytes = honest.to_vec();
                 if let Some(last) = bytes.last_mut() {
                     *last ^= 1;
@@ -90,19 +101,37 @@ impl Media {
 
 impl Pieces for Media {
     fn verify(&mut self, piece: &PieceRef, data: &Bytes) -> bool {
-        match self {
-            Self::Modelled => data.len() == piece.len as usize && data.iter().all(|byte| *byte == 0),
-            Self::Real(_) => PieceHash::of(data) == piece.hash,
+        match &mut self.bytes {
+            MediaBytes::Modelled => data.len() == piece.len as usize && data.iter().all(|byte| *byte == 0),
+            MediaBytes::Real(_) => PieceHash::of(data) == piece.hash,
         }
     }
 
-    /// Who has verified a piece has it: its bytes are made anew whenever they are needed.
-    fn keep(&mut self, _serial: Serial, _data: &Bytes) -> io::Result<()> {
+    /// A node that has verified a piece has it: its bytes are made anew whenever they are needed.
+    fn keep(&mut self, _piece: &PieceRef, _data: &Bytes) -> io::Result<()> {
         Ok(())
     }
 
     fn part(&mut self, block: &Block) -> Option<Bytes> {
         Some(self.block(block.serial, block.offset, block.len, block.piece_len))
+    }
+
+    /// All finished segments are zeros, and so are their hashes: nobody lies about them here.
+    fn minute(&mut self, segment: SegmentSeq, first: PieceIndex) -> Option<Minute> {
+        let hashes = vec![0; 20 * (self.shape?.pieces() as usize).min(MAX_HASHES)].into();
+        Some(Minute { segment, first, record: Bytes::from_static(&ZEROS[..RECORD_BYTES]), hashes })
+    }
+
+    fn learn(&mut self, _minute: &Minute) -> Learned {
+        self.shape.map_or(Learned::Nothing, Learned::Whole)
+    }
+
+    fn keep_past(&mut self, _piece: PieceId, _data: &Bytes) -> Verdict {
+        Verdict::Good
+    }
+
+    fn kept_part(&mut self, block: &KeptBlock) -> Option<Bytes> {
+        Some(Bytes::from_static(&ZEROS[..block.len as usize]))
     }
 }
 
@@ -161,14 +190,12 @@ impl HeadKey for ModelKey {
 
 #[cfg(test)]
 mod tests {
-    use minuet_proto::{PieceId, PieceIndex, SegmentSeq};
-
     use super::*;
 
     #[test]
     fn only_honest_blocks_verify() {
         for real in [false, true] {
-            let mut media = Media::new(real);
+            let mut media = Media::new(real, &StreamSpec::standard());
             let len = 65_536;
             let hash = media.hash(Serial::new(7), len);
             let piece = PieceRef {

@@ -1,8 +1,9 @@
 //! One node: the session, and what its host must remember.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use minuet_mesh::{Config, PickOrder, Role, Start, Timestamp};
+use minuet_proto::PieceId;
 use minuet_proto::mesh::{self, HelloFlags, PeerInfo, Serial};
 use minuet_session::{Dialability, Session, Settings, message_rate};
 
@@ -10,6 +11,7 @@ use super::{
     contacts::{Contacts, reach},
     hostile::{BOAST, Drip},
     media::ModelKey,
+    past::PastReader,
 };
 use crate::{
     audience::target_delay,
@@ -48,6 +50,8 @@ pub const TRACKER_INTERVAL: Micros = 30 * SECOND;
 pub struct Member {
     /// The real thing.
     pub session: Session,
+    /// Its number.
+    pub id: NodeId,
     /// Its life.
     pub life: Life,
     /// When the core next hears from the player.
@@ -68,6 +72,16 @@ pub struct Member {
     pub contacts: Contacts,
     /// Pieces that it drips.
     pub drips: Vec<Drip>,
+    /// Its player, if that plays what was on air before, and when it next says where it is.
+    pub past: Option<PastReader>,
+    #[allow(missing_docs)]
+    pub past_at: Option<Micros>,
+    /// When its player pauses, or goes on.
+    pub pause_at: Option<Micros>,
+    /// Where it stood when it paused.
+    pub paused: Option<Serial>,
+    /// The live pieces that came, where its player pauses at all.
+    pub has: BTreeMap<Serial, PieceId>,
 }
 
 impl Member {
@@ -79,7 +93,7 @@ impl Member {
             Part::Relay => Role::Relay,
             // A file that is there at once has no live edge to play at: everyone just fetches it.
             _ if at_once => Role::Relay,
-            Part::Viewer | Part::LateViewer(_) | Part::Hostile(_) => Role::Viewer,
+            Part::Viewer | Part::LateViewer(_) | Part::Past(_) | Part::Hostile(_) => Role::Viewer,
         };
         let settings = Settings {
             core: config,
@@ -91,6 +105,7 @@ impl Member {
         };
         Self {
             session: Session::new(settings, Timestamp(now)),
+            id,
             life,
             playhead_at: None,
             harm_at: matches!(life.part, Part::Hostile(_)).then_some(now + HARM_EVERY),
@@ -101,6 +116,11 @@ impl Member {
             links: Vec::new(),
             contacts: Contacts::default(),
             drips: Vec::new(),
+            past: None,
+            past_at: None,
+            pause_at: life.pause.map(|(at, _)| at),
+            paused: None,
+            has: BTreeMap::new(),
         }
     }
 
@@ -112,8 +132,15 @@ impl Member {
     /// When the driver must look at this node again.
     pub fn wakes_at(&self) -> Option<Micros> {
         let session = self.session.poll_timeout().map(|at| at.0);
-        let others =
-            [self.playhead_at, self.harm_at, self.look_at, Some(self.tracker_at), self.contacts.wakes_at()];
+        let others = [
+            self.playhead_at,
+            self.past_at,
+            self.pause_at,
+            self.harm_at,
+            self.look_at,
+            Some(self.tracker_at),
+            self.contacts.wakes_at(),
+        ];
         session.into_iter().chain(others.into_iter().flatten()).min()
     }
 }
@@ -128,6 +155,7 @@ pub fn peer_info(id: NodeId, lives: &[Life]) -> PeerInfo {
             no_upload: !life.upload,
             relay: life.part == Part::Relay,
             source: life.part == Part::Source,
+            elsewhere: false,
         },
         upload_kbps: match life.knows {
             _ if matches!(life.part, Part::Hostile(_)) => BOAST,
@@ -188,6 +216,9 @@ impl Keys {
         }
         if let Part::LateViewer(behind) = life.part {
             config.start = Start::Ago(Duration::from_micros(behind));
+        }
+        if let Part::Past(_) = life.part {
+            config.start = Start::Told;
         }
         config
     }

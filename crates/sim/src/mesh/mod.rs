@@ -8,6 +8,8 @@ pub mod media;
 pub mod member;
 mod outcome;
 mod packet;
+mod past;
+mod pause;
 mod shard;
 pub mod trace;
 pub mod world;

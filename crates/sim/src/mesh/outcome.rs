@@ -1,6 +1,9 @@
 //! What a run of the mesh has shown.
 
-use super::world::{AT_ONCE, World};
+use super::{
+    shard::Shard,
+    world::{AT_ONCE, World},
+};
 use crate::{
     audience::Audience,
     engine::{Micros, NodeId, SECOND},
@@ -47,6 +50,7 @@ impl World<'_> {
         figures.nodes = self.nodes().count() as u64;
         self.finish_audience(end, &audience, &mut figures);
         self.finish_hostile(&mut figures);
+        self.finish_past(end, &mut figures);
         if self.scenario.stream.at_once {
             figures.fluid_ratio = Some(self.fluid_ratio(&audience));
         }
@@ -76,6 +80,30 @@ impl World<'_> {
         figures.links_mean = links as f64 / figures.viewers.max(1) as f64;
         figures.upload_fairness = jain(shares.into_iter());
         figures.late_served = (late > 0).then(|| late_served as f64 / late as f64);
+    }
+
+    fn finish_past(&mut self, end: Micros, figures: &mut Figures) {
+        let (mut firsts, mut begins) = (Vec::new(), Vec::new());
+        let (mut stalls, mut stalled, mut worst) = (0, 0, 0);
+        for past in self.shards.iter_mut().flat_map(Shard::past_readers) {
+            past.finish(end);
+            firsts.push(past.first_at.unwrap_or(end));
+            begins.push(past.began_at.unwrap_or(end));
+            worst = worst.max(past.stalls);
+            (stalls, stalled) = (stalls + past.stalls, stalled + past.stalled);
+        }
+        if firsts.is_empty() {
+            return;
+        }
+        let p95_s = |times: &mut Vec<Micros>| {
+            times.sort_unstable();
+            times[(times.len() * 95 / 100).min(times.len() - 1)] as f64 / SECOND as f64
+        };
+        figures.past_stalls = Some(stalls);
+        figures.past_stalled_s = Some(stalled as f64 / SECOND as f64);
+        figures.past_stalls_worst = Some(worst);
+        figures.past_first_p95_s = Some(p95_s(&mut firsts));
+        figures.past_begin_p95_s = Some(p95_s(&mut begins));
     }
 
     fn finish_hostile(&self, figures: &mut Figures) {

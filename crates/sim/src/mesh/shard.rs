@@ -6,7 +6,10 @@
 use bytes::{Bytes, BytesMut};
 use minuet_line::{LOOK, LinkSample};
 use minuet_mesh::{Direction, LinkId as CoreLink, PieceRef, Timestamp};
-use minuet_proto::mesh::{Message, Serial, SignedHead};
+use minuet_proto::{
+    SegmentSeq,
+    mesh::{Kept, Message, Serial, SignedHead},
+};
 use minuet_session::{Effect, Event, Path, ReaderId};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,12 +24,13 @@ use super::{
         HARM_EVERY, Keys, Member, PLAYHEAD_EVERY, TRACKER_INTERVAL, TRACKER_RETRY, Tuning, core_id, engine_id,
     },
     packet::{Packet, Token, received},
+    past::PastReader,
     trace,
 };
 use crate::{
     audience::{Audience, target_delay},
     engine::{
-        Micros, NodeId,
+        Micros, NodeId, SECOND,
         access::PACKET_BYTES,
         network::{Happening, LinkId, Network},
     },
@@ -36,11 +40,11 @@ use crate::{
 };
 
 /// The only reader at a node.
-const PLAYER: ReaderId = ReaderId(0);
+pub(super) const PLAYER: ReaderId = ReaderId(0);
 
 /// A shard's nodes, and what is seen of them.
 pub(super) struct Shard<'a> {
-    scenario: &'a Scenario,
+    pub(super) scenario: &'a Scenario,
     tuning: Tuning,
     seed: u64,
     pub net: Network<Packet>,
@@ -64,6 +68,8 @@ pub(super) struct Shard<'a> {
     pub banned: BTreeSet<NodeId>,
     pub false_bans: u64,
     pub hang_ups: BTreeMap<String, u64>,
+    /// The newest segment that is finished.
+    pub(super) finished: Option<SegmentSeq>,
 }
 
 impl<'a> Shard<'a> {
@@ -88,7 +94,7 @@ impl<'a> Shard<'a> {
             lives: Vec::new(),
             members: Vec::new(),
             keys: Keys::new(seed),
-            media: Media::new(scenario.hostile > 0.0 || scenario.intruders.is_some()),
+            media: Media::new(scenario.hostile > 0.0 || scenario.intruders.is_some(), &scenario.stream),
             audience,
             epochs: Vec::new(),
             next_serial: Serial::new(0),
@@ -100,6 +106,7 @@ impl<'a> Shard<'a> {
             banned: BTreeSet::new(),
             false_bans: 0,
             hang_ups: BTreeMap::new(),
+            finished: None,
         }
     }
 
@@ -108,7 +115,7 @@ impl<'a> Shard<'a> {
         &self.members[self.net.index(id)]
     }
 
-    fn member(&mut self, id: NodeId) -> &mut Member {
+    pub(super) fn member(&mut self, id: NodeId) -> &mut Member {
         &mut self.members[self.net.index(id)]
     }
 
@@ -130,7 +137,68 @@ impl<'a> Shard<'a> {
             self.audience.join(id, guarded, now);
         }
         self.members.push(member);
+        self.begin_past(id, life);
         self.wake(id);
+    }
+
+    /// What a node keeps of what was on air before, or wants of it.
+    fn begin_past(&mut self, id: NodeId, life: Life) {
+        let Some(past) = self.scenario.past else { return };
+        let now = self.net.now();
+        let Some(shape) = self.media.shape else { return };
+        let segment = self.scenario.stream.segment;
+        let history = past.history / segment;
+        let is_live = matches!(life.part, Part::Source | Part::Viewer | Part::Relay);
+        if is_live {
+            // A node that keeps less keeps the newer half.
+            let from = if life.keeps { 0 } else { history / 2 };
+            for number in from..history {
+                self.feed(id, Event::Keeps { segment: SegmentSeq(number), shape, map: None });
+            }
+        }
+        if let Part::Past(behind) = life.part {
+            let first = SegmentSeq((past.history + now).saturating_sub(behind) / segment);
+            let kept = if past.veterans { first.0 } else { 0 };
+            for number in 0..kept {
+                self.feed(id, Event::Keeps { segment: SegmentSeq(number), shape, map: None });
+            }
+            let end = SegmentSeq(self.finished.map_or(history, |newest| newest.0 + 1));
+            let member = self.member(id);
+            member.past = Some(PastReader::new(first, end, shape, segment, now));
+            member.past_at = Some(now);
+        }
+    }
+
+    /// A segment is finished: who was there keeps it, and readers may have it.
+    pub fn sealed(&mut self, segment: SegmentSeq) {
+        self.finished = Some(segment);
+        let (Some(shape), true) = (self.media.shape, self.scenario.past.is_some()) else { return };
+        let since = self.net.now().saturating_sub(self.scenario.stream.segment);
+        for index in 0..self.members.len() {
+            let (id, life) = (self.members[index].id, self.members[index].life);
+            let is_live = matches!(life.part, Part::Source | Part::Viewer | Part::Relay);
+            if is_live && life.joins <= since.max(SECOND) {
+                let map = life.pause.and_then(|_| self.members[index].map_of(segment, shape));
+                self.feed(id, Event::Keeps { segment, shape, map });
+            }
+            if let Some(past) = &mut self.members[index].past {
+                past.sealed(segment);
+            }
+        }
+    }
+
+    /// The segment that a reader of what was on air before is at.
+    pub fn seeks(&self, id: NodeId) -> SegmentSeq {
+        self.node(id).past.as_ref().map_or(SegmentSeq(0), PastReader::segment)
+    }
+
+    fn tell_plan(&mut self, id: NodeId) {
+        let now = self.net.now();
+        let Some(past) = &mut self.member(id).past else { return };
+        past.play(now);
+        let plans = past.plans(now);
+        self.member(id).past_at = Some(now + PLAYHEAD_EVERY);
+        self.feed(id, Event::Plan { reader: PLAYER, plans });
     }
 
     /// A node that this shard runs goes.
@@ -207,6 +275,12 @@ impl<'a> Shard<'a> {
         if self.member(id).playhead_at.is_some_and(|at| at <= now) {
             self.tell_playhead(id);
         }
+        if self.member(id).pause_at.is_some_and(|at| at <= now) {
+            self.pause_or_go_on(id);
+        }
+        if self.member(id).past_at.is_some_and(|at| at <= now) {
+            self.tell_plan(id);
+        }
         if self.member(id).look_at.is_some_and(|at| at <= now) {
             self.look_at_line(id);
         }
@@ -250,6 +324,9 @@ impl<'a> Shard<'a> {
     fn tell_playhead(&mut self, id: NodeId) {
         let now = self.net.now();
         self.member(id).playhead_at = Some(now + PLAYHEAD_EVERY);
+        if let Some(next) = self.member(id).paused {
+            return self.tell_paused(id, next);
+        }
         if let Some((position, due)) = self.audience.playhead(id, now) {
             let next = self.serial(position);
             self.feed(id, Event::Playhead { reader: PLAYER, next, due: Timestamp(due) });
@@ -304,6 +381,11 @@ impl<'a> Shard<'a> {
             true
         });
         self.member(id).drips = drips;
+    }
+
+    /// Players of what was on air before.
+    pub fn past_readers(&mut self) -> impl Iterator<Item = &mut PastReader> {
+        self.members.iter_mut().filter_map(|member| member.past.as_mut())
     }
 
     /// Dials to the victim: the most that one honest node made.
@@ -370,8 +452,13 @@ impl<'a> Shard<'a> {
             Effect::Statement(statement) => self.answers.push(Event::Statement(statement)),
             // There is no origin.
             Effect::Fetch { piece, .. } => self.answers.push(Event::Fetched { piece, bytes: None }),
+            Effect::HeldKept(piece) => {
+                if let Some(past) = &mut self.member(id).past {
+                    past.note(piece, now);
+                }
+            }
             Effect::Held(_)
-            | Effect::Head(_)
+            | Effect::Head { .. }
             | Effect::Release(_)
             | Effect::Equivocation(_)
             | Effect::PiecesFailed { .. } => {}
@@ -382,6 +469,14 @@ impl<'a> Shard<'a> {
         let honest = self.member(id).is_audience();
         let genuine = self.media.hash(piece.serial, piece.len) == piece.hash;
         self.corrupt_delivered += u64::from(honest && !genuine);
+        let now = self.net.now();
+        let member = self.member(id);
+        if member.life.pause.is_some() {
+            member.has.insert(piece.serial, piece.id);
+        }
+        if let Some(past) = &mut member.past {
+            past.note(piece.id, now);
+        }
         if let Some(position) = self.position(piece.serial)
             && self.audience.verified(id, position, self.net.now())
         {
@@ -402,6 +497,11 @@ impl<'a> Shard<'a> {
             hostile::boast(&mut message, core_id(id));
         }
         let (link, bytes) = (engine_link(core), message.encoded_len());
+        if let Message::Kept(Kept::Block(_)) = &message {
+            let packet = self.packet(message, payload);
+            self.net.send_media(id, link, bytes, packet);
+            return;
+        }
         if let Message::Block(block) = &message {
             let payload = match part {
                 Part::Hostile(vice) => hostile::block(vice, &self.media, payload),
@@ -469,7 +569,7 @@ impl<'a> Shard<'a> {
         (position < self.audience.closed_count()).then_some(position)
     }
 
-    fn serial(&self, position: usize) -> Serial {
+    pub(super) fn serial(&self, position: usize) -> Serial {
         let epoch = self.epochs.iter().rev().find(|(_, first)| *first <= position);
         epoch.map_or(Serial::new(position as u64), |(serial, first)| {
             Serial::new(serial.get() + (position - first) as u64)

@@ -5,7 +5,10 @@
 
 use bytes::Bytes;
 use minuet_mesh::Statement;
-use minuet_proto::mesh::{PeerInfo, Serial, SignedHead};
+use minuet_proto::{
+    SegmentSeq,
+    mesh::{PeerInfo, Serial, SignedHead},
+};
 use minuet_session::{ClosedPiece, Event};
 use std::collections::VecDeque;
 
@@ -36,6 +39,8 @@ const TAIL: Micros = 4_500 * MILLISECOND;
 const SERIAL_GAP: u64 = 1_000;
 /// Heads that the tracker keeps for joiners.
 const TRACKER_HEADS: usize = 256;
+/// How long after its last piece a segment is known to be finished.
+const SEALING: Micros = 2 * SECOND;
 /// Bytes of a signed record.
 const RECORD_BYTES: usize = 420;
 
@@ -59,6 +64,8 @@ pub struct World<'a> {
     had_source: bool,
     heads: VecDeque<SignedHead>,
     record: Option<Bytes>,
+    /// Segments that are finished, and when nodes know and keep them.
+    sealed: VecDeque<(Micros, SegmentSeq)>,
 }
 
 impl<'a> World<'a> {
@@ -88,6 +95,7 @@ impl<'a> World<'a> {
             had_source: false,
             heads: VecDeque::new(),
             record: None,
+            sealed: VecDeque::new(),
         }
     }
 
@@ -219,7 +227,8 @@ impl<'a> World<'a> {
         for shard in &mut self.shards {
             shard.source_begins(self.next_serial);
         }
-        let segment = if returns { now / spec.segment + 1 } else { 0 };
+        let history = self.scenario.past.map_or(0, |past| past.history / spec.segment);
+        let segment = if returns { now / spec.segment + 1 } else { history };
         let start = if spec.at_once { 0 } else { now };
         let pieces = spec.pieces(segment, start, spec.duration);
         self.coming = (Box::new(pieces) as Box<dyn Iterator<Item = _>>).peekable();
@@ -235,6 +244,12 @@ impl<'a> World<'a> {
 
     fn close_due(&mut self) {
         let Some(source) = self.source else { return };
+        while let Some((at, segment)) = self.sealed.front().copied()
+            && at <= self.now()
+        {
+            self.sealed.pop_front();
+            self.shards.iter_mut().for_each(|shard| shard.sealed(segment));
+        }
         while let Some(mut piece) = self.coming.next() {
             let serial = self.next_serial;
             self.next_serial = self.next_serial.next();
@@ -249,13 +264,15 @@ impl<'a> World<'a> {
             let StreamPiece { id, len, random_access, .. } = piece;
             let hash = shard.media.hash(serial, len);
             let data = shard.media.closed(serial, len);
-            shard.feed(source, Event::Closed(ClosedPiece { id, hash, ingest_ms, random_access, data }));
+            let closed = ClosedPiece { id, hash, ingest_ms, random_access, data };
+            shard.feed(source, Event::Closed { serial, piece: closed });
             if piece.seals {
                 let mut record = vec![0; RECORD_BYTES];
                 record[..8].copy_from_slice(&id.segment.0.to_le_bytes());
                 let record = Bytes::from(record);
                 shard.feed(source, Event::Statement(Statement::Record(record.clone())));
                 self.record = Some(record);
+                self.sealed.push_back((self.now() + SEALING, id.segment));
             }
             if !self.scenario.stream.at_once {
                 break;
@@ -271,8 +288,16 @@ impl<'a> World<'a> {
             return;
         }
         let reach = shard.net.reach(id);
-        let sample = self.tracker.sample(id, reach);
-        self.tracker.announce(id, reach, shard.lives[id.index()].in_one_net);
+        let life = shard.lives[id.index()];
+        let (now, seeks) = (shard.net.now(), shard.seeks(id));
+        let sample = match life.part {
+            Part::Past(_) => self.tracker.sample_keepers(id, reach, seeks, now),
+            _ => self.tracker.sample(id, reach),
+        };
+        self.tracker.announce(id, reach, life.in_one_net);
+        if life.keeps && life.part != Part::Source {
+            self.tracker.keeps(id, reach);
+        }
         let peers: Vec<PeerInfo> = sample.into_iter().map(|peer| peer_info(peer, &shard.lives)).collect();
         if shard.lives[id.index()].part != Part::Source {
             for head in &self.heads {
@@ -283,7 +308,7 @@ impl<'a> World<'a> {
             }
         }
         if !peers.is_empty() {
-            shard.feed(id, Event::Peers(peers));
+            shard.feed(id, Event::Peers { peers, by: minuet_mesh::Discovery::Tracker });
         }
     }
 }

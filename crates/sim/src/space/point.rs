@@ -353,7 +353,7 @@ impl Point {
             .iter()
             .zip(0..)
             .map(|(share, number)| Profile {
-                // Who passes nothing on needs its uplink for requests and acknowledgements.
+                // A node that uploads nothing needs its uplink for requests and acknowledgements.
                 up: if *share > 0.0 { share * mean } else { 0.3 },
                 upload: *share > 0.0,
                 knows,

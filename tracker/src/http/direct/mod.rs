@@ -23,10 +23,12 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use super::client_addr::client_ip;
-use super::connections::Place;
 use super::events::{Subscriber, last_seen};
+use super::front::Front;
 use super::{HEAD_TIMEOUT, bittorrent, channel, patience};
-use crate::tracker::Shared;
+use crate::clock::Clock;
+use crate::connections::Place;
+use crate::state::Running;
 use head::{Ask, Head, Not};
 
 /// The longest head that is answered here, in bytes.
@@ -53,13 +55,13 @@ enum Next {
 /// Answers the requests of a connection as long as they are of these kinds. Returns the connection, with the next
 /// request still in it, when one is not.
 pub(super) async fn serve(
-    shared: &Arc<Shared>,
+    front: &Arc<Front>,
     mut stream: TcpStream,
     peer: SocketAddr,
     place: &Place,
 ) -> Option<TcpStream> {
     let mut idle = pin!(sleep(HEAD_TIMEOUT));
-    let mut shutdown = pin!(shared.shutdown.cancelled());
+    let mut shutdown = pin!(front.running.shutdown.cancelled());
     let mut evicted = pin!(place.evicted());
     let mut out = Vec::new();
     loop {
@@ -68,7 +70,7 @@ pub(super) async fn serve(
             while stream.poll_read_ready(cx).is_ready() {
                 // What has come of a head counts as nothing, so that more of it wakes the task again.
                 let looked =
-                    stream.try_io(Interest::READABLE, || look(shared, peer, &stream, &mut come, &mut out));
+                    stream.try_io(Interest::READABLE, || look(front, peer, &stream, &mut come, &mut out));
                 match looked {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     looked => return Poll::Ready(looked.unwrap_or(Next::End)),
@@ -82,7 +84,7 @@ pub(super) async fn serve(
         match next.await {
             Next::Answer { head, close } => {
                 take(&stream, head).ok()?;
-                send(shared, &mut stream, place, &out).await.ok()?;
+                send(&front.running, &mut stream, place, &out).await.ok()?;
                 if close {
                     return None;
                 }
@@ -92,7 +94,7 @@ pub(super) async fn serve(
                 take(&stream, head).ok()?;
                 drop(out);
                 // The connection ends with it, whichever way.
-                let _ = events(shared, stream, place, subscriber).await;
+                let _ = events(&front.running, stream, place, subscriber).await;
                 return None;
             }
             Next::Leave => return Some(stream),
@@ -104,7 +106,7 @@ pub(super) async fn serve(
 /// Looks at what is in the socket without taking it out. Nothing and half a head, of which `come` bytes had come before,
 /// are [`io::ErrorKind::WouldBlock`].
 fn look(
-    shared: &Arc<Shared>,
+    front: &Arc<Front>,
     peer: SocketAddr,
     stream: &TcpStream,
     come: &mut usize,
@@ -115,8 +117,8 @@ fn look(
     if bytes.is_empty() {
         return Ok(Next::End);
     }
-    match Head::parse(bytes, shared.config.http.trusts(peer.ip().to_canonical())) {
-        Ok(head) => Ok(decide(shared, peer, head, out)),
+    match Head::parse(bytes, front.state.config.http.trusts(peer.ip().to_canonical())) {
+        Ok(head) => Ok(decide(front, peer, head, out)),
         // A wake-up without more of it may be the end of the stream, which shows only to who takes the bytes out.
         Err(Not::Whole) if (*come + 1..MAX_HEAD_BYTES).contains(&bytes.len()) => {
             *come = bytes.len();
@@ -127,20 +129,21 @@ fn look(
 }
 
 /// Writes the answer to `out` if there is one to be written.
-fn decide(shared: &Arc<Shared>, peer: SocketAddr, head: Head<'_>, out: &mut Vec<u8>) -> Next {
-    let trusts = |ip| shared.config.http.trusts(ip);
+fn decide(front: &Arc<Front>, peer: SocketAddr, head: Head<'_>, out: &mut Vec<u8>) -> Next {
+    let (state, clock) = (&front.state, &front.state.clock);
+    let trusts = |ip| front.state.config.http.trusts(ip);
     let query = head.query.as_bytes();
     match head.ask {
-        Ask::Announce => write_answer(shared, head.close, out, |out| {
-            bittorrent::announce(shared, client_ip(peer.ip(), &head.forwarded, trusts), query, out);
+        Ask::Announce => write_answer(clock, head.close, out, |out| {
+            bittorrent::announce(state, client_ip(peer.ip(), &head.forwarded, trusts), query, out);
         }),
-        Ask::Scrape => write_answer(shared, head.close, out, |out| bittorrent::scrape(shared, query, out)),
+        Ask::Scrape => write_answer(clock, head.close, out, |out| bittorrent::scrape(state, query, out)),
         Ask::Events(id) => {
-            let subscriber = shared.channels.get(&id).and_then(|channel| {
+            let subscriber = state.channels.get(&id).and_then(|channel| {
                 let from = channel::parse_from(head.query).ok()?;
                 let last_record = last_seen(&channel, from, head.last_event_id).ok()?;
                 let ip = client_ip(peer.ip(), &head.forwarded, trusts);
-                Subscriber::new(shared, channel, ip, last_record)
+                Subscriber::new(front, channel, ip, last_record)
             });
             // A refusal is rare enough to be hyper's.
             return subscriber
@@ -151,10 +154,10 @@ fn decide(shared: &Arc<Shared>, peer: SocketAddr, head: Head<'_>, out: &mut Vec<
 }
 
 /// Writes an answer whose body `write` appends.
-fn write_answer(shared: &Shared, close: bool, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+fn write_answer(clock: &Clock, close: bool, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out.clear();
     out.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ndate: ");
-    out.extend_from_slice(&shared.clock.http_date());
+    out.extend_from_slice(&clock.http_date());
     out.extend_from_slice(if close { b"\r\nconnection: close" } else { b"" });
     out.extend_from_slice(b"\r\ncontent-length: ");
     let length_at = out.len();
@@ -181,7 +184,7 @@ fn take(stream: &TcpStream, mut length: usize) -> io::Result<()> {
 
 /// Sends all, which is mostly one call. Who does not take it in time ([`patience`]) is hung up on, and so is who has to go
 /// for others meanwhile.
-async fn send(shared: &Shared, stream: &mut TcpStream, place: &Place, bytes: &[u8]) -> io::Result<()> {
+async fn send(running: &Running, stream: &mut TcpStream, place: &Place, bytes: &[u8]) -> io::Result<()> {
     let sent = match stream.try_write(bytes) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
         sent => sent?,
@@ -193,18 +196,18 @@ async fn send(shared: &Shared, stream: &mut TcpStream, place: &Place, bytes: &[u
     tokio::select! {
         sent = tokio::time::timeout(patience(bytes.len() as u64), rest) => sent?,
         () = place.evicted() => Err(io::ErrorKind::ConnectionAborted.into()),
-        () = shared.shutdown.cancelled() => Err(io::ErrorKind::Interrupted.into()),
+        () = running.shutdown.cancelled() => Err(io::ErrorKind::Interrupted.into()),
     }
 }
 
 /// Sends a subscriber what comes, until one of both sides ends it.
 async fn events(
-    shared: &Shared,
+    running: &Running,
     mut stream: TcpStream,
     place: &Place,
     mut subscriber: Subscriber,
 ) -> io::Result<()> {
-    send(shared, &mut stream, place, EVENTS_HEAD).await?;
+    send(running, &mut stream, place, EVENTS_HEAD).await?;
     // It reads, and is what most connections are for.
     place.set_useful(true);
     loop {
@@ -217,6 +220,6 @@ async fn events(
             chunk = subscriber.next() => chunk,
         };
         let Some(chunk) = chunk else { return Ok(()) };
-        send(shared, &mut stream, place, &chunk).await?;
+        send(running, &mut stream, place, &chunk).await?;
     }
 }

@@ -70,6 +70,15 @@ impl Publisher {
         Self { key: ChannelKey::from_seed(&[seed; 32]), last: None, http: reqwest::Client::new() }
     }
 
+    /// One of very many.
+    pub fn numbered(number: u32) -> Self {
+        let mut publisher = Self::new(0);
+        let mut seed = [1; 32];
+        seed[..4].copy_from_slice(&number.to_be_bytes());
+        publisher.key = ChannelKey::from_seed(&seed);
+        publisher
+    }
+
     pub fn channel(&self) -> ChannelId {
         self.key.channel()
     }
@@ -99,6 +108,7 @@ impl Publisher {
             ingest_ms: seq.0 * 60_000,
             sealed_ms: (seq.0 + 1) * 60_000,
             discontinuity: false,
+            access: Default::default(),
         };
         let record = SignedRecord::sign(&self.key, record);
         self.last = Some(record.clone());

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use minuet_mesh::{Config, Direction, HangUpReason, Input, LinkId, Node, Output, Role, Timestamp};
-use minuet_proto::mesh::{Hello, HelloFlags, Message, NodeId, PeerInfo};
+use minuet_mesh::{Config, Direction, HangUpReason, Input, LinkId, Node, Output, PieceRef, Role, Timestamp};
+use minuet_proto::mesh::{Hello, HelloFlags, Message, NodeId, PeerInfo, Serial};
+use minuet_proto::{PieceHash, PieceId};
 
-use super::config;
+use super::{PIECE, config};
 
 pub struct Bare {
     pub node: Node,
@@ -15,7 +16,11 @@ pub struct Bare {
     pub dialled: Vec<PeerInfo>,
     pub hung_up: Vec<(LinkId, HangUpReason, bool)>,
     pub said: Vec<(LinkId, Message)>,
+    /// Answers with hashes that the driver was given.
+    pub minutes: usize,
     next_link: u64,
+    /// Source: the next piece's.
+    next_serial: u64,
 }
 
 impl Bare {
@@ -24,7 +29,24 @@ impl Bare {
         change(&mut config);
         let now = Timestamp(1_000_000);
         let node = Node::new(config, role, 1, now);
-        Self { node, now, dialled: Vec::new(), hung_up: Vec::new(), said: Vec::new(), next_link: 1 }
+        Self {
+            node,
+            now,
+            dialled: Vec::new(),
+            hung_up: Vec::new(),
+            said: Vec::new(),
+            minutes: 0,
+            next_link: 1,
+            next_serial: 0,
+        }
+    }
+
+    /// A piece closes, after `hole` serials for which none comes.
+    pub fn close(&mut self, id: PieceId, hole: u64, ingest_ms: u64) {
+        let serial = Serial::new(self.next_serial + hole);
+        self.next_serial = serial.get() + 1;
+        let piece = PieceRef { serial, id, len: PIECE, hash: PieceHash::of(b"x"), ingest_ms };
+        self.feed(Input::PieceClosed { piece, random_access: true });
     }
 
     pub fn feed(&mut self, input: Input) {
@@ -44,6 +66,7 @@ impl Bare {
                 Output::Verify { piece, .. } => {
                     self.node.handle(Input::Verified { serial: piece.serial, ok: true }, self.now);
                 }
+                Output::Minute { .. } => self.minutes += 1,
                 _ => {}
             }
         }

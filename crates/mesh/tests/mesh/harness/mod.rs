@@ -12,8 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use minuet_mesh::{Config, Direction, HangUpReason, HeadKey, Input, LinkId, Node, Output, Role, Timestamp};
-use minuet_proto::mesh::{Frame, HelloFlags, Message, NodeId, PeerInfo, SIGNATURE_LEN, Serial, SerialList};
+use minuet_mesh::{
+    Config, Direction, Discovery, HangUpReason, HeadKey, Input, Learned, LinkId, Node, Output, PieceRef,
+    Role, Shape, Timestamp, Verdict,
+};
+use minuet_proto::mesh::{
+    Frame, HelloFlags, Kept, Message, Minute, NodeId, PeerInfo, SIGNATURE_LEN, Serial, SerialList,
+};
 use minuet_proto::{PieceHash, PieceId, PieceIndex, SegmentSeq};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -24,6 +29,9 @@ pub use bare::Bare;
 pub const PIECE: u32 = 64 * 1024;
 /// Pieces a second of 8 Mbit/s.
 pub const GAP: Duration = Duration::from_millis(65);
+
+/// A node's bookkeeping is looked at after one in so many events: a look goes over the whole window.
+const CHECKED_AT: usize = 8;
 
 /// A signature that is a copy of the statement's hash: enough where nobody is asked to break it.
 pub struct TestKey;
@@ -83,6 +91,10 @@ pub struct Member {
     pub equivocations: u32,
     /// Whom it dialled, in turn.
     pub dialled: Vec<NodeId>,
+    /// Pieces of finished segments that verified here, and when.
+    pub past: BTreeMap<PieceId, Timestamp>,
+    /// What a member that lies answers when it is asked for hashes.
+    pub forges: bool,
 }
 
 pub struct Mesh {
@@ -91,12 +103,15 @@ pub struct Mesh {
     pub closed: BTreeMap<Serial, PieceHash>,
     pub faults: Faults,
     pub inbox: VecDeque<(LinkId, Message)>,
+    /// Finished segments.
+    pub finished: BTreeMap<SegmentSeq, Shape>,
     rng: SmallRng,
     arrivals: BTreeMap<(LinkId, usize), Timestamp>,
     queue: BinaryHeap<Reverse<(Timestamp, u64)>>,
     events: BTreeMap<u64, Event>,
     next_event: u64,
     next_link: u64,
+    fed: usize,
     next_piece: u32,
 }
 
@@ -104,6 +119,14 @@ pub fn id(member: usize) -> NodeId {
     let mut key = [7; 32];
     key[0] = member as u8;
     NodeId(key)
+}
+
+/// The record of every finished segment.
+pub const GENUINE: &[u8] = b"signed";
+
+/// What a piece of a finished segment is full of.
+pub fn kept_byte(piece: PieceId) -> u8 {
+    (piece.segment.0 * 31 + u64::from(piece.piece.0)) as u8
 }
 
 pub fn config(member: usize) -> Config {
@@ -122,12 +145,14 @@ impl Mesh {
             closed: BTreeMap::new(),
             faults: Faults::default(),
             inbox: VecDeque::new(),
+            finished: BTreeMap::new(),
             rng: SmallRng::seed_from_u64(seed),
             arrivals: BTreeMap::new(),
             queue: BinaryHeap::new(),
             events: BTreeMap::new(),
             next_event: 0,
             next_link: 1,
+            fed: 0,
             next_piece: 0,
         }
     }
@@ -167,6 +192,8 @@ impl Mesh {
             requests: 0,
             equivocations: 0,
             dialled: Vec::new(),
+            past: BTreeMap::new(),
+            forges: false,
         });
         member
     }
@@ -181,7 +208,7 @@ impl Mesh {
                 address: Bytes::new(),
             })
             .collect();
-        self.feed(member, Input::PeersLearned { peers });
+        self.feed(member, Input::PeersLearned { peers, by: Discovery::Tracker });
     }
 
     /// Closes a piece at the source now, and then `count` − 1 more.
@@ -292,13 +319,14 @@ impl Mesh {
                 self.next_piece += 1;
                 let hash = PieceHash::of(&piece.to_le_bytes());
                 self.closed.insert(Serial::new(piece.into()), hash);
-                let input = Input::PieceClosed {
+                let closed = PieceRef {
+                    serial: Serial::new(piece.into()),
                     id: PieceId { segment: SegmentSeq(0), piece: PieceIndex(piece) },
                     len: PIECE,
                     hash,
                     ingest_ms: self.now.0 / 1000,
-                    random_access: piece.is_multiple_of(8),
                 };
+                let input = Input::PieceClosed { piece: closed, random_access: piece.is_multiple_of(8) };
                 self.feed(0, input);
                 if count > 1 {
                     self.push(self.now + GAP, Event::Close { count: count - 1 });
@@ -318,6 +346,10 @@ impl Mesh {
             return;
         }
         self.members[member].node.handle(input, self.now);
+        self.fed += 1;
+        if self.fed.is_multiple_of(CHECKED_AT) {
+            assert_eq!(self.members[member].node.check(), Ok(()));
+        }
         while let Some(output) = self.members[member].node.poll_output() {
             self.act(member, output);
         }
@@ -372,7 +404,33 @@ impl Mesh {
             }
             Output::Equivocation { .. } => self.members[member].equivocations += 1,
             Output::Release { before } => self.members[member].kept.retain(|serial| *serial >= before),
-            Output::Head(_) | Output::FetchHttp { .. } | Output::Statement(_) => {}
+            Output::TellMinute { link, segment, first } => {
+                let hashes = Bytes::from(vec![0; self.finished[&segment].pieces() as usize * 20]);
+                let record =
+                    Bytes::from_static(if self.members[member].forges { b"forged" } else { GENUINE });
+                let minute = Minute { segment, first, record, hashes };
+                self.feed(member, Input::TellMinute { link, minute });
+            }
+            Output::Minute { link, minute } => {
+                let segment = minute.segment;
+                let learned = match &minute.record[..] {
+                    b"" => Learned::Nothing,
+                    GENUINE => Learned::Whole(self.finished[&segment]),
+                    _ => Learned::Wrong,
+                };
+                self.feed(member, Input::Learned { link, segment, learned });
+            }
+            Output::VerifyKept { piece, data } => {
+                assert_eq!(data.len(), self.finished[&piece.segment].len_of(piece.piece) as usize);
+                let verdict = if data.iter().all(|byte| *byte == kept_byte(piece)) {
+                    assert!(self.members[member].past.insert(piece, self.now).is_none(), "{piece} twice");
+                    Verdict::Good
+                } else {
+                    Verdict::Bad
+                };
+                self.feed(member, Input::KeptVerified { piece, verdict });
+            }
+            Output::Head { .. } | Output::FetchHttp { .. } | Output::Statement(_) => {}
         }
     }
 
@@ -413,6 +471,10 @@ impl Mesh {
         let mut header = BytesMut::new();
         message.encode(&mut header);
         let payload = match &message {
+            Message::Kept(Kept::Block(block)) => {
+                let forged = u8::from(self.members[member].forges);
+                Bytes::from(vec![kept_byte(block.piece) ^ forged; block.len as usize])
+            }
             Message::Block(block) => {
                 // Nobody sends what it has not verified.
                 assert!(member == 0 || self.members[member].stored.contains_key(&block.serial));

@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
+use crate::contact::Forbidden;
 pub(super) use link::{Link, LinkEvent};
 
 /// Work that a transport does.
@@ -60,6 +61,11 @@ pub(super) trait Transport: Debug + Send + Sync {
 
     /// Opens a link for `channel` to `peer`, whose addresses were judged by who told of them when they came in.
     fn dial(&self, peer: NodeId, reach: Reach, channel: ChannelId) -> Work<'_, Option<Box<dyn Opening>>>;
+
+    /// Why the node that was to be dialled last was not: this program's own rule for contacts. None once one is dialled.
+    fn denied(&self) -> Option<Forbidden> {
+        None
+    }
 
     /// Takes links for `channel` that others open, for ever; the error says why not.
     fn accept(

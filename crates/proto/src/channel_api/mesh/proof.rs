@@ -1,7 +1,7 @@
 //! What a node proves to a tracker when it joins the live mesh.
 //!
 //! # Why
-//! Whoever could join under any key could write addresses of his own into the entries of others, and fill a mesh with
+//! A stranger who could join under any key could write addresses of his own into the entries of others, and fill a mesh with
 //! nodes that are not there. So a node signs its join with its own key ([`JoinProof`]).
 //!
 //! # Against replays

@@ -293,6 +293,10 @@ impl Ffmpeg {
         if untimed && !std::mem::replace(&mut self.flaws.untimed, true) && self.plan_again()? {
             return Ok(Read::Idle);
         }
+        if last.signs.rejected.is_some() {
+            // The error says it.
+            self.running.words.forget_all();
+        }
         Err(verdict::failure(&self.job, &last, status))
     }
 }

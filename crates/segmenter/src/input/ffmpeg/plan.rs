@@ -17,6 +17,8 @@ const SUBTITLES: &[&str] = &["dvb_subtitle", "dvb_teletext"];
 const DATA: &[&str] = &["klv", "timed_id3"];
 /// Data that belongs to the container it came in, and that nobody misses.
 const PASSING: &[&str] = &["bin_data", "none", "epg", "otf", "ttf", "tmcd"];
+/// What ffmpeg calls a stream of MPEG-TS whose kind it does not know.
+const NAMELESS: &str = "bin_data";
 /// Sound becomes this.
 const TO_AUDIO: &str = "aac";
 /// Pictures become this: quick to make, played by everything, with a key frame each two seconds.
@@ -120,12 +122,18 @@ pub fn of(listing: &Listing, program: Option<u16>, output: &[String], flaws: Fla
     for stream in kind(Kind::Data) {
         if DATA.contains(&stream.codec.as_str()) {
             taken.push((stream.index, How::Copied));
+        } else if let Some(stream_type) = stream.stream_type.filter(|_| stream.codec == NAMELESS) {
+            remarks.push(unknown(stream_type, stream.index));
         } else if !PASSING.contains(&stream.codec.as_str()) {
             remarks.push(left_out(&stream.codec, stream.index));
         }
     }
-    for stream in kind(Kind::Unknown).filter(|stream| stream.stream_type == Some(SCTE_35)) {
-        remarks.push(left_out("scte_35", stream.index));
+    for stream in kind(Kind::Unknown) {
+        match stream.stream_type {
+            Some(SCTE_35) => remarks.push(left_out("scte_35", stream.index)),
+            Some(stream_type) => remarks.push(unknown(stream_type, stream.index)),
+            None => {}
+        }
     }
     let all = |kinds: &[Kind]| listing.streams.iter().filter(|stream| kinds.contains(&stream.kind)).count();
     let expected = all(&[Kind::Video]).min(1) + all(&[Kind::Audio, Kind::Subtitle, Kind::Data]);
@@ -154,6 +162,14 @@ fn left_out(what: &str, index: usize) -> String {
     format!(
         "{what} (stream {index}) is lost on the way through ffmpeg; feed the MPEG-TS itself (standard input, udp://, \
          srt://, http://) to keep it"
+    )
+}
+
+/// Says that MPEG-TS came with a stream that ffmpeg knows nothing of.
+fn unknown(stream_type: u8, index: usize) -> String {
+    format!(
+        "stream {index} is of a kind that ffmpeg does not know (stream type {stream_type:#04x}), and is left out; if it is the \
+         picture, as encoders send AV1 and VP9 in MPEG-TS, let the encoder send H.264 or HEVC"
     )
 }
 
@@ -280,6 +296,18 @@ mod tests {
         assert_eq!(plan.arguments, words("-map 0:0 -map 0:1 -map 0:2 -c copy"));
         let [remark] = &plan.remarks[..] else { panic!("{:?}", plan.remarks) };
         assert!(remark.contains("scte_35 (stream 3)"), "{remark}");
+    }
+
+    #[test]
+    fn a_stream_that_ffmpeg_does_not_know_is_named() {
+        // As ffmpeg 5.1 lists AV1 in MPEG-TS.
+        let av1 = streams(&["Data: bin_data ([6][0][0][0] / 0x0006)", "Audio: aac (LC), 48000 Hz"]);
+        let plan = of(&av1, None, &[], Flaws::default());
+        let [remark] = &plan.remarks[..] else { panic!("{:?}", plan.remarks) };
+        assert!(remark.contains("stream 0") && remark.contains("0x06") && remark.contains("AV1"), "{remark}");
+        // What an MP4 keeps for itself is nothing that is missed.
+        let film = streams(&["Video: h264 (High), yuv420p", "Data: bin_data (text / 0x74786574)"]);
+        assert!(of(&film, None, &[], Flaws::default()).remarks.is_empty());
     }
 
     #[test]

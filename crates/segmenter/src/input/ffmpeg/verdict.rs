@@ -6,7 +6,7 @@ use super::{
     super::InputError,
     Job, Origin,
     listing::{Kind, Listing},
-    words::{LastWords, Signs},
+    words::{LastWords, Rejected, Signs},
 };
 
 /// Formats in which any bytes are a picture: ffmpeg draws them as text.
@@ -95,16 +95,33 @@ pub fn failure(job: &Job, last: &LastWords, status: ExitStatus) -> InputError {
     if matches!(&job.origin, Origin::Url(url) if unknown(url)) {
         return InputError::UnknownScheme(job.name.clone());
     }
+    if let Some(why) = last.signs.rejected {
+        return InputError::Passphrase {
+            input: job.name.clone(),
+            why: match (why, &job.origin) {
+                (Rejected::WrongPassphrase, _) => {
+                    "its passphrase is another than the one in the address; put the right one there"
+                }
+                (Rejected::OnePassphrase, Origin::Url(url)) if url.contains("passphrase=") => {
+                    "it has no passphrase, and the address names one; leave that out, or set it there"
+                }
+                (Rejected::OnePassphrase, _) => {
+                    "it has a passphrase, and the address names none; add it to the address, as its option passphrase"
+                }
+            },
+        };
+    }
     let mut last_words = job.secrets.mask(&last.lines.join("; "));
-    let remedy = remedy(&job.origin, &last_words);
+    let remedy = remedy(job, &last_words);
     last_words += remedy;
     InputError::Ffmpeg { input: job.name.clone(), status: status.to_string(), last_words }
 }
 
 /// What helps against what ffmpeg said last, as the rest of a sentence.
-fn remedy(origin: &Origin, last_words: &str) -> &'static str {
+fn remedy(job: &Job, last_words: &str) -> &'static str {
     let says = |text: &str| last_words.contains(text);
-    let url = if let Origin::Url(url) = origin { url.as_str() } else { "" };
+    let url = if let Origin::Url(url) = &job.origin { url.as_str() } else { "" };
+    let has_headers = job.arguments.input.iter().any(|word| word == "-headers" || word == "-cookies");
     match () {
         () if says("certificate failed verification") => "; if it is your own server, add --insecure-input",
         () if says("moov atom not found") && url.starts_with("file:") => {
@@ -114,6 +131,11 @@ fn remedy(origin: &Origin, last_words: &str) -> &'static str {
             "; an MP4 with its index at the end must be a file, or on a server that takes ranges: have it written with \
              -movflags +faststart"
         }
+        () if says("Server returned 403") && !has_headers => {
+            "; if it wants a cookie or another header of those who have logged in, give it with --ffmpeg-args and ffmpeg's \
+             option -headers"
+        }
+        () if says("Server returned 403") => "; the cookies or headers given are not those that it wants",
         () if says("Connection refused") && url.starts_with("rtmp://") => {
             "; to wait for an encoder that comes here, write rtmp://0.0.0.0:PORT/APPLICATION/KEY"
         }

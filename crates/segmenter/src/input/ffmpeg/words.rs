@@ -55,6 +55,7 @@ const IDLE_TALK: &[&str] = &[
     "deprecated",
     "detected only with low score",
     "does not match the expected", // of ID3 tags
+    "Found duplicated MOOV Atom",  // each segment of fragmented MP4 behind HLS begins with one
     "frame size not set",
     "is muxed as a private data stream",
     "max_analyze_duration",
@@ -65,6 +66,14 @@ const IDLE_TALK: &[&str] = &[
     "start time for stream",
     "Timestamps are unset in a packet",
     "unsupported type",
+];
+
+/// What the SRT library says, without a level, when it turns a sender away or is turned away, and what that means.
+const REJECTED: &[(&str, Rejected)] = &[
+    ("Incorrect passphrase", Rejected::WrongPassphrase),
+    ("BADSECRET", Rejected::WrongPassphrase),
+    ("Password required or unexpected", Rejected::OnePassphrase),
+    ("ERROR:UNSECURE", Rejected::OnePassphrase),
 ];
 
 /// Levels of ffmpeg's log, as `-loglevel level+…` puts them before a line.
@@ -106,6 +115,17 @@ pub struct Signs {
     pub estimated: bool,
     /// So much was written in all.
     pub written: Option<Duration>,
+    /// The two ends of an SRT connection did not agree.
+    pub rejected: Option<Rejected>,
+}
+
+/// Why there is no SRT connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejected {
+    /// Each end has a passphrase, and they differ.
+    WrongPassphrase,
+    /// One end has a passphrase, and the other has none.
+    OnePassphrase,
 }
 
 /// The end of what ffmpeg said.
@@ -214,6 +234,23 @@ fn listen(stderr: impl Read, shared: &Shared) {
 
 impl Heard {
     fn take(&mut self, line: &str) {
+        if is_of_srt(line) {
+            // Its other lines are about its own inside.
+            if let Some((_, why)) = REJECTED.iter().find(|(words, _)| line.contains(words))
+                && self.signs.rejected.replace(*why) != Some(*why)
+            {
+                let sentence = match why {
+                    Rejected::WrongPassphrase => {
+                        "an SRT connection was refused: the passphrases of the two ends differ"
+                    }
+                    Rejected::OnePassphrase => {
+                        "an SRT connection was refused: one end has a passphrase, and the other has none"
+                    }
+                };
+                self.warnings.push_back(sentence.to_owned());
+            }
+            return;
+        }
         let line = without_address(line);
         let find = |tags: &[&str]| {
             // The level stands first or after what speaks.
@@ -268,6 +305,13 @@ impl Signs {
     }
 }
 
+/// Whether the SRT library speaks, as in `11:09:24.526664/SRT:RcvQ:w1!W:SRT.cn: …`.
+fn is_of_srt(line: &str) -> bool {
+    line.split_once("/SRT:").is_some_and(|(time, _)| {
+        time.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b':' | b'.'))
+    })
+}
+
 /// Reads a time as ffmpeg writes it: `00:00:08.03`.
 pub fn clock(text: &str) -> Option<Duration> {
     let mut parts = text.splitn(3, ':');
@@ -317,6 +361,24 @@ mod tests {
         );
         assert!(last.signs.playlist_lost);
         assert_eq!(last.lines.len(), 3);
+    }
+
+    #[test]
+    fn a_passphrase_that_does_not_fit_is_told_in_plain_words_and_once() {
+        let said = "11:09:24.526664/SRT:RcvQ:w1!W:SRT.cn: KMREQ/rcv: (snd) Rx process failure - BADSECRET\n\
+            11:09:24.527013/SRT:RcvQ:w1*E:SRT.cn: interpretSrtHandshake: KMREQ result abnornal - rejecting\n\
+            11:09:24.527048/SRT:RcvQ:w1!W:SRT.cn: processConnectRequest: rsp(REJECT): 1010 - Incorrect passphrase\n\
+            11:09:25.527048/SRT:RcvQ:w1!W:SRT.cn: processConnectRequest: rsp(REJECT): 1010 - Incorrect passphrase\n";
+        let mut words = Words::listen(said.as_bytes());
+        let last = words.end();
+        assert_eq!((last.signs.rejected, last.lines.len()), (Some(Rejected::WrongPassphrase), 0));
+        let warning = words.warning().unwrap();
+        assert!(warning.contains("passphrases") && !warning.contains("REJECT"), "{warning}");
+        assert_eq!(words.warning(), None);
+        let said = "11:09:29.98/SRT:RcvQ:w1!W:SRT.cn: processAsyncConnectRequest: REJECT reported from HS processing: \
+            Password required or unexpected - not processing further\n";
+        let one = Words::listen(said.as_bytes()).end().signs.rejected;
+        assert_eq!(one, Some(Rejected::OnePassphrase));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
 };
@@ -87,6 +87,35 @@ pub fn record_stdin(data: &Path, bytes: Vec<u8>, arguments: &[&str]) -> String {
     let (status, _, log) = segmenter.finish();
     assert!(status.success(), "{log}");
     log
+}
+
+/// A segmenter that opens its input again and again; its log up to `sentence`.
+pub fn says(data: &Path, arguments: &[&str], sentence: &str) -> String {
+    let mut segmenter = Segmenter::start(data, arguments);
+    segmenter.wait_for(sentence);
+    segmenter.terminate();
+    let (status, _, log) = segmenter.finish();
+    assert!(status.success(), "{log}");
+    log
+}
+
+/// Runs beside the test, and is ended with it.
+pub struct Beside(Child);
+
+impl Beside {
+    /// ffmpeg, with these arguments.
+    pub fn ffmpeg(arguments: &[&str]) -> Self {
+        let mut command = Command::new("ffmpeg");
+        command.args(["-v", "error", "-nostdin", "-y"]).args(arguments);
+        Self(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Serves each connection by `answer`, which is given the request's head, as long as the test runs.

@@ -37,7 +37,7 @@ mod punching;
 use self::{certificates::Pins, congestion::WindowFactory, punching::Punching};
 use super::super::endless;
 use super::{Door, Error, Opening, PathFigures, RelayServer, Transport, Work};
-use crate::contact::{Contact, Contacts, Teller};
+use crate::contact::{Contact, Contacts, Forbidden, Teller};
 
 /// Names the protocol in the handshake (RFC 7301). The number is that of the framing, not of the mesh messages, whose
 /// version is negotiated in Hello.
@@ -70,6 +70,8 @@ pub(in crate::mesh) struct Quic {
     pins: Pins,
     contacts: Contacts,
     punching: Punching,
+    /// See [`Transport::denied`].
+    denied: Mutex<Option<Forbidden>>,
     /// The relay server of each tracker, by the tracker's URL.
     relays: Mutex<HashMap<String, RelayUrl>>,
     /// Their URLs, for whoever wants to know when they change.
@@ -122,6 +124,7 @@ impl Quic {
             pins,
             contacts,
             punching: Punching::default(),
+            denied: Mutex::default(),
             relays: Mutex::default(),
             said_relays: watch::Sender::default(),
         })
@@ -168,6 +171,7 @@ impl Quic {
         let dialling = async {
             let mut contacts: Vec<Contact> = Vec::new();
             let mut addrs: Vec<TransportAddr> = relay.into_iter().collect();
+            let mut denied = None;
             for addr in reach.addrs.iter().take(MAX_DIALLED) {
                 let judged = if addrs.is_empty() {
                     self.contacts.open(*addr, Teller::User).await
@@ -180,9 +184,13 @@ impl Quic {
                         contacts.push(contact);
                         addrs.push(TransportAddr::Ip(*addr));
                     }
-                    Err(forbidden) => tracing::debug!("{peer:?} is not dialled at {addr}: {forbidden}"),
+                    Err(forbidden) => {
+                        tracing::debug!("{peer:?} is not dialled at {addr}: {forbidden}");
+                        denied = Some(forbidden);
+                    }
                 }
             }
+            *self.denied.lock().unwrap_or_else(PoisonError::into_inner) = denied.filter(|_| addrs.is_empty());
             if addrs.is_empty() {
                 return None;
             }
@@ -222,6 +230,10 @@ impl Transport for Quic {
 
     fn sign(&self, bytes: &[u8]) -> [u8; SIGNATURE_LEN] {
         self.endpoint.secret_key().sign(bytes).to_bytes()
+    }
+
+    fn denied(&self) -> Option<Forbidden> {
+        *self.denied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// QUIC's queue is not the line's: packets go out as the windows of their links allow, whatever the line does. With

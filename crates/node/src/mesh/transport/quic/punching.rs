@@ -1,6 +1,6 @@
 //! Hole punching, kept within bounds.
 //!
-//! Who is connected here may have this node send packets to addresses that it names (REACH_OUT frames of iroh's NAT
+//! A connected peer may have this node send packets to addresses that it names (REACH_OUT frames of iroh's NAT
 //! traversal): nine to each within four seconds, whatever address that is, and as often as it
 //! asks. The transport has neither a limit for that nor a way to judge the addresses. So its count of such frames is looked at
 //! every [`LOOK`], and a connection that has asked for more than an honest one ever does is closed, which ends its probes.
