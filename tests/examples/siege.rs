@@ -11,12 +11,15 @@ fn main() {
     let dir = tempfile::tempdir().expect("a folder");
     let outcome = Besieged::build(dir.path(), &command, RATE).endure();
     let at = |part: usize| outcome.took[(outcome.took.len() - 1) * part / 100].as_secs_f64() * 1e3;
+    // Memory so far, after each kind of besiegers.
+    let steps: Vec<_> = outcome.steps.iter().map(|(what, kib)| format!("{what:?}:{kib}")).collect();
     println!(
-        "{{\"connections\":{},\"more_kb\":{},\"p50_ms\":{:.2},\"p99_ms\":{:.2},\"segments\":{}}}",
+        "{{\"connections\":{},\"more_kb\":{},\"p50_ms\":{:.2},\"p99_ms\":{:.2},\"segments\":{},\"steps_kb\":{{{}}}}}",
         outcome.besiegers,
         outcome.more_kib,
         at(50),
         at(99),
-        outcome.segments.len()
+        outcome.segments.len(),
+        steps.join(",")
     );
 }

@@ -17,10 +17,11 @@ use iroh::{
 };
 use minuet_node::TrackerClient;
 use minuet_proto::{
-    ChannelId, ChannelLink, PieceHash,
+    ChannelId, ChannelLink, PieceHash, SegmentSeq,
     channel_api::mesh::{JoinRequest, MeshNode},
     mesh::{
-        Block, Frame, Head, Hello, HelloFlags, Message, NodeId, PeerInfo, Request, Serial, SignedHead, Window,
+        Block, Frame, Head, Hello, HelloFlags, Kept, KeptBlock, Message, Minute, NodeId, PeerInfo, Request,
+        Serial, SignedHead, Window,
     },
 };
 use tokio::{runtime::Runtime, task::JoinHandle};
@@ -63,10 +64,26 @@ pub enum Harm {
     Unknown,
     /// Says numbers that cannot be, a different one on each link.
     Extreme,
+    /// Says that it keeps every finished segment, and sends garbage for each piece.
+    KeepGarbage,
+    /// Says so, and rejects each request as though it had never said it.
+    KeepNothing,
+    /// Says so, and never answers.
+    KeepSilent,
+    /// Says so, and gives records and hashes that it has made up.
+    KeepForged,
     /// Says that nodes which it has made up are at [`VICTIM`], at [`VICTIM_PORTS`] ports from this one on.
     Poison(u16),
 }
 
+impl Harm {
+    fn is_keeper(self) -> bool {
+        matches!(self, Self::KeepGarbage | Self::KeepNothing | Self::KeepSilent | Self::KeepForged)
+    }
+}
+
+/// Segments that a false keeper says it has.
+const KEPT: u64 = 10_000;
 /// Whom [`Harm::Poison`] names: an address on loopback that nothing else uses.
 pub const VICTIM: [u8; 4] = [127, 0, 0, 99];
 /// Ports of it that are named.
@@ -87,6 +104,8 @@ pub struct Deeds {
     pub refused: AtomicU64,
     /// Messages sent.
     pub sent: AtomicU64,
+    /// Requests for finished segments that a false keeper got.
+    pub asked: AtomicU64,
 }
 
 impl Hostile {
@@ -111,6 +130,11 @@ impl Hostile {
     /// How often it was refused.
     pub fn refused(&self) -> u64 {
         self.deeds.refused.load(Ordering::Relaxed)
+    }
+
+    /// Requests for finished segments that it got.
+    pub fn asked(&self) -> u64 {
+        self.deeds.asked.load(Ordering::Relaxed)
     }
 
     /// Messages that it has sent.
@@ -214,6 +238,10 @@ impl Link {
             }
             _ => {}
         }
+        if self.harm.is_keeper() {
+            let all = Kept::Whole([(SegmentSeq(0), KEPT)].into_iter().collect());
+            self.say(&mut *control.lock().await, &Message::Kept(all)).await?;
+        }
         let mut lens: HashMap<Serial, u32> = HashMap::new();
         let mut message = Some(first);
         while let Some(said) = message {
@@ -237,6 +265,9 @@ impl Link {
         control: &mut SendStream,
         media: &mut SendStream,
     ) -> Result<(), Broken> {
+        let asks = matches!(said, Message::Kept(Kept::Request { .. } | Kept::GetMinute { .. }))
+            && self.harm.is_keeper();
+        self.deeds.asked.fetch_add(asks.into(), Ordering::Relaxed);
         match (self.harm, said) {
             (Harm::Corrupt | Harm::Silence | Harm::Drip, Message::Have(serials)) => {
                 self.say(control, &Message::Have(serials)).await?;
@@ -260,6 +291,25 @@ impl Link {
                     media.write_all(&[0x66; DROP as usize]).await?;
                     tokio::time::sleep(DRIP).await;
                 }
+            }
+            (Harm::KeepGarbage, Message::Kept(Kept::Request { piece, .. })) => {
+                // All pieces of a stream but the last of a segment are of one length.
+                let Some(&piece_len) = lens.values().max() else { return Ok(()) };
+                for offset in (0..piece_len).step_by(BLOCK as usize) {
+                    let len = BLOCK.min(piece_len - offset);
+                    let block = Kept::Block(KeptBlock { piece, offset, len, piece_len });
+                    self.say(media, &Message::Kept(block)).await?;
+                    media.write_all(&vec![0x66; len as usize]).await?;
+                }
+            }
+            (Harm::KeepNothing, Message::Kept(Kept::Request { piece, .. })) => {
+                self.say(control, &Message::Kept(Kept::Reject { piece, has: false })).await?;
+            }
+            (Harm::KeepForged, Message::Kept(Kept::GetMinute { segment, first })) => {
+                let made_up = |len: usize| Bytes::from(vec![0x66; len]);
+                let (record, hashes) = (made_up(300), made_up(20 * 100));
+                let minute = Minute { segment, first, record, hashes };
+                self.say(control, &Message::Kept(Kept::Minute(minute))).await?;
             }
             (Harm::Forge, Message::Head(head)) => {
                 let mut forged = Head::decode(&head.body)?;

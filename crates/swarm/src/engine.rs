@@ -240,13 +240,14 @@ impl Engine {
             .set_upload_bps(NonZeroU32::new(bytes_per_s.max(crate::MIN_UPLOAD_BYTES_PER_S)));
     }
 
-    /// Ends every task of the session. Tasks that do not end in [`STOP_TIMEOUT`] end with the runtime.
+    /// Ends every task of the session and frees its port. Tasks that do not end in [`STOP_TIMEOUT`] end with the runtime.
     pub async fn stop(self) {
-        let session: Weak<Session> = Arc::downgrade(&self.session);
+        let (session, listen): (Weak<Session>, _) = (Arc::downgrade(&self.session), self.listen_addr);
         self.session.cancellation_token().cancel();
         drop(self);
         let gone = async {
-            while session.strong_count() > 0 {
+            // Whoever drops the session last closes the listener a moment after the count says that it is gone.
+            while session.strong_count() > 0 || free_port(listen).is_err() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

@@ -10,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use minuet_tests::{Process, Segmenter, Tracker, Viewer, bin, clip_of, free_port, path_str, run};
+use minuet_tests::{
+    Process, Segmenter, Tracker, Viewer, bin, clip_of, free_port,
+    hostile::{Harm, Hostile},
+    path_str, run,
+};
 
 /// What these segments are, one after the other.
 fn joined(segmenter: &Segmenter, segments: std::ops::Range<u64>) -> Vec<u8> {
@@ -64,6 +68,42 @@ fn what_was_on_air_before_comes_from_those_who_watched_it_and_not_from_the_sourc
         assert!(viewer.process.wait(Duration::from_secs(20)).success(), "{:?}", viewer.process.log());
         assert_eq!(viewer.summary()["leaps"], 0);
     }
+}
+
+#[test]
+fn those_who_lie_about_what_they_keep_are_banned_and_nobody_stands_still() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let feed = clip_of(60, dir);
+    let tracker = Tracker::start(free_port(), &dir.join("tracker"));
+    let more = ["--no-origin", "--realtime"];
+    let segmenter = Segmenter::start_with(path_str(&feed), "4s", &tracker.url, &dir.join("segmenter"), &more);
+    let mut live = Viewer::start_in("live", "live", &segmenter.link, dir, &[]);
+    live.wait_for_segment(5);
+    let liars = [Harm::KeepGarbage, Harm::KeepNothing, Harm::KeepSilent, Harm::KeepForged]
+        .map(|harm| (harm, Hostile::start(harm, &segmenter.link)));
+    // All have met the living when somebody comes who goes back.
+    live.wait_until("meets the liars", |_| liars.iter().all(|(_, liar)| liar.links() > 0));
+    let mut back: Vec<Viewer> = (0..2)
+        .map(|n| Viewer::start_in("live", &format!("back{n}"), &segmenter.link, dir, &["--start", "oldest"]))
+        .collect();
+    back.iter_mut().for_each(|viewer| viewer.wait_for_segment(6));
+    let mut bans = 0;
+    for viewer in &mut back {
+        viewer.process.signal("INT");
+        assert!(viewer.process.wait(Duration::from_secs(20)).success(), "{:?}", viewer.process.log());
+        let summary = viewer.summary();
+        for zero in ["stalls", "segments_skipped"] {
+            assert_eq!(summary[zero], 0, "{summary} {:#?}", viewer.process.whole_log());
+        }
+        assert_begins_with(&viewer.media, &joined(&segmenter, 0..5), "among liars");
+        bans += summary["bans"].as_u64().unwrap();
+    }
+    for (harm, liar) in &liars {
+        assert!(liar.asked() > 0, "{harm:?}: nobody asked it");
+        assert!(liar.refused() > 0, "{harm:?}: is still welcome everywhere");
+    }
+    assert!(bans >= liars.len() as u64, "{bans}");
 }
 
 #[test]
@@ -275,5 +315,90 @@ impl Drop for Seeder {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// Segments of a day of minutes.
+const DAY: u64 = 1440;
+/// Of a second each, and sent so many times as fast.
+const FAST: &str = "30";
+/// What the second relay may keep.
+const KEEP_BYTES: u64 = 8_000_000;
+/// What a relay may take of memory with a day of segments, in MB.
+const MEMORY_MB: u64 = 120;
+
+/// Bytes of all files below a folder.
+fn size(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
+    entries
+        .map(|entry| {
+            entry.metadata().map_or(0, |about| if about.is_dir() { size(&entry.path()) } else { about.len() })
+        })
+        .sum()
+}
+
+#[test]
+fn a_relay_keeps_a_day_of_segments_within_its_bounds_and_any_can_be_watched() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let (clip, port) = (dir.join("clip.ts"), free_port());
+    let picture =
+        ["-v", "error", "-f", "lavfi", "-i", "testsrc2=size=160x120:rate=25", "-t", "20", "-g", "25"];
+    run(
+        "ffmpeg",
+        &[&picture[..], &["-b:v", "400k", "-minrate", "400k", "-f", "mpegts", path_str(&clip)]].concat(),
+    );
+    let tracker = Tracker::start(free_port(), &dir.join("tracker"));
+    let input = format!("udp://127.0.0.1:{port}");
+    let mut segmenter =
+        Segmenter::start_with(&input, "1s", &tracker.url, &dir.join("segmenter"), &["--no-origin"]);
+    let bytes = KEEP_BYTES.to_string();
+    let bounds = [["--keep", "24h"], ["--keep-bytes", &bytes]];
+    let data = ["day", "small"].map(|name| dir.join(name));
+    let mut relays = [0, 1].map(|n| {
+        let words = ["relay", &segmenter.link, "--listen", "127.0.0.1:0", "--data", path_str(&data[n])];
+        let mut relay = Process::start("minuet", &[&words[..], &bounds[n]].concat(), Stdio::null());
+        relay.wait_for("relaying");
+        relay
+    });
+    let to = format!("udp://127.0.0.1:{port}?pkt_size=1316");
+    let words = ["-v", "error", "-stream_loop", "-1", "-readrate", FAST, "-i", path_str(&clip), "-c", "copy"];
+    let mut encoder =
+        Command::new("ffmpeg").args(words).args(["-f", "mpegts", &to]).stdin(Stdio::null()).spawn().unwrap();
+    for sealed in (0..=DAY).step_by(240) {
+        segmenter.process.wait_for(&format!("segment {sealed} sealed"));
+    }
+    encoder.kill().unwrap();
+    encoder.wait().unwrap();
+    segmenter.process.signal("KILL");
+    segmenter.process.wait(Duration::from_secs(10));
+    let all: u64 = (0..DAY).map(|seq| fs::metadata(segmenter.segment(seq)).unwrap().len()).sum();
+    let memory: Vec<u64> = relays.iter().map(Process::peak_memory_mb).collect();
+    let disk = data.each_ref().map(|folder| size(folder));
+    eprintln!("a day of {} MB: memory {memory:?} MB, disk {disk:?} B", all / 1_000_000);
+    assert!(memory.iter().all(|mb| *mb < MEMORY_MB), "{memory:?} MB");
+    assert!(disk[0] > all / 10 * 9 && disk[0] < all / 10 * 12, "{} B of {all}", disk[0]);
+    assert!(disk[1] < KEEP_BYTES / 10 * 12, "{} B", disk[1]);
+    // The second has thrown the first half away.
+    for (n, part) in [0, 1, 2, 3].into_iter().enumerate() {
+        let first = part * (DAY / 4) + rand::random_range(0..DAY / 4 - 10);
+        let mut back = Viewer::start_in(
+            "live",
+            &format!("back{n}"),
+            &segmenter.link,
+            dir,
+            &["--start", &first.to_string()],
+        );
+        back.wait_for_segment(first + 4);
+        back.process.signal("INT");
+        assert!(back.process.wait(Duration::from_secs(20)).success(), "{:?}", back.process.log());
+        let summary = back.summary();
+        eprintln!("segment {first}: first byte after {} ms", summary["first_byte_ms"]);
+        assert_eq!(summary["segments_skipped"], 0, "{summary}");
+        assert_begins_with(&back.media, &joined(&segmenter, first..first + 3), &format!("segment {first}"));
+    }
+    for relay in &mut relays {
+        relay.signal("INT");
+        assert!(relay.wait(Duration::from_secs(20)).success(), "{:?}", relay.log());
     }
 }

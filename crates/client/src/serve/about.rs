@@ -112,7 +112,7 @@ pub async fn metrics(State(house): State<House>) -> Response {
         .filter_map(|channel| Some((channel.link.channel.to_string(), channel.gateway()?)))
         .collect();
     type Figure = fn(&Gateway) -> u64;
-    let figures: [(&str, &str, &str, Figure); 4] = [
+    let figures: [(&str, &str, &str, Figure); 6] = [
         ("minuet_gateway_neighbours", "gauge", "Nodes that this one has links to.", |gateway| {
             gateway.stats.borrow().peers as u64
         }),
@@ -126,6 +126,18 @@ pub async fn metrics(State(house): State<House>) -> Response {
         ("minuet_gateway_playing", "gauge", "Connections that a stream is sent on.", |gateway| {
             gateway.playing.load(Ordering::Relaxed)
         }),
+        (
+            "minuet_gateway_past_slow_total",
+            "counter",
+            "Answers of the past slower than they play.",
+            |gateway| gateway.past.fares().1.stalls,
+        ),
+        (
+            "minuet_gateway_past_lost_total",
+            "counter",
+            "Answers of the past that were not to be had.",
+            |gateway| gateway.past.fares().1.skipped,
+        ),
     ];
     let mut lines = String::new();
     for (name, kind, help, figure) in figures {

@@ -3,8 +3,7 @@
 //! Rules:
 //! 1. The channels of a relay's command line, and a single one of `minuet watch`, are joined at the start and for good.
 //! 2. Any other is joined when somebody asks for something of it, and left when nobody has for [`LEAVE`].
-//! 3. No more than [`JOINED`] are joined by rule 2 at a time. Households share these places; whoever loses one sees the
-//!    channel end.
+//! 3. No more than [`JOINED`] are joined by rule 2 at a time. Which of them makes room for another say [`rooms`](super::rooms).
 
 use std::{
     collections::BTreeMap,
@@ -13,18 +12,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use minuet_guard::pool::{Pool, Taken};
 use minuet_proto::{ChannelId, ChannelLink};
 use tokio::sync::{mpsc, watch};
 
-use super::{Station, access::Access, http::Gateway};
+use super::{
+    Station,
+    access::Access,
+    http::Gateway,
+    rooms::{Room, Rooms},
+};
 
 /// How long after the last request a channel is left.
 const LEAVE: Duration = Duration::from_secs(120);
 /// How often it is looked whether that is so.
 const LOOK: Duration = Duration::from_secs(5);
 /// Channels that are joined because somebody asks.
-const JOINED: u64 = 8;
+const JOINED: usize = 8;
 /// Channels in all: as many as a tracker lists.
 pub const MAX_CHANNELS: usize = 512;
 /// How long whoever asks waits for a channel to be joined.
@@ -47,8 +50,8 @@ pub struct Channel {
 struct Wish {
     /// When somebody asked last.
     at: Instant,
-    /// Of the places of rule 3; none: it is neither joined nor being joined.
-    taken: Option<Taken>,
+    /// By rule 3; none: it is neither joined nor being joined.
+    room: Option<Room>,
     /// Why it was not joined, the last time.
     failed: Option<String>,
 }
@@ -73,14 +76,14 @@ struct Inner {
     /// The one channel that there is and ever will be.
     single: Option<ChannelId>,
     access: Access,
-    places: Pool,
+    rooms: Rooms,
     joins: mpsc::Sender<Arc<Channel>>,
 }
 
 impl Channel {
     fn new(link: ChannelLink, stays: bool) -> Self {
         let station = Arc::new(Station::new(link.title.as_deref()));
-        let wish = Wish { at: Instant::now(), taken: None, failed: None };
+        let wish = Wish { at: Instant::now(), room: None, failed: None };
         Self { link, station, stays, gateway: watch::Sender::new(None), wish: Mutex::new(wish) }
     }
 
@@ -104,14 +107,14 @@ impl Channel {
     pub fn leave(&self, failed: Option<String>) {
         self.close();
         let mut wish = self.wish();
-        (wish.taken, wish.failed) = (None, failed);
+        (wish.room, wish.failed) = (None, failed);
     }
 
-    /// Waits until nobody has asked for long, or until its place went to another.
-    pub async fn unwanted(&self) {
-        let eviction = self.wish().taken.as_ref().map(Taken::eviction);
+    /// Waits until nobody has asked for long, or until it has to make room for another.
+    async fn unwanted(&self, rooms: &Rooms) {
+        let eviction = self.wish().room.as_ref().map(Room::eviction);
         let looking = async {
-            while !self.is_left_alone(Instant::now()) {
+            while !self.is_left_alone(rooms, Instant::now()) {
                 tokio::time::sleep(LOOK).await;
             }
         };
@@ -126,8 +129,11 @@ impl Channel {
     }
 
     /// Whether nobody has asked for long.
-    fn is_left_alone(&self, now: Instant) -> bool {
+    fn is_left_alone(&self, rooms: &Rooms, now: Instant) -> bool {
         let plays = self.gateway().is_some_and(|gateway| gateway.is_playing());
+        if plays {
+            rooms.hear_all(self.link.channel, now);
+        }
         let mut wish = self.wish();
         if plays {
             wish.at = now;
@@ -158,7 +164,7 @@ impl House {
         let channels = links.into_iter().enumerate().take(MAX_CHANNELS).map(channel).collect();
         let access = Access::new(word);
         let inner =
-            Inner { channels: Mutex::new(channels), single, access, places: Pool::new(JOINED), joins };
+            Inner { channels: Mutex::new(channels), single, access, rooms: Rooms::new(JOINED), joins };
         (Self(Arc::new(inner)), wanted)
     }
 
@@ -217,12 +223,17 @@ impl House {
 
     /// Somebody at `ip` asks for something of a channel: it is joined if need be. Does not wait.
     pub fn ask(&self, channel: &Arc<Channel>, ip: IpAddr) -> Result<(), Absent> {
-        let mut wish = channel.wish();
-        wish.at = Instant::now();
-        if channel.stays || wish.taken.is_some() {
+        if channel.stays {
             return Ok(());
         }
-        wish.taken = Some(self.0.places.take(ip, 1).map_err(|_| Absent::Full)?);
+        let (id, now) = (channel.link.channel, Instant::now());
+        let mut wish = channel.wish();
+        wish.at = now;
+        if wish.room.is_some() {
+            self.0.rooms.hear(id, ip, now);
+            return Ok(());
+        }
+        wish.room = Some(self.0.rooms.take(id, ip, now).ok_or(Absent::Full)?);
         drop(wish);
         if self.0.joins.try_send(Arc::clone(channel)).is_err() {
             channel.leave(None);
@@ -241,6 +252,11 @@ impl House {
             Some(Some(gateway)) => Ok(gateway.clone()),
             Some(None) | None => Err(Absent::Later(channel.wish().failed.clone())),
         }
+    }
+
+    /// Waits until nobody has asked for a channel for long, or until it has to make room for another.
+    pub async fn unwanted(&self, channel: &Channel) {
+        channel.unwanted(&self.0.rooms).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ChannelId, Arc<Channel>>> {
@@ -287,19 +303,21 @@ mod tests {
         let channel = house.find(Some(&ChannelId::new([2; 32]).to_string())).unwrap();
         house.ask(&channel, home(1)).unwrap();
         let now = Instant::now();
-        assert!(!channel.is_left_alone(now + LEAVE / 2) && channel.is_left_alone(now + LEAVE + LOOK));
+        let left_alone = |after| channel.is_left_alone(&house.0.rooms, now + after);
+        assert!(!left_alone(LEAVE / 2) && left_alone(LEAVE + LOOK));
     }
 
     #[tokio::test]
-    async fn one_household_cannot_have_all_channels_for_itself() {
+    async fn there_is_room_for_some_channels_and_whoever_asks_for_another_is_told() {
         let (house, _wanted) = House::new((0..20).map(link).collect(), 0, true, None);
         let channels = house.channels();
-        let taken = channels.iter().filter(|channel| house.ask(channel, home(1)).is_ok()).count();
-        assert_eq!(taken as u64, JOINED);
-        let other = channels.iter().find(|channel| channel.wish().taken.is_none()).unwrap();
+        let joined = channels.iter().filter(|channel| house.ask(channel, home(1)).is_ok()).count();
+        assert_eq!(joined, JOINED);
+        let other = channels.iter().find(|channel| channel.wish().room.is_none()).unwrap();
+        assert_eq!(house.ask(other, home(2)), Err(Absent::Full));
+        let left = channels.iter().find(|channel| channel.wish().room.is_some()).unwrap();
+        left.leave(None);
         assert_eq!(house.ask(other, home(2)), Ok(()));
-        let lost = channels.iter().filter_map(|channel| Some(channel.wish().taken.as_ref()?.is_evicted()));
-        assert_eq!(lost.filter(|lost| *lost).count(), 1);
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod page;
 mod past;
 mod radio;
 mod reading;
+mod rooms;
 mod shelf;
 mod station;
 mod tls;
@@ -35,14 +36,15 @@ use std::{convert::Infallible, net::SocketAddr, path::Path, sync::Arc, time::Dur
 use anyhow::Context as _;
 use minuet_guard::{pool::Pool, tasks::Tasks};
 use minuet_node::{TrackerClient, mesh::Mesh};
-use minuet_proto::{ChannelLink, Phase, SignedRecord, SignedState};
+use minuet_proto::{ChannelLink, Phase, SegmentSeq, SignedRecord, SignedState};
 use minuet_serve::{Limits, files};
+use serde_json::{Value, json};
 
 pub use house::{Channel, House, MAX_CHANNELS};
 pub use past::Past;
 pub use station::Station;
 
-use self::{feed::Feed, http::Gateway, shelf::Shelf};
+use self::{feed::Feed, http::Gateway, past::Fare, shelf::Shelf};
 use crate::options::Serve;
 
 /// Connections at a time: some two hundred players, with up to six each.
@@ -139,6 +141,23 @@ impl Served {
     /// A channel of a gateway of several.
     pub fn of(channel: &Arc<Channel>, past: Arc<Past>) -> Self {
         Self { channel: Some(Arc::clone(channel)), past: Some(past), bound: None }
+    }
+
+    /// How everybody fares who goes back over HTTP, for `--stats`; none without a gateway.
+    pub fn readers(&self) -> impl Fn() -> Option<Value> + Send + Sync + use<> {
+        let past = self.past.clone();
+        move || {
+            let (each, _) = past.as_ref()?.fares();
+            let reader = |(segment, fare): &(SegmentSeq, Fare)| {
+                json!({
+                    "segment": segment.0,
+                    "stalls": fare.stalls,
+                    "stall_ms": u64::try_from(fare.stalled.as_millis()).unwrap_or(u64::MAX),
+                    "skipped": fare.skipped,
+                })
+            };
+            Some(each.iter().map(reader).collect())
+        }
     }
 
     /// Waits until there is something to go back to.

@@ -264,7 +264,7 @@ async fn carry(
         };
         tokio::select! {
             () = carrying.follow(id, &trackers, &tasks) => {}
-            () = channel.unwanted() => tracing::info!("{title}: nobody watches it any more: left"),
+            () = house.unwanted(channel) => tracing::info!("{title}: nobody watches it any more: left"),
             () = stop.cancelled() => {}
             fault = tasks.fault() => anyhow::bail!("{fault}"),
             fault = node.fault() => anyhow::bail!("{fault}"),

@@ -120,18 +120,18 @@ async fn run(
     let folder = Folder::open(options.common.data.as_deref())?;
     let engine = Engine::start(&options, link.channel, start, &trackers, folder.path()).await?;
     let figures = Arc::new(Figures::new(epoch));
-    // Reports to the end, so it has a set of its own.
-    let reporting = Tasks::new();
-    let reporter = Reporter { figures: Arc::clone(&figures), traffic: engine.traffic(), screen, stats };
-    reporter.start(&reporting);
-
-    let tasks = Tasks::new();
+    // Reporting goes on to the end, so it has a set of its own.
+    let (tasks, reporting) = (Tasks::new(), Tasks::new());
     let served = match &engine {
         Engine::Live(node) => {
             Served::begin(&options.common.serve, &link, (&node.mesh, &trackers), folder.path(), &tasks)?
         }
         Engine::Minutes(_) => Served::default(),
     };
+    let readers = Box::new(served.readers());
+    let reporter =
+        Reporter { figures: Arc::clone(&figures), traffic: engine.traffic(), screen, readers, stats };
+    reporter.start(&reporting);
     let wishes = wishes::hear();
     let folder_path = folder.path().to_owned();
     let session =

@@ -134,7 +134,9 @@ async fn run(options: Passing, screen: Screen) -> anyhow::Result<()> {
     let link = &reading.link;
     let served = Served::begin(&common.serve, link, (&node.mesh, &trackers), folder.path(), &tasks)?;
     service::ready();
-    let reporter = Reporter { figures: Arc::clone(&figures), traffic: node.traffic(), screen, stats };
+    let readers = Box::new(served.readers());
+    let reporter =
+        Reporter { figures: Arc::clone(&figures), traffic: node.traffic(), screen, readers, stats };
     reporter.start(&reporting);
 
     let carrying = Carrying {

@@ -15,6 +15,7 @@ use minuet_node::{
     units::{self, Rate},
 };
 use minuet_proto::Phase;
+use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +39,8 @@ pub struct Reporter {
     pub traffic: Box<dyn Fn() -> Traffic + Send + Sync>,
     /// Where the status goes.
     pub screen: Screen,
+    /// How everybody fares who goes back over HTTP, if anybody can.
+    pub readers: Box<dyn Fn() -> Option<Value> + Send + Sync>,
     /// `--stats`.
     pub stats: Option<BufWriter<File>>,
 }
@@ -92,6 +95,9 @@ impl Reporter {
         let look = self.figures.look(now_ms);
         let Some(out) = &mut self.stats else { return };
         let mut line = look.to_json(now_ms, &(self.traffic)());
+        if let Some(readers) = (self.readers)() {
+            line["readers"] = readers;
+        }
         if summary {
             line["summary"] = true.into();
             line["handover_gap_ms"] = self.figures.gaps_ms().into();

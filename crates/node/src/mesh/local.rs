@@ -31,40 +31,42 @@ const MOST: usize = 64;
 const WHILE: Duration = Duration::from_secs(60);
 /// Bytes of the channel's mark.
 const MARK: usize = 16;
+/// Records and timers that the responder may hold: it remembers whatever anybody on the network answers, as long as that says.
+const MOST_HELD: i64 = 8192;
+/// How often they are counted.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Says that this node is here, and takes in others, for ever.
 pub(super) async fn meet(channel: ChannelId, node: NodeId, port: u16, commands: mpsc::Sender<Command>) {
-    // Dropped when the node ends: others are told that it has gone.
-    let here = match Here::announce(&channel, &node, port) {
-        Ok(here) => here,
-        Err(error) => {
+    let mut taken = Taken { count: 0, since: Instant::now() };
+    loop {
+        // Dropped when the node ends: others are told that it has gone.
+        let met = match Here::announce(&channel, &node, port) {
+            Ok(here) => here.meet(&mark(&channel), node, &commands, &mut taken).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = met {
             tracing::warn!("nodes on the local network are not looked for: {error}");
             return std::future::pending().await;
         }
-    };
-    let events = match here.0.browse(SERVICE) {
-        Ok(events) => events,
-        Err(error) => {
-            tracing::warn!("nodes on the local network are not looked for: {error}");
-            return std::future::pending().await;
-        }
-    };
-    let mark = mark(&channel);
-    let (mut taken, mut since) = (0, Instant::now());
-    while let Ok(event) = events.recv_async().await {
-        let ServiceEvent::ServiceResolved(service) = event else { continue };
-        let Some(peer) = peer(&service, &mark).filter(|peer| peer.node != node) else { continue };
-        if since.elapsed() > WHILE {
-            (taken, since) = (0, Instant::now());
-        }
-        taken += 1;
-        if taken > MOST {
-            continue;
-        }
-        tracing::debug!("a node of the channel is on the local network");
-        let _ = commands.send(Command::Peers(vec![peer], Discovery::Public)).await;
+        tracing::debug!("more is said on the local network than can be held: all of it is forgotten");
     }
-    std::future::pending().await
+}
+
+/// How many nodes were taken in within [`WHILE`].
+struct Taken {
+    count: usize,
+    since: Instant,
+}
+
+impl Taken {
+    fn has_room(&mut self) -> bool {
+        if self.since.elapsed() > WHILE {
+            *self = Self { count: 0, since: Instant::now() };
+        }
+        self.count += 1;
+        self.count <= MOST
+    }
 }
 
 /// This node, as the local network hears of it.
@@ -80,6 +82,53 @@ impl Here {
         let here = Self(ServiceDaemon::new()?);
         here.0.register(service)?;
         Ok(here)
+    }
+
+    /// Takes in other nodes of the channel until the responder holds too much.
+    async fn meet(
+        &self,
+        mark: &str,
+        node: NodeId,
+        commands: &mpsc::Sender<Command>,
+        taken: &mut Taken,
+    ) -> mdns_sd::Result<()> {
+        let events = self.0.browse(SERVICE)?;
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            let event = tokio::select! {
+                event = events.recv_async() => event,
+                _ = look.tick() => {
+                    if self.held().await? > MOST_HELD {
+                        return Ok(());
+                    }
+                    continue;
+                }
+            };
+            let event = event.map_err(|_| mdns_sd::Error::DaemonShutdown)?;
+            let ServiceEvent::ServiceResolved(service) = event else { continue };
+            let Some(peer) = peer(&service, mark).filter(|peer| peer.node != node) else { continue };
+            if taken.has_room() {
+                tracing::debug!("a node of the channel is on the local network");
+                let _ = commands.send(Command::Peers(vec![peer], Discovery::Public)).await;
+            }
+        }
+    }
+
+    /// Records and timers that the responder holds.
+    async fn held(&self) -> mdns_sd::Result<i64> {
+        let metrics = match self.0.get_metrics() {
+            Ok(metrics) => metrics,
+            // It is busy; the next look will tell.
+            Err(mdns_sd::Error::Again) => return Ok(0),
+            Err(error) => return Err(error),
+        };
+        let metrics = metrics.recv_async().await.map_err(|_| mdns_sd::Error::DaemonShutdown)?;
+        let holds = |name: &str| name.starts_with("cached-") || name == "timer";
+        Ok(metrics
+            .iter()
+            .filter(|(name, _)| holds(name))
+            .map(|(_, count)| *count)
+            .fold(0, i64::saturating_add))
     }
 }
 
@@ -170,5 +219,21 @@ mod tests {
         let addrs = Reach::decode(&peers[0].address).addrs;
         assert!(!addrs.is_empty() && addrs.iter().all(|addr| addr.port() == 4002), "{addrs:?}");
         [foreign, second, first].iter().for_each(tokio::task::JoinHandle::abort);
+    }
+
+    #[tokio::test]
+    async fn what_the_responder_holds_is_counted() {
+        let here = Here::announce(&channel(1), &NodeId([1; 32]), 4001).unwrap();
+        let before = here.held().await.unwrap();
+        let other = Here::announce(&channel(2), &NodeId([2; 32]), 4002).unwrap();
+        let (say, mut heard) = mpsc::channel(16);
+        let mut taken = Taken { count: 0, since: Instant::now() };
+        let mark = mark(&channel(2));
+        tokio::select! {
+            met = here.meet(&mark, NodeId([1; 32]), &say, &mut taken) => panic!("{met:?}"),
+            _ = heard.recv() => {}
+        }
+        assert!(here.held().await.unwrap() > before, "the other node's records");
+        drop(other);
     }
 }

@@ -29,6 +29,7 @@ use tokio::sync::watch;
 
 use self::{press::Press, readers::Readers, reel::Reel};
 pub use self::{
+    readers::Fare,
     reading::{Lost, Reading},
     reel::{Missing, Span},
 };
@@ -116,6 +117,12 @@ impl Past {
                 return std::future::pending().await;
             }
         }
+    }
+
+    /// The minute of everybody who goes back now, and how each fares; and how all have fared since the start.
+    pub fn fares(&self) -> (Vec<(SegmentSeq, Fare)>, Fare) {
+        let (each, total) = self.readers.fares();
+        (each.into_iter().map(|(place, fare)| (place.segment, fare)).collect(), total)
     }
 
     /// Is told of every change.

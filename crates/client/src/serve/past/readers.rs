@@ -54,6 +54,17 @@ pub struct Place {
     pub span: Duration,
 }
 
+/// How a reader fares.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fare {
+    /// Answers that took longer than they play.
+    pub stalls: u64,
+    /// How much longer, in all.
+    pub stalled: Duration,
+    /// Answers that could not be given, or not to their end.
+    pub skipped: u64,
+}
+
 #[derive(Debug)]
 struct Sitting {
     household: Net,
@@ -61,12 +72,15 @@ struct Sitting {
     place: Place,
     busy: bool,
     since: Instant,
+    fare: Fare,
 }
 
 #[derive(Debug, Default)]
 struct State {
     seats: BTreeMap<u64, Sitting>,
     next: u64,
+    /// Of all who were ever there.
+    total: Fare,
 }
 
 /// All seats.
@@ -122,13 +136,26 @@ impl Readers {
             let taken = self.pool.take(ip, 1)?;
             let id = state.next;
             state.next = state.next.wrapping_add(1);
-            let sitting = Sitting { household: home, taken, place, busy: true, since: Instant::now() };
+            let sitting = Sitting {
+                household: home,
+                taken,
+                place,
+                busy: true,
+                since: Instant::now(),
+                fare: Fare::default(),
+            };
             state.seats.insert(id, sitting);
             id
         };
         drop(state);
         self.changed.notify_one();
         Ok(Seat { readers: Arc::clone(self), id })
+    }
+
+    /// Where everybody is who goes back now, and how each fares; and how all have fared since the start.
+    pub fn fares(&self) -> (Vec<(Place, Fare)>, Fare) {
+        let state = self.lock();
+        (state.seats.values().map(|seat| (seat.place, seat.fare)).collect(), state.total)
     }
 
     /// Waits for a change.
@@ -161,6 +188,30 @@ impl Seat {
         // A waiting request says so again and again.
         if std::mem::replace(&mut seat.place, place) != place {
             self.readers.changed.notify_one();
+        }
+    }
+
+    /// An answer that plays for so long was waited for so long.
+    pub fn answered(&self, waited: Duration, plays: Duration) {
+        let longer = waited.saturating_sub(plays);
+        if longer > Duration::ZERO {
+            self.fare(|fare| {
+                fare.stalls = fare.stalls.saturating_add(1);
+                fare.stalled = fare.stalled.saturating_add(longer);
+            });
+        }
+    }
+
+    /// An answer could not be given, or not to its end.
+    pub fn skipped(&self) {
+        self.fare(|fare| fare.skipped = fare.skipped.saturating_add(1));
+    }
+
+    fn fare(&self, note: impl Fn(&mut Fare)) {
+        let mut state = self.readers.lock();
+        note(&mut state.total);
+        if let Some(seat) = state.seats.get_mut(&self.id) {
+            note(&mut seat.fare);
         }
     }
 
@@ -259,6 +310,24 @@ mod tests {
         drop(readers.sit(home(1), place(990, 500_000)).unwrap());
         drop(readers.sit(home(1), place(991, 0)).unwrap());
         assert_eq!(readers.lock().next, before);
+    }
+
+    #[test]
+    fn each_reader_is_told_how_it_fares() {
+        let readers = Arc::new(Readers::new());
+        let (slow, quick) =
+            (readers.sit(home(1), place(1, 0)).unwrap(), readers.sit(home(2), place(9, 0)).unwrap());
+        let second = Duration::from_secs(1);
+        quick.answered(second, second * 2);
+        slow.answered(second * 3, second * 2);
+        slow.answered(second * 5, second * 2);
+        slow.skipped();
+        let expected = Fare { stalls: 2, stalled: second * 4, skipped: 1 };
+        let (each, total) = readers.fares();
+        assert_eq!(each, [(place(1, 0), expected), (place(9, 0), Fare::default())]);
+        drop((slow, quick));
+        assert!(readers.plan(Instant::now() + LINGER).is_empty());
+        assert_eq!((readers.fares().0.len(), total, readers.fares().1), (0, expected, expected));
     }
 
     #[test]

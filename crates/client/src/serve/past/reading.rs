@@ -64,13 +64,23 @@ pub struct Reading {
     end: Option<u64>,
     /// What comes before the file's bytes: tables.
     tables: Bytes,
+    /// How long pieces were waited for.
+    waited: Duration,
 }
 
 impl Reading {
     /// Begins: finds where decoding can start, so that what cannot be had is known before anything is answered.
     pub async fn begin(past: Arc<Past>, ip: IpAddr, entry: Entry) -> Result<Self, Lost> {
-        let mut reading =
-            Self { past, ip, entry, seat: None, at: entry.from, end: None, tables: Bytes::new() };
+        let mut reading = Self {
+            past,
+            ip,
+            entry,
+            seat: None,
+            at: entry.from,
+            end: None,
+            tables: Bytes::new(),
+            waited: Duration::ZERO,
+        };
         if entry.from > 0 {
             let (at, tables) = reading.find(entry.from).await?;
             (reading.at, reading.tables) = (at, tables);
@@ -156,10 +166,14 @@ impl Reading {
             let offset =
                 at.checked_rem(piece_len).and_then(|offset| offset.try_into().ok()).unwrap_or(u32::MAX);
             if let Some(bytes) = self.past.some(self.entry.segment, PieceIndex(index), offset).await {
+                self.waited = self.waited.saturating_add(since.elapsed());
                 return Ok(bytes);
             }
             self.sit(at, &shape)?;
-            self.judge(since.elapsed())?;
+            if let Err(lost) = self.judge(since.elapsed()) {
+                self.seat.iter().for_each(Seat::skipped);
+                return Err(lost);
+            }
             let _ = tokio::time::timeout(LOOK, async {
                 tokio::select! {
                     _ = pieces.changed() => {}
@@ -200,6 +214,11 @@ impl Drop for Reading {
         // What comes next will be asked for next.
         let Some(seat) = self.seat.take() else { return };
         let reel = self.past.reel();
+        if let Some(plays) =
+            reel.shape(self.entry.segment).and_then(|shape| shape.plays(self.entry.from, self.at))
+        {
+            seat.answered(self.waited, plays);
+        }
         let Some(next) = reel.after(&self.entry) else { return };
         let at = if next.segment == self.entry.segment { next.from.max(self.at) } else { 0 };
         let place = reel.shape(next.segment).and_then(|shape| shape.place(next.segment, at));
@@ -211,6 +230,12 @@ impl Drop for Reading {
 }
 
 impl Shape {
+    /// How long these bytes of a finished minute play, as if all its bytes played alike.
+    fn plays(&self, from: u64, to: u64) -> Option<Duration> {
+        let part = to.saturating_sub(from).saturating_mul(self.span_ms).checked_div(self.length?)?;
+        Some(Duration::from_millis(part))
+    }
+
     /// The piece in which a byte of a finished minute lies, as the mesh is told of it. The mesh counts a minute in millionths
     /// of its pieces, of which the last is shorter.
     fn place(&self, segment: SegmentSeq, at: u64) -> Option<Place> {
