@@ -104,7 +104,7 @@ pub struct Deeds {
     pub refused: AtomicU64,
     /// Messages sent.
     pub sent: AtomicU64,
-    /// Requests for finished segments that a false keeper got.
+    /// Requests that a false keeper got for what it lies about: pieces, or hashes.
     pub asked: AtomicU64,
 }
 
@@ -132,7 +132,7 @@ impl Hostile {
         self.deeds.refused.load(Ordering::Relaxed)
     }
 
-    /// Requests for finished segments that it got.
+    /// Requests that it got for what it says it keeps.
     pub fn asked(&self) -> u64 {
         self.deeds.asked.load(Ordering::Relaxed)
     }
@@ -265,8 +265,13 @@ impl Link {
         control: &mut SendStream,
         media: &mut SendStream,
     ) -> Result<(), Broken> {
-        let asks = matches!(said, Message::Kept(Kept::Request { .. } | Kept::GetMinute { .. }))
-            && self.harm.is_keeper();
+        let asks = match &said {
+            Message::Kept(Kept::Request { .. }) => {
+                matches!(self.harm, Harm::KeepGarbage | Harm::KeepNothing | Harm::KeepSilent)
+            }
+            Message::Kept(Kept::GetMinute { .. }) => self.harm == Harm::KeepForged,
+            _ => false,
+        };
         self.deeds.asked.fetch_add(asks.into(), Ordering::Relaxed);
         match (self.harm, said) {
             (Harm::Corrupt | Harm::Silence | Harm::Drip, Message::Have(serials)) => {

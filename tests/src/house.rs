@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
@@ -18,6 +19,15 @@ impl Encoder {
     /// The same, filled up with padding to so many bits a second.
     pub fn padded(port: u16, size: &str, rate: u32) -> Self {
         Self::with(port, size, &["-muxrate", &rate.to_string()])
+    }
+
+    /// Sends a file again and again, so many times as fast as it plays.
+    pub fn repeated(file: &Path, port: u16, times: u32) -> Self {
+        let to = format!("udp://127.0.0.1:{port}?pkt_size=1316");
+        let mut command = Command::new("ffmpeg");
+        command.args(["-v", "error", "-stream_loop", "-1", "-readrate", &times.to_string(), "-i"]).arg(file);
+        command.args(["-c", "copy", "-f", "mpegts", &to]).stdin(Stdio::null());
+        Self(command.spawn().expect("ffmpeg is installed"))
     }
 
     fn with(port: u16, size: &str, more: &[&str]) -> Self {

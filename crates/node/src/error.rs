@@ -34,7 +34,9 @@ pub enum Error {
         found: String,
     },
     /// It sends requests on to another address, which nobody follows by itself.
-    #[error("has moved to {to} (it answers {status}): use that address in its place")]
+    #[error(
+        "sends requests on to {to} (it answers {status}): if that is the tracker, use its address in place of this one; if not, this network may ask for a login"
+    )]
     Moved {
         /// HTTP status.
         status: u16,

@@ -163,7 +163,7 @@ pub struct Options {
     #[arg(long, value_name = "ARGS", default_value = "", allow_hyphen_values = true)]
     pub ffmpeg_args: String,
 
-    /// Arguments for ffmpeg's output (default: -c copy); with them every INPUT is read by ffmpeg. Example: --ffmpeg-output-args "-c:v libx264 -g 50 -c:a aac"
+    /// Arguments for ffmpeg's output; pictures or sound that they do not speak of are copied. With them every INPUT is read by ffmpeg. Example: --ffmpeg-output-args "-c:v libx264 -g 50 -c:a aac"
     #[arg(long, value_name = "ARGS", default_value = "", allow_hyphen_values = true)]
     pub ffmpeg_output_args: String,
 

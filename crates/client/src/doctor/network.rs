@@ -311,7 +311,7 @@ mod tests {
         let tracker = TrackerClient::new(url.parse().unwrap()).unwrap();
         let channel = minuet_proto::ChannelKey::from_seed(&[1; 32]).channel();
         let findings = examine(&tracker, channel, false).await;
-        assert!(findings[0].found.contains("has moved to"), "{}", findings[0].found);
+        assert!(findings[0].found.contains("sends requests on to"), "{}", findings[0].found);
         assert!(victim.accept().is_err(), "it was asked");
     }
 }

@@ -109,8 +109,8 @@ impl fmt::Display for Cause {
         match self {
             Self::NoAnswer => f.write_str("no tracker has answered yet: check the link and the network"),
             Self::NotFound => f.write_str(
-                "no node of the channel was found without a tracker: it is not on air with --dht, or UDP is blocked here; a \
-                 link with a tracker, or --tracker URL, helps",
+                "no node of the channel was found without a tracker: if a shell cut the link at its first &, put it in \
+                 quotes; --tracker URL names one, and --dht finds sources that are on air with it, where UDP is not blocked",
             ),
             Self::Tracker(sentence) => f.write_str(sentence),
             Self::Ended(ago) => write!(

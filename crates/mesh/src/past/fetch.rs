@@ -6,7 +6,9 @@
 //! 2. [`PIPELINE`] requests are open with a neighbour, and [`IN_FLIGHT`] in all. A piece is asked of one neighbour; of a second
 //!    one if it is due within [`URGENT`] and the first has not sent it for [`TWICE_AFTER`].
 //! 3. The source is asked for a piece only if no other neighbour has it and it is due within [`SOURCE_AHEAD`], and not within
-//!    [`SOURCE_AFTER`] of the time when the segment came to be wanted: others may yet have it.
+//!    [`SOURCE_AFTER`] of the time when the segment came to be wanted: others may yet have it. A word is believed for
+//!    [`BELIEVED`]. After that it does not keep a piece due within [`SOON`] from being asked of the source, unless who says
+//!    it has sent pieces and sent what it was asked for last.
 //! 4. What only keepers have, where more fetch it than keep it, all ask of the same keeper, each at another time.
 //! 5. A request that comes to nothing is taken back. A neighbour that leaves [`FAILURES`] in a row without a piece is not asked
 //!    for [`MUTE`]; one that has never sent any is banned.
@@ -48,6 +50,8 @@ const PIPELINE: usize = 2;
 const IN_FLIGHT: usize = 32;
 /// How long others may take to say that they have a piece before the source is asked.
 const SOURCE_AFTER: Duration = Duration::from_millis(400);
+/// How long who says that it has a piece, and has never sent any, keeps others from asking the source for it.
+const BELIEVED: Duration = Duration::from_millis(1500);
 /// How far ahead of a reader the source is asked: what was finished just now others will have soon.
 const SOURCE_AHEAD: Duration = Duration::from_secs(6);
 /// A request without a first block is given up after this time: a holder turns away what it does not begin to send.
@@ -331,7 +335,9 @@ impl Node {
 
     fn may_ask_again(&self, piece: PieceId, asked: u8, of: Slab, due: Timestamp, now: Timestamp) -> bool {
         let waits = |a: &KeptAsked| a.piece == piece && a.at + TWICE_AFTER > now;
-        asked == 1
+        // The source is asked when two who say that they have it have let it wait.
+        let most = if self.neighbours.get(of).is_some_and(|n| n.flags.source) { 2 } else { 1 };
+        asked <= most
             && due < now + URGENT
             && !self
                 .neighbours
@@ -347,10 +353,12 @@ impl Node {
         source: Slab,
         now: Timestamp,
     ) -> bool {
+        let believes_all = wanted.since + BELIEVED > now || due > now + SOON;
         let another = |(slab, n): (Slab, &Neighbour)| {
             slab != source
                 && !n.closing
                 && !n.kept.is_mute(now)
+                && (believes_all || n.kept.delivered && n.kept.failures == 0)
                 && n.kept.told.has(piece.segment.0, piece.piece.0)
         };
         wanted.since + SOURCE_AFTER <= now

@@ -268,6 +268,23 @@ fn the_source_is_left_alone_as_long_as_another_has_it() {
 }
 
 #[test]
+fn who_never_sends_what_it_says_it_has_keeps_nobody_from_the_source() {
+    let (mut bare, first) = known();
+    let liars = [first, greeted(&mut bare, 7, false), greeted(&mut bare, 6, false)];
+    let source = greeted(&mut bare, 8, true);
+    bare.said.clear();
+    bare.say(source, whole());
+    for liar in liars {
+        bare.say(liar, whole());
+    }
+    bare.run(SECOND);
+    assert!(requests(&mut bare).iter().all(|(link, _)| *link != source), "their word is believed at first");
+    bare.run(SECOND);
+    let asked = requests(&mut bare);
+    assert!(asked.contains(&(source, 0)), "what is due goes on: {asked:?}");
+}
+
+#[test]
 fn who_says_that_it_has_what_it_never_sends_is_banned() {
     let (mut bare, link) = known();
     bare.say(link, whole());

@@ -103,7 +103,7 @@ async fn segment(options: Options, screen: Screen) -> Result<()> {
     let running = started?;
     // A viewer with the link finds what an earlier run recorded.
     if told.unless(offered(&running.shelf)).await.is_some() {
-        print_link(running.channel, &options)?;
+        print_link(running.channel, &options);
     }
     service::ready();
     let running = running.run(options.exit_at_end, told);
@@ -422,11 +422,14 @@ fn without_password(mut tracker: url::Url) -> url::Url {
 }
 
 /// The one line on standard output.
-fn print_link(channel: ChannelId, options: &Options) -> Result<()> {
+fn print_link(channel: ChannelId, options: &Options) {
     let title = Some(options.channel.clone()).filter(|title| !title.is_empty());
     let trackers = options.trackers.iter().cloned().map(without_password).collect();
     let link = ChannelLink { channel, title, trackers };
-    minuet_console::print(&format!("{link}\n")).context("cannot write the channel link to standard output")
+    // No broadcast depends on who reads it.
+    if let Err(error) = minuet_console::print(&format!("{link}\n")) {
+        tracing::warn!("the channel link cannot be written to standard output ({error}); it is {link}");
+    }
 }
 
 /// An id as BEP 20 has it: client, version, and what tells this run from others.

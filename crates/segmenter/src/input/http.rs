@@ -291,9 +291,16 @@ impl Request {
                     schemes.iter().find_map(|scheme| scheme.split(' ').next()).unwrap_or("another way");
                 return Err(self.for_ffmpeg(format!("asks for the password by {scheme}"), false, None));
             }
+            let bearer = |scheme: &&str| scheme.to_ascii_lowercase().starts_with("bearer");
+            if schemes.iter().any(bearer) {
+                return Err(self.failed(
+                    "asks for a token: give it with --ffmpeg-args and ffmpeg's option -headers, as \
+                     \"-headers 'Authorization: Bearer …'\"",
+                ));
+            }
             return Err(self.failed(match with_name {
                 true => "does not accept the name and password in the address",
-                false => "asks for a name and password: write http://NAME:PASSWORD@HOST/…",
+                false => "asks for a name and password: put NAME:PASSWORD@ before the host",
             }));
         }
         if is_missing(status) {

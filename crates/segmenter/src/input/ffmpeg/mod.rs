@@ -3,6 +3,7 @@
 //! ffmpeg is started with words that are right for most inputs. It then says what is in this one; if that asks for
 //! other words ([`plan`]), it is started once more, before anything of its output is used.
 
+mod about;
 mod command;
 mod listing;
 mod plan;

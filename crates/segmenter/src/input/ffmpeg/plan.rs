@@ -1,7 +1,10 @@
 //! Which of an input's streams go out and how: copied where MPEG-TS can carry them, transcoded where it cannot, and named
 //! where they are left out.
 
-use super::listing::{Kind, Listing, Program, SCTE_35, Stream};
+use super::{
+    about::{About, about},
+    listing::{Kind, Listing, Program, SCTE_35, Stream},
+};
 
 /// Subtitles that are text, as ffmpeg names them.
 const TEXTS: &[&str] = &["ass", "mov_text", "srt", "ssa", "subrip", "text", "ttml", "webvtt"];
@@ -51,6 +54,8 @@ pub struct Flaws {
 /// How a stream goes out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum How {
+    /// As the user says.
+    Theirs,
     /// As it is.
     Copied,
     /// As it is, with what its container says of it before each key frame.
@@ -137,7 +142,7 @@ pub fn of(listing: &Listing, program: Option<u16>, output: &[String], flaws: Fla
     }
     let all = |kinds: &[Kind]| listing.streams.iter().filter(|stream| kinds.contains(&stream.kind)).count();
     let expected = all(&[Kind::Video]).min(1) + all(&[Kind::Audio, Kind::Subtitle, Kind::Data]);
-    let copied = taken.iter().all(|(_, how)| *how == How::Copied);
+    let copied = taken.iter().all(|(_, how)| matches!(how, How::Copied | How::Theirs));
     if plain && taken.len() == expected && copied {
         return Plan { remarks, ..blind(output) };
     }
@@ -146,13 +151,14 @@ pub fn of(listing: &Listing, program: Option<u16>, output: &[String], flaws: Fla
     // By their number in the output: ffmpeg complains of two words for one stream.
     let each = taken.into_iter().enumerate().flat_map(|(nth, (_, how))| {
         let words = match how {
+            How::Theirs => return Vec::<String>::new(),
             How::Copied => vec!["copy".to_owned()],
             How::WithHeaders => {
                 ["copy", &format!("-bsf:{nth}"), "dump_extra=freq=keyframe"].map(str::to_owned).to_vec()
             }
             How::Transcoded(words) => words,
         };
-        std::iter::once(format!("-c:{nth}")).chain(words)
+        std::iter::once(format!("-c:{nth}")).chain(words).collect()
     });
     codecs(output, if copied { Vec::new() } else { each.collect() }, &mut arguments);
     Plan { arguments, remarks }
@@ -173,14 +179,28 @@ fn unknown(stream_type: u8, index: usize) -> String {
     )
 }
 
-/// How streams are coded: copied, or as `each` says; the user's words win.
+/// How streams are coded: copied, or as `each` says, but for the kinds that the user's words are about. Left to itself, ffmpeg
+/// would make MPEG-2 pictures and sound of whatever they do not name.
 fn codecs(output: &[String], each: Vec<String>, arguments: &mut Vec<String>) {
-    if output.is_empty() && each.is_empty() {
+    let [video, audio] = ['v', 'a'].map(|letter| about(output, letter));
+    let has_each = !each.is_empty();
+    if output.is_empty() && !has_each {
         arguments.extend(["-c".to_owned(), "copy".to_owned()]);
-    } else if output.is_empty() {
-        arguments.extend(each);
-    } else {
-        arguments.extend(["-c:s", "copy", "-c:d", "copy"].map(String::from));
+    }
+    arguments.extend(each);
+    if !output.is_empty() {
+        for (said, letter, encoder) in [(video, 'v', TO_VIDEO[0]), (audio, 'a', TO_AUDIO)] {
+            let codec = match said {
+                About::Nothing if has_each => continue,
+                About::Nothing => "copy",
+                About::Coding => encoder,
+                About::Codec => continue,
+            };
+            arguments.extend([format!("-c:{letter}"), codec.to_owned()]);
+        }
+        if !has_each {
+            arguments.extend(["-c:s", "copy", "-c:d", "copy"].map(String::from));
+        }
     }
     arguments.extend_from_slice(output);
 }
@@ -208,8 +228,8 @@ fn choose<'a>(programs: &'a [Program], wanted: Option<u16>, streams: &[Stream]) 
 }
 
 fn pictures(stream: &Stream, output: &[String], flaws: Flaws, remarks: &mut Vec<String>) -> How {
-    if !output.is_empty() {
-        return How::Copied;
+    if about(output, 'v') != About::Nothing {
+        return How::Theirs;
     }
     let codec = stream.codec.as_str();
     let why = match () {
@@ -229,8 +249,8 @@ fn pictures(stream: &Stream, output: &[String], flaws: Flaws, remarks: &mut Vec<
 }
 
 fn sound(stream: &Stream, output: &[String], flaws: Flaws, remarks: &mut Vec<String>) -> How {
-    if !output.is_empty() {
-        return How::Copied;
+    if about(output, 'a') != About::Nothing {
+        return How::Theirs;
     }
     let codec = stream.codec.as_str();
     let why = match () {
@@ -374,6 +394,18 @@ mod tests {
         let plan = of(&camera, None, &output, Flaws::default());
         assert_eq!(plan, blind(&output));
         assert!(plan.remarks.is_empty());
+        // What they do not name goes out as it would without them.
+        let plain = streams(&["Video: h264 (High), yuv420p", "Audio: aac (LC), 48000 Hz, stereo, fltp"]);
+        let coded = |input: &Listing, output: &str| {
+            let arguments = of(input, None, &words(output), Flaws::default()).arguments.join(" ");
+            arguments.split_once("-c:").map_or(String::new(), |(_, rest)| format!("-c:{rest}"))
+        };
+        let copied = "-c:v copy -c:a copy -c:s copy -c:d copy -metadata a=b -ignore_unknown";
+        assert_eq!(coded(&plain, "-metadata a=b"), copied);
+        assert!(coded(&plain, "-c:v libx264").starts_with("-c:a copy"), "{}", coded(&plain, "-c:v libx264"));
+        assert!(coded(&plain, "-vf scale=640:-2").starts_with("-c:v libx264 -c:a copy"));
+        let half = coded(&camera, "-c:v libx264");
+        assert_eq!(half, "-c:1 aac -c:v libx264");
         let own = words("-map 0:1 -c copy");
         assert!(!of(&camera, None, &own, Flaws::default()).arguments.contains(&"0:V:0?".to_owned()));
         // Of a master playlist they have the best variant, too.

@@ -137,7 +137,7 @@ fn remedy(job: &Job, last_words: &str) -> &'static str {
         }
         () if says("Server returned 403") => "; the cookies or headers given are not those that it wants",
         () if says("Connection refused") && url.starts_with("rtmp://") => {
-            "; to wait for an encoder that comes here, write rtmp://0.0.0.0:PORT/APPLICATION/KEY"
+            "; to wait for an encoder that comes here, write an address of this machine, as 0.0.0.0, in place of the host"
         }
         () if says("Invalid data found when processing input") => "; ffmpeg finds no media in it",
         () => "",
