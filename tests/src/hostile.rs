@@ -195,7 +195,9 @@ impl Link {
         control.write_all(&[0]).await?;
         control.write_all(self.channel.as_bytes()).await?;
         let flags = HelloFlags { dialable: true, ..HelloFlags::default() };
-        let hello = Hello { version: 1, flags, upload_kbps: 1_000_000, extensions: Vec::new() };
+        // Since version 3 nodes speak of what they keep.
+        let version = if self.harm.is_keeper() { 3 } else { 1 };
+        let hello = Hello { version, flags, upload_kbps: 1_000_000, extensions: Vec::new() };
         self.say(&mut control, &Message::Hello(hello)).await?;
         let nothing = Window { first: Serial::new(0), bits: Bytes::new() };
         self.say(&mut control, &Message::Bitfield(nothing)).await?;

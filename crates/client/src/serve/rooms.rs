@@ -128,14 +128,15 @@ impl State {
         self.asked.retain(|_, at| now.saturating_duration_since(*at) < HEARD);
         let mut of_net: BTreeMap<Net, u64> = BTreeMap::new();
         for (_, net) in self.asked.keys() {
-            *of_net.entry(*net).or_default() += 1;
+            let count = of_net.entry(*net).or_default();
+            *count = count.saturating_add(1);
         }
         let askers = |channel: ChannelId| {
             let of_channel = self.asked.iter().filter(move |((asked, _), _)| *asked == channel);
             of_channel.map(|((_, net), at)| (*net, *at))
         };
-        let voices =
-            |channel| askers(channel).map(|(net, _)| VOICE / of_net.get(&net).map_or(1, |n| *n)).sum::<u64>();
+        let voice = |net: Net| VOICE.checked_div(of_net.get(&net).copied().unwrap_or(1)).unwrap_or(VOICE);
+        let voices = |channel| askers(channel).map(|(net, _)| voice(net)).fold(0, u64::saturating_add);
         let last = |channel| askers(channel).map(|(_, at)| at).max();
         let may_leave = |(id, joined): (&ChannelId, &Joined)| {
             (now.saturating_duration_since(joined.since) >= HOLD).then_some(*id)

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use minuet_proto::mesh::{Kept, Message, Minute};
+use minuet_proto::mesh::{Kept, MAX_HASHES, Message, Minute};
 use minuet_proto::{PieceIndex, SegmentSeq};
 use rand::seq::IteratorRandom as _;
 
@@ -88,7 +88,13 @@ impl Node {
         now: Timestamp,
     ) {
         let Some(link) = self.neighbours.get(from).map(|n| n.link) else { return };
-        if self.config.upload && self.past.shape(segment.0).is_some() {
+        if self.config.upload
+            && let Some(shape) = self.past.shape(segment.0)
+        {
+            let hashes = shape.pieces().saturating_sub(first.0).min(MAX_HASHES as u32);
+            if self.charge_flood(from, price::HASH_ASKED * hashes as f32, now) {
+                return;
+            }
             self.out.push_back(Output::TellMinute { link, segment, first });
         } else {
             let (record, hashes) = (bytes::Bytes::new(), bytes::Bytes::new());

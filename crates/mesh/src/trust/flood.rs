@@ -39,8 +39,10 @@ pub(crate) mod price {
     pub const BROKEN_PROMISE: f32 = 100.0;
     /// A block that nobody asked for.
     pub const USELESS_BLOCK: f32 = 20.0;
-    /// Hashes of a finished segment that are asked for: they are read from a disk, and are 40 kB at most.
-    pub const MINUTE_ASKED: f32 = 600.0;
+    /// A record and hashes of a finished segment that are asked for: they are read from a disk, …
+    pub const MINUTE_ASKED: f32 = 30.0;
+    /// … and each hash costs uplink: 40 kB with all that fit. Segments of a second have a few, and are asked for often.
+    pub const HASH_ASKED: f32 = 0.28;
     /// A piece of a finished segment that was asked for and is not there, whatever was said.
     pub const KEPT_LIE: f32 = 20.0;
     /// A node that was told of and could not be reached: it costs a dial.

@@ -67,7 +67,7 @@ fn requests(bare: &mut Bare) -> Vec<PieceId> {
 fn every_word_about_finished_segments_is_charged() {
     /// What is said, the number-th of it, and how many of it a neighbour may say at once.
     type Flood = (&'static str, fn(u64) -> Kept, usize);
-    let floods: [Flood; 9] = [
+    let floods: [Flood; 10] = [
         ("ranges", |n| Kept::Whole([(SegmentSeq(n), 1)].into_iter().collect()), 150),
         (
             "maps",
@@ -84,7 +84,12 @@ fn every_word_about_finished_segments_is_charged() {
             |n| Kept::Have { segment: SegmentSeq(n % 3), pieces: [PieceIndex(7)].into_iter().collect() },
             7000,
         ),
-        ("questions for hashes", |n| Kept::GetMinute { segment: SegmentSeq(n), first: PieceIndex(0) }, 12),
+        ("questions for hashes", |n| Kept::GetMinute { segment: SegmentSeq(n), first: PieceIndex(0) }, 220),
+        (
+            "questions for many hashes",
+            |n| Kept::GetMinute { segment: SegmentSeq(n % 3), first: PieceIndex(0) },
+            30,
+        ),
         (
             "hashes",
             |n| {
