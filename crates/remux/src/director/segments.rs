@@ -15,6 +15,12 @@ use crate::{
 impl Director {
     /// Takes in a leading frame, which lasts for `lasts`.
     pub(super) fn commit(&mut self, id: TrackId, timed: Timed, lasts: i64, wall: &mut Wall) {
+        let half = length(&timed.frame) / 2;
+        let track = &mut self.lanes[id].track;
+        // Boundaries of a time when another led.
+        while track.next_cut().is_some_and(|cut| timed.time.saturating_add(half) >= cut.time) {
+            track.apply(&mut self.out);
+        }
         let differs = timed.frame.config.as_ref().is_some_and(|config| self.lanes[id].track.differs(config));
         let can_begin = timed.frame.entry != Entry::None;
         let due = match self.open {
