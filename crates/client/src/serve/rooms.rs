@@ -2,8 +2,8 @@
 //!
 //! Rules:
 //! 1. Networks (an IPv4 /24, an IPv6 /48) have a voice each, shared among the channels that they have asked for lately.
-//! 2. A channel makes room for one that has more voices; or for one that the same network asks for, if no other asks for it: then
-//!    the one asked for longest ago goes.
+//! 2. A channel makes room for one that has more voices; or for one that the same network asks for, if no other asks for it and
+//!    nobody has for [`IDLE`]: then the one asked for longest ago goes. In a house or a school all are one network.
 //! 3. A channel that has just been joined stays for [`HOLD`], whoever asks: joining costs more than asking.
 //!
 //! So whoever has a few addresses can keep places that nobody else wants, and takes no channel from its viewers.
@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a channel stays at least.
 pub const HOLD: Duration = Duration::from_secs(10);
+/// After how long without a request nobody seems to watch: players ask once a segment, and streams are looked at more often.
+const IDLE: Duration = Duration::from_secs(15);
 /// How long a network's voice counts after it asked.
 const HEARD: Duration = Duration::from_secs(60);
 /// How often those whose voices count no more are forgotten, where there are many.
@@ -147,7 +149,8 @@ impl State {
             return Some(least);
         }
         let own = site(ip);
-        let only_own = |id: &ChannelId| askers(*id).all(|(net, _)| net == own);
+        let is_idle = |at| now.saturating_duration_since(at) >= IDLE;
+        let only_own = |id: &ChannelId| askers(*id).all(|(net, at)| net == own && is_idle(at));
         settled.into_iter().filter(only_own).min_by_key(|id| last(*id))
     }
 }
@@ -227,16 +230,28 @@ mod tests {
     }
 
     #[test]
+    fn in_one_house_nobody_takes_the_channel_that_another_watches() {
+        let (rooms, start) = (Rooms::new(MOST_JOINED), Instant::now());
+        let held: Vec<Room> = (0..4).map(|n| rooms.take(channel(n), home(1), start).unwrap()).collect();
+        let now = start + IDLE;
+        (1..4).for_each(|n| rooms.hear(channel(n), home(1), now));
+        let _next = rooms.take(channel(5), home(1), now).expect("the first is not watched");
+        assert!(rooms.take(channel(6), home(1), now + IDLE / 2).is_none());
+        let gone: Vec<bool> = held.iter().map(|room| room.eviction().is_cancelled()).collect();
+        assert_eq!(gone, [true, false, false, false]);
+    }
+
+    #[test]
     fn a_room_is_free_when_it_is_given_back_and_not_twice() {
         let (rooms, start) = (Rooms::new(1), Instant::now());
         let first = rooms.take(channel(1), home(1), start).unwrap();
         assert!(rooms.take(channel(2), home(1), start).is_none(), "it has just been joined");
-        let second = rooms.take(channel(2), home(1), start + HOLD).unwrap();
+        let second = rooms.take(channel(2), home(1), start + IDLE).unwrap();
         assert!(first.eviction().is_cancelled());
         drop(first);
-        assert!(rooms.take(channel(3), home(2), start + HOLD).is_none(), "the second has the room");
+        assert!(rooms.take(channel(3), home(2), start + IDLE).is_none(), "the second has the room");
         drop(second);
-        assert!(rooms.take(channel(3), home(2), start + HOLD).is_some());
+        assert!(rooms.take(channel(3), home(2), start + IDLE).is_some());
     }
 
     #[test]
