@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use minuet_tracker::announce::answer::{PeerList, write_announce, write_refusal, write_scrape};
-use minuet_tracker::announce::query::{MAX_SCRAPE, parse_announce, parse_scrape};
-use minuet_tracker::swarm::table::{Families, Limits, Swarms};
-use minuet_tracker::time::Uptime;
+use minuet_announce::answer::{PeerList, write_announce, write_refusal, write_scrape};
+use minuet_announce::query::{MAX_SCRAPE, parse_announce, parse_scrape};
+use minuet_announce::swarm::table::{Families, Limits, Swarms};
+use minuet_announce::time::Uptime;
 
 fuzz_target!(|input: &[u8]| {
     let limits = Limits {

@@ -8,10 +8,10 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use minuet_tracker::swarm::table::{Limits, Swarms};
-use minuet_tracker::time::Uptime;
-use minuet_tracker::udp::connection_id::ConnectionIds;
-use minuet_tracker::udp::respond::Responder;
+use minuet_announce::swarm::table::{Limits, Swarms};
+use minuet_announce::time::Uptime;
+use minuet_announce::udp::connection_id::ConnectionIds;
+use minuet_announce::udp::respond::Responder;
 
 fuzz_target!(|input: &[u8]| {
     let Some((&how, packet)) = input.split_first() else { return };

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::time::Uptime;
+use minuet_announce::time::Uptime;
 
 /// Time since the tracker started, and of day.
 #[derive(Debug)]

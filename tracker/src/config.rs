@@ -14,8 +14,8 @@ use crate::channel::ChannelLimits;
 use crate::channel::window::WindowLimits;
 use crate::mesh::MeshLimits;
 use crate::relay::{DiscoveryListen, RelayLimits};
-use crate::swarm::slot::MAX_PEER_TTL;
-use crate::swarm::table::Limits;
+use minuet_announce::swarm::slot::MAX_PEER_TTL;
+use minuet_announce::swarm::table::Limits;
 
 /// A tracker's configuration. [`Config::default`] is what `minuet-tracker` does without options.
 #[derive(Debug, Clone)]

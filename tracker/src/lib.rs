@@ -6,8 +6,8 @@
 //! of a channel carries the channel's signature.
 //!
 //! The parts, from the inside out:
-//! - [`swarm`]: peers and swarms. Pure: time and randomness are arguments.
-//! - [`announce`]: requests and answers of BEP 3 and its companions. Pure.
+//! - [`minuet_announce`]: swarms, and requests and answers of BEP 3 and its companions. A crate of its own, pure: time
+//!   and randomness are arguments.
 //! - [`mesh`]: the nodes and newest heads of live meshes. Pure.
 //! - [`channel`]: windows of records, and the store that keeps them.
 //! - [`fleet`]: several trackers behind one Redis or Valkey.
@@ -16,7 +16,6 @@
 //! - [`http`], [`udp`]: the transports. What is above knows neither.
 //! - [`tracker`]: starts it all and ends it all.
 
-pub mod announce;
 pub mod channel;
 mod clock;
 pub mod config;
@@ -27,8 +26,6 @@ pub mod mesh;
 pub mod metrics;
 pub mod relay;
 mod state;
-pub mod swarm;
-pub mod time;
 pub mod tracker;
 pub mod udp;
 

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use minuet_announce::udp::respond::Tally;
+
 use crate::relay::RelayTotals;
 
 /// A number that only grows, or a level that goes up and down.
@@ -98,22 +100,7 @@ pub struct Levels {
     /// The mean interval that clients are told.
     pub interval_seconds: u32,
     /// Swarms and peers.
-    pub swarms: crate::swarm::table::Totals,
-}
-
-/// What a UDP worker has done with packets; added to the metrics once a batch.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Connection ids issued.
-    pub connects: u64,
-    /// Announces answered with peers.
-    pub announces: u64,
-    /// Scrapes answered.
-    pub scrapes: u64,
-    /// Announces refused.
-    pub refusals: u64,
-    /// Packets that were not answered.
-    pub ignored: u64,
+    pub swarms: minuet_announce::swarm::table::Totals,
 }
 
 impl Metrics {

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::fleet::Fleet;
 use crate::mesh::nonce::Nonces;
 use crate::metrics::Metrics;
-use crate::swarm::table::Swarms;
+use minuet_announce::swarm::table::Swarms;
 
 /// See the module. How it is asked, and what bounds that, is the transports' own.
 #[derive(Debug)]

@@ -25,8 +25,8 @@ use crate::metrics::Metrics;
 use crate::relay::discovery::{Certificate, Discovery};
 use crate::relay::{self, DiscoveryListen, RelayLimits, RelayServer, discovery};
 use crate::state::{Running, State};
-use crate::swarm::table::{SHARDS, Swarms};
 use crate::udp;
+use minuet_announce::swarm::table::{SHARDS, Swarms};
 
 /// How often silent nodes of live meshes are looked for.
 const EXPIRE_NODES_EVERY: Duration = Duration::from_secs(10);

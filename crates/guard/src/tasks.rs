@@ -39,7 +39,6 @@ pub struct Spawner {
     tasks: TaskTracker,
     cancel: CancellationToken,
     faults: mpsc::UnboundedSender<Fault>,
-    #[cfg(feature = "kill")]
     kill: tokio::sync::watch::Sender<Kill>,
 }
 
@@ -59,7 +58,6 @@ impl Tasks {
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
             faults: say,
-            #[cfg(feature = "kill")]
             kill: tokio::sync::watch::Sender::default(),
         };
         Self { spawner, faults: Mutex::new(faults) }
@@ -84,14 +82,14 @@ impl Tasks {
         self.spawner.cancel.cancel();
     }
 
-    /// Makes all long-lived tasks of this name panic, now and when they are started: for tests of who notices.
-    #[cfg(feature = "kill")]
+    /// Makes all long-lived tasks of this name panic, now and when they are started: for tests of who notices. Always
+    /// there: a feature for tests alone would have all that stands on this crate built twice, and tests would not run
+    /// what is shipped.
     pub fn kill(&self, task: &'static str) {
         self.spawner.kill.send_replace(Kill { task, once: false });
     }
 
     /// Makes one long-lived task of this name panic, and waits until it does.
-    #[cfg(feature = "kill")]
     pub async fn kill_once(&self, task: &'static str) {
         let mut kill = self.spawner.kill.subscribe();
         self.spawner.kill.send_replace(Kill { task, once: true });
@@ -154,14 +152,12 @@ impl Spawner {
         E: fmt::Display + Send + 'static,
     {
         let cancel = self.cancel.clone();
-        #[cfg(feature = "kill")]
         let kill = self.kill.clone();
         self.tasks.spawn(async move {
             let mut pause = PAUSE.0;
             while !cancel.is_cancelled() {
                 let began = tokio::time::Instant::now();
                 let work = begin();
-                #[cfg(feature = "kill")]
                 let work = mortal(task, work, kill.clone());
                 let ended = tokio::spawn(work).await;
                 if cancel.is_cancelled() {
@@ -205,7 +201,6 @@ impl Spawner {
         work: impl Future<Output = Result<(), E>> + Send + 'static,
         ending: Ending,
     ) {
-        #[cfg(feature = "kill")]
         let work = mortal(task, work, self.kill.clone());
         let handle = tokio::spawn(work);
         let Self { cancel, faults, .. } = self.clone();
@@ -228,7 +223,6 @@ enum Ending {
 }
 
 /// Who is to be killed.
-#[cfg(feature = "kill")]
 #[derive(Debug, Clone, Copy, Default)]
 struct Kill {
     task: &'static str,
@@ -237,7 +231,6 @@ struct Kill {
 }
 
 /// `work` until it is killed.
-#[cfg(feature = "kill")]
 async fn mortal<T>(
     task: &'static str,
     work: impl Future<Output = T>,
@@ -309,7 +302,6 @@ mod tests {
         assert_eq!(tasks.fault().await.to_string(), "a bad one has stopped: internal error: no");
     }
 
-    #[cfg(feature = "kill")]
     #[tokio::test(start_paused = true)]
     async fn one_that_is_killed_once_lives_on() {
         let (say, mut heard) = mpsc::unbounded_channel();

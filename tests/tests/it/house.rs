@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Crates that have no sockets, no files, no clock and no randomness of their own, with the features that they have then.
-const PURE: [&str; 8] = ["proto", "media", "remux", "mesh", "line", "dht", "session", "guard"];
+const PURE: [&str; 9] = ["proto", "media", "remux", "mesh", "line", "dht", "session", "guard", "announce"];
 /// What none of those may reach by any way: runtimes, sockets, files, the system's randomness and its clock.
 const RIM: [&str; 18] = [
     "async-io",

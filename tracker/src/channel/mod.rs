@@ -30,10 +30,10 @@ use tracing::{info, warn};
 
 use crate::mesh::Mesh;
 use crate::mesh::places::{NodePlaces, Place as NodePlace};
-use crate::swarm::table::Swarms;
-use crate::time::Uptime;
 pub use error::{PublishError, Published};
 use life::Life;
+use minuet_announce::swarm::table::Swarms;
+use minuet_announce::time::Uptime;
 use minuet_proto::mesh::NodeId;
 use store::{Change, Part, Store, StoreError};
 use table::Table;

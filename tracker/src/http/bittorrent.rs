@@ -3,11 +3,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::announce::answer::{PeerList, write_announce, write_refusal, write_scrape};
-use crate::announce::query;
 use crate::mesh::reach::{Reach, reach};
 use crate::state::State;
-use crate::swarm::table::Families;
+use minuet_announce::answer::{PeerList, write_announce, write_refusal, write_scrape};
+use minuet_announce::query;
+use minuet_announce::swarm::table::Families;
 
 /// What every answer is.
 pub(super) const CONTENT_TYPE: &str = "text/plain";

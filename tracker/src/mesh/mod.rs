@@ -18,8 +18,8 @@ use minuet_proto::ChannelId;
 use minuet_proto::channel_api::mesh::{JoinRequest, MAX_JOIN_NODES, MeshNode};
 use minuet_proto::mesh::NodeId;
 
-use crate::time::Uptime;
 use heads::HeadWindow;
+use minuet_announce::time::Uptime;
 use nodes::{Inserted, NodeTable, Seen};
 use places::NodePlaces;
 use select::Asker;

@@ -13,7 +13,7 @@ use minuet_proto::mesh::NodeId;
 use smallvec::SmallVec;
 
 use super::reach::{Reach, reach};
-use crate::time::Uptime;
+use minuet_announce::time::Uptime;
 
 /// Where a request came from, as the tracker saw it.
 #[derive(Debug, Clone)]

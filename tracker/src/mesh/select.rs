@@ -28,7 +28,7 @@ use smallvec::SmallVec;
 
 use super::nodes::{Entry, NodeTable, Relay};
 use super::reach::is_of_use;
-use crate::time::Uptime;
+use minuet_announce::time::Uptime;
 
 /// In a smaller mesh everybody is told of the source.
 pub const SOURCE_ALWAYS_BELOW: usize = 8;

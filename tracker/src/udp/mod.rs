@@ -1,13 +1,11 @@
-//! The UDP tracker protocol (BEP 15, BEP 41), IPv4 and IPv6.
+//! The sockets of the UDP tracker protocol (BEP 15, BEP 41), IPv4 and IPv6; packets are read and answered by
+//! [`minuet_announce::udp`].
 //!
 //! Each worker is a thread with a socket of its own on the shared port (`SO_REUSEPORT`), which takes packets in
 //! batches (recvmmsg), answers them and sends the answers, each from the address that was asked. Nothing is kept
 //! between packets but what the swarms keep.
 
-pub mod connection_id;
 mod family;
-pub mod packet;
-pub mod respond;
 mod worker;
 
 use std::io;
@@ -15,6 +13,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use minuet_announce::udp::connection_id::ConnectionIds;
 use minuet_guard::tasks::Spawner;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -22,7 +21,6 @@ use tokio::sync::oneshot;
 use tracing::debug;
 
 use crate::state::{Running, State};
-use connection_id::ConnectionIds;
 
 /// The receive buffer asked for, in bytes: room for what a herd sends while its first packets are answered.
 /// Without the right to pass the system's limit (CAP_NET_ADMIN), the kernel gives `net.core.rmem_max`.

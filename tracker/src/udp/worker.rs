@@ -6,6 +6,8 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
+use minuet_announce::udp::connection_id::ConnectionIds;
+use minuet_announce::udp::respond::Responder;
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc::{in_pktinfo, in6_pktinfo};
@@ -14,9 +16,7 @@ use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmm
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::connection_id::ConnectionIds;
 use super::family::{Family, Local};
-use super::respond::Responder;
 use crate::state::State;
 
 /// How often a worker without packets looks whether it should end.

@@ -8,7 +8,7 @@ const TOP: [&str; 3] = ["cli", "main", "tracker"];
 /// Ways to ask the tracker. Only what is above names them.
 const TRANSPORTS: [&str; 2] = ["http", "udp"];
 /// Parts without sockets and tasks.
-const PURE: [&str; 4] = ["announce", "mesh", "swarm", "time"];
+const PURE: [&str; 1] = ["mesh"];
 
 /// The text of each part, without its tests: a file of the crate, or all files of a folder.
 fn parts() -> BTreeMap<String, String> {

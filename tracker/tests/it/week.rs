@@ -5,18 +5,18 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::support::Publisher;
+use minuet_announce::answer::PeerList;
+use minuet_announce::swarm::table::{Families, SHARDS, Swarms};
+use minuet_announce::time::Uptime;
+use minuet_announce::{Announce, Event};
 use minuet_proto::channel_api::mesh::{CheckedHead, JoinRequest, MeshNode};
 use minuet_proto::mesh::{Head, HeadPiece, NodeId, Serial};
 use minuet_proto::{InfoHash, PieceHash, PieceIndex};
 use minuet_tracker::Config;
-use minuet_tracker::announce::answer::PeerList;
-use minuet_tracker::announce::{Announce, Event};
 use minuet_tracker::channel::window::{Entry, Place, Window};
 use minuet_tracker::mesh::nodes::Seen;
 use minuet_tracker::mesh::places::NodePlaces;
 use minuet_tracker::mesh::{Mesh, Visit};
-use minuet_tracker::swarm::table::{Families, SHARDS, Swarms};
-use minuet_tracker::time::Uptime;
 
 const DAY: u32 = 24 * 60;
 const DAYS: u32 = 7;

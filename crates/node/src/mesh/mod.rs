@@ -456,7 +456,6 @@ impl Mesh {
     }
 
     /// Makes a part of the node panic, by the name that its fault has: for tests of who notices.
-    #[cfg(any(test, feature = "kill"))]
     pub fn kill(&self, task: &'static str) {
         self.tasks.kill(task);
     }

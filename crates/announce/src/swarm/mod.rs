@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use minuet_proto::InfoHash;
 
-use crate::announce::answer::Counts;
+use crate::answer::Counts;
 use crate::time::Uptime;
 use crowd::{COUNTED_FROM, Crowd};
 use peers::PeerTable;

@@ -24,9 +24,9 @@ pub use super::select::Families;
 use super::select::{Asker, Chosen, select};
 use super::slot::{Progress, Slot};
 use super::{Admission, Swarm};
-use crate::announce::answer::{Answer, Counts, PeerList};
-use crate::announce::{Announce, DEFAULT_WANT, Event, Refusal};
+use crate::answer::{Answer, Counts, PeerList};
 use crate::time::Uptime;
+use crate::{Announce, DEFAULT_WANT, Event, Refusal};
 
 /// Locks that the swarms are spread over.
 pub const SHARDS: usize = 16;

@@ -1,10 +1,19 @@
-//! Announces and scrapes as both transports understand them, and why one may be refused.
+//! Swarms, and what a BitTorrent tracker answers of them: no sockets, no tasks, no clock and no randomness.
+//!
+//! - [`swarm`]: peers and swarms, which limit what strangers can fill.
+//! - [`query`], [`answer`]: announces and scrapes over HTTP, from text to text.
+//! - [`udp`]: the same over UDP, from packet to packet.
+//!
+//! Here: announces and scrapes as both transports understand them, and why one may be refused.
 //!
 //! BEP 3 (tracker protocol), 7 (IPv6), 15 (UDP), 21 (paused), 23 (compact), 24 (external IP), 31 (retry in),
 //! 48 (scrape).
 
 pub mod answer;
 pub mod query;
+pub mod swarm;
+pub mod time;
+pub mod udp;
 
 use minuet_proto::InfoHash;
 

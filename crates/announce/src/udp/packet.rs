@@ -5,8 +5,8 @@
 
 use minuet_proto::InfoHash;
 
-use crate::announce::answer::{Answer, Counts};
-use crate::announce::{Announce, Event};
+use crate::answer::{Answer, Counts};
+use crate::{Announce, Event};
 
 /// What a connect request carries in the place of a connection id.
 pub const PROTOCOL_ID: u64 = 0x0417_2710_1980;

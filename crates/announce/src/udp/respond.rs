@@ -10,12 +10,26 @@ use minuet_proto::InfoHash;
 
 use super::connection_id::ConnectionIds;
 use super::packet::{self, Packet, Request};
-use crate::announce::DEFAULT_WANT;
-use crate::announce::answer::PeerList;
-use crate::metrics::Tally;
+use crate::DEFAULT_WANT;
+use crate::answer::PeerList;
 use crate::swarm::slot::{Slot as _, V4Slot, V6Slot};
 use crate::swarm::table::{Families, Swarms};
 use crate::time::Uptime;
+
+/// What a responder has done with packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Connection ids issued.
+    pub connects: u64,
+    /// Announces answered with peers.
+    pub announces: u64,
+    /// Scrapes answered.
+    pub scrapes: u64,
+    /// Announces refused.
+    pub refusals: u64,
+    /// Packets that were not answered.
+    pub ignored: u64,
+}
 
 /// Answers packets. One for each thread, as it keeps scratch memory.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! The table's rules, through hours of made-up time.
 
 use super::*;
-use crate::announce::Event;
+use crate::Event;
 
 fn limits() -> Limits {
     Limits {
