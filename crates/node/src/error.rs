@@ -26,7 +26,7 @@ pub enum Error {
         said: String,
     },
     /// Whatever answers there is no tracker: a web server, or a proxy before one.
-    #[error("answers {status} with {found}, as no Minuet tracker does")]
+    #[error("answers {status} with {found}, as no Minuet tracker does{}", fix(*.status))]
     Foreign {
         /// HTTP status.
         status: u16,
@@ -52,6 +52,21 @@ pub enum Error {
     /// A statement in the answer does not hold.
     #[error("passes on a bad statement: {0}")]
     Statement(#[from] minuet_proto::Error),
+}
+
+/// What is to be done about a proxy before a tracker, where its status says it.
+fn fix(status: u16) -> &'static str {
+    match status {
+        401 | 407 => {
+            ": a proxy before it wants a login, which viewers have not; let it pass requests as they are"
+        }
+        403 => ": a proxy before it forbids this; let it pass requests as they are",
+        413 => {
+            ": a proxy before it takes no request of this size; allow it bodies of 8 MB (nginx: client_max_body_size 8m)"
+        }
+        502..=504 => ": a proxy before it does not reach it; see whether the tracker runs",
+        _ => "",
+    }
 }
 
 impl Error {

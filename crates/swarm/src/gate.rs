@@ -63,10 +63,16 @@ struct Rule {
 impl Gate {
     /// Opens a gate for peers that `teller` names.
     pub async fn open(contacts: Contacts, teller: Teller, connect_timeout: Duration) -> io::Result<Self> {
-        // Hosts without a way to IPv4 have this address, too. The engine takes no address of IPv6 in the URL.
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        // Hosts without a way to IPv4 mostly have this address, too. The engine takes no address of IPv6 in the URL, but a
+        // name.
+        let (listener, host) = match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                (TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await?, "localhost")
+            }
+            listener => (listener?, "127.0.0.1"),
+        };
         let password = format!("{:032x}", rand::random::<u128>());
-        let url = format!("socks5://minuet:{password}@{}", listener.local_addr()?);
+        let url = format!("socks5://minuet:{password}@{host}:{}", listener.local_addr()?.port());
         let trackers: Arc<Mutex<HashSet<SocketAddr>>> = Arc::default();
         let rule = Rule { contacts, teller, trackers: Arc::clone(&trackers), password, connect_timeout };
         let tasks = Tasks::new();

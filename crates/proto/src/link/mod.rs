@@ -167,6 +167,13 @@ fn read_key(text: &str) -> Result<ChannelId, Error> {
     let mut rest = text.chars();
     for c in rest.by_ref().filter(|c| *c != '\n' && *c != ' ') {
         if !c.is_ascii_hexdigit() {
+            // The key goes on behind it.
+            if c.is_alphanumeric() && rest.clone().take_while(|c| c.is_alphanumeric()).count() > 1 {
+                return Err(malformed(format_args!(
+                    "character {} of its key is {c:?}, which is no hexadecimal digit (0 to 9, a to f): copy the link again",
+                    hex.len() + 1
+                )));
+            }
             break;
         }
         hex.push(c.to_ascii_lowercase());
@@ -252,7 +259,7 @@ fn why_no_tracker(text: &str) -> String {
 fn read_query(query: &str) -> Result<Reading, Error> {
     let (mut channel, mut bad_key, mut title) = (None::<ChannelId>, None, None);
     let (mut hints, mut has_more, mut torrent) = (Hints::default(), false, false);
-    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+    for (key, value) in form_urlencoded::parse(text::ampersands(query).as_bytes()) {
         let key: String = key.chars().filter(|c| *c != '\n').collect::<String>().to_ascii_lowercase();
         let urn: String = value.chars().filter(|c| *c != '\n').collect::<String>().to_ascii_lowercase();
         // BEP 9 allows numbered keys, as in tr.1.
@@ -305,7 +312,8 @@ fn read_short(text: &str) -> Result<Reading, Error> {
     };
     // A tracker may lie below a path that has the mark in it, too.
     const MARK: &str = "/c/";
-    let marks = word.match_indices('/').map(|(at, _)| at).filter(|at| word[*at..].starts_with(MARK));
+    let begins = |text: &str| text.get(..MARK.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(MARK));
+    let marks = word.match_indices('/').map(|(at, _)| at).filter(|at| begins(&word[*at..]));
     let mut places = marks.map(|at| (at, key_at(at + MARK.len())));
     let Some(first) = places.next() else {
         return Err(malformed("its path does not end in /c/<64 hexadecimal digits>, so it names no channel"));

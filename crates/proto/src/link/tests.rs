@@ -91,6 +91,11 @@ fn the_sentence_says_what_is_wrong_with_the_key() {
     assert!(why("magnet:?xs=urn:btpk:8543d3e6").contains("8 of 64"));
     assert!(why(&format!("http://t.example/c/{}", &HEX[..40])).contains("40 of 64"));
     assert!(why(&HEX[..30]).contains("30 of 64"));
+    let wrong = format!("{}g{}", &HEX[..20], &HEX[21..]);
+    for text in [format!("magnet:?xs=urn:btpk:{wrong}"), format!("http://t.example/c/{wrong}")] {
+        assert!(why(&text).contains("character 21 of its key is 'g'"), "{}", why(&text));
+    }
+    assert!(why(&format!("http://t.example/c/{}/events", &HEX[..40])).contains("40 of 64"));
     assert!(why("magnet:?xs=urn:btpk:HEXabc").contains("more than 64"));
     assert!(
         why("magnet:?xt=urn:btih:8543d3e6115f0f98c944077a4493dcd543e49c73&dn=x")
@@ -225,6 +230,8 @@ fn links_are_read_as_mails_pages_and_shells_leave_them() {
             .replace("xs=urn:btpk:", "XS=URN:BTPK:")
             .replace(HEX, &HEX.to_uppercase()),
         plain.replace("&tr=", "&TR="),
+        plain.replace("&tr=", ";tr="),
+        plain.replace("&tr=", "&amp;;tr="),
         format!("{plain}&"),
         format!("{plain}&tr=http://TRACKER.example:7070/announce"),
         format!("\u{feff}{plain}"),
@@ -243,6 +250,8 @@ fn the_short_form_is_read_with_whatever_hangs_on_it() {
         "http://tracker.example:7070/c/HEX/?x=/c/#top",
         "http://tracker.example:7070/c/HEX#live",
         "http://tracker.example:7070/c/HEX/events",
+        "http://tracker.example:7070/C/HEX",
+        "hxxp://tracker[.]example:7070/c/HEX",
         "http://tracker.example:7070/c/HEX).",
         "HTTP://TRACKER.example:7070/c/HEX",
         "<http://tracker.example:7070/c/HEX>",

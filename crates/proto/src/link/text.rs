@@ -23,6 +23,9 @@ const ENTITIES: &[(&str, &str)] = &[
 /// What pages put into long words, so that they can be broken.
 const BREAKS: &[(&str, &str)] =
     &[("<wbr>", ""), ("<wbr/>", ""), ("<wbr />", ""), ("<br>", "\n"), ("<br/>", "\n")];
+/// What programs make of an address so that nobody opens it by mistake.
+const DEFUSED: &[(&str, &str)] =
+    &[("hxxp://", "http://"), ("hxxps://", "https://"), ("[.]", "."), ("[:]", ":")];
 /// How often an ampersand may have been escaped over again.
 const ESCAPED_AT_MOST: usize = 3;
 /// Marks before a link, and the ones that end it.
@@ -54,7 +57,7 @@ pub(super) fn tidy(text: &str) -> String {
     // As JSON and JavaScript write them.
     let text = text.replace("\\u0026", "&").replace("\\u003d", "=").replace("\\u003D", "=");
     let mut text = unquoted_printable(&text.replace("\r\n", "\n"));
-    for (mark, meaning) in BREAKS {
+    for (mark, meaning) in BREAKS.iter().chain(DEFUSED) {
         text = replace_any_case(&text, mark, meaning);
     }
     for _ in 0..ESCAPED_AT_MOST {
@@ -63,6 +66,19 @@ pub(super) fn tidy(text: &str) -> String {
     // Shells escape marks with a backslash, and terminals break lines with one.
     text.retain(|c| c != '\\' && !is_format(c) && (c == '\n' || c == '\t' || !c.is_control()));
     join_escapes(&unquote_lines(&text))
+}
+
+/// The query with ampersands between its parts, of which half an entity may have left the semicolon alone.
+pub(super) fn ampersands(query: &str) -> String {
+    let mut parts = query.split(';');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let name = part.split('=').next().filter(|name| name.len() < part.len()).unwrap_or_default();
+        let name = name.split('.').next().unwrap_or_default().to_ascii_lowercase();
+        out.push(if matches!(name.as_str(), "xs" | "xt" | "dn" | "tr") { '&' } else { ';' });
+        out.push_str(part);
+    }
+    out
 }
 
 /// Undoes quoted-printable (RFC 2045, 6.7), as a mail's source has it: soft line breaks, and bytes as `=` and two digits.

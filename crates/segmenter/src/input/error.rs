@@ -2,7 +2,10 @@
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::hls::{Aired, Segment};
+use super::{
+    headers::Place,
+    hls::{Aired, Segment},
+};
 
 /// A playlist for ffmpeg to read.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +56,28 @@ pub enum InputError {
     /// The file is not there.
     #[error("there is no file {0}; check the path")]
     Missing(PathBuf),
+    /// It is not there, and may be meant for an address.
+    #[error("there is no file {text}; if an address is meant, write it whole, as in {meant}")]
+    NearlyAddress {
+        /// The input.
+        text: String,
+        /// As it may be meant.
+        meant: String,
+    },
+    /// An address on the web that is none.
+    #[error("{text} is no address on the web ({reason}); write it as in http://HOST:PORT/PATH")]
+    BadUrl {
+        /// The input.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No input at all.
+    #[error("the input is empty; name a file or an address, or `-` for standard input")]
+    NoInput,
+    /// A list that lists nothing that can be had.
+    #[error("{0} lists no address on the web; name the file or address itself that is to be played")]
+    List(PathBuf),
     /// The path names something that cannot be read as a file.
     #[error("{0} is a directory; name a file in it")]
     Directory(PathBuf),
@@ -204,7 +229,7 @@ pub enum InputError {
         /// The playlist.
         input: String,
         /// The entries of it, in the order in which they are to be tried.
-        to: Vec<String>,
+        to: Vec<Place>,
     },
     /// A live playlist in which everything was on air before.
     #[error("{input} is a playlist that is not renewed: all of it was on air; waiting for what comes next")]

@@ -9,7 +9,11 @@ use std::{
 
 use minuet_media::{PacketSync, Restamper, looks_like_mpeg_ts};
 
-use super::{InputError, READ_LEN, Read};
+use super::{
+    InputError, READ_LEN, Read,
+    headers::Place,
+    playlist::{self, Playlist},
+};
 
 /// How much of a file is looked at to tell what it is.
 const SNIFF_LEN: u64 = 64 << 10;
@@ -42,6 +46,25 @@ pub fn sniff(path: &Path) -> Result<Kind, InputError> {
         return Err(InputError::Empty(path.to_owned()));
     }
     Ok(if looks_like_mpeg_ts(&head) { Kind::MpegTs } else { Kind::Other })
+}
+
+/// Whether the path leads to a list of stations (`.m3u`, `.pls`), which is not played by itself.
+pub fn is_list(path: &Path) -> bool {
+    let is_text = std::fs::metadata(path)
+        .is_ok_and(|metadata| metadata.is_file() && metadata.len() <= playlist::MAX_LEN as u64);
+    is_text && matches!(sniff(path), Ok(Kind::Other)) && list(path).is_ok_and(|entries| !entries.is_empty())
+}
+
+/// What a list of stations names on the web; nothing if it is no such list.
+pub fn list(path: &Path) -> Result<Vec<Place>, InputError> {
+    let text = std::fs::read(path).map_err(|source| unreadable(path, source))?;
+    let base = std::path::absolute(path).ok().and_then(|path| url::Url::from_file_path(path).ok());
+    let found =
+        base.zip(std::str::from_utf8(&text).ok()).and_then(|(base, text)| playlist::read(text, &base));
+    Ok(match found {
+        Some(Playlist::Entries(entries)) => entries,
+        _ => Vec::new(),
+    })
 }
 
 /// Whether the path leads to a named pipe or a device.

@@ -47,6 +47,47 @@ pub fn of(words: &[String], url: &str) -> HeaderMap {
     headers
 }
 
+/// An address, and what whoever asks there has to say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The address.
+    pub url: String,
+    /// Words for ffmpeg: `-user_agent`, `-referer`, `-headers`.
+    pub words: Vec<String>,
+}
+
+impl Place {
+    /// Reads an address with what Kodi and its lists put behind it: `URL|User-Agent=TV&Referer=http%3A%2F%2Fx`.
+    pub fn read(text: &str) -> Self {
+        let (url, more) = text.split_once('|').unwrap_or((text, ""));
+        let mut place = Self { url: url.trim().to_owned(), words: Vec::new() };
+        for (name, value) in url::form_urlencoded::parse(more.trim().as_bytes()) {
+            place.say(&name, &value);
+        }
+        place
+    }
+
+    /// Adds a header.
+    pub fn say(&mut self, name: &str, value: &str) {
+        let named = !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        let value = value.trim();
+        if !named || value.is_empty() || value.chars().any(char::is_control) {
+            return;
+        }
+        let (option, value) = match name.to_ascii_lowercase().as_str() {
+            "user-agent" => ("-user_agent", value.to_owned()),
+            "referer" => ("-referer", value.to_owned()),
+            _ => ("-headers", format!("{name}: {value}\r\n")),
+        };
+        match self.words.iter().position(|word| word == option) {
+            Some(at) if option == "-headers" => self.words[at + 1] += &value,
+            Some(at) => self.words[at + 1] = value,
+            None => self.words.extend([option.to_owned(), value]),
+        }
+    }
+}
+
 /// Name and value of `session=42; path=/; domain=portal.example;`, if it is for this host.
 fn cookie_for<'a>(cookie: &'a str, host: &str) -> Option<&'a str> {
     let mut parts = cookie.split(';').map(str::trim);
@@ -82,6 +123,19 @@ mod tests {
         assert!(headers["cookie"].is_sensitive());
         assert!(of(&words(&["-headers"]), "http://x/").is_empty());
         assert!(of(&words(&["-headers", "no header\r\nBad Name: x\r\nX: \u{1}"]), "http://x/").is_empty());
+    }
+
+    #[test]
+    fn what_stands_behind_an_address_is_said_there() {
+        let place = Place::read(
+            "http://tv.example/1.ts?a=b|User-Agent=TV%201&Referer=http://x/&X-A=1&X-B=2&User-Agent=TV",
+        );
+        assert_eq!(place.url, "http://tv.example/1.ts?a=b");
+        let own = ["-user_agent", "TV", "-referer", "http://x/", "-headers", "X-A: 1\r\nX-B: 2\r\n"];
+        assert_eq!(place.words, own);
+        let none = Place { url: "http://tv.example/".to_owned(), words: Vec::new() };
+        assert_eq!(Place::read("http://tv.example/"), none);
+        assert_eq!(Place::read("http://tv.example/|X=%0d%0aHost:+y&Bad+Name=1&="), none);
     }
 
     #[test]

@@ -17,8 +17,8 @@ use futures_util::StreamExt as _;
 use minuet_node::error::cause;
 use minuet_proto::mask;
 use reqwest::{
-    Client, Response, StatusCode,
-    header::{CONTENT_RANGE, HeaderMap, RANGE, WWW_AUTHENTICATE},
+    Client, ClientBuilder, Response, StatusCode,
+    header::{CONTENT_RANGE, HeaderMap, RANGE, SET_COOKIE, WWW_AUTHENTICATE},
 };
 use tokio::{
     runtime::Handle,
@@ -34,11 +34,13 @@ use super::{
     hls::{Aired, Media, News},
     native::{Looks, looks},
     playlist::{self, Playlist, Variant},
-    redirects,
+    redirects::{self, Refused},
 };
 
 /// How long a connection and the answer's head may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Lines of an answer's head that are read.
+const MAX_HEADERS: usize = 1024;
 /// Chunks that may wait to be read; then the server waits. The client library bounds each.
 const MAX_CHUNKS: usize = 64;
 /// A server that says so many bytes will come means that there is no end.
@@ -48,6 +50,8 @@ const MAX_RESUMES: u32 = 5;
 const RESUME_WAIT: Duration = Duration::from_secs(1);
 /// A file of which nothing has come for so long, while it was waited for, has broken off.
 const STALLED: Duration = Duration::from_secs(10);
+/// What some editors put before a text (U+FEFF).
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// What the TLS library says of a server that answers in plain HTTP.
 const NO_TLS: &str = "InvalidContentType";
 /// What came is a web page: the player's, a login, a network's portal.
@@ -161,19 +165,35 @@ impl Request {
         InputError::ForFfmpeg { input: self.name(), why: why.into(), finite, listed: listed.map(Box::new) }
     }
 
-    /// Passes the answer on until it ends, which is an error unless the server had said how long it is.
-    async fn fetch(&self, out: &Sender<Result<Bytes, InputError>>) -> Result<(), InputError> {
-        let client = Client::builder()
+    fn client(&self) -> ClientBuilder {
+        Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(redirects::policy())
             .default_headers(self.headers.clone())
+            // Receivers, cameras and radio stations write heads that no RFC allows; ffmpeg reads them as well.
+            .http1_ignore_invalid_headers_in_responses(true)
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http1_max_headers(MAX_HEADERS)
+            // Some close a connection that they said to keep.
+            .pool_max_idle_per_host(0)
             .danger_accept_invalid_certs(self.insecure)
-            .build()
-            .map_err(|error| self.failed(error.to_string()))?;
+    }
+
+    /// Passes the answer on until it ends, which is an error unless the server had said how long it is.
+    async fn fetch(&self, out: &Sender<Result<Bytes, InputError>>) -> Result<(), InputError> {
+        let client = self.client().build().map_err(|error| self.failed(error.to_string()))?;
         let answer = timeout(CONNECT_TIMEOUT, client.get(&self.url).send())
             .await
-            .map_err(|_| self.failed("does not answer"))?
-            .map_err(|error| self.no_answer(&error))?;
+            .map_err(|_| self.failed("does not answer"))?;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) if self.wants_cookie(&error).await => {
+                let why = "redirects to itself until it gets its cookie back";
+                return Err(self.for_ffmpeg(why, false, None));
+            }
+            Err(error) => return Err(self.no_answer(&error)),
+        };
         self.judge(&answer)?;
         let length = answer.content_length().filter(|length| *length < NO_LENGTH);
         self.finite.store(length.is_some(), Ordering::Relaxed);
@@ -252,6 +272,17 @@ impl Request {
             None if length.is_some() => Ok(()),
             None => Err(self.failed("ended")),
         }
+    }
+
+    /// Whether a circle of redirects is one of a portal that waits for its cookie, which ffmpeg brings back.
+    async fn wants_cookie(&self, error: &reqwest::Error) -> bool {
+        if !matches!(redirects::refused(error), Some(Refused::TooMany { one_host: true })) {
+            return false;
+        }
+        let client = self.client().redirect(reqwest::redirect::Policy::none()).build();
+        let Ok(client) = client else { return false };
+        let asked = timeout(CONNECT_TIMEOUT, client.get(&self.url).send()).await;
+        asked.is_ok_and(|answer| answer.is_ok_and(|answer| answer.headers().contains_key(SET_COOKIE)))
     }
 
     /// Why there is no answer at all.
@@ -351,9 +382,17 @@ impl Request {
         match text.and_then(|text| playlist::read(text, base)) {
             Some(Playlist::Entries(entries)) => InputError::Elsewhere {
                 input: self.name(),
-                to: entries.into_iter().map(String::from).collect(),
+                to: entries,
             },
             Some(Playlist::Master(variants)) => self.best(client, variants).await,
+            Some(Playlist::Hls) if body.starts_with(BYTE_ORDER_MARK) => self.failed(
+                "is an HLS playlist that begins with a byte order mark, which ffmpeg does not read: have the server \
+                 write it without (\"UTF-8\", not \"UTF-8 with BOM\")",
+            ),
+            Some(Playlist::Hls) if text.is_some_and(playlist::has_drm) => self.failed(
+                "is an HLS playlist whose media is locked by DRM (SAMPLE-AES, or keys that a licence server gives): ask \
+                 for the stream without it",
+            ),
             Some(Playlist::Hls) => {
                 let media = text.and_then(|text| Media::read(text, base));
                 self.listed("is an HLS playlist".to_owned(), media, Listed::default())
@@ -449,6 +488,9 @@ impl Request {
             return Ok(None);
         }
         let text = std::str::from_utf8(&text).unwrap_or_default();
+        if playlist::has_drm(text) {
+            return Err("is locked by DRM, which only a licence opens".to_owned());
+        }
         match Media::read(text, &base) {
             None if !text.contains("#EXTM3U") => Err("is no playlist".to_owned()),
             media => Ok(media),
@@ -464,7 +506,7 @@ fn is_missing(status: StatusCode) -> bool {
 
 /// Whether this is the beginning of a web page.
 fn is_page(head: &[u8]) -> bool {
-    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
+    let head = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(head).trim_ascii_start();
     let begins = |tag: &[u8]| head.get(..tag.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(tag));
     begins(b"<!doctype html") || begins(b"<html")
 }

@@ -35,7 +35,11 @@ mod source;
 mod tempo;
 mod udp;
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 pub use address::UdpAddress;
 pub use error::InputError;
@@ -65,6 +69,8 @@ pub enum Input {
     Udp(UdpAddress),
     /// `http://` or `https://`: MPEG-TS as it is, anything else through ffmpeg.
     Http(String),
+    /// A file that lists stations: the first of them that can be had.
+    List(PathBuf),
     /// `rtmp://0.0.0.0:port/application/key`: an encoder comes.
     Rtmp(RtmpAddress),
     /// Anything else is for ffmpeg to open.
@@ -101,19 +107,27 @@ impl Input {
     /// Reads INPUT as the command line gives it.
     ///
     /// # Errors
-    /// [`InputError::BadAddress`] for a `udp://` that names no port.
+    /// [`InputError::BadAddress`] for a `udp://` that names no port, and others for what can be neither file nor address.
     pub fn parse(text: &str) -> Result<Self, InputError> {
         let text = &copied(text);
+        if text.is_empty() {
+            return Err(InputError::NoInput);
+        }
         if text == "-" {
             return Ok(Self::Stdin);
         }
         if let Some(address) = text.strip_prefix("udp://").or_else(|| text.strip_prefix("rtp://")) {
             return UdpAddress::parse(address)
+                .filter(|address| address.listen.port() != 0)
                 .map(Self::Udp)
                 .ok_or_else(|| InputError::BadAddress(text.to_owned()));
         }
         if text.starts_with("http://") || text.starts_with("https://") {
-            return Ok(Self::Http(text.to_owned()));
+            let url = text.split('|').next().unwrap_or_default();
+            return match url::Url::parse(url) {
+                Ok(_) => Ok(Self::Http(text.to_owned())),
+                Err(error) => Err(InputError::BadUrl { text: mask(url), reason: error.to_string() }),
+            };
         }
         if let Some(address) = text.strip_prefix("rtmp://").and_then(RtmpAddress::parse) {
             return Ok(Self::Rtmp(address));
@@ -126,15 +140,29 @@ impl Input {
         Ok(match file.filter(|path| path.starts_with('/') || text.starts_with("file://")) {
             Some(path) => Self::File(path.into()),
             None if scheme => Self::Ffmpeg(text.to_owned()),
-            None => Self::File(text.into()),
-        })
+            None => match nearly(text).filter(|_| !Path::new(text).exists()) {
+                Some(meant) => {
+                    return Err(InputError::NearlyAddress { text: mask(text), meant: mask(&meant) });
+                }
+                None => Self::File(text.into()),
+            },
+        }
+        .listed())
+    }
+
+    /// A file of stations is a list.
+    fn listed(self) -> Self {
+        match self {
+            Self::File(path) if file::is_list(&path) => Self::List(path),
+            other => other,
+        }
     }
 
     /// It as it is opened, with its secrets. The key of an RTMP address is not among them: nobody but its own door has it.
     pub fn url(&self) -> String {
         match self {
             Self::Http(url) | Self::Ffmpeg(url) => url.clone(),
-            Self::Stdin | Self::File(_) | Self::Udp(_) | Self::Rtmp(_) => self.to_string(),
+            Self::Stdin | Self::File(_) | Self::List(_) | Self::Udp(_) | Self::Rtmp(_) => self.to_string(),
         }
     }
 
@@ -156,11 +184,14 @@ impl Input {
 /// An address as it was meant, when it was copied out of a mail, a page or a script with what stood around it. A file's
 /// name is left as it is, if there is one.
 fn copied(text: &str) -> String {
-    if std::path::Path::new(text).exists() {
+    if Path::new(text).exists() {
         return text.to_owned();
     }
     let mut bare = text.trim();
-    for (before, after) in [('"', '"'), ('\'', '\''), ('<', '>'), ('`', '`')] {
+    bare = bare.strip_prefix("view-source:").unwrap_or(bare);
+    let quotes =
+        [('"', '"'), ('\'', '\''), ('<', '>'), ('`', '`'), ('“', '”'), ('„', '“'), ('‘', '’'), ('«', '»')];
+    for (before, after) in quotes {
         let inside = bare.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
         bare = inside.map_or(bare, str::trim);
     }
@@ -173,14 +204,34 @@ fn copied(text: &str) -> String {
     }
 }
 
+/// What an input may be meant to be that is no file and has no scheme, or half of one.
+fn nearly(text: &str) -> Option<String> {
+    for scheme in ["http", "https", "udp", "rtp", "rtmp", "rtsp", "srt"] {
+        let rest = text.strip_prefix(scheme).and_then(|rest| rest.strip_prefix(':'));
+        if let Some(rest) = rest {
+            return Some(format!("{scheme}://{}", rest.trim_start_matches('/')));
+        }
+    }
+    let (place, path) = text.split_at(text.find('/').unwrap_or(text.len()));
+    let (host, port) =
+        place.rsplit_once(':').map_or((place, None), |(host, port)| (host, port.parse::<u16>().ok()));
+    let is_name = host.starts_with("www.") || host == "localhost" || host.parse::<std::net::IpAddr>().is_ok();
+    let is_host =
+        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
+    let meant = is_host && (is_name || (port.is_some() && host.contains('.')));
+    meant.then(|| format!("http://{place}{path}"))
+}
+
 impl fmt::Display for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stdin => write!(f, "standard input"),
-            Self::File(path) => write!(f, "{}", path.display()),
+            Self::File(path) | Self::List(path) => write!(f, "{}", path.display()),
             Self::Udp(address) => write!(f, "{address}"),
             Self::Rtmp(address) => write!(f, "rtmp://{}", address.listen),
-            Self::Http(url) | Self::Ffmpeg(url) => write!(f, "{}", mask(url)),
+            // What stands behind the bar is for the server alone.
+            Self::Http(url) => write!(f, "{}", mask(url.split('|').next().unwrap_or_default())),
+            Self::Ffmpeg(url) => write!(f, "{}", mask(url)),
         }
     }
 }
@@ -213,6 +264,11 @@ mod tests {
             ("\"clip of mine.ts\"", Input::File("clip of mine.ts".into())),
             ("file:/tmp/clip.ts", Input::File("/tmp/clip.ts".into())),
             ("file:clip.ts", Input::File("file:clip.ts".into())),
+            ("view-source:http://host/live", Input::Http("http://host/live".into())),
+            ("“http://host/live”", Input::Http("http://host/live".into())),
+            ("http://host/live|User-Agent=TV", Input::Http("http://host/live|User-Agent=TV".into())),
+            ("12:30 news.ts", Input::File("12:30 news.ts".into())),
+            ("news.2026/a.ts", Input::File("news.2026/a.ts".into())),
         ] {
             assert_eq!(Input::parse(text).unwrap(), input, "{text}");
         }
@@ -221,11 +277,49 @@ mod tests {
             ("http://alice:hunter2@host/live", "http://alice:***@host/live"),
             ("rtmp://0.0.0.0:1935/live/hunter2", "rtmp://0.0.0.0:1935"),
             ("srt://host:9000?passphrase=hunter2hunter2", "srt://host:9000?passphrase=***"),
+            ("http://host/live|Cookie=hunter2", "http://host/live"),
         ] {
             assert_eq!(Input::parse(text).unwrap().to_string(), shown);
         }
-        for text in ["udp://", "udp://127.0.0.1", "udp://127.0.0.1:", "udp://host.example:99999"] {
+        for text in ["udp://", "udp://127.0.0.1", "udp://127.0.0.1:", "udp://host.example:99999", "udp://:0"]
+        {
             assert!(matches!(Input::parse(text), Err(InputError::BadAddress(_))), "{text}");
+        }
+        for text in ["http://", "http://[::1/x", "https://host:99999/", "http://a b/"] {
+            assert!(matches!(Input::parse(text), Err(InputError::BadUrl { .. })), "{text}");
+        }
+        assert!(matches!(Input::parse(" "), Err(InputError::NoInput)));
+        for (text, meant) in [
+            ("127.0.0.1:18080/cl", "http://127.0.0.1:18080/cl"),
+            ("www.tv.example/live", "http://www.tv.example/live"),
+            ("tv.example:8080/live", "http://tv.example:8080/live"),
+            ("http:/tv.example/live", "http://tv.example/live"),
+            ("rtsp:tv.example/live", "rtsp://tv.example/live"),
+        ] {
+            let error = Input::parse(text).unwrap_err().to_string();
+            assert!(error.ends_with(meant), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_stations_is_a_list() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let list = put("tv.m3u", "#EXTM3U\n#EXTINF:-1,One\nhttp://tv.example/1\n");
+        assert_eq!(Input::parse(list.to_str().unwrap()).unwrap(), Input::List(list));
+        let list = put("radio.pls", "[playlist]\nFile1=http://radio.example/\n");
+        assert_eq!(Input::parse(list.to_str().unwrap()).unwrap(), Input::List(list));
+        for (name, text) in [
+            ("hls.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6,\nhttp://tv.example/0.ts\n"),
+            ("files.m3u", "#EXTM3U\n/etc/passwd\nfile:///etc/passwd\na.ts\n"),
+            ("concat.txt", "file 'a.ts'\nfile 'b.ts'\n"),
+        ] {
+            let path = put(name, text);
+            assert_eq!(Input::parse(path.to_str().unwrap()).unwrap(), Input::File(path), "{name}");
         }
     }
 }

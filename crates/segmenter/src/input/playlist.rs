@@ -5,6 +5,8 @@
 
 use url::Url;
 
+use super::headers::Place;
+
 /// More bytes than this no playlist has that is looked into.
 pub const MAX_LEN: usize = 1 << 20;
 /// More entries of a list, and variants, are not tried.
@@ -14,7 +16,7 @@ const MAX_ENTRIES: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Playlist {
     /// A list of stations: its entries, one at least.
-    Entries(Vec<Url>),
+    Entries(Vec<Place>),
     /// An HLS master playlist: its variants, the best first, one at least.
     Master(Vec<Variant>),
     /// A media playlist of HLS, or one that only ffmpeg can read.
@@ -41,7 +43,10 @@ pub fn read(text: &str, base: &Url) -> Option<Playlist> {
     if lines().next()?.eq_ignore_ascii_case("[playlist]") {
         let entry = |line: &str| {
             let (name, value) = line.split_once('=')?;
-            name.trim().to_ascii_lowercase().starts_with("file").then(|| web(base, value.trim()))?
+            name.trim()
+                .to_ascii_lowercase()
+                .starts_with("file")
+                .then(|| place(base, value, &Place::default()))?
         };
         return entries(lines().filter_map(entry));
     }
@@ -54,12 +59,52 @@ pub fn read(text: &str, base: &Url) -> Option<Playlist> {
         return Some(Playlist::Hls);
     }
     let is_list = has("#EXTM3U") || lines().all(|line| line.starts_with('#') || Url::parse(line).is_ok());
-    let named = lines().filter(|line| !line.starts_with('#')).filter_map(|line| web(base, line));
+    let mut said = Place::default();
+    let named = lines().filter_map(|line| {
+        // What VLC's lists say of the entry that follows.
+        if let Some((name, value)) =
+            line.strip_prefix("#EXTVLCOPT:").and_then(|option| option.split_once('='))
+        {
+            match name.trim() {
+                "http-user-agent" => said.say("User-Agent", value),
+                "http-referrer" => said.say("Referer", value),
+                _ => {}
+            }
+        }
+        if line.starts_with('#') {
+            return None;
+        }
+        place(base, line, &std::mem::take(&mut said))
+    });
     if is_list { entries(named) } else { None }
 }
 
-fn entries(named: impl Iterator<Item = Url>) -> Option<Playlist> {
-    let mut entries: Vec<Url> = Vec::new();
+/// An entry, and what is said where it is.
+fn place(base: &Url, text: &str, said: &Place) -> Option<Place> {
+    let mut place = Place::read(text);
+    place.url = web(base, &place.url)?.into();
+    if place.words.is_empty() {
+        place.words.clone_from(&said.words);
+    }
+    Some(place)
+}
+
+/// Whether media of this playlist is encrypted in a way that ffmpeg has no key for.
+pub fn has_drm(text: &str) -> bool {
+    let keys = text.lines().filter_map(|line| {
+        let line = line.trim();
+        line.strip_prefix("#EXT-X-KEY:").or_else(|| line.strip_prefix("#EXT-X-SESSION-KEY:"))
+    });
+    let mut keys = keys.map(|key| {
+        let method = attribute(key, "METHOD").unwrap_or_default();
+        let format = attribute(key, "KEYFORMAT").unwrap_or_else(|| "identity".to_owned());
+        method != "NONE" && (method.starts_with("SAMPLE-AES") || format != "identity")
+    });
+    keys.any(|locked| locked)
+}
+
+fn entries(named: impl Iterator<Item = Place>) -> Option<Playlist> {
+    let mut entries: Vec<Place> = Vec::new();
     for entry in named.take(MAX_ENTRIES) {
         if !entries.contains(&entry) {
             entries.push(entry);
@@ -147,7 +192,7 @@ mod tests {
 
     fn entry(text: &str) -> Option<String> {
         match read(text, &base()) {
-            Some(Playlist::Entries(urls)) => Some(urls[0].to_string()),
+            Some(Playlist::Entries(all)) => Some(all[0].url.clone()),
             _ => None,
         }
     }
@@ -159,7 +204,7 @@ mod tests {
         assert_eq!(entry(pls).as_deref(), Some("http://radio.example:8000/"));
         let Some(Playlist::Entries(all)) = read(pls, &base()) else { panic!("a list") };
         assert_eq!(
-            all.iter().map(Url::as_str).collect::<Vec<_>>(),
+            all.iter().map(|place| place.url.as_str()).collect::<Vec<_>>(),
             ["http://radio.example:8000/", "http://b/"]
         );
         let m3u = "\u{feff}#EXTM3U\r\n#EXTINF:-1,A radio\r\nhttp://radio.example/live\r\n";
@@ -168,6 +213,31 @@ mod tests {
         assert_eq!(entry("#EXTM3U\nlive.mp3").as_deref(), Some("http://host/a/live.mp3"));
         assert_eq!(entry("#EXTM3U\nfile:///etc/passwd"), None);
         assert_eq!(entry("404 not found"), None);
+        let said = "#EXTM3U\n#EXTINF:-1,One\n#EXTVLCOPT:http-user-agent=TV 1\n#EXTVLCOPT:http-referrer=http://x/\n\
+                    http://radio.example/1\nhttp://radio.example/2|User-Agent=Box\nhttp://radio.example/3\n";
+        let Some(Playlist::Entries(all)) = read(said, &base()) else { panic!("a list") };
+        let words: Vec<Vec<&str>> =
+            all.iter().map(|place| place.words.iter().map(String::as_str).collect()).collect();
+        assert_eq!(
+            words,
+            [vec!["-user_agent", "TV 1", "-referer", "http://x/"], vec!["-user_agent", "Box"], vec![]]
+        );
+    }
+
+    #[test]
+    fn media_that_is_locked() {
+        let with = |key: &str| format!("#EXTM3U\n#EXT-X-TARGETDURATION:6\n{key}\n#EXTINF:6,\n0.ts\n");
+        for (key, locked) in [
+            ("#EXT-X-KEY:METHOD=AES-128,URI=\"k\"", false),
+            ("#EXT-X-KEY:METHOD=NONE", false),
+            (
+                "#EXT-X-KEY:METHOD=SAMPLE-AES,URI=\"skd://x\",KEYFORMAT=\"com.apple.streamingkeydelivery\"",
+                true,
+            ),
+            ("#EXT-X-SESSION-KEY:METHOD=AES-128,URI=\"k\",KEYFORMAT=\"com.microsoft.playready\"", true),
+        ] {
+            assert_eq!(has_drm(&with(key)), locked, "{key}");
+        }
     }
 
     #[test]

@@ -16,11 +16,19 @@ use reqwest::{
 const MOST: usize = 10;
 
 /// Why a redirect is not followed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// In a circle, most likely.
     #[error("redirects in a circle, or too often")]
-    TooMany,
+    TooMany {
+        /// No other host was named on the way.
+        one_host: bool,
+    },
+    /// To what is no HTTP.
+    #[error(
+        "redirects to an address that is not on the web: give that address itself ({0}://…) as the input"
+    )]
+    NoWeb(String),
     /// Into this machine or its network.
     #[error(
         "redirects from the internet to an address in this machine's own network: name that address yourself if it is meant"
@@ -41,7 +49,7 @@ pub fn refused(error: &reqwest::Error) -> Option<Refused> {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(inner) = cause {
         if let Some(refused) = inner.downcast_ref::<Refused>() {
-            return Some(*refused);
+            return Some(refused.clone());
         }
         cause = inner.source();
     }
@@ -49,8 +57,11 @@ pub fn refused(error: &reqwest::Error) -> Option<Refused> {
 }
 
 fn judge(before: &[Url], to: &Url, resolve: impl Fn(&Url) -> Vec<IpAddr>) -> Result<(), Refused> {
+    if !matches!(to.scheme(), "http" | "https") {
+        return Err(Refused::NoWeb(to.scheme().chars().take(16).collect()));
+    }
     if before.len() > MOST {
-        return Err(Refused::TooMany);
+        return Err(Refused::TooMany { one_host: before.iter().all(|url| url.host() == to.host()) });
     }
     // The user's own address is the measure, whatever lies between.
     let Some(named) = before.first() else { return Ok(()) };
@@ -106,6 +117,13 @@ mod tests {
             assert_eq!(judged(&["http://tv.example/", "http://cdn.example/", near]), Err(Refused::TooNear));
         }
         let many = vec!["http://tv.example/"; MOST + 2];
-        assert_eq!(judged(&many), Err(Refused::TooMany));
+        assert_eq!(judged(&many), Err(Refused::TooMany { one_host: true }));
+        let many: Vec<&str> =
+            ["http://tv.example/", "http://cdn.example/"].into_iter().cycle().take(MOST + 2).collect();
+        assert_eq!(judged(&many), Err(Refused::TooMany { one_host: false }));
+        assert_eq!(
+            judged(&["http://tv.example/", "rtsp://tv.example/x"]),
+            Err(Refused::NoWeb("rtsp".to_owned()))
+        );
     }
 }

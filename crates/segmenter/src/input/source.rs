@@ -24,7 +24,7 @@ use super::{
     error::Listed,
     ffmpeg::{self, Fed, Ffmpeg, Job, Origin},
     file::{self, FileInput, Kind},
-    headers,
+    headers::{self, Place},
     hls::Aired,
     http::{self, Http},
     native::{Looks, Native, looks},
@@ -71,7 +71,9 @@ struct About {
     finite: Option<bool>,
     hops: u32,
     /// Other entries of the list that led here, to be tried if this one brings nothing.
-    others: VecDeque<String>,
+    others: VecDeque<Place>,
+    /// What is said at `url`, in words for ffmpeg.
+    words: Vec<String>,
     /// How many bytes the writer of a pipe has brought.
     came: Option<Arc<AtomicU64>>,
     /// Since when an ffmpeg is given what comes.
@@ -112,6 +114,7 @@ impl Source {
             finite: None,
             hops: 0,
             others: VecDeque::new(),
+            words: Vec::new(),
             came: None,
             fed: None,
             fruitful: false,
@@ -255,10 +258,14 @@ impl About {
                 self.door = Some(Rtmp::listen(address)?);
                 return Ok(Reader::Waiting);
             }
-            Input::Http(url) => {
-                self.url = Some(url.clone());
-                self.handed_out = Some(0);
-                return Ok(Reader::Native(self.http(url)));
+            Input::Http(url) => return Ok(Reader::Native(self.http(Place::read(url)))),
+            Input::List(path) => {
+                let mut entries = VecDeque::from(file::list(path)?);
+                let Some(first) = entries.pop_front() else { return Err(InputError::List(path.clone())) };
+                self.others = entries;
+                self.remarks
+                    .push_back(Remark::Word(format!("{} is a list: its first entry is taken", self.input)));
+                return Ok(Reader::Native(self.http(first)));
             }
             Input::Ffmpeg(url) if wants_ffmpeg || !ffmpeg::carries_bytes(url) => {
                 return self.ffmpeg(Origin::Url(url.clone()), false, None);
@@ -279,10 +286,17 @@ impl About {
         Ok(reader)
     }
 
-    fn http(&self, url: &str) -> Native {
+    /// Begins with another address.
+    fn http(&mut self, place: Place) -> Native {
+        let Place { url, words } = place;
         let reader = if self.options.ffmpeg.any() { http::Reader::Ffmpeg } else { http::Reader::Ourselves };
-        let headers = headers::of(&self.options.ffmpeg.input, url);
-        Native::Http(Box::new(Http::start(url, self.options.insecure, reader, headers, self.aired.clone())))
+        // The user's own words come last, and so count.
+        let said = [words.as_slice(), &self.options.ffmpeg.input].concat();
+        let headers = headers::of(&said, &url);
+        let http = Http::start(&url, self.options.insecure, reader, headers, self.aired.clone());
+        (self.kept, self.handed_out, self.finite) = (Some(Vec::new()), Some(0), None);
+        (self.url, self.words) = (Some(url), words);
+        Native::Http(Box::new(http))
     }
 
     fn file(&mut self, path: &Path, wants_ffmpeg: bool) -> Result<Reader, InputError> {
@@ -312,15 +326,18 @@ impl About {
     fn job(&self, origin: Origin, raw: bool) -> Job {
         let secrets = match &self.input {
             Input::Http(url) | Input::Ffmpeg(url) => Secrets::of(url),
+            Input::List(_) => Secrets::of(self.url.as_deref().unwrap_or_default()),
             _ => Secrets::of(""),
         };
+        let mut arguments = self.options.ffmpeg.clone();
+        arguments.input.splice(0..0, self.words.iter().cloned());
         Job {
             origin,
             name: self.input.to_string(),
             secrets,
             raw,
             repeat: self.options.repeat,
-            arguments: self.options.ffmpeg.clone(),
+            arguments,
             program: self.options.program,
             insecure: self.options.insecure,
             finite: self.finite,
@@ -422,8 +439,7 @@ impl Reader {
                 entries.append(&mut about.others);
                 about.others = entries;
                 about.remarks.push_back(Remark::Word(format!("{input} is a list: its first entry is taken")));
-                *native = about.http(&first);
-                about.url = Some(first);
+                *native = about.http(first);
                 Ok(Read::Idle)
             }
             read => read,
@@ -438,9 +454,7 @@ impl Reader {
         }
         let Some(next) = about.others.pop_front() else { return Err(error) };
         about.remarks.push_back(Remark::Warning(format!("{error}: the next entry of the list is tried")));
-        (about.kept, about.handed_out, about.finite) = (Some(Vec::new()), Some(0), None);
-        *self = Self::Native(about.http(&next));
-        about.url = Some(next);
+        *self = Self::Native(about.http(next));
         Ok(Read::Idle)
     }
 

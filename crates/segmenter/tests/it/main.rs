@@ -7,6 +7,7 @@ mod feeds;
 mod inputs;
 mod odd_feeds;
 mod odd_films;
+mod odd_servers;
 mod recording;
 mod sharing;
 mod status;

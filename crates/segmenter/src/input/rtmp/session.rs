@@ -55,6 +55,8 @@ impl StreamKey {
     /// Whether an encoder gave the right one. How long this takes says nothing about where a wrong one differs.
     fn is_given(&self, app: &str, name: &str) -> bool {
         let (app, name) = (app.trim_matches('/'), name.trim_matches('/'));
+        // Some encoders add words of their own, as in `key?user=x`; a key with such words may be meant, too.
+        let name = if self.0.contains('?') { name } else { name.split('?').next().unwrap_or_default() };
         let given = match (self.is_secret(), app.is_empty(), name.is_empty()) {
             (false, ..) | (_, _, true) => app.to_owned(),
             (_, true, _) => name.to_owned(),
@@ -349,7 +351,13 @@ mod tests {
 
     #[test]
     fn encoders_divide_the_path_as_they_like() {
-        for (app, name) in [("live/", "key"), ("live/key", ""), ("", "live/key"), ("/live", "/key")] {
+        for (app, name) in [
+            ("live/", "key"),
+            ("live/key", ""),
+            ("", "live/key"),
+            ("/live", "/key"),
+            ("live", "key?user=x&n=1"),
+        ] {
             let (said, _) = publish(&mut Session::new(StreamKey::new("live/key")), app, name);
             assert_eq!(said[0], Said::OnAir, "{app} {name}");
         }
