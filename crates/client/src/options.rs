@@ -100,8 +100,8 @@ pub struct Common {
     /// nothing [default: 10m for watch, 1h for relay] [example: --keep 24h].
     #[arg(long, value_name = "DURATION", value_parser = keep)]
     pub keep: Option<Duration>,
-    /// The most bytes that --keep may take [default: 1GB for watch and 20GB for relay, and no more than a tenth of what is
-    /// free on the disk] [example: --keep-bytes 200GB].
+    /// The most bytes that --keep may take, of each channel where there are several [default: 1GB for watch and 20GB for
+    /// relay, and no more than a tenth of what is free on the disk] [example: --keep-bytes 200GB].
     #[arg(long, value_name = "SIZE", value_parser = units::bytes)]
     pub keep_bytes: Option<u64>,
     /// Folder for media at hand (removed at the end), for what is kept, and for nodes to find again; one process at a time

@@ -146,5 +146,7 @@ mod tests {
         let foreign = |status| Error::Foreign { status, found: "a web page".into() };
         assert!(foreign(502).is_passing() && !foreign(404).is_passing());
         assert_eq!(foreign(404).to_string(), "answers 404 with a web page, as no Minuet tracker does");
+        assert!(foreign(413).to_string().contains("client_max_body_size"));
+        assert!(foreign(502).to_string().ends_with("see whether the tracker runs"));
     }
 }

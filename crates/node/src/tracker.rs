@@ -450,7 +450,8 @@ async fn refuse_errors(mut response: Response) -> Result<Response, Error> {
         let plain = |c: &char| !c.is_control() && !minuet_proto::title::is_format(*c);
         text.split_whitespace().collect::<Vec<_>>().join(" ").chars().filter(plain).take(MAX_SHOWN).collect()
     };
-    // A tracker refuses in plain text.
+    // A tracker refuses in plain text, and not in a page whose server does not say what it is.
+    let is_page = is_page || said.trim_start().starts_with('<');
     if is_page || !matches!(&*kind, "" | "text/plain") {
         let found = match page_title(&said).map(printable).filter(|title| !title.is_empty()) {
             Some(title) => format!("a web page (\"{title}\")"),

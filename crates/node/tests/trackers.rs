@@ -252,6 +252,19 @@ async fn a_refusal_gives_its_reason_without_control_characters() {
 }
 
 #[tokio::test]
+async fn a_proxys_page_is_told_from_a_refusal_and_the_sentence_names_the_fix() {
+    let client = tracker(|_, mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 413 X\r\nConnection: close\r\n\r\n<html>proxy</html>").await;
+    })
+    .await;
+    let error = client.join(key().channel(), Begin::Newest).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("answers 413 with a web page") && error.contains("client_max_body_size"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn records_come_in_order_from_snapshot_and_events() {
     let client = honest(history(&key(), 6), 4).await;
     let mut following = Following::start(vec![client.clone()], Start::Oldest);

@@ -138,6 +138,11 @@ impl Channel {
         self.gone.load(Ordering::Acquire)
     }
 
+    /// Whose household brought it; `None` when another tracker did.
+    pub fn brought_by(&self) -> Option<IpAddr> {
+        self.life().brought_by
+    }
+
     fn life(&self) -> MutexGuard<'_, Life> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }

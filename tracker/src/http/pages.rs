@@ -1,7 +1,7 @@
 //! What operators and passers-by see: metrics, status, and the channels that want to be seen.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
-
 use std::net::IpAddr;
 
 use hyper::header::{ACCEPT, CACHE_CONTROL, HeaderValue, VARY};
@@ -214,8 +214,10 @@ fn page(title: &str, up: &str, body: &str) -> Response<Body> {
     response
 }
 
+/// The channels that want to be seen: the most watched first. Where there is not room for all, each household that brought
+/// some has one before any has two, so that nobody fills the list with channels that nobody watches.
 fn listed(state: &State) -> Vec<Listed> {
-    let mut listed: Vec<Listed> = state
+    let mut listed: Vec<(Option<IpAddr>, Listed)> = state
         .channels
         .all()
         .iter()
@@ -224,7 +226,7 @@ fn listed(state: &State) -> Vec<Listed> {
             let says = window.state().filter(|says| says.listed)?;
             let newest = window.entries().back().map(|entry| &entry.record);
             let counts = newest.and_then(|record| state.swarms.scrape(&record.info_hash)).unwrap_or_default();
-            Some(Listed {
+            let listed = Listed {
                 channel: channel.id().to_string(),
                 title: says.title.clone(),
                 phase: says.phase.to_string(),
@@ -232,12 +234,37 @@ fn listed(state: &State) -> Vec<Listed> {
                 bitrate_bps: newest.and_then(|record| bitrate(record)),
                 peers: counts.seeders + counts.leechers,
                 subscribers: channel.subscribers(),
-            })
+            };
+            Some((channel.brought_by(), listed))
         })
         .collect();
-    listed.sort_by(|a, b| (b.subscribers, &a.channel).cmp(&(a.subscribers, &b.channel)));
-    listed.truncate(MAX_LISTED);
-    listed
+    in_turn(&mut listed, MAX_LISTED);
+    listed.into_iter().map(|(_, listed)| listed).collect()
+}
+
+/// Keeps `most` of the channels, those who brought them in turn, and puts the most watched first.
+fn in_turn(listed: &mut Vec<(Option<IpAddr>, Listed)>, most: usize) {
+    let watched = |(_, a): &(Option<IpAddr>, Listed), (_, b): &(Option<IpAddr>, Listed)| {
+        (b.subscribers, a.newest.is_none(), &a.channel).cmp(&(a.subscribers, b.newest.is_none(), &b.channel))
+    };
+    listed.sort_by(watched);
+    if listed.len() <= most {
+        return;
+    }
+    let mut brought: HashMap<Option<IpAddr>, usize> = HashMap::new();
+    let mut turns: Vec<(usize, (Option<IpAddr>, Listed))> = std::mem::take(listed)
+        .into_iter()
+        .map(|it| {
+            let turn = brought.entry(it.0).or_default();
+            *turn += 1;
+            (*turn, it)
+        })
+        .collect();
+    // Stable: within a turn the most watched come first.
+    turns.sort_by_key(|(turn, _)| *turn);
+    turns.truncate(most);
+    listed.extend(turns.into_iter().map(|(_, it)| it));
+    listed.sort_by(watched);
 }
 
 /// The mean rate of a segment, in bits a second.
@@ -263,6 +290,43 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_fills_the_list_with_channels_that_nobody_watches() {
+        let one = |by: Option<u8>, name: String, subscribers| {
+            let (title, phase) = (String::new(), String::new());
+            let ip = by.map(|by| IpAddr::from([192, 0, 2, by]));
+            (
+                ip,
+                Listed {
+                    channel: name,
+                    title,
+                    phase,
+                    newest: None,
+                    bitrate_bps: None,
+                    peers: 0,
+                    subscribers,
+                },
+            )
+        };
+        let mut listed: Vec<_> = (0..600).map(|n| one(Some(9), format!("0{n:03}"), n % 2)).collect();
+        listed.push(one(Some(1), "f1".to_owned(), 0));
+        listed.push(one(Some(2), "f2".to_owned(), 3));
+        listed.push(one(None, "f3".to_owned(), 0));
+        in_turn(&mut listed, 200);
+        let names: Vec<&str> = listed.iter().map(|(_, listed)| listed.channel.as_str()).collect();
+        assert_eq!((names.len(), names[0]), (200, "f2"));
+        assert!(["f1", "f3"].iter().all(|name| names.contains(name)));
+        assert_eq!(
+            listed.iter().filter(|(_, listed)| listed.subscribers == 1).count(),
+            197,
+            "the watched first"
+        );
+        // Where there is room, everybody's are there.
+        let mut few: Vec<_> = (0..3).map(|n| one(Some(9), n.to_string(), n)).collect();
+        in_turn(&mut few, 200);
+        assert_eq!(few.iter().map(|(_, listed)| listed.subscribers).collect::<Vec<_>>(), [2, 1, 0]);
+    }
 
     #[test]
     fn a_title_cannot_break_out_of_the_page() {

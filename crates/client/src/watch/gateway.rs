@@ -4,7 +4,12 @@
 //! Each channel has a node of its own while it is carried: endpoint, window, shelf. A relay's channels are carried all the
 //! time; others as [`serve::House`] says.
 
-use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, ensure};
 use minuet_console::{Screen, service};
@@ -18,7 +23,7 @@ use super::{
     END_TIMEOUT, end_at_once_if_told_again, fatal,
     figures::Figures,
     folder::Folder,
-    live_node::{Kind, LiveNode},
+    live_node::{self, Kind, LiveNode},
     relay::Carrying,
     signals, trackers,
 };
@@ -43,6 +48,8 @@ struct Options {
     folder: PathBuf,
     /// Trackers of channels whose links name none.
     trackers: Vec<Url>,
+    /// Channels of the command line. Of others nothing is kept once they are left.
+    named: Vec<ChannelId>,
 }
 
 /// Serves the channels of a viewer's command line, each when somebody watches it.
@@ -134,14 +141,18 @@ async fn run(
     drop(screen);
     service::ready();
     if listed {
-        let list = list(house.clone(), clients(&known)?, named);
+        // Left by a run that was killed.
+        if let Some(data) = &common.data {
+            forget_listed(data, &named);
+        }
+        let list = list(house.clone(), clients(&known)?, named.clone());
         tasks.spawner().spawn("asking trackers what they list", async {
             list.await;
             Ok::<_, Infallible>(())
         });
     }
     let options =
-        Arc::new(Options { common, delay, upload, folder: folder.path().to_owned(), trackers: known });
+        Arc::new(Options { common, delay, upload, folder: folder.path().to_owned(), trackers: known, named });
     let spawner = tasks.spawner();
     for channel in house.channels().into_iter().filter(|channel| channel.stays) {
         attend(channel, &house, &options, spawner);
@@ -172,6 +183,18 @@ async fn run(
 
 fn clients(urls: &[Url]) -> anyhow::Result<Vec<TrackerClient>> {
     urls.iter().map(|url| TrackerClient::new(url.clone()).map_err(Into::into)).collect()
+}
+
+/// Removes what was kept of channels that nobody named here: trackers list as many as strangers make, and each may fill
+/// `--keep-bytes`.
+fn forget_listed(data: &Path, named: &[ChannelId]) {
+    let Ok(entries) = std::fs::read_dir(data) else { return };
+    for entry in entries.flatten() {
+        let channel = entry.file_name().to_str().and_then(|name| name.parse::<ChannelId>().ok());
+        if let Some(channel) = channel.filter(|channel| !named.contains(channel)) {
+            live_node::forget(&entry.path(), channel);
+        }
+    }
 }
 
 /// Keeps the house up to date with what trackers list, for ever.
@@ -277,5 +300,40 @@ async fn carry(
     let _ = tokio::time::timeout(END_TIMEOUT, tasks.stop()).await;
     node.stop().await;
     let _ = tokio::fs::remove_dir_all(&folder).await;
+    if !options.named.contains(&id)
+        && let Some(data) = common.data
+    {
+        let _ = tokio::task::spawn_blocking(move || live_node::forget(&data, id)).await;
+    }
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn of_channels_that_nobody_named_nothing_is_left_and_of_all_else_everything() {
+        let dir = tempfile::tempdir().unwrap();
+        let channel = |digit: &str| digit.repeat(64).parse::<ChannelId>().unwrap();
+        let (named, listed) = (channel("1"), channel("2"));
+        let put = |folder: &str, name: &str| {
+            let path = dir.path().join(folder).join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, "x").unwrap();
+            path
+        };
+        let gone = put(&listed.to_string(), "kept/1/piece");
+        let nodes = put(&listed.to_string(), &format!("nodes-{listed}.json"));
+        let stays = [
+            put(&named.to_string(), "kept/1/piece"),
+            put("photographs", "kept/1/piece"),
+            put(&"3".repeat(64), "a film of mine.ts"),
+        ];
+        forget_listed(dir.path(), &[named]);
+        assert!(!gone.exists() && !nodes.exists() && !dir.path().join(listed.to_string()).exists());
+        assert!(stays.iter().all(|path| path.exists()));
+    }
 }

@@ -233,9 +233,21 @@ fn keeping(common: &Common, is_viewer: bool, start: MeshStart, folder: &Path) ->
     Keeping::Own(common.data.as_deref().unwrap_or(folder).join(KEPT), bound)
 }
 
+/// Removes what was kept and remembered of a channel in this folder, which is its own, and the folder if nothing else is there.
+pub fn forget(folder: &Path, channel: ChannelId) {
+    // What is not there need not go.
+    let _ = std::fs::remove_dir_all(folder.join(KEPT));
+    let _ = std::fs::remove_file(folder.join(nodes_file(channel)));
+    let _ = std::fs::remove_dir(folder);
+}
+
+fn nodes_file(channel: ChannelId) -> String {
+    format!("nodes-{channel}.json")
+}
+
 /// The file of the channel's nodes that are remembered.
 pub fn known_nodes(common: &Common, channel: ChannelId) -> Option<PathBuf> {
-    remembered(common).map(|folder| folder.join(format!("nodes-{channel}.json")))
+    remembered(common).map(|folder| folder.join(nodes_file(channel)))
 }
 
 /// The folder of what is remembered for the next run: `--data`, else where caches belong (XDG Base Directory Specification).

@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(place.words, own);
         let none = Place { url: "http://tv.example/".to_owned(), words: Vec::new() };
         assert_eq!(Place::read("http://tv.example/"), none);
-        assert_eq!(Place::read("http://tv.example/|X=%0d%0aHost:+y&Bad+Name=1&="), none);
+        assert_eq!(Place::read("http://tv.example/|X=a%0d%0aHost:+y&Bad+Name=1&="), none);
     }
 
     #[test]
