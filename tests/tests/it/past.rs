@@ -35,6 +35,43 @@ fn assert_begins_with(media: &Path, expected: &[u8], about: &str) {
     assert!(media[..end] == expected[..end], "{about}: other bytes were written");
 }
 
+/// A piece of such a stream plays for seconds: one alone is more than a head start, and less than what is waited for.
+#[test]
+fn a_radio_whose_pieces_play_for_seconds_begins_when_two_of_them_are_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let feed = dir.join("radio.ts");
+    let tone = [
+        "-v",
+        "error",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine",
+        "-t",
+        "180",
+        "-c:a",
+        "aac",
+        "-b:a",
+        "48k",
+        path_str(&feed),
+    ];
+    run("ffmpeg", &tone);
+    let tracker = Tracker::start(free_port(), &dir.join("tracker"));
+    let more = ["--no-realtime"];
+    let mut segmenter =
+        Segmenter::start_with(path_str(&feed), "60s", &tracker.url, &dir.join("segmenter"), &more);
+    segmenter.process.wait_for("segment 2 sealed");
+    let mut viewer = Viewer::start_in("live", "viewer", &segmenter.link, dir, &["--start", "oldest"]);
+    viewer.wait_for_segment(0);
+    viewer.process.signal("INT");
+    assert!(viewer.process.wait(Duration::from_secs(20)).success(), "{:?}", viewer.process.log());
+    let summary = viewer.summary();
+    // Who is not served takes what there is after 25 s.
+    assert!(summary["first_byte_ms"].as_u64().is_some_and(|waited| waited < 20_000), "{summary}");
+    assert_eq!((&summary["stalls"], &summary["segments_skipped"]), (&0.into(), &0.into()), "{summary}");
+}
+
 #[test]
 fn what_was_on_air_before_comes_from_those_who_watched_it_and_not_from_the_source() {
     let dir = tempfile::tempdir().unwrap();

@@ -123,7 +123,7 @@ struct At {
     since: Instant,
     /// The minute given last.
     last: Option<SignedRecord>,
-    /// Nothing has been given since the beginning.
+    /// Nothing has come since the beginning.
     is_first: bool,
     /// When the picture may run.
     outset: Outset,
@@ -169,6 +169,10 @@ impl PastPlayback<'_> {
                 told = None;
                 continue;
             }
+            if at.is_first && archive.has(at.next) {
+                // Now the rest: the picture may wait for it.
+                (at.is_first, told) = (false, None);
+            }
             if told.is_none_or(|told| told.elapsed() >= TELL) {
                 self.tell(&archive, &window, &at, &record).await;
                 told = Some(Instant::now());
@@ -184,10 +188,6 @@ impl PastPlayback<'_> {
                     if let Some(bytes) = archive.read_in_background(at.next).await {
                         if self.give(&mut at, &record, &bytes).await? == Written::Closed {
                             return Ok((End::Closed, at.given));
-                        }
-                        if std::mem::take(&mut at.is_first) {
-                            // Now the rest.
-                            told = None;
                         }
                         good = Instant::now();
                         at.since = good;
